@@ -1,0 +1,51 @@
+# One page of verbs. `make demo` and `make test` are all a newcomer needs; environments are made on first use.
+PYTHON ?= python3
+LIGHT := .venv-light
+FULL := .venv-full
+PIP := -m pip install --quiet --disable-pip-version-check
+ALL := train,probe,encodec,fairseq2,jobs,codecs,plots,dev
+LIGHT_TESTS := tests/test_model.py tests/test_formats.py tests/test_checkpoints.py tests/test_audio.py \
+	tests/test_windows.py tests/test_features.py tests/test_embed.py tests/test_hub.py tests/test_jobs.py tests/test_cli.py
+
+.PHONY: demo test check lint light-test bench soak clean
+
+demo: $(LIGHT)/ready  ## embed a synthesised song, or AUDIO=path, and draw it
+	$(LIGHT)/bin/python -m mert.demo $(if $(AUDIO),--audio "$(AUDIO)")
+
+test: $(FULL)/ready lint  ## everything but the long tests, in the environment with every extra
+	$(FULL)/bin/python -m pytest -q -m "not check"
+
+check: $(FULL)/ready  ## the long tests
+	$(FULL)/bin/python -m pytest -q -m check
+
+lint: $(FULL)/ready
+	$(FULL)/bin/ruff check .
+	$(FULL)/bin/ruff format --check .
+	$(FULL)/bin/mypy
+	$(FULL)/bin/lint-imports
+
+light-test: $(LIGHT)/ready-dev  ## the same code with the newest torch and huggingface_hub, without the extras
+	$(LIGHT)/bin/python -m pytest -q -m "not check" $(LIGHT_TESTS)
+
+bench: $(FULL)/ready  ## speed and memory, as tables
+	$(FULL)/bin/python tests/bench/embedding.py
+
+soak: $(FULL)/ready  ## a day-long recording (by hand: about an hour)
+	$(FULL)/bin/python tests/bench/soak.py
+
+$(LIGHT)/ready: pyproject.toml
+	$(PYTHON) -m venv $(LIGHT)
+	$(LIGHT)/bin/python $(PIP) -e ".[plots]"
+	touch $@
+
+$(LIGHT)/ready-dev: $(LIGHT)/ready
+	$(LIGHT)/bin/python $(PIP) -e ".[plots,dev]"
+	touch $@
+
+$(FULL)/ready: pyproject.toml
+	$(PYTHON) -m venv $(FULL)
+	$(FULL)/bin/python $(PIP) -e ".[$(ALL)]" "transformers==4.57.6"  # transformers: the oracle of the parity tests
+	touch $@
+
+clean:
+	rm -rf $(LIGHT) $(FULL) demo_out build dist

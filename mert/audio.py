@@ -1,0 +1,315 @@
+"""Recordings in: decode, validate, mix to mono and resample, block by block, so that length does not matter.
+
+Shapes: N samples, C channels. Blocks are float32, mono, at the rate asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+import soundfile
+import soxr
+
+from mert.errors import AudioError
+from mert.headers import repaired, wav_completeness
+
+BLOCK_S = 0.1  # also what is lost at most where a damaged file stops the decoder
+SUFFIXES = frozenset(
+    ".wav .wave .flac .ogg .oga .opus .mp3 .m4a .aac .aif .aiff .aifc .au .snd .caf .w64 .rf64".split()
+)
+MAX_CHANNELS = 64
+MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 1_536_000
+LOUDEST = 1e6  # float files may exceed 1, but not by this
+SILENT_RANGE = 1e-4  # peak to peak; a 16-bit step is 3e-5
+TAIL_BYTES = 4096  # bytes a decoder may leave unread (tags) without our asking why
+RESAMPLER = "soxr HQ"
+
+Source = str | os.PathLike | bytes | BinaryIO
+
+
+class Decoder(Protocol):
+    """What reads one file: its facts, and its samples [N, C] block by block."""
+
+    rate_hz: int
+    channels: int
+    claimed_s: float
+
+    def read(self) -> Iterator[np.ndarray]: ...
+
+
+class Recording:
+    """One recording to be read once: `blocks()` decodes it, and fills in `seconds`, `silent` and `warnings`.
+
+    Reads paths, bytes and binary files of wav, flac, ogg, mp3, opus, aiff and more by soundfile, and m4a and aac by
+    PyAV where it is installed. Raises AudioError (file, reason, remedy) for what cannot be used.
+
+    >>> import io, numpy as np, soundfile
+    >>> file = io.BytesIO(); soundfile.write(file, np.zeros((44_100, 2)), 44_100, format="WAV")
+    >>> recording = Recording(file)
+    >>> sum(len(block) for block in recording.blocks(24_000)), recording.silent
+    (24000, True)
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.name = _name_of(source)
+        self.warnings: list[str] = []
+        self.seconds = 0.0
+        self._low, self._high = np.inf, -np.inf
+        self._source = _rereadable(source)
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing but (almost) one constant value was decoded."""
+        return bool(self._high - self._low < SILENT_RANGE)
+
+    def claimed_seconds(self) -> float:
+        """The length the header announces, which may be a lie; infinite where it announces none."""
+        with _opened(self._source, self.name) as file:
+            return _decoder(file, self.name, self.warnings).claimed_s
+
+    def blocks(self, rate_hz: int, max_seconds: float | None = None) -> Iterator[np.ndarray]:
+        """Mono float32 blocks at `rate_hz`; decoding more than `max_seconds` is an AudioError."""
+        with _opened(self._source, self.name) as file:
+            decoder = _decoder(file, self.name, self.warnings)
+            self._check_format(decoder)
+            mono = self._checked(decoder, max_seconds)
+            yield from resampled(mono, decoder.rate_hz, rate_hz)
+            short_s = decoder.claimed_s - self.seconds
+            if np.isfinite(short_s) and short_s > max(0.1, 0.001 * self.seconds):
+                self.warnings.append(
+                    f"the header announces {decoder.claimed_s:.2f} s, {self.seconds:.2f} s could be decoded: "
+                    "the file seems cut off"
+                )
+            if self.silent and self.seconds:
+                self.warnings.append("silent: the samples hold one constant value")
+
+    def _check_format(self, decoder: Decoder) -> None:
+        if not 1 <= decoder.channels <= MAX_CHANNELS:
+            raise AudioError(self.name, f"{decoder.channels} channels", f"give 1 to {MAX_CHANNELS} channels")
+        if not MIN_RATE_HZ <= decoder.rate_hz <= MAX_RATE_HZ:
+            raise AudioError(
+                self.name, f"a sample rate of {decoder.rate_hz} Hz", f"give {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz"
+            )
+
+    def _checked(self, decoder: Decoder, max_seconds: float | None) -> Iterator[np.ndarray]:
+        n = 0
+        for block_NC in decoder.read():
+            check_samples(block_NC, self.name, n, decoder.rate_hz)
+            n += len(block_NC)
+            self.seconds = n / decoder.rate_hz
+            if max_seconds is not None and self.seconds > max_seconds:
+                raise AudioError(self.name, f"longer than max_seconds={max_seconds:g}", "raise max_seconds")
+            mono_N = block_NC.mean(axis=1, dtype=np.float32) if block_NC.shape[1] > 1 else block_NC[:, 0]
+            self._low, self._high = min(self._low, mono_N.min()), max(self._high, mono_N.max())
+            yield mono_N
+
+
+class ArrayRecording(Recording):
+    """Samples in memory, [N], [C, N] or [N, C] (the shorter axis is channels): float, or integers at full scale."""
+
+    def __init__(self, samples: Any, rate_hz: int, name: str = "array") -> None:
+        super().__init__(b"")
+        self.name, self.rate_hz = name, int(rate_hz)
+        self._samples_NC = _as_float(samples, name)
+        self.channels = self._samples_NC.shape[1]
+        self.claimed_s = len(self._samples_NC) / self.rate_hz if self.rate_hz > 0 else 0.0
+
+    def claimed_seconds(self) -> float:
+        return self.claimed_s
+
+    def read(self) -> Iterator[np.ndarray]:
+        step = max(1, int(BLOCK_S * self.rate_hz))
+        for start in range(0, len(self._samples_NC), step):
+            yield self._samples_NC[start : start + step]
+
+    def blocks(self, rate_hz: int, max_seconds: float | None = None) -> Iterator[np.ndarray]:
+        self._check_format(self)
+        yield from resampled(self._checked(self, max_seconds), self.rate_hz, rate_hz)
+        if self.silent and self.seconds:
+            self.warnings.append("silent: the samples hold one constant value")
+
+
+def check_samples(block_NC: np.ndarray, name: str, start: int, rate_hz: int) -> None:
+    """Refuse NaN, infinity and absurd values, naming the first position."""
+    bad_N = ~(np.abs(block_NC) <= LOUDEST).all(axis=1)
+    if not bad_N.any():
+        return
+    at = int(bad_N.argmax())
+    row_C = block_NC[at]
+    value = row_C[~(np.abs(row_C) <= LOUDEST)][0]
+    where = f"sample {start + at} ({(start + at) / rate_hz:.6f} s) is {value:g}"
+    raise AudioError(name, where, "repair the recording: samples must be finite, at about -1 to 1")
+
+
+def resampled(blocks: Iterator[np.ndarray], from_hz: int, to_hz: int) -> Iterator[np.ndarray]:
+    """The same mono signal at another rate; the result does not depend on how it was cut into blocks."""
+    if from_hz == to_hz:
+        yield from blocks
+        return
+    stream = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ")
+    for block_N in blocks:
+        out_N = stream.resample_chunk(block_N)
+        if len(out_N):
+            yield out_N
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+class _ForwardFile(soundfile.SoundFile):
+    """A SoundFile that only reads on: by default each block is followed by a seek, and capped by the header."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class SoundFileDecoder:
+    """libsndfile, read to the end of the file whatever its header announces."""
+
+    def __init__(self, file: BinaryIO, name: str, warnings: list[str]) -> None:
+        self._file, self._name, self._warnings = file, name, warnings
+        with _ForwardFile(file) as probe:
+            self.rate_hz, self.channels = probe.samplerate, probe.channels
+            known = probe.frames < 2**62
+            self.claimed_s = probe.frames / probe.samplerate if known and probe.samplerate else np.inf
+            self._format = probe.format
+        if self._format in ("WAV", "WAVEX"):
+            self.claimed_s /= wav_completeness(file)
+
+    def read(self) -> Iterator[np.ndarray]:
+        n = 0
+        self._file.seek(0)
+        for block_NC in self._decode(self._file):
+            n += len(block_NC)
+            yield block_NC
+        left = self._file.seek(0, io.SEEK_END) - self._stopped_at
+        if left > TAIL_BYTES:
+            patched = repaired(self._file)
+            more = self._beyond(patched, n) if patched else iter(())
+            found = 0
+            for block_NC in more:
+                found += len(block_NC)
+                yield block_NC
+            if not found and self._format not in ("WAV", "WAVEX"):  # there, tags follow
+                self._warnings.append(f"{left} bytes behind the end of the audio were not decoded")
+
+    def _decode(self, file: BinaryIO) -> Iterator[np.ndarray]:
+        n = 0
+        with _ForwardFile(file) as sound:
+            step = max(1, int(BLOCK_S * sound.samplerate))
+            try:
+                while len(block_NC := sound.read(step, dtype="float32", always_2d=True)):
+                    n += len(block_NC)
+                    yield block_NC
+            except soundfile.LibsndfileError as error:
+                at_s = n / self.rate_hz
+                self._warnings.append(f"decoding stopped at {at_s:.2f} s, the file is damaged there: {error}")
+            self._stopped_at = file.tell()
+
+    def _beyond(self, patched: BinaryIO, n: int) -> Iterator[np.ndarray]:
+        """What a repaired header gives behind the first `n` samples; less than two MP3 frames is padding."""
+        first = True
+        for block_NC in self._decode(patched):
+            skipped, n = block_NC[n:], max(0, n - len(block_NC))
+            if not len(skipped) or (first and self._format == "MP3" and len(skipped) <= 2304):
+                continue
+            if first:
+                self._warnings.append("the header announces less audio than the file holds: read to the end")
+                first, self.claimed_s = False, np.inf
+            yield skipped
+
+
+class PyAvDecoder:
+    """FFmpeg by PyAV: m4a, aac and whatever else libsndfile cannot read."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        import av
+
+        self._error, self._name = av.error.FFmpegError, name
+        try:
+            file.seek(0)
+            self._container = av.open(file)
+            stream = self._container.streams.audio[0]
+        except (self._error, IndexError, ValueError) as error:
+            raise AudioError(name, f"not audio that can be decoded ({error})", "check or convert the file") from None
+        self.rate_hz, self.channels = stream.rate, stream.channels
+        self.claimed_s = float(stream.duration * stream.time_base) if stream.duration else np.inf
+        self._planar = av.AudioResampler(format="fltp")
+
+    def read(self) -> Iterator[np.ndarray]:
+        n = 0
+        try:
+            for frame in self._container.decode(audio=0):
+                for planar in self._planar.resample(frame):
+                    n += planar.samples
+                    yield planar.to_ndarray().T
+        except self._error as error:
+            if not n:
+                raise AudioError(self._name, f"nothing could be decoded ({error})", "check the file") from None
+
+
+def _decoder(file: BinaryIO, name: str, warnings: list[str]) -> Decoder:
+    if file.seek(0, io.SEEK_END) == 0:
+        raise AudioError(name, "the file is empty", "record or copy it again")
+    file.seek(0)
+    try:
+        return SoundFileDecoder(file, name, warnings)
+    except soundfile.LibsndfileError as error:
+        reason = str(error).rsplit(": ", 1)[-1] or "unknown format"
+    try:
+        return PyAvDecoder(file, name)
+    except ImportError:
+        raise AudioError(
+            name, f"libsndfile cannot read it ({reason})", 'for m4a and aac: pip install -e ".[codecs]"'
+        ) from None
+
+
+def _rereadable(source: Source) -> Source:
+    """Pipes and other files that cannot be rewound are copied to a temporary file."""
+    if not hasattr(source, "read") or source.seekable():
+        return source
+    spooled = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the recording
+    shutil.copyfileobj(source, spooled)
+    return spooled
+
+
+@contextmanager
+def _opened(source: Source, name: str) -> Iterator[BinaryIO]:
+    """A seekable binary file of any source; files of the caller stay open."""
+    try:
+        if isinstance(source, bytes | bytearray | memoryview):
+            yield io.BytesIO(source)
+        elif isinstance(source, str | os.PathLike):
+            with open(source, "rb") as file:
+                yield file
+        else:
+            yield source
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise AudioError(name, (error.strerror or str(error)).lower(), "check the path and its permissions") from None
+
+
+def _name_of(source: Source) -> str:
+    if isinstance(source, str | os.PathLike):
+        return str(Path(source))
+    return f"{len(source)} bytes" if isinstance(source, bytes) else str(getattr(source, "name", "file object"))
+
+
+def _as_float(samples: Any, name: str) -> np.ndarray:
+    array = np.asarray(samples)
+    if array.dtype.kind not in "fiu" or array.ndim not in (1, 2):
+        raise TypeError(f"{name}: give numbers of shape [N], [C, N] or [N, C], not {array.dtype} {array.shape}")
+    if array.dtype.kind in "iu":
+        full_scale = 2.0 ** (8 * array.dtype.itemsize - 1)
+        array = (array - (full_scale if array.dtype.kind == "u" else 0.0)) / full_scale
+    if array.ndim == 1:
+        array = array[:, None]
+    elif array.shape[0] < array.shape[1]:
+        array = array.T
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32, copy=False)

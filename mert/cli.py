@@ -1,0 +1,159 @@
+"""The command `mert`: each sub-command imports what it needs when it runs, so that help is instant."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mert.embed_cli import embed
+
+app = typer.Typer(
+    name="mert",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Music representations of MERT models: embed recordings, find, check and publish models.",
+)
+app.command()(embed)
+
+Name = Annotated[str, typer.Argument(help="A registered name, org/name on the hub, or a folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Format(StrEnum):
+    hubert = "hubert"
+    safetensors = "safetensors"
+
+
+@app.command()
+def models(
+    pattern: Annotated[str, typer.Argument(help='Such as "*95m*".')] = "*", as_json: AsJson = False
+) -> None:
+    """List the models known by name."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from mert.registry import info, list_models
+
+    found = [info(name) for name in list_models(pattern)]
+    if as_json:
+        typer.echo(json.dumps([asdict(model) for model in found], indent=2))
+        return
+    table = Table("name", "parameters", "rate", "frames", "layers", "width", "window", "licence")
+    for m in found:
+        table.add_row(
+            m.name, f"{m.n_params / 1e6:.0f} M", f"{m.sample_rate} Hz", f"{m.frame_rate:g} Hz", str(m.n_layers),
+            str(m.dim), f"{m.window_s:g} s", m.licence,
+        )  # fmt: skip
+    Console().print(table)
+
+
+@app.command()
+def info(name: Name, as_json: AsJson = False) -> None:
+    """Show what is known of a model."""
+    from dataclasses import asdict
+
+    from mert.registry import info as look_up
+
+    facts = asdict(look_up(name))
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    for key, value in facts.items():
+        typer.echo(f"{key:18} {'not on record' if value is None else value}")
+
+
+@app.command()
+def verify(name: Name) -> None:
+    """Check a model: checksum, every tensor, no NaN, and the golden hidden states."""
+    from mert.hub import folder_of
+    from mert.publish import verify as check
+
+    typer.echo(str(check(folder_of(name))))
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="A published folder, a fairseq .pt file, or a name on the hub.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the model in our format.")],
+) -> None:
+    """Read any MERT checkpoint and write it as safetensors with card and golden states."""
+    from mert.hub import load
+    from mert.publish import save_pretrained
+    from mert.publish import verify as check
+
+    save_pretrained(load(source, device="cpu"), out)
+    typer.echo(f"{out}: {check(out)}")
+
+
+@app.command()
+def export(
+    name: Name,
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    to: Annotated[Format, typer.Option(help="hubert loads in plain transformers.")] = Format.hubert,
+) -> None:
+    """Write a model for other software."""
+    from mert.checkpoints import export_hubert
+    from mert.hub import load
+    from mert.publish import save_pretrained
+
+    embedder = load(name, device="cpu")
+    if to is Format.hubert:
+        export_hubert(embedder.model, out)
+    else:
+        save_pretrained(embedder, out)
+    typer.echo(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="What save_pretrained or convert wrote.")],
+    repo: Annotated[str, typer.Argument(help="org/name on the hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
+) -> None:
+    """Publish a verified model folder on the hub."""
+    from mert.hub import push_to_hub
+
+    typer.echo(push_to_hub(folder, repo, private=private))
+
+
+@app.command()
+def plot(
+    features: Annotated[Path, typer.Argument(help="A features .npz with frames.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write (.png, .svg, .pdf).")],
+    layer: Annotated[str | None, typer.Option(help="Layer name; default: the last one held.")] = None,
+) -> None:
+    """Draw the self-similarity of one layer."""
+    from mert.features import Features
+    from mert.plots import save_ssm
+
+    save_ssm(Features.load(features), out, layer)
+    typer.echo(str(out))
+
+
+def main() -> None:
+    """Run `mert`; errors of ours are one line on stderr, exit code 2 for wrong usage and 1 otherwise."""
+    from mert.errors import MertError, UsageError
+
+    try:
+        app()
+    except (UsageError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except MertError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command with --skip-existing to go on", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The convolutional front end: seven strided convolutions from samples to frames (spec of wav2vec 2.0 and HuBERT).
+
+Shapes: B clips, N samples, T frames, C channels, K taps of the first kernel.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mert.config import MertConfig
+
+
+def conv_length(n: int | Tensor, kernel: int, stride: int) -> int | Tensor:
+    """Frames that an unpadded convolution makes of `n` samples or frames."""
+    return (n - kernel) // stride + 1
+
+
+class Conv(nn.Module):
+    """One bias-free convolution over time: [B, T, C] -> [B, T', C].
+
+    Channels-last order halves the time of the longest layers, but oneDNN then sums all taps in one chain, with
+    three times the rounding error in float32. Later layers average the error of earlier ones, not their own: so
+    only layers marked `fast` (and lower precisions, which sum in float32 anyway) take it.
+    """
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int, fast: bool = False) -> None:
+        super().__init__()
+        self.stride, self.fast = stride, fast
+        self.weight = nn.Parameter(torch.empty(c_out, c_in, kernel))
+        nn.init.kaiming_normal_(self.weight)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        x_BCT = x_BTC.transpose(1, 2)
+        if x_BTC.dtype == torch.float32 and not self.fast:
+            return F.conv1d(x_BCT.contiguous(), self.weight, stride=self.stride).transpose(1, 2)
+        weight = self.weight.unsqueeze(2).to(memory_format=torch.channels_last)  # a picture one row high
+        return F.conv2d(x_BCT.unsqueeze(2), weight, stride=(1, self.stride)).squeeze(2).transpose(1, 2)
+
+
+class NormedConv(Conv):
+    """The first convolution and the instance norm behind it (group norm with one group a channel).
+
+    A convolution is linear, so mean and variance of its output follow from those of its input patches
+    (var_c = w_c' Cov w_c, a K x K covariance taken in float64). The norm then folds into the kernel, which saves
+    two passes over the largest tensor of the model and lets each row have its own valid length.
+    """
+
+    def __init__(self, c_out: int, kernel: int, stride: int, eps: float) -> None:
+        super().__init__(1, c_out, kernel, stride)
+        self.eps = eps
+        self.norm = nn.GroupNorm(c_out, c_out, eps=eps)  # holds the affine parameters
+
+    def forward(self, wave_BN: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        patches_BTK = wave_BN.unfold(1, self.weight.shape[-1], self.stride)
+        with torch.autocast(wave_BN.device.type, enabled=False):
+            kernel_BKC, shift_B1C = self._fold_norm(patches_BTK.double(), lengths_B)
+        return torch.baddbmm(shift_B1C, patches_BTK.contiguous(), kernel_BKC)
+
+    def _fold_norm(self, patches_BTK: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, Tensor]:
+        n_frames = patches_BTK.shape[1]
+        count_B11 = patches_BTK.new_full((patches_BTK.shape[0], 1, 1), n_frames)
+        valid_BT1 = torch.ones_like(patches_BTK[..., :1])
+        if lengths_B is not None:
+            frames_B = conv_length(lengths_B, self.weight.shape[-1], self.stride)
+            count_B11 = frames_B.to(patches_BTK)[:, None, None]
+            valid_BT1 = (torch.arange(n_frames, device=lengths_B.device) < frames_B[:, None]).unsqueeze(2)
+        mean_B1K = (patches_BTK * valid_BT1).sum(1, keepdim=True) / count_B11
+        centred_BTK = (patches_BTK - mean_B1K) * valid_BT1
+        cov_BKK = centred_BTK.transpose(1, 2) @ centred_BTK / count_B11
+        weight_CK = self.weight.squeeze(1).double()
+        var_BC = torch.einsum("ck,bkl,cl->bc", weight_CK, cov_BKK, weight_CK)
+        scale_B1C = (self.norm.weight.double() * (var_BC + self.eps).rsqrt()).unsqueeze(1)
+        kernel_BKC = weight_CK.T * scale_B1C
+        shift_B1C = self.norm.bias.double() - mean_B1K @ kernel_BKC
+        return kernel_BKC.to(self.weight.dtype), shift_B1C.to(self.weight.dtype)
+
+
+class ConvFrontend(nn.Module):
+    """Seven convolutions, each followed by an exact GELU.
+
+    Shape: wave [B, N] float -> features [B, T, C], T = floor((N - 400) / 320) + 1 for the published kernels.
+    Rows may be padded on the right: given their `lengths_B` in samples, each row's valid frames are those of the
+    clip alone. Source: wav2vec 2.0 feature encoder as HuBERT and MERT use it (MERT paper, section 3.1).
+
+    >>> import torch; from mert.config import nano
+    >>> ConvFrontend(nano())(torch.zeros(1, 24_000)).shape
+    torch.Size([1, 74, 128])
+    """
+
+    def __init__(self, config: MertConfig) -> None:
+        super().__init__()
+        kernels, strides = config.conv_kernels, config.conv_strides
+        first = NormedConv(config.conv_dim, kernels[0], strides[0], config.norm_eps)
+        rest = (
+            Conv(config.conv_dim, config.conv_dim, k, s, fast=i < 2)
+            for i, (k, s) in enumerate(zip(kernels[1:], strides[1:], strict=True))
+        )
+        self.convs = nn.ModuleList([first, *rest])
+        self.kernels, self.strides = kernels, strides
+
+    def forward(self, wave_BN: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        first, *rest = self.convs
+        x_BTC = F.gelu(first(wave_BN, lengths_B))
+        for conv in rest:
+            x_BTC = F.gelu(conv(x_BTC))
+        return x_BTC
+
+    def n_frames(self, n_samples: int | Tensor) -> int | Tensor:
+        """Frames made of `n_samples`; works on tensors of lengths too."""
+        for kernel, stride in zip(self.kernels, self.strides, strict=True):
+            n_samples = conv_length(n_samples, kernel, stride)
+        return n_samples

@@ -1,0 +1,172 @@
+"""`.npz` files written whole or not at all, frame by frame where they are long, and read without trust.
+
+Shapes: L layers, T frames, D model width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from mert.errors import OutputError
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that equal contents are equal bytes
+
+
+def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays to `path`: to a file beside it first, then by rename."""
+    path = Path(path)
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = _temporary_folder(path)
+    try:
+        _write_archive(path, folder, arrays)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_npz(
+    path: str | Path, required: tuple[str, ...], leave_out: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
+    """Read what `write_npz` wrote: no pickle, no compression (an npz may be a bomb), all `required` keys.
+
+    Arrays to `leave_out` need to be there, but are not read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("it is compressed")
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            arrays = {
+                name: np.lib.format.read_array(archive.open(f"{name}.npy"), allow_pickle=False)
+                for name in names
+                if name not in leave_out
+            }
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise OutputError(path, f"not a features file ({error})", "embed the recording again") from None
+    if missing := [key for key in required if key not in names]:
+        raise OutputError(path, f"not a features file (no {', '.join(missing)})", "embed the recording again")
+    return arrays
+
+
+class FrameWriter:
+    """Frames [L, T, D] to an `.npz` as they come: layers grow in temporary files, the final file appears by rename.
+
+    Use as a context; leaving it without `finish` removes everything. Several writers of one output do not meet:
+    each has its own temporary folder, and the last to finish wins with a whole file.
+    """
+
+    def __init__(self, path: str | Path, dtype: str) -> None:
+        self.path, self.dtype = Path(path), np.dtype(dtype)
+        self.n_frames = 0
+        self._files: list[BinaryIO] = []
+        self._shape: tuple[int, ...] = ()
+
+    def __enter__(self) -> FrameWriter:
+        with _disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._folder = _temporary_folder(self.path)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def add(self, values_LTD: np.ndarray) -> None:
+        """Append frames; OutputError where a value does not fit the dtype, or the disk is full."""
+        with np.errstate(over="ignore"):
+            stored_LTD = values_LTD.astype(self.dtype)
+        if not np.isfinite(stored_LTD).all():
+            worst = np.abs(values_LTD).max()
+            raise OutputError(self.path, f"a value of {worst:g} does not fit {self.dtype}", "store float32")
+        with _disk_errors(self.path):
+            if not self._files:  # unbuffered, so that a full disk is noticed here
+                self._files = [open(self._folder / f"{i}.raw", "w+b", 0) for i in range(len(stored_LTD))]  # noqa: SIM115
+            for file, stored_TD in zip(self._files, stored_LTD, strict=True):
+                _write_all(file, stored_TD.tobytes())
+        self.n_frames += values_LTD.shape[1]
+        self._shape = (len(values_LTD), self.n_frames, values_LTD.shape[2])
+
+    def finish(self, **arrays: np.ndarray) -> None:
+        """Put the frames under their final header, `arrays` beside them."""
+        _write_archive(self.path, self._folder, arrays, self._write_values)
+
+    def _write_values(self, archive: zipfile.ZipFile) -> None:
+        with archive.open(_entry("values"), "w", force_zip64=True) as out:
+            header = {"descr": self.dtype.str, "fortran_order": False, "shape": self._shape}
+            np.lib.format.write_array_header_1_0(out, header)
+            for file in self._files:
+                file.seek(0)
+                shutil.copyfileobj(file, out, 1 << 20)
+
+
+def _write_archive(
+    path: Path,
+    folder: Path,
+    arrays: dict[str, np.ndarray],
+    write_first: Callable[[zipfile.ZipFile], None] = lambda archive: None,
+) -> None:
+    """Build the archive in `folder`; it becomes `path` once it is complete and on disk."""
+    with _disk_errors(path), open(folder / "final.npz", "wb") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            write_first(archive)
+            for name, array in arrays.items():
+                _write_array(archive, name, array)
+        file.flush()
+        os.fsync(file.fileno())
+        os.replace(folder / "final.npz", path)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror or error})"
+        raise OutputError(path, reason, "check free space, permissions and the length of the name") from None
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:  # an unbuffered file may take less than it is given
+        view = view[file.write(view) :]
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    return zipfile.ZipInfo(f"{name}.npy", date_time=_EPOCH)
+
+
+def _write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+    with archive.open(_entry(name), "w", force_zip64=True) as out:
+        np.lib.format.write_array(out, np.asarray(array, order="C"), allow_pickle=False)
+
+
+def _temporary_folder(path: Path) -> Path:
+    """A new hidden folder beside `path`; those that dead processes of this machine left for it are removed."""
+    key = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}.{socket.gethostname()[:32]}."
+    for left in path.parent.glob(f"{key}*.tmp"):
+        if not _alive(int(left.name.removeprefix(key).split(".")[0])):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = path.parent / f"{key}{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    folder.mkdir()
+    return folder
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

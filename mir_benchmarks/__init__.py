@@ -1,0 +1,1 @@
+"""The 14 music information retrieval tasks."""

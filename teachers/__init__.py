@@ -1,0 +1,1 @@
+"""What the student must predict: acoustic and musical teachers."""
