@@ -28,14 +28,22 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
-    from mert.config import MertConfig
-    from mert.embed import Embedder, random_model
-    from mert.errors import AudioError, CheckpointError, MertError, OutputError
-    from mert.features import Features
-    from mert.hub import load, push_to_hub
-    from mert.model import Mert
-    from mert.publish import save_pretrained, verify
-    from mert.registry import ModelInfo, info, list_models
+    from mert.config import MertConfig as MertConfig
+    from mert.embed import Embedder as Embedder
+    from mert.embed import random_model as random_model
+    from mert.errors import AudioError as AudioError
+    from mert.errors import CheckpointError as CheckpointError
+    from mert.errors import MertError as MertError
+    from mert.errors import OutputError as OutputError
+    from mert.features import Features as Features
+    from mert.hub import load as load
+    from mert.hub import push_to_hub as push_to_hub
+    from mert.model import Mert as Mert
+    from mert.publish import save_pretrained as save_pretrained
+    from mert.publish import verify as verify
+    from mert.registry import ModelInfo as ModelInfo
+    from mert.registry import info as info
+    from mert.registry import list_models as list_models
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ import io
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +20,12 @@ import soundfile
 import soxr
 
 from mert.errors import AudioError
-from mert.headers import repaired, wav_completeness
+from mert.headers import is_wav, ogg_is_cut, share_present, truthful
 
 BLOCK_S = 0.1  # also what is lost at most where a damaged file stops the decoder
 SUFFIXES = frozenset(
-    ".wav .wave .flac .ogg .oga .opus .mp3 .m4a .aac .aif .aiff .aifc .au .snd .caf .w64 .rf64".split()
+    {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff", ".aifc"}
+    | {".au", ".snd", ".caf", ".w64", ".rf64"}
 )
 MAX_CHANNELS = 64
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 1_536_000
@@ -32,7 +34,7 @@ SILENT_RANGE = 1e-4  # peak to peak; a 16-bit step is 3e-5
 TAIL_BYTES = 4096  # bytes a decoder may leave unread (tags) without our asking why
 RESAMPLER = "soxr HQ"
 
-Source = str | os.PathLike | bytes | BinaryIO
+Source = str | os.PathLike | bytes | bytearray | BinaryIO
 
 
 class Decoder(Protocol):
@@ -63,17 +65,26 @@ class Recording:
         self.warnings: list[str] = []
         self.seconds = 0.0
         self._low, self._high = np.inf, -np.inf
-        self._source = _rereadable(source)
+        in_place = isinstance(source, str | os.PathLike | bytes | bytearray) or source.seekable()
+        self._source = source if in_place else _spooled(source, self)  # type: ignore[arg-type]
 
     @property
     def silent(self) -> bool:
         """Whether nothing but (almost) one constant value was decoded."""
         return bool(self._high - self._low < SILENT_RANGE)
 
+    def seconds_by_decoding(self, max_seconds: float | None = None) -> float:
+        """The true length, at the price of decoding everything."""
+        fresh = Recording(self._source)
+        fresh.name = self.name
+        for _ in fresh.blocks(MIN_RATE_HZ, max_seconds):
+            pass
+        return fresh.seconds
+
     def claimed_seconds(self) -> float:
         """The length the header announces, which may be a lie; infinite where it announces none."""
         with _opened(self._source, self.name) as file:
-            return _decoder(file, self.name, self.warnings).claimed_s
+            return _decoder(file, self.name, []).claimed_s
 
     def blocks(self, rate_hz: int, max_seconds: float | None = None) -> Iterator[np.ndarray]:
         """Mono float32 blocks at `rate_hz`; decoding more than `max_seconds` is an AudioError."""
@@ -118,11 +129,14 @@ class ArrayRecording(Recording):
     def __init__(self, samples: Any, rate_hz: int, name: str = "array") -> None:
         super().__init__(b"")
         self.name, self.rate_hz = name, int(rate_hz)
-        self._samples_NC = _as_float(samples, name)
+        self._samples_NC = as_float(samples, name)
         self.channels = self._samples_NC.shape[1]
         self.claimed_s = len(self._samples_NC) / self.rate_hz if self.rate_hz > 0 else 0.0
 
     def claimed_seconds(self) -> float:
+        return self.claimed_s
+
+    def seconds_by_decoding(self, max_seconds: float | None = None) -> float:
         return self.claimed_s
 
     def read(self) -> Iterator[np.ndarray]:
@@ -173,69 +187,56 @@ class SoundFileDecoder:
     """libsndfile, read to the end of the file whatever its header announces."""
 
     def __init__(self, file: BinaryIO, name: str, warnings: list[str]) -> None:
-        self._file, self._name, self._warnings = file, name, warnings
-        with _ForwardFile(file) as probe:
+        self._raw, self._name, self._warnings = file, name, warnings
+        self._file, self._announced = truthful(file)
+        self._file.seek(0)
+        with _ForwardFile(self._file) as probe:
             self.rate_hz, self.channels = probe.samplerate, probe.channels
-            known = probe.frames < 2**62
-            self.claimed_s = probe.frames / probe.samplerate if known and probe.samplerate else np.inf
+            n = self._announced or probe.frames
+            self.claimed_s = n / probe.samplerate if n < 2**62 and probe.samplerate else np.inf
             self._format = probe.format
-        if self._format in ("WAV", "WAVEX"):
-            self.claimed_s /= wav_completeness(file)
+        if self._file is not file and self._format != "FLAC":
+            self._warn_of_more()
+        elif present := share_present(file):
+            self.claimed_s /= present
 
     def read(self) -> Iterator[np.ndarray]:
         n = 0
         self._file.seek(0)
-        for block_NC in self._decode(self._file):
-            n += len(block_NC)
-            yield block_NC
-        left = self._file.seek(0, io.SEEK_END) - self._stopped_at
-        if left > TAIL_BYTES:
-            patched = repaired(self._file)
-            more = self._beyond(patched, n) if patched else iter(())
-            found = 0
-            for block_NC in more:
-                found += len(block_NC)
-                yield block_NC
-            if not found and self._format not in ("WAV", "WAVEX"):  # there, tags follow
-                self._warnings.append(f"{left} bytes behind the end of the audio were not decoded")
-
-    def _decode(self, file: BinaryIO) -> Iterator[np.ndarray]:
-        n = 0
-        with _ForwardFile(file) as sound:
+        with _ForwardFile(self._file) as sound:
             step = max(1, int(BLOCK_S * sound.samplerate))
             try:
                 while len(block_NC := sound.read(step, dtype="float32", always_2d=True)):
                     n += len(block_NC)
                     yield block_NC
             except soundfile.LibsndfileError as error:
-                at_s = n / self.rate_hz
-                self._warnings.append(f"decoding stopped at {at_s:.2f} s, the file is damaged there: {error}")
-            self._stopped_at = file.tell()
+                if n != self._announced:  # behind the end of a FLAC stream there may be tags
+                    at_s = n / self.rate_hz
+                    self._warnings.append(f"decoding stopped at {at_s:.2f} s, the file is damaged there: {error}")
+        if self._announced and n > self._announced:
+            self._warn_of_more()
+        stopped_at = self._file.tell()
+        left = self._file.seek(0, io.SEEK_END) - stopped_at
+        if left > TAIL_BYTES and not is_wav(self._raw):
+            self._warnings.append(f"{left} bytes behind the end of the audio were not decoded")
+        if ogg_is_cut(self._raw):
+            self._warnings.append("the last Ogg page is missing or cut: the file seems cut off")
 
-    def _beyond(self, patched: BinaryIO, n: int) -> Iterator[np.ndarray]:
-        """What a repaired header gives behind the first `n` samples; less than two MP3 frames is padding."""
-        first = True
-        for block_NC in self._decode(patched):
-            skipped, n = block_NC[n:], max(0, n - len(block_NC))
-            if not len(skipped) or (first and self._format == "MP3" and len(skipped) <= 2304):
-                continue
-            if first:
-                self._warnings.append("the header announces less audio than the file holds: read to the end")
-                first, self.claimed_s = False, np.inf
-            yield skipped
+    def _warn_of_more(self) -> None:
+        self._warnings.append("the header announced less audio than the file holds: read to the end")
 
 
 class PyAvDecoder:
     """FFmpeg by PyAV: m4a, aac and whatever else libsndfile cannot read."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: BinaryIO, name: str, warnings: list[str]) -> None:
         import av
 
-        self._error, self._name = av.error.FFmpegError, name
+        self._error, self._name, self._warnings = av.error.FFmpegError, name, warnings
         try:
             file.seek(0)
-            self._container = av.open(file)
-            stream = self._container.streams.audio[0]
+            self._container: Any = av.open(file)
+            stream: Any = self._container.streams.audio[0]
         except (self._error, IndexError, ValueError) as error:
             raise AudioError(name, f"not audio that can be decoded ({error})", "check or convert the file") from None
         self.rate_hz, self.channels = stream.rate, stream.channels
@@ -252,6 +253,7 @@ class PyAvDecoder:
         except self._error as error:
             if not n:
                 raise AudioError(self._name, f"nothing could be decoded ({error})", "check the file") from None
+            self._warnings.append(f"decoding stopped at {n / self.rate_hz:.2f} s, the file is damaged there: {error}")
 
 
 def _decoder(file: BinaryIO, name: str, warnings: list[str]) -> Decoder:
@@ -263,20 +265,19 @@ def _decoder(file: BinaryIO, name: str, warnings: list[str]) -> Decoder:
     except soundfile.LibsndfileError as error:
         reason = str(error).rsplit(": ", 1)[-1] or "unknown format"
     try:
-        return PyAvDecoder(file, name)
+        return PyAvDecoder(file, name, warnings)
     except ImportError:
         raise AudioError(
             name, f"libsndfile cannot read it ({reason})", 'for m4a and aac: pip install -e ".[codecs]"'
         ) from None
 
 
-def _rereadable(source: Source) -> Source:
-    """Pipes and other files that cannot be rewound are copied to a temporary file."""
-    if not hasattr(source, "read") or source.seekable():
-        return source
-    spooled = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the recording
-    shutil.copyfileobj(source, spooled)
-    return spooled
+def _spooled(source: BinaryIO, owner: Recording) -> BinaryIO:
+    """A temporary copy of a pipe, or of another file that cannot be rewound; it goes with its owner."""
+    copy = tempfile.TemporaryFile()  # noqa: SIM115
+    weakref.finalize(owner, copy.close)
+    shutil.copyfileobj(source, copy)
+    return copy
 
 
 @contextmanager
@@ -290,7 +291,7 @@ def _opened(source: Source, name: str) -> Iterator[BinaryIO]:
                 yield file
         else:
             yield source
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise AudioError(name, (error.strerror or str(error)).lower(), "check the path and its permissions") from None
 
 
@@ -300,7 +301,8 @@ def _name_of(source: Source) -> str:
     return f"{len(source)} bytes" if isinstance(source, bytes) else str(getattr(source, "name", "file object"))
 
 
-def _as_float(samples: Any, name: str) -> np.ndarray:
+def as_float(samples: Any, name: str, channels_last: bool = False) -> np.ndarray:
+    """Samples as float32 [N, C]; without `channels_last` the shorter axis of two is taken for the channels."""
     array = np.asarray(samples)
     if array.dtype.kind not in "fiu" or array.ndim not in (1, 2):
         raise TypeError(f"{name}: give numbers of shape [N], [C, N] or [N, C], not {array.dtype} {array.shape}")
@@ -309,7 +311,7 @@ def _as_float(samples: Any, name: str) -> np.ndarray:
         array = (array - (full_scale if array.dtype.kind == "u" else 0.0)) / full_scale
     if array.ndim == 1:
         array = array[:, None]
-    elif array.shape[0] < array.shape[1]:
+    elif not channels_last and array.shape[0] < array.shape[1]:
         array = array.T
     with np.errstate(over="ignore"):
         return array.astype(np.float32, copy=False)

@@ -31,14 +31,12 @@ class Format(StrEnum):
 
 
 @app.command()
-def models(
-    pattern: Annotated[str, typer.Argument(help='Such as "*95m*".')] = "*", as_json: AsJson = False
-) -> None:
+def models(pattern: Annotated[str, typer.Argument(help='Such as "*95m*".')] = "*", as_json: AsJson = False) -> None:
     """List the models known by name."""
     from dataclasses import asdict
 
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from mert.registry import info, list_models
 
@@ -46,11 +44,12 @@ def models(
     if as_json:
         typer.echo(json.dumps([asdict(model) for model in found], indent=2))
         return
-    table = Table("name", "parameters", "rate", "frames", "layers", "width", "window", "licence")
+    facts = ("size", "rate", "frames", "layers", "width", "window", "licence")
+    table = Table(Column("name", no_wrap=True), *facts, box=None)
     for m in found:
         table.add_row(
-            m.name, f"{m.n_params / 1e6:.0f} M", f"{m.sample_rate} Hz", f"{m.frame_rate:g} Hz", str(m.n_layers),
-            str(m.dim), f"{m.window_s:g} s", m.licence,
+            m.name, f"{m.n_params / 1e6:.0f} M", f"{m.sample_rate / 1000:g} kHz", f"{m.frame_rate:g} Hz",
+            str(m.n_layers), str(m.dim), f"{m.window_s:g} s", m.licence,
         )  # fmt: skip
     Console().print(table)
 
@@ -131,28 +130,34 @@ def plot(
     layer: Annotated[str | None, typer.Option(help="Layer name; default: the last one held.")] = None,
 ) -> None:
     """Draw the self-similarity of one layer."""
+    from mert.errors import UsageError
     from mert.features import Features
     from mert.plots import save_ssm
 
-    save_ssm(Features.load(features), out, layer)
+    held = Features.load(features)
+    if layer is not None and layer not in held.layers:
+        raise UsageError(features, f"holds no layer {layer}", f"ask for {' or '.join(held.layers)}")
+    save_ssm(held, out, layer)
     typer.echo(str(out))
 
 
 def main() -> None:
     """Run `mert`; errors of ours are one line on stderr, exit code 2 for wrong usage and 1 otherwise."""
+    from mert.embed_cli import printable
     from mert.errors import MertError, UsageError
 
     try:
         app()
     except (UsageError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(2)
-    except MertError as error:
-        typer.echo(f"error: {error}", err=True)
+    except (MertError, OSError) as error:
+        typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command with --skip-existing to go on", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # what typer makes of Ctrl-C
+            typer.echo("stopped; run the same command with --skip-existing to go on", err=True)
+        raise
 
 
 if __name__ == "__main__":

@@ -83,7 +83,8 @@ class MertConfig:
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
             raise CheckpointError("config", f"unknown keys {unknown}", "update mert-hub, or remove the keys")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        typed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**typed)
 
 
 def nano() -> MertConfig:

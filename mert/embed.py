@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from mert import config as sizes
-from mert.audio import RESAMPLER, ArrayRecording, Recording, Source
+from mert.audio import RESAMPLER, ArrayRecording, Recording, Source, as_float
 from mert.errors import OutputError
 from mert.features import Features, Pool, Pooling
 from mert.forward import DTYPES, Forward, Settings
@@ -91,7 +91,7 @@ class Embedder:
         settings = self.settings(layers, pool, window, hop, dtype)
         recording = self._recording(source, sr)
         if pool is None:
-            self._refuse_too_long(recording, settings, self._recording(source, sr))
+            self._refuse_too_long(recording, settings, max_seconds)
         return next(self.features(iter([recording]), settings, max_seconds))
 
     def embed_many(
@@ -123,7 +123,7 @@ class Embedder:
         hop: float | None = None,
         dtype: str = "float32",
     ) -> Iterator[Features]:
-        """Features window by window from blocks of samples, as they come: together equal to those of `embed`."""
+        """Features window by window from blocks [N] or [N, C], as they come: together equal to those of `embed`."""
         settings = self.settings(layers, None, window, hop, dtype, batch_size=1)
         recording = StreamRecording(blocks, sr)
         for span, values_LTD in self.frames(recording, settings):
@@ -241,18 +241,17 @@ class Embedder:
             raise ValueError(f"layers {list(layers)} are none, or hold one twice")
         return tuple(numbers)
 
-    def _refuse_too_long(self, recording: Recording, settings: Settings, again: Recording) -> None:
+    def _refuse_too_long(self, recording: Recording, settings: Settings, max_seconds: float | None) -> None:
         """Refuse before the work starts; a header that claims too much is checked by decoding."""
         rate, limit = self.bytes_per_second(settings), free_memory() / 2
         if settings.windowing.frames is None:
             rate += self._forward.activation_bytes(self.sample_rate)
         if recording.claimed_seconds() * rate > limit:
-            seconds = sum(len(block_N) for block_N in again.blocks(self.sample_rate)) / self.sample_rate
-            refuse_too_large(seconds * rate, limit, recording)
+            refuse_too_large(recording.seconds_by_decoding(max_seconds) * rate, limit, recording)
 
 
 class StreamRecording(ArrayRecording):
-    """Blocks of samples from a microphone, a network or a generator, as one recording."""
+    """Blocks [N] or [N, C] from a microphone, a network or a generator, as one recording."""
 
     def __init__(self, blocks: Iterable[np.ndarray], rate_hz: int) -> None:
         super().__init__(np.zeros(0, np.float32), rate_hz, name="stream")
@@ -260,7 +259,9 @@ class StreamRecording(ArrayRecording):
 
     def read(self) -> Iterator[np.ndarray]:
         for block in self._blocks:
-            samples_NC = ArrayRecording(block, self.rate_hz, self.name)._samples_NC
+            samples_NC = as_float(block, self.name, channels_last=True)
+            self.channels = samples_NC.shape[1]
+            self._check_format(self)
             if len(samples_NC):
                 yield samples_NC
 

@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from mert.features import Pool
     from mert.inputs import Job
     from mert.jobs import EmbedOptions
 
@@ -40,6 +42,9 @@ class PoolMode(StrEnum):
     none = "none"
     mean = "mean"
     meanstd = "meanstd"
+
+
+POOLS: dict[PoolMode, Pool] = {PoolMode.none: None, PoolMode.mean: "mean", PoolMode.meanstd: "meanstd"}
 
 
 def embed(
@@ -74,7 +79,7 @@ def embed(
     jobs = finding.shard_of(plan.jobs, shard) if shard else plan.jobs
     jobs = jobs[:limit]
     options = EmbedOptions(
-        model=model, revision=revision, layers=parse_layers(layers), pool=None if pool == "none" else pool.value,
+        model=model, revision=revision, layers=parse_layers(layers), pool=POOLS[pool],
         window=parse_window(window), hop=hop, dtype=dtype.value, save_dtype=save_dtype.value, device=device,
         batch_size=int(batch_size) if batch_size.isdecimal() else batch_size, max_seconds=max_seconds,
         skip_existing=skip_existing,
@@ -83,7 +88,7 @@ def embed(
     out.mkdir(parents=True, exist_ok=True)
     name = f"report-{shard.replace('/', '-of-')}.jsonl" if shard else "report.jsonl"
     counts = follow(rows, len(jobs), out / name, append=skip_existing)
-    raise typer.Exit(3 if counts["failed"] else 0)
+    raise typer.Exit(3 if counts["failed"] or counts["unreported"] else 0)
 
 
 def parse_layers(text: str) -> str | list[str | int]:
@@ -114,7 +119,8 @@ def started(
 
     from mert import jobs as work
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    check_device(options.device)
     stage = work.EmbedStage(options)
     embedder, settings = stage.embedder, stage.settings
     names = embedder.names(settings)
@@ -124,18 +130,31 @@ def started(
         f"{shown}, {settings.pool or 'frames'}, stored as {options.save_dtype}"
     )
     width = 2 if options.save_dtype == "float16" else 4
-    if not settings.pool:
-        seconds, exact = expected_seconds(jobs)
-        size = seconds * embedder.bytes_per_second(settings, width)
-        about = "" if exact else f" (from {SAMPLED} headers)"
-        console.print(
-            f"{len(jobs)} files, {seconds / 3600:.2f} h of audio{about}: {size / 2**20:,.1f} MiB expected"
-            + (f"; {passed_over} other files in the folders passed over" if passed_over else "")
-        )
+    seconds, exact = expected_seconds(jobs)
+    size = seconds * embedder.bytes_per_second(settings, width)
+    if settings.pool:
+        size = len(jobs) * len(names) * embedder.dim * width * (2 if settings.pool == "meanstd" else 1)
+    about = "" if exact else f" (from {SAMPLED} headers)"
+    console.print(
+        f"{len(jobs)} files, {seconds / 3600:.2f} h of audio{about}: {size / 2**20:,.1f} MiB expected"
+        + (f"; {passed_over} other files in the folders passed over" if passed_over else "")
+    )
     if executor == "local" and workers == 1:
         return map(stage, jobs)
     del stage, embedder
     return work.run(jobs, options, executor, workers)
+
+
+def check_device(name: str) -> None:
+    """UsageError for a device that is not there."""
+    import torch
+
+    from mert.errors import UsageError
+
+    try:
+        torch.zeros(0, device="cpu" if name == "auto" else name)
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
+        raise UsageError(f"--device {name}", str(error).split("\n")[0], "give auto, cpu, cuda or cuda:1") from None
 
 
 def expected_seconds(jobs: tuple[Job, ...]) -> tuple[float, bool]:
@@ -143,48 +162,73 @@ def expected_seconds(jobs: tuple[Job, ...]) -> tuple[float, bool]:
     import math
 
     from mert.audio import Recording
-    from mert.errors import MertError
 
     step = max(1, len(jobs) // SAMPLED)
+    sample = jobs[::step]
     total = 0.0
-    for job in jobs[::step]:
-        try:
+    for job in sample:
+        with suppress(Exception):  # its error comes when it is tried
             claimed_s = Recording(job.source).claimed_seconds()
-        except (MertError, OSError):
-            continue
-        total += claimed_s if math.isfinite(claimed_s) and claimed_s < 1e6 else 0.0
-    return total * len(jobs) / len(jobs[::step]), step == 1
+            total += claimed_s if math.isfinite(claimed_s) and claimed_s < 1e6 else 0.0
+    return total * len(jobs) / max(1, len(sample)), step == 1
+
+
+class Report:
+    """The report, a line a file: several commands may add to one, and lines that a full disk refuses wait."""
+
+    def __init__(self, path: Path, append: bool) -> None:
+        if not append:
+            path.write_bytes(b"")
+        self._file = open(path, "ab", 0)  # noqa: SIM115 - unbuffered appends do not mix with those of others
+        self._waiting, self.error = b"", ""
+
+    def add(self, row: Row) -> None:
+        self._waiting += json.dumps(row).encode() + b"\n"
+        self.flush()
+
+    def flush(self) -> None:
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+            self.error = ""
+        except OSError as error:
+            self.error = str(error.strerror)
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
 
 
 def follow(rows: Iterator[Row], n_jobs: int, report: Path, append: bool) -> Counter[str]:
     """Write a report line a file as it ends, show progress, print failures and the sum."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     counts: Counter[str] = Counter()
     start, seconds, frames = time.perf_counter(), 0.0, 0
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    console = Console(highlight=False)
-    with open(report, "a" if append else "w", encoding="utf-8") as lines, Progress(*columns, console=console) as bar:
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    with closing(Report(report, append)) as lines, Progress(*columns, console=console) as bar:
         task = bar.add_task("starting", total=n_jobs)
         for row in rows:
             counts[row["status"]] += 1
             if row["status"] != "skipped":
-                lines.write(json.dumps(row) + "\n")
-                lines.flush()
+                lines.add(row)
             seconds, frames = seconds + row["seconds"], frames + row["frames"]
             for note in [row["error"]] if row["error"] else row["warnings"]:
                 name = "" if row["error"] else row["source"] + ": "
-                bar.console.print(f"{row['status']}: {escape(printable(name + note))}", soft_wrap=True)
+                bar.console.print(f"{row['status']}: {printable(name + note)}")
             elapsed = time.perf_counter() - start
             speed = f"{sum(counts.values()) / elapsed:.2f} files/s, {seconds / elapsed:.1f} x real time"
             bar.update(task, advance=1, description=speed)
     elapsed = time.perf_counter() - start
     console.print(
         f"{counts['ok']} embedded, {counts['skipped']} kept, {counts['failed']} failed: {seconds:.1f} s of audio, "
-        f"{frames} frames in {elapsed:.1f} s ({seconds / max(elapsed, 1e-9):.1f} x real time); {report}"
+        f"{frames} frames in {elapsed:.1f} s ({seconds / max(elapsed, 1e-9):.1f} x real time); {printable(str(report))}"
     )
+    if lines.error:
+        counts["unreported"] = 1
+        console.print(f"{printable(str(report))}: lines are missing ({lines.error})")
     return counts
 
 

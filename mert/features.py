@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mert.errors import OutputError
 from mert.npz import read_npz, write_npz
 
 Pool = Literal["mean", "meanstd"] | None
@@ -58,13 +59,20 @@ class Features:
         """The inverse of `save`; OutputError for files that are damaged or were not written by it."""
         arrays = read_npz(path, required=("values", "layers", "meta"))
         layers = tuple(str(name) for name in arrays["layers"])
-        return cls(arrays["values"], arrays.get("times"), layers, json.loads(str(arrays["meta"])))
+        return cls(arrays["values"], arrays.get("times"), layers, _read_meta(path, arrays["meta"]))
 
     @staticmethod
     def load_meta(path: str | Path) -> dict[str, Any]:
         """Provenance and layers (key `layers`) of a saved file, without its values."""
         arrays = read_npz(path, required=("values", "layers", "meta"), leave_out=("values", "times"))
-        return json.loads(str(arrays["meta"])) | {"layers": [str(name) for name in arrays["layers"]]}
+        return _read_meta(path, arrays["meta"]) | {"layers": [str(name) for name in arrays["layers"]]}
+
+
+def _read_meta(path: str | Path, text: np.ndarray) -> dict[str, Any]:
+    try:
+        return dict(json.loads(str(text)))
+    except (ValueError, TypeError) as error:
+        raise OutputError(path, f"its meta is not a JSON object ({error})", "embed the recording again") from None
 
 
 class Pooling:

@@ -12,6 +12,9 @@ from typing import Any
 
 from mert.errors import CheckpointError, OutputError
 
+_UMASK = os.umask(0o022)  # the only portable way to read it is to set it
+os.umask(_UMASK)
+
 
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file as 64 hex digits."""
@@ -44,6 +47,7 @@ def write_whole(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_UMASK)  # some writers make files that only their owner can read
         os.replace(temporary, path)
     except OSError as error:
         reason = f"cannot be written ({error.strerror or error})"

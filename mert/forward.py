@@ -49,14 +49,17 @@ class Forward:
         """
         waiting: list[Piece] = []
         error: Exception | None = None
-        try:
-            for piece in self._windows(recordings, settings, max_seconds):
-                waiting.append(piece)
-                if sum(wave is not None for _, _, wave in waiting) == settings.batch_size:
-                    yield from self._run(waiting, settings)
-                    waiting = []
-        except MertError as raised:
-            error = raised
+        windows = self._windows(recordings, settings, max_seconds)
+        while error is None:
+            try:
+                waiting.append(next(windows))
+            except StopIteration:
+                break
+            except Exception as raised:
+                error = raised
+            if sum(wave is not None for _, _, wave in waiting) == settings.batch_size:
+                yield from self._run(waiting, settings)
+                waiting = []
         yield from self._run(waiting, settings)
         if error:
             raise error

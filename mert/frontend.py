@@ -55,26 +55,29 @@ class NormedConv(Conv):
     def forward(self, wave_BN: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         patches_BTK = wave_BN.unfold(1, self.weight.shape[-1], self.stride)
         with torch.autocast(wave_BN.device.type, enabled=False):
-            kernel_BKC, shift_B1C = self._fold_norm(patches_BTK.double(), lengths_B)
-        return torch.baddbmm(shift_B1C, patches_BTK.contiguous(), kernel_BKC)
+            mean_B1K, cov_BKK = self._moments(patches_BTK.double(), lengths_B)
+            centre_B1K = mean_B1K.to(wave_BN.dtype)  # taken off first, so that an offset costs no precision
+            weight_CK = self.weight.squeeze(1).double()
+            var_BC = torch.einsum("ck,bkl,cl->bc", weight_CK, cov_BKK, weight_CK)
+            scale_B1C = (self.norm.weight.double() * (var_BC + self.eps).rsqrt()).unsqueeze(1)
+            kernel_BKC = weight_CK.T * scale_B1C
+            shift_B1C = self.norm.bias.double() - (mean_B1K - centre_B1K) @ kernel_BKC
+        dtype = self.weight.dtype
+        return torch.baddbmm(shift_B1C.to(dtype), patches_BTK - centre_B1K, kernel_BKC.to(dtype))
 
-    def _fold_norm(self, patches_BTK: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _moments(self, patches_BTK: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean [B, 1, K] and covariance [B, K, K] over each row's valid patches."""
         n_frames = patches_BTK.shape[1]
-        count_B11 = patches_BTK.new_full((patches_BTK.shape[0], 1, 1), n_frames)
-        valid_BT1 = torch.ones_like(patches_BTK[..., :1])
-        if lengths_B is not None:
-            frames_B = conv_length(lengths_B, self.weight.shape[-1], self.stride)
-            count_B11 = frames_B.to(patches_BTK)[:, None, None]
-            valid_BT1 = (torch.arange(n_frames, device=lengths_B.device) < frames_B[:, None]).unsqueeze(2)
+        if lengths_B is None:
+            mean_B1K = patches_BTK.mean(1, keepdim=True)
+            centred_BTK = patches_BTK - mean_B1K
+            return mean_B1K, centred_BTK.transpose(1, 2) @ centred_BTK / n_frames
+        frames_B = conv_length(lengths_B, self.weight.shape[-1], self.stride)
+        count_B11 = frames_B[:, None, None]  # type: ignore[index]
+        valid_BT1 = torch.arange(n_frames, device=lengths_B.device)[None, :, None] < count_B11
         mean_B1K = (patches_BTK * valid_BT1).sum(1, keepdim=True) / count_B11
         centred_BTK = (patches_BTK - mean_B1K) * valid_BT1
-        cov_BKK = centred_BTK.transpose(1, 2) @ centred_BTK / count_B11
-        weight_CK = self.weight.squeeze(1).double()
-        var_BC = torch.einsum("ck,bkl,cl->bc", weight_CK, cov_BKK, weight_CK)
-        scale_B1C = (self.norm.weight.double() * (var_BC + self.eps).rsqrt()).unsqueeze(1)
-        kernel_BKC = weight_CK.T * scale_B1C
-        shift_B1C = self.norm.bias.double() - mean_B1K @ kernel_BKC
-        return kernel_BKC.to(self.weight.dtype), shift_B1C.to(self.weight.dtype)
+        return mean_B1K, centred_BTK.transpose(1, 2) @ centred_BTK / count_B11
 
 
 class ConvFrontend(nn.Module):

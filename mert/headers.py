@@ -1,8 +1,7 @@
-"""Repairs for headers that announce less audio than the file holds: the same bytes, with an open-ended length.
+"""Headers that lie about length: files seen through a corrected header, and files found to be cut off.
 
 libsndfile stops at the length a header announces. Unfinished WAV recordings say 0, streamed FLAC may say anything,
-and an MP3 of variable bit rate without a Xing tag is measured by its first frame. Each repair here is a patched
-header to read the file through; none is used before the decoder stopped early.
+and the length of an MP3 without a Xing tag is guessed from its first frame.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import io
 import struct
 from typing import BinaryIO
 
-ENDLESS = 0x7FFFFFFF
+FLAC_TOTAL = (1 << 36) - 1  # the bits of STREAMINFO that count samples; 0 = unknown
 # kbit/s by header index: MPEG-1 layer III, then MPEG-2 and 2.5 layer III (ISO 11172-3, ISO 13818-3).
 BITRATES = (
     (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
@@ -52,78 +51,121 @@ class PatchedFile(io.RawIOBase):
         return len(data)
 
 
-def repaired(file: BinaryIO) -> PatchedFile | None:
-    """The file with an open-ended length in its header, or None where no repair applies."""
+def truthful(file: BinaryIO) -> tuple[BinaryIO | PatchedFile, int | None]:
+    """The file, seen through a corrected header where it is WAV, FLAC or MP3 and announces less than it holds.
+
+    The second value is the number of samples a FLAC header announced, whose length is always left open.
+    """
     file.seek(0)
     head = file.read(1 << 16)
-    size = file.seek(0, io.SEEK_END)
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        return _repaired_wav(file, head, size)
-    if head[:4] == b"fLaC":
-        total = int.from_bytes(head[18:26], "big") & ~((1 << 36) - 1)  # 36 bits of STREAMINFO, 0 = unknown
-        return PatchedFile(file, head[:18] + total.to_bytes(8, "big"), 26)
-    return _repaired_mp3(file, head)
+    if head[:4] == b"fLaC" and len(head) >= 26:
+        facts = int.from_bytes(head[18:26], "big")
+        announced = facts & FLAC_TOTAL
+        return PatchedFile(file, head[:18] + (facts - announced).to_bytes(8, "big"), 26), announced or None
+    patched = _truthful_wav(file, head) if head[:4] == b"RIFF" else _truthful_mp3(file, head)
+    return patched or file, None
 
 
-def wav_completeness(file: BinaryIO) -> float:
-    """Share of the announced WAV samples that the file is long enough to hold; 1 where nothing is known."""
+def is_wav(file: BinaryIO) -> bool:
+    """Whether a file begins as WAV files do."""
     file.seek(0)
-    head = file.read(1 << 16)
-    start, length = _wav_data(head)
+    return file.read(4) == b"RIFF"
+
+
+def share_present(file: BinaryIO) -> float:
+    """Share of the announced WAV or AIFF samples that the file is long enough to hold; 1 for other files."""
+    file.seek(0)
+    start, length = _samples_chunk(file.read(1 << 16))
     if not length or length > 0x7FFF0000:  # what programs write when they do not know yet
         return 1.0
-    return min(1.0, (file.seek(0, io.SEEK_END) - start) / length)
+    return min(1.0, max(0, file.seek(0, io.SEEK_END) - start) / length)
 
 
-def _wav_data(head: bytes) -> tuple[int, int]:
-    """Where the samples start and how many bytes are announced; (0, 0) where there is no data chunk."""
+def ogg_is_cut(file: BinaryIO) -> bool:
+    """Whether the last page of an Ogg file does not say that it is the last."""
+    file.seek(0)
+    if file.read(4) != b"OggS":
+        return False
+    file.seek(max(0, file.seek(0, io.SEEK_END) - (1 << 17)))  # a page has at most 65,307 bytes
+    tail = file.read()
+    page = tail.rfind(b"OggS")
+    header = tail[page : page + 27]
+    if page < 0 or len(header) < 27 or not header[5] & 4:
+        return True
+    lengths = tail[page + 27 : page + 27 + header[26]]
+    return len(tail) < page + 27 + header[26] + sum(lengths)
+
+
+def _samples_chunk(head: bytes) -> tuple[int, int]:
+    """Where the samples of a WAV or AIFF file start and how many bytes are announced; (0, 0) for other files."""
+    layout, name = {b"RIFF": ("<4sI", b"data"), b"FORM": (">4sI", b"SSND")}.get(head[:4], ("", b""))
     at = 12
-    while head[:4] == b"RIFF" and at + 8 <= len(head):
-        name, length = struct.unpack("<4sI", head[at : at + 8])
-        if name == b"data":
+    while layout and at + 8 <= len(head):
+        found, length = struct.unpack(layout, head[at : at + 8])
+        if found == name:
             return at + 8, length
         at += 8 + length + length % 2
     return 0, 0
 
 
-def _repaired_wav(file: BinaryIO, head: bytes, size: int) -> PatchedFile | None:
-    start, length = _wav_data(head)
-    if not start or _chunks_follow(file, start + length + length % 2, size):
-        return None  # the rest is tags, not audio
+def _truthful_wav(file: BinaryIO, head: bytes) -> PatchedFile | None:
+    start, length = _samples_chunk(head)
+    if not start or _chunks_follow(file, start + length + length % 2, file.seek(0, io.SEEK_END)):
+        return None  # it ends as announced, or in tags
     endless = struct.pack("<I", 0xFFFFFFFF)
     return PatchedFile(file, head[:4] + endless + head[8 : start - 4] + endless, start)
 
 
 def _chunks_follow(file: BinaryIO, at: int, size: int) -> bool:
-    """Whether RIFF chunks, end to end, fill the file from `at` on (an odd tail of a few bytes is common)."""
+    """Whether RIFF chunks, end to end, fill the file from `at` on; a few bytes may be left, or missing."""
     while at + 8 <= size:
         file.seek(at)
         name, length = struct.unpack("<4sI", file.read(8))
-        if not name.isascii() or not name.decode().isprintable():
+        if not all(32 <= byte < 127 for byte in name):
             return False
         at += 8 + length + length % 2
-    return at <= size + 1
+        if at > size + 1:
+            return False
+    return True
 
 
-def _repaired_mp3(file: BinaryIO, head: bytes) -> PatchedFile | None:
-    start = 0
-    if head[:3] == b"ID3":
-        a, b, c, d = head[6:10]
-        start = 10 + (a << 21 | b << 14 | c << 7 | d)
-        file.seek(start)
-        head = head[:start] + file.read(4096) if start > len(head) - 4096 else head
-    frame = head[start : start + 4]
-    if len(frame) < 4 or frame[0] != 0xFF or frame[1] & 0xE6 != 0xE2:  # sync and layer III
+def _mp3_frame(header: bytes) -> tuple[int, int] | None:
+    """Length in bytes of a layer III frame, and where in it a Xing tag would stand; None if it is no frame."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:  # sync and layer III
         return None
-    version, mono = frame[1] >> 3 & 3, frame[3] >> 6 == 3
-    bitrate, rate = frame[2] >> 4, frame[2] >> 2 & 3
+    version, bitrate, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
     if version == 1 or rate == 3 or bitrate in (0, 15):
         return None
-    tag = start + 4 + {(True, False): 32, (True, True): 17, (False, False): 17, (False, True): 9}[version == 3, mono]
-    if head[tag : tag + 4] in (b"Xing", b"Info") and head[tag + 7] & 1:
-        return PatchedFile(file, head[: tag + 8] + struct.pack(">I", ENDLESS), tag + 12)
-    # No tag: put a silent tag frame, of the first frame's own format, before everything.
     scale = 144_000 if version == 3 else 72_000
-    length = scale * BITRATES[version != 3][bitrate] // RATES[version][rate] + (frame[2] >> 1 & 1)
-    info = bytes(frame) + bytes(tag - start - 4) + b"Info" + struct.pack(">II", 1, ENDLESS)
-    return PatchedFile(file, info + bytes(length - len(info)), start) if length > len(info) else None
+    length = scale * BITRATES[version != 3][bitrate] // RATES[version][rate] + (header[2] >> 1 & 1)
+    mono = header[3] >> 6 == 3
+    side_info = (17 if mono else 32) if version == 3 else (9 if mono else 17)
+    return length, 4 + side_info
+
+
+def _truthful_mp3(file: BinaryIO, head: bytes) -> PatchedFile | None:
+    start = 0
+    if head[:3] == b"ID3" and len(head) > 9:
+        a, b, c, d = head[6:10]
+        start = 10 + (a << 21 | b << 14 | c << 7 | d)
+    file.seek(start)
+    data = file.read()
+    first = _mp3_frame(data[:4])
+    if first is None:
+        return None
+    length, tag = first
+    counted = _count_frames(data)
+    if data[tag : tag + 4] in (b"Xing", b"Info") and data[tag + 7] & 1:
+        (announced,) = struct.unpack(">I", data[tag + 8 : tag + 12])
+        head = data[: tag + 8] + struct.pack(">I", counted - 1)
+        return PatchedFile(file, bytes(start) + head, start + tag + 12) if announced < counted - 1 else None
+    # No tag: put one before everything, in a silent frame of the first frame's own format.
+    info = data[:4] + bytes(tag - 4) + b"Info" + struct.pack(">II", 1, counted)
+    return PatchedFile(file, info + bytes(length - len(info)), start) if length >= len(info) else None
+
+
+def _count_frames(data: bytes) -> int:
+    count = at = 0
+    while frame := _mp3_frame(data[at : at + 4]):
+        count, at = count + 1, at + frame[0]
+    return count

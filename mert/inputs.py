@@ -37,7 +37,7 @@ def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None) -> Plan
     passed_over: Counter[str] = Counter()
     named: list[tuple[Path, Path]] = []
     for path in inputs:
-        if path.is_dir():
+        if os.path.isdir(path):
             named += [(found, found.relative_to(path)) for found in _audio_under(path, passed_over)]
         else:
             named.append((path, Path(path.name)))
@@ -47,7 +47,9 @@ def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None) -> Plan
     for source, relative in named:
         output = out / relative.with_name(relative.name + ".npz")
         if output in outputs and outputs[output] != source:
-            raise UsageError(output, f"two inputs for one output: {outputs[output]} and {source}", "give one a new name")
+            raise UsageError(
+                output, f"two inputs for one output: {outputs[output]} and {source}", "give one a new name"
+            )
         outputs[output] = source
     if not outputs:
         raise UsageError(out, f"no audio files among the inputs ({_counted(passed_over)})", "name files to try them")
@@ -70,7 +72,11 @@ def shard_of(jobs: tuple[Job, ...], shard: str) -> tuple[Job, ...]:
 def _audio_under(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
     """Audio files below a folder, sorted; links to folders are followed once, so that loops end."""
     seen: set[str] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
+
+    def unreadable(error: OSError) -> None:
+        passed_over["unreadable folders"] += 1
+
+    for root, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         real = os.path.realpath(root)
         if real in seen:
             passed_over["linked folders seen before"] += 1
@@ -81,7 +87,11 @@ def _audio_under(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
         for name in sorted(files):
             suffix = os.path.splitext(name)[1].lower()
             if suffix in SUFFIXES:
-                yield Path(root, name)
+                path = Path(root, name)
+                if path.is_fifo():  # opening it would wait for ever
+                    passed_over["pipes"] += 1
+                else:
+                    yield path
             else:
                 passed_over[suffix or "no suffix"] += 1
 
@@ -89,7 +99,7 @@ def _audio_under(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
 def _listed(listing: Path) -> list[tuple[Path, Path]]:
     """Paths of a list file; outputs mirror them below their common folder."""
     try:
-        lines = listing.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        lines = listing.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
     except OSError as error:
         raise UsageError(listing, str(error.strerror).lower(), "give a text file with one path a line") from None
     paths = [Path(line) for line in lines if line.strip()]

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +27,7 @@ from mert.embed import Embedder, Layers
 from mert.errors import MertError, OutputError
 from mert.features import Features, Pool
 from mert.inputs import Job
-from mert.npz import FrameWriter
+from mert.npz import FrameWriter, sweep
 
 Row = dict[str, Any]
 
@@ -75,11 +78,12 @@ class EmbedStage:
         recording = Recording(job.source)
         try:
             if self.options.skip_existing and self._is_made(job, row):
+                sweep(Path(job.output).parent)
                 return row | {"status": "skipped"}
             row["frames"] = self._embed(recording, job)
         except MertError as error:
             row |= {"status": "failed", "error": str(error)}
-        except (OSError, RuntimeError, MemoryError) as error:
+        except Exception as error:  # whatever a file does to its decoder, the others go on
             row |= {"status": "failed", "error": f"{job.source}: {type(error).__name__}: {error}"}
         row["warnings"] += recording.warnings
         return row | {"seconds": recording.seconds, "elapsed_s": time.perf_counter() - started}
@@ -113,8 +117,8 @@ class EmbedStage:
             return False
         try:
             made = Features.load_meta(job.output)
-        except OutputError as error:
-            row["warnings"].append(f"made again: {error.reason}")
+        except (OutputError, ValueError, TypeError) as error:
+            row["warnings"].append(f"made again: {getattr(error, 'reason', 'not a features file')}")
             return False
         wanted = self.embedder.meta(Recording(job.source), self.settings) | self._identity(job)
         wanted["layers"] = list(self.embedder.names(self.settings))
@@ -143,8 +147,16 @@ def _start_worker(options: EmbedOptions, threads: int) -> None:
     import torch
 
     global _stage
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _stage = EmbedStage(options)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
 
 
 def _work(job: Job) -> Row:
@@ -152,33 +164,45 @@ def _work(job: Job) -> Row:
 
 
 def _run_processes(jobs: Iterable[Job], options: EmbedOptions, workers: int) -> Iterator[Row]:
+    left = deque(jobs)
+    while left:
+        for job in (yield from _run_pool(left, options, workers)):  # each may have killed a worker: try them alone
+            if (yield from _run_pool(deque([job]), options, 1)):
+                error = f"{job.source}: the worker process died; try --workers 1 or fewer layers"
+                yield asdict(job) | {"status": "failed", "seconds": 0.0, "frames": 0, "warnings": [],
+                                     "error": error, "elapsed_s": 0.0}  # fmt: skip
+
+
+def _run_pool(left: deque[Job], options: EmbedOptions, workers: int) -> Generator[Row, None, list[Job]]:
+    """Take jobs from `left` until none are; returns early, with the jobs then at work, where a worker dies."""
     threads = max(1, (os.cpu_count() or 1) // workers)
-    left, done = dict.fromkeys(jobs), 1
-    while left and done:  # a killed worker breaks its pool: go on with a new one, as long as something gets done
-        done = 0
-        with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (options, threads)) as pool:
-            futures = {pool.submit(_work, job): job for job in left}
-            try:
-                for future in as_completed(futures):
+    running: dict[Future[Row], Job] = {}
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (options, threads)) as pool:
+        try:
+            while left or running:
+                while left and len(running) < 2 * workers:  # no more, so that Ctrl-C need not wait for all
+                    running[pool.submit(_work, left[0])] = left[0]
+                    left.popleft()
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
                     row = future.result()
-                    done += 1
-                    del left[futures[future]]
+                    del running[future]
                     yield row
-            except BrokenProcessPool:
-                continue
-    for job in left:
-        yield asdict(job) | {"status": "failed", "seconds": 0.0, "frames": 0, "warnings": [], "elapsed_s": 0.0,
-                             "error": f"{job.source}: the worker process died; try --workers 1 or fewer layers"}  # fmt: skip
+        except BrokenProcessPool:
+            pass
+    return list(running.values())
 
 
 class _RayStage:
     """The same stage as Ray Data calls it: a batch of one job in, one row out."""
 
-    def __init__(self, options: EmbedOptions) -> None:
+    def __init__(self, options: EmbedOptions, folder: str) -> None:
+        with suppress(OSError):  # where relative paths start; a node that has no such folder needs absolute ones
+            os.chdir(folder)
         self.stage = EmbedStage(options)
 
     def __call__(self, row: Row) -> Row:
-        return {"row": json.dumps(self.stage(Job(row["source"], row["output"])))}
+        return {"row": json.dumps(self.stage(Job(**json.loads(row["job"]))))}
 
 
 def _run_ray(jobs: Iterable[Job], options: EmbedOptions, workers: int) -> Iterator[Row]:
@@ -189,9 +213,11 @@ def _run_ray(jobs: Iterable[Job], options: EmbedOptions, workers: int) -> Iterat
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
-    here = str(Path.cwd())
-    items = [{"source": os.path.join(here, job.source), "output": os.path.join(here, job.output)} for job in jobs]
-    table = ray.data.from_items(items)
-    rows = table.map(_RayStage, fn_constructor_args=(options,), concurrency=workers, num_cpus=1)
+    items = [{"job": json.dumps(asdict(job))} for job in jobs]  # JSON, because Arrow takes no names that are not UTF-8
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    table = ray.data.from_items(items, override_num_blocks=max(1, min(len(items), 1000)))
+    actors = ray.data.ActorPoolStrategy(size=workers)
+    stage: Any = _RayStage
+    rows = table.map(stage, fn_constructor_args=(options, os.getcwd()), compute=actors, num_cpus=1)
     for row in rows.iter_rows():
         yield json.loads(row["row"])

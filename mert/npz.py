@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import socket
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +22,10 @@ import numpy as np
 from mert.errors import OutputError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that equal contents are equal bytes
+_HOST = socket.gethostname()[:32]
+_TEMPORARY = re.compile(rf"\.[0-9a-f]{{12}}\.{re.escape(_HOST)}\.(\d+)\.[0-9a-f]{{8}}\.tmp")
+_swept: set[Path] = set()
+_sweeping = threading.Lock()
 
 
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
@@ -34,9 +40,7 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_npz(
-    path: str | Path, required: tuple[str, ...], leave_out: tuple[str, ...] = ()
-) -> dict[str, np.ndarray]:
+def read_npz(path: str | Path, required: tuple[str, ...], leave_out: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """Read what `write_npz` wrote: no pickle, no compression (an npz may be a bomb), all `required` keys.
 
     Arrays to `leave_out` need to be there, but are not read.
@@ -46,12 +50,8 @@ def read_npz(
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("it is compressed")
             names = [name.removesuffix(".npy") for name in archive.namelist()]
-            arrays = {
-                name: np.lib.format.read_array(archive.open(f"{name}.npy"), allow_pickle=False)
-                for name in names
-                if name not in leave_out
-            }
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            arrays = {name: _read_array(archive, name) for name in names if name not in leave_out}
+    except Exception as error:  # what damaged archives raise has no common type
         raise OutputError(path, f"not a features file ({error})", "embed the recording again") from None
     if missing := [key for key in required if key not in names]:
         raise OutputError(path, f"not a features file (no {', '.join(missing)})", "embed the recording again")
@@ -146,27 +146,44 @@ def _entry(name: str) -> zipfile.ZipInfo:
     return zipfile.ZipInfo(f"{name}.npy", date_time=_EPOCH)
 
 
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(f"{name}.npy") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
 def _write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
     with archive.open(_entry(name), "w", force_zip64=True) as out:
         np.lib.format.write_array(out, np.asarray(array, order="C"), allow_pickle=False)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what dead processes of this machine left half-written in a folder, once a process."""
+    folder = folder.absolute()
+    with _sweeping:
+        if folder in _swept:
+            return
+        for left in folder.glob(".*.tmp"):
+            match = _TEMPORARY.fullmatch(left.name)
+            if match and not _alive(int(match[1])):
+                shutil.rmtree(left, ignore_errors=True)
+        _swept.add(folder)
+
+
 def _temporary_folder(path: Path) -> Path:
-    """A new hidden folder beside `path`; those that dead processes of this machine left for it are removed."""
-    key = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}.{socket.gethostname()[:32]}."
-    for left in path.parent.glob(f"{key}*.tmp"):
-        if not _alive(int(left.name.removeprefix(key).split(".")[0])):
-            shutil.rmtree(left, ignore_errors=True)
-    folder = path.parent / f"{key}{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    """A new hidden folder beside `path`."""
+    sweep(path.parent)
+    key = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+    folder = path.parent / f".{key}.{_HOST}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     folder.mkdir()
     return folder
 
 
 def _alive(pid: int) -> bool:
+    """Whether another process has this id; before its sweep of a folder, this one has written nothing there."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:
         return True
-    return True
+    return pid != os.getpid()

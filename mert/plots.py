@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def plot_ssm(features: Features, layer: str | int | None = None, axes: Axes | No
     segments_SD = segments_SD - segments_SD.mean(axis=0)
     segments_SD /= np.linalg.norm(segments_SD, axis=1, keepdims=True) + 1e-9
     axes = axes or new_axes()
-    begin, end = features.times[0], features.times[-1]
+    begin, end = 0.0, features.times[-1] + features.times[0]
     image = axes.imshow(
         segments_SD @ segments_SD.T, origin="lower", extent=(begin, end, begin, end), cmap="magma", vmin=-1, vmax=1
     )
@@ -57,7 +57,7 @@ def plot_ssm(features: Features, layer: str | int | None = None, axes: Axes | No
 
 def save_ssm(features: Features, path: str | Path, layer: str | int | None = None) -> None:
     """Draw `plot_ssm` to a file; the suffix says the format."""
-    axes = plot_ssm(features, layer)
+    figure: Any = plot_ssm(features, layer).figure
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # song titles hold any script
-        axes.figure.savefig(path, dpi=120)  # type: ignore[call-arg]
+        figure.savefig(path, dpi=120)

@@ -85,7 +85,7 @@ class Windowing:
         window_s = default_s if window is None else window
         if not (math.isfinite(window_s) and (frames := clock.n_frames(round(window_s * clock.rate_hz)))):
             raise ValueError(f"a window of {window_s} s has no frame: give at least {clock.field} samples")
-        hop_frames = frames if hop is None else round(hop * clock.rate_hz / clock.stride)
+        hop_frames = frames if hop is None else round(hop * clock.rate_hz / clock.stride) if math.isfinite(hop) else 0
         if not 1 <= hop_frames <= frames:
             raise ValueError(
                 f"a hop of {hop} s is {hop_frames} frames: give 1 to {frames} frames of "

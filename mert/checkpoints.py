@@ -1,0 +1,350 @@
+"""Weights in files: our format, Hugging Face and fairseq checkpoints in; our format and HuBERT exports out.
+
+Safetensors holds no code. `.bin` and `.pt` files are pickles, which can run anything when read naively: here
+their opcodes are screened, every class but tensors and plain containers becomes an inert stub, and only the
+tensors that a model asks for are read.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mert import formats
+from mert.config import MertConfig
+from mert.errors import CheckpointError
+from mert.files import read_json, sha256_file, write_json, write_whole
+from mert.model import Mert
+
+AGAIN = "download the file again"
+MAX_OBJECTS_BYTES = 8 * 2**20  # of a data.pkl; that of a full fairseq checkpoint has less than 1 MB
+_UNREADABLE = (SafetensorError, ValueError, RuntimeError, EOFError, OSError, zipfile.BadZipFile)
+_DTYPES = {
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.DoubleStorage": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights under our names in float32, the configuration they need, and where both came from."""
+
+    config: MertConfig
+    state: dict[str, Tensor]
+    dropped: tuple[str, ...]
+    weights_file: Path
+    sha256: str
+    source_format: str
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How many tensors found their place.
+
+    >>> print(LoadReport(211, 211, ("final_proj.bias",)))
+    211 of 211 tensors, 1 of training heads dropped
+    """
+
+    loaded: int
+    total: int
+    dropped: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        heads = f", {len(self.dropped)} of training heads dropped" if self.dropped else ""
+        return f"{self.loaded} of {self.total} tensors{heads}"
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a folder (ours or Hugging Face), a `.safetensors` or `.bin` file beside its config.json, or a `.pt`.
+
+    The `.pt` is fairseq's. Raises CheckpointError for whatever is missing, damaged, or not a MERT.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path, None)
+    if not path.is_file():
+        raise CheckpointError(path, "no such file or folder", "check the path")
+    if path.suffix == ".pt":
+        return _read_fairseq(path)
+    if path.suffix in (".safetensors", ".bin"):
+        return _read_folder(path.parent, path)
+    raise CheckpointError(path, "unknown kind of file", "give a folder, .safetensors, .bin or fairseq .pt")
+
+
+def load_state(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
+    """Copy the weights into `model`: all of them, and nothing else.
+
+    Raises CheckpointError that names missing, extra and misshapen tensors, and the first one with NaN or Inf.
+    A model on the meta device takes the checkpoint's own tensors instead of copies.
+    """
+    own, given, file = model.state_dict(), checkpoint.state, checkpoint.weights_file
+    wrong = [f"missing {name} {list(own[name].shape)}" for name in own if name not in given]
+    wrong += [f"extra {name} {list(given[name].shape)}" for name in given if name not in own]
+    wrong += [
+        f"{name} has shape {list(given[name].shape)} where the model has {list(own[name].shape)}"
+        for name in own
+        if name in given and given[name].shape != own[name].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        reason = f"weights do not fit the configuration: {', '.join(wrong[:8])}{more}"
+        raise CheckpointError(file, reason, "use the weights and the config.json of one checkpoint")
+    for name, tensor in given.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(file, f"{name} holds NaN or Inf", "use an earlier checkpoint")
+    model.load_state_dict(given, assign=any(tensor.is_meta for tensor in own.values()))
+    return LoadReport(len(given), len(own), checkpoint.dropped)
+
+
+def load_model(path: str | Path) -> tuple[Mert, Checkpoint, LoadReport]:
+    """A `Mert` in eval mode with the weights of `path`; no memory is taken before all shapes are known to fit."""
+    checkpoint = read_checkpoint(path)
+    with torch.device("meta"):
+        model = Mert(checkpoint.config)
+    report = load_state(model, checkpoint)
+    return model.eval(), checkpoint, report
+
+
+def write_model(model: Mert, folder: str | Path) -> Path:
+    """Write our format: config.json and model.safetensors, each whole or not at all; returns the folder."""
+    return _write(folder, dict(model.state_dict()), {"config.json": formats.to_mert_hub(model.config)})
+
+
+def export_hubert(model: Mert, folder: str | Path) -> Path:
+    """Write a folder that plain `transformers.AutoModel` loads, without remote code; returns the folder."""
+    table = formats.names(model.config, "huggingface")
+    state = {table[name]: tensor for name, tensor in model.state_dict().items()}
+    config, preprocessor = formats.to_huggingface(model.config), formats.to_preprocessor(model.config)
+    return _write(folder, state, {"preprocessor_config.json": preprocessor, "config.json": config})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all; OutputError if the disk refuses."""
+    with write_whole(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={"format": "pt", **(metadata or {})})
+        except SafetensorError as error:  # it hides the OSError of a full disk
+            raise OSError(str(error)) from error
+
+
+def _write(folder: str | Path, state: dict[str, Tensor], documents: dict[str, dict[str, Any]]) -> Path:
+    folder = Path(folder)
+    tensors = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in state.items()}
+    write_tensors(folder / "model.safetensors", tensors)
+    for name, values in documents.items():
+        write_json(folder / name, values)
+    return folder
+
+
+class _Source(NamedTuple):
+    """An open weights file: its plain objects, the shape of each tensor, and a function that reads one."""
+
+    objects: Any
+    shapes: dict[str, tuple[int, ...]]
+    read: Callable[[str], Tensor]
+
+
+def _read_folder(folder: Path, weights: Path | None) -> Checkpoint:
+    file = folder / "config.json"
+    values = read_json(file)
+    ours = values.get("format") == "mert-hub"
+    choices = ["model.safetensors"] if ours else ["model.safetensors", "pytorch_model.bin"]
+    weights = weights or next((folder / name for name in choices if (folder / name).is_file()), None)
+    if weights is None:
+        raise CheckpointError(folder, f"holds no {' or '.join(choices)}", "download the weights into it")
+    if ours:
+        config = formats.from_mert_hub(values, str(file))
+    else:
+        extra = folder / "preprocessor_config.json"
+        config = formats.from_huggingface(values, read_json(extra) if extra.is_file() else None, str(file))
+    with _open_safetensors(weights) if weights.suffix == ".safetensors" else _open_torch(weights) as source:
+        return _checkpoint(source, config, weights, None if ours else "huggingface")
+
+
+def _read_fairseq(path: Path) -> Checkpoint:
+    with _open_torch(path, "model") as source:
+        settings = {key: source.objects.get(key) for key in ("cfg", "args")}
+        config = formats.from_fairseq(source.shapes, settings, str(path))
+        return _checkpoint(source, config, path, "fairseq")
+
+
+def _checkpoint(
+    source: _Source, config: MertConfig, weights: Path, style: formats.Style | None
+) -> Checkpoint:
+    renamed, dropped = formats.to_ours(source.shapes, config, style, str(weights))
+    state = {}
+    for found, name in renamed.items():
+        try:
+            tensor = source.read(found)
+        except _UNREADABLE as error:
+            raise CheckpointError(weights, f"{found} cannot be read ({error})", AGAIN) from error
+        if not tensor.is_floating_point():
+            raise CheckpointError(weights, f"{found} is {tensor.dtype}", "use floating-point weights")
+        state[name] = tensor.to(torch.float32, copy=True)  # the file may change under a mapped tensor
+    return Checkpoint(config, state, dropped, weights, sha256_file(weights), style or "mert-hub")
+
+
+@contextmanager
+def _open_safetensors(path: Path) -> Iterator[_Source]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            yield _Source({}, shapes, file.get_tensor)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(path, f"is not a safetensors file ({error})", AGAIN) from error
+
+
+@contextmanager
+def _open_torch(path: Path, key: str | None = None) -> Iterator[_Source]:
+    """A zip file of `torch.save`; the state dict is its entry `key`, or all of it for None."""
+    if not zipfile.is_zipfile(path):
+        reason = "is not a torch zip file: truncated, a bare pickle, or written by torch < 1.6"
+        raise CheckpointError(path, reason, "download it again, or re-save it with a current torch")
+    with zipfile.ZipFile(path) as archive:
+        try:
+            prefix = _check_archive(archive, path.stat().st_size)
+            objects = _read_objects(archive, prefix)
+        except Exception as error:  # what malformed opcodes raise is not bounded by any common type
+            raise CheckpointError(path, f"cannot be read ({error})", AGAIN) from error
+        state = objects.get(key) if isinstance(objects, dict) and key else objects
+        if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+            raise CheckpointError(path, "holds no state dict" + (f" {key!r}" if key else ""), AGAIN)
+        odd = [name for name, value in state.items() if not isinstance(value, _Lazy)]
+        if odd:
+            raise CheckpointError(path, f"{odd[0]} is not a tensor", "use a checkpoint of weights only")
+        shapes = {name: lazy.shape for name, lazy in state.items()}
+        yield _Source(objects, shapes, lambda name: _read_tensor(archive, prefix, state[name]))
+
+
+class _Storage(NamedTuple):
+    dtype: torch.dtype | None
+    key: str
+    numel: int
+
+
+class _Stub:
+    """What an unknown class becomes: it keeps what it is given and does nothing."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> Any:
+        self = object.__new__(cls)
+        vars(self).update(args=args, state=None, children=[])
+        return self
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        vars(self)["state"] = state
+
+    def __setitem__(self, key: object, value: object) -> None:
+        vars(self)["children"].append({key: value})
+
+    def extend(self, values: list[object]) -> None:
+        vars(self)["children"].extend(values)
+
+
+class _Dict(dict[Any, Any]):
+    """An OrderedDict without its attributes (torch hangs `_metadata` on state dicts)."""
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Lazy(_Stub):
+    """A tensor that is not read yet: a strided view of a storage."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __new__(cls, storage: object, offset: object, shape: Any, strides: Any, *rest: object) -> Any:
+        self = super().__new__(cls)
+        if not isinstance(storage, _Storage) or not all(_is_count(n) for n in (offset, *shape, *strides)):
+            raise ValueError("malformed tensor")
+        vars(self).update(storage=storage, offset=offset, shape=tuple(shape), strides=tuple(strides))
+        return self
+
+
+class _Parameter(_Stub):
+    def __new__(cls, data: object, *rest: object) -> Any:
+        return data
+
+
+_KNOWN: dict[str, type] = {
+    "collections.OrderedDict": _Dict,
+    "torch._utils._rebuild_tensor": _Lazy,
+    "torch._utils._rebuild_tensor_v2": _Lazy,
+    "torch._utils._rebuild_parameter": _Parameter,
+}
+
+
+class _Objects(pickle.Unpickler):
+    """Builds tensors not yet read, plain containers, and stubs."""
+
+    def find_class(self, module: str, name: str) -> type:
+        path = f"{module}.{name}"
+        return _KNOWN.get(path) or type(name, (_Stub,), {"path": path})
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        _, kind, key, _, numel = pid
+        if not isinstance(key, str) or not _is_count(numel):
+            raise ValueError("malformed storage")
+        return _Storage(_DTYPES.get(getattr(kind, "path", "")), key, numel)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _read_objects(archive: zipfile.ZipFile, prefix: str) -> Any:
+    if f"{prefix}/byteorder" in archive.namelist() and archive.read(f"{prefix}/byteorder") != b"little":
+        raise ValueError("byte order is not little")
+    data = archive.read(f"{prefix}/data.pkl")
+    for opcode, argument, _ in pickletools.genops(data):
+        memo = "PUT" in opcode.name and int(argument or 0) > len(data)  # a table that long
+        if memo or opcode.name.startswith("EXT") or opcode.name == "BYTEARRAY8":
+            raise ValueError(f"suspicious opcode {opcode.name}")
+    return _Objects(io.BytesIO(data)).load()
+
+
+def _check_archive(archive: zipfile.ZipFile, size: int) -> str:
+    """The folder inside a torch zip; ValueError unless its entries are stored, distinct and fit the file."""
+    entries = archive.infolist()
+    if any(e.compress_type != zipfile.ZIP_STORED or e.compress_size != e.file_size for e in entries):
+        raise ValueError("an entry is compressed")
+    if sum(e.file_size for e in entries) > size or len({e.filename for e in entries}) < len(entries):
+        raise ValueError("entries overlap")
+    objects = [e for e in entries if e.filename.endswith("/data.pkl") and e.filename.count("/") == 1]
+    if len(objects) != 1 or objects[0].file_size > MAX_OBJECTS_BYTES:
+        raise ValueError("no data.pkl of reasonable size")
+    return objects[0].filename.split("/")[0]
+
+
+def _read_tensor(archive: zipfile.ZipFile, prefix: str, lazy: _Lazy) -> Tensor:
+    (dtype, key, total), numel = lazy.storage, math.prod(lazy.shape)
+    if dtype is None:
+        raise ValueError("not a floating-point tensor")
+    reach = lazy.offset + sum((n - 1) * step for n, step in zip(lazy.shape, lazy.strides, strict=True)) + 1
+    entry = archive.NameToInfo.get(f"{prefix}/data/{key}")
+    if entry is None or entry.file_size != total * dtype.itemsize:
+        raise ValueError(f"its {total} numbers are not in the file")
+    if not 0 < numel <= total or reach > total:
+        raise ValueError(f"shape {list(lazy.shape)} does not fit its {total} numbers")
+    flat = torch.frombuffer(bytearray(archive.read(entry)), dtype=dtype)
+    return flat.as_strided(lazy.shape, lazy.strides, lazy.offset)

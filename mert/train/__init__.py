@@ -1,0 +1,1 @@
+"""Pretraining: the only part of mert that may import teachers."""

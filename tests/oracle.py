@@ -1,0 +1,35 @@
+"""transformers' HubertModel with the weights of a Mert: the oracle of the parity tests, never used at run time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mert.formats import names, to_huggingface
+from mert.model import Mert
+
+
+class Hubert:
+    """HubertModel(SDPA) of the same shape and weights; `states` gives all hidden states."""
+
+    def __init__(self, model: Mert) -> None:
+        transformers = pytest.importorskip("transformers", reason="the oracle comes with the full environment")
+        config = transformers.HubertConfig(**to_huggingface(model.config), attn_implementation="sdpa")
+        self.model = transformers.HubertModel(config).eval()
+        theirs = names(model.config, "huggingface")
+        state = {theirs[name]: tensor for name, tensor in model.state_dict().items()}
+        self.model.load_state_dict(state, strict=True)
+
+    @torch.inference_mode()
+    def states(self, wave_BN: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        return self.model(wave_BN, attention_mask=mask, output_hidden_states=True).hidden_states
+
+
+def worst(got: list[Tensor] | tuple[Tensor, ...], wanted: list[Tensor] | tuple[Tensor, ...]) -> float:
+    """Largest difference over all states, in units of DESIGN rule 3: max(1, rms of that layer)."""
+    assert len(got) == len(wanted)
+    return max(
+        float((a.double() - b.double()).abs().max() / b.double().pow(2).mean().sqrt().clamp(min=1))
+        for a, b in zip(got, wanted, strict=True)
+    )

@@ -1,0 +1,89 @@
+"""The house rules: budgets of size, who imports whom, what may not appear in the source."""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("mert", "teachers", "probes", "mir_benchmarks")
+SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+TEXTS = [*SOURCES, *ROOT.glob("*.md"), *(ROOT / "notebooks").rglob("*.ipynb")]
+
+
+def functions(path: Path) -> list[tuple[str, int]]:
+    tree = ast.parse(path.read_text())
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    return [(f"{path.name}:{node.name}", (node.end_lineno or 0) - node.lineno + 1) for node in found]
+
+
+def test_files_are_short() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in SOURCES}
+    assert {name: n for name, n in lengths.items() if n > 350} == {}
+    assert statistics.median(lengths.values()) <= 150
+
+
+def test_functions_are_short() -> None:
+    lengths = dict(function for path in SOURCES for function in functions(path))
+    assert {name: n for name, n in lengths.items() if n > 65} == {}
+    assert statistics.median(lengths.values()) <= 12
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"torch\.load", r"\bpickle\b", r"allow_pickle=True", r"shell=True", r"\beval\(", r"\bexec\(",
+                r"yaml\.load\(", r"trust_remote_code", r"os\.system"],
+)  # fmt: skip
+def test_nothing_in_the_source_runs_data(pattern: str) -> None:
+    allowed = {"pickle": {"checkpoints.py"}, r"\bpickle\b": {"checkpoints.py"}, r"\beval\(": set()}.get(pattern, set())
+    found = []
+    for path in SOURCES:
+        for line in path.read_text().splitlines():
+            code = line.replace(".eval()", "")
+            is_text = '"""' in line or line.lstrip().startswith("#") or "no pickle" in line
+            if re.search(pattern, code) and path.name not in allowed and not is_text:
+                found.append(f"{path.relative_to(ROOT)}: {line.strip()}")
+    assert found == []
+
+
+def test_nobody_is_sent_to_the_strangers_package() -> None:
+    for path in TEXTS:
+        assert not re.search(r"pip install mert(\[| |$)", path.read_text(), re.MULTILINE), path
+
+
+def test_no_machine_of_ours_is_named() -> None:
+    for path in [*TEXTS, *(ROOT / "tests").rglob("*.py"), ROOT / "Makefile", ROOT / "pyproject.toml"]:
+        assert not re.search(r"/(work|root|home)/[a-z]", path.read_text()), path
+
+
+def test_import_contract() -> None:
+    pytest.importorskip("importlinter")
+    command = [str(Path(sys.executable).parent / "lint-imports")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_mert_knows_teachers_only_where_it_trains() -> None:
+    ours = re.compile(r"^\s*(?:from|import) (teachers|probes|mir_benchmarks)\b", re.MULTILINE)
+    for path in (ROOT / "mert").rglob("*.py"):
+        found = set(ours.findall(path.read_text()))
+        assert found <= ({"teachers"} if "train" in path.parts else set()), path
+
+
+def test_using_a_model_needs_the_light_packages_only() -> None:
+    heavy = ["transformers", "torchaudio", "nnAudio", "sklearn", "datasets", "fairseq2", "matplotlib", "av", "ray"]
+    code = "import sys, numpy, mert; mert.random_model().embed(numpy.ones(9000), sr=24000);"
+    code += f"print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
