@@ -241,15 +241,15 @@ class PyAvDecoder:
             raise AudioError(name, f"not audio that can be decoded ({error})", "check or convert the file") from None
         self.rate_hz, self.channels = stream.rate, stream.channels
         self.claimed_s = float(stream.duration * stream.time_base) if stream.duration else np.inf
-        self._planar = av.AudioResampler(format="fltp")
+        self._packed = av.AudioResampler(format="flt")  # planar frames of many channels crash PyAV 18
 
     def read(self) -> Iterator[np.ndarray]:
         n = 0
         try:
             for frame in self._container.decode(audio=0):
-                for planar in self._planar.resample(frame):
-                    n += planar.samples
-                    yield planar.to_ndarray().T
+                for packed in self._packed.resample(frame):
+                    n += packed.samples
+                    yield packed.to_ndarray().reshape(-1, packed.layout.nb_channels).copy()
         except self._error as error:
             if not n:
                 raise AudioError(self._name, f"nothing could be decoded ({error})", "check the file") from None

@@ -183,9 +183,7 @@ def _read_fairseq(path: Path) -> Checkpoint:
         return _checkpoint(source, config, path, "fairseq")
 
 
-def _checkpoint(
-    source: _Source, config: MertConfig, weights: Path, style: formats.Style | None
-) -> Checkpoint:
+def _checkpoint(source: _Source, config: MertConfig, weights: Path, style: formats.Style | None) -> Checkpoint:
     renamed, dropped = formats.to_ours(source.shapes, config, style, str(weights))
     state = {}
     for found, name in renamed.items():

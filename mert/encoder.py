@@ -19,9 +19,7 @@ class PositionalConv(nn.Module):
     def __init__(self, config: MertConfig) -> None:
         super().__init__()
         kernel = config.position_kernel
-        conv = nn.Conv1d(
-            config.dim, config.dim, kernel, padding=kernel // 2, groups=config.position_groups
-        )
+        conv = nn.Conv1d(config.dim, config.dim, kernel, padding=kernel // 2, groups=config.position_groups)
         nn.init.normal_(conv.weight, std=(4 / (kernel * config.dim)) ** 0.5)
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         self.conv = nn.utils.parametrizations.weight_norm(conv, dim=2)
@@ -46,9 +44,7 @@ class Attention(nn.Module):
             for linear in (self.query, self.key, self.value)
         )
         dropout = self.dropout if self.training else 0.0
-        mixed_BHTE = F.scaled_dot_product_attention(
-            q_BHTE, k_BHTE, v_BHTE, attn_mask=valid_B11T, dropout_p=dropout
-        )
+        mixed_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, attn_mask=valid_B11T, dropout_p=dropout)
         return self.out(mixed_BHTE.transpose(1, 2).flatten(2))
 
 

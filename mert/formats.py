@@ -179,9 +179,7 @@ def to_preprocessor(config: MertConfig) -> dict[str, Any]:
     }
 
 
-def from_fairseq(
-    shapes: Mapping[str, tuple[int, ...]], cfg: object = None, source: str = "model.pt"
-) -> MertConfig:
+def from_fairseq(shapes: Mapping[str, tuple[int, ...]], cfg: object = None, source: str = "model.pt") -> MertConfig:
     """Infer the configuration from tensor shapes, and what shapes do not tell from the training `cfg`."""
     for key, value in {"deepnorm": True, "conv_bias": True, "feature_extractor_cqt": True,
                        "conv_pos_batch_norm": True, "extractor_mode": "layer_norm"}.items():  # fmt: skip
@@ -196,9 +194,7 @@ def from_fairseq(
         raise CheckpointError(source, reason, "give a MERT checkpoint")
     ffn_dim, dim = shapes["encoder.layers.0.fc1.weight"]
     n_layers = sum(bool(re.fullmatch(r"encoder\.layers\.\d+\.fc1\.weight", name)) for name in shapes)
-    kernels = tuple(
-        shapes.get(f"{_CONVS}.{i}.0.weight", (0,))[-1] for i in range(len(_DEFAULT.conv_kernels))
-    )
+    kernels = tuple(shapes.get(f"{_CONVS}.{i}.0.weight", (0,))[-1] for i in range(len(_DEFAULT.conv_kernels)))
     if kernels != _DEFAULT.conv_kernels:
         _refuse(source, "kernels of feature_extractor.conv_layers", list(kernels))
     pre_norm = find_setting(cfg, "layer_norm_first")

@@ -259,7 +259,7 @@ def test_an_output_with_any_byte_changed_is_served_whole_or_made_again(
     whole = Path(job.output).read_bytes()
     chance = random.Random(1)
     from_values = whole.index(b"times.npy")
-    for at in [chance.randrange(from_values, len(whole)) for _ in range(150)] + list(range(0, 160)):
+    for at in [chance.randrange(from_values, len(whole)) for _ in range(50)] + list(range(0, 160, 3)):
         damaged = bytearray(whole)
         damaged[at] ^= 1 << chance.randrange(8)
         Path(job.output).write_bytes(damaged)
