@@ -30,7 +30,7 @@ light-test: $(LIGHT)/ready-dev  ## the same code with the newest torch and huggi
 bench: $(FULL)/ready  ## speed and memory, as tables
 	$(FULL)/bin/python tests/bench/embedding.py
 
-soak: $(FULL)/ready  ## a day-long recording (by hand: about an hour)
+soak: $(FULL)/ready  ## a day-long recording, by hand: about ten minutes
 	$(FULL)/bin/python tests/bench/soak.py
 
 $(LIGHT)/ready: pyproject.toml

@@ -136,7 +136,7 @@ def started(
         size = len(jobs) * len(names) * embedder.dim * width * (2 if settings.pool == "meanstd" else 1)
     about = "" if exact else f" (from {SAMPLED} headers)"
     console.print(
-        f"{len(jobs)} files, {seconds / 3600:.2f} h of audio{about}: {size / 2**20:,.1f} MiB expected"
+        f"{len(jobs)} files, {duration(seconds)} of audio{about}: {size / 2**20:,.1f} MiB expected"
         + (f"; {passed_over} other files in the folders passed over" if passed_over else "")
     )
     if executor == "local" and workers == 1:
@@ -230,6 +230,15 @@ def follow(rows: Iterator[Row], n_jobs: int, report: Path, append: bool) -> Coun
         counts["unreported"] = 1
         console.print(f"{printable(str(report))}: lines are missing ({lines.error})")
     return counts
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> duration(75), duration(8640)
+    ('75 s', '2.40 h')
+    """
+    return f"{seconds:.0f} s" if seconds < 3600 else f"{seconds / 3600:.2f} h"
 
 
 def printable(text: str) -> str:

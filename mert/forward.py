@@ -65,11 +65,11 @@ class Forward:
             raise error
 
     def auto_batch_size(self, windowing: Windowing) -> int:
-        """As many windows as fill 1 GiB on a CPU (more is not faster), 8 GiB on a GPU; fixed, so repeatable."""
+        """As many windows as fill half a GiB on a CPU (more is not faster), 8 GiB on a GPU; fixed, so repeatable."""
         if windowing.frames is None:
             return 1
         window_bytes = self.activation_bytes(self.clock.n_samples(windowing.frames))
-        budget, most = (8 << 30, 64) if self.device.type == "cuda" else (1 << 30, 16)
+        budget, most = (8 << 30, 64) if self.device.type == "cuda" else (1 << 29, 8)
         return max(1, min(most, budget // window_bytes))
 
     def activation_bytes(self, n_samples: int) -> int:

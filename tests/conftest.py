@@ -29,9 +29,9 @@ def music(seconds: float, rate_hz: int = 24_000, seed: int = 0) -> np.ndarray:
     wave = 0.003 * random.standard_normal(n)
     for onset in np.arange(0, seconds, 0.25):
         hz = 110 * 2 ** (random.integers(0, 30) / 12)
-        since = np.maximum(t - onset, 0)
-        envelope = (t >= onset) * np.exp(-5 * since)
-        wave += envelope * sum(np.sin(2 * np.pi * k * hz * since) / k for k in range(1, 5)) * 0.1
+        note = slice(int(np.ceil(onset * rate_hz)), int((onset + 2) * rate_hz))
+        since = t[note] - onset
+        wave[note] += np.exp(-5 * since) * sum(np.sin(2 * np.pi * k * hz * since) / k for k in range(1, 5)) * 0.1
     return wave.astype(np.float32)
 
 

@@ -171,7 +171,7 @@ def test_all_well_is_0_and_the_input_tree_is_mirrored(house: House) -> None:
 def test_the_sum_is_printed_first_and_agrees_with_what_is_written(house: House) -> None:
     first, second, *_, last = house.run.out.splitlines()
     assert first == "tiny (apache-2.0) on cpu, float32; layer03, frames, stored as float16"
-    assert second == "24 files, 0.01 h of audio: 0.2 MiB expected; 1 other files in the folders passed over"
+    assert second == "24 files, 48 s of audio: 0.2 MiB expected; 1 other files in the folders passed over"
     values = sum(Features.load(house.whole / name).values.nbytes for name in files(house.whole) if ".npz" in name)
     assert values / 2**20 == pytest.approx(48 * 32 * 75 * 2 / 2**20, rel=0.02)
     assert last.startswith("24 embedded, 0 kept, 0 failed: 48.0 s of audio, ") and last.endswith("report.jsonl")

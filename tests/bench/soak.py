@@ -1,4 +1,4 @@
-"""Embed a day of audio in bounded memory: `make soak` (by hand, about an hour on two cores)."""
+"""Embed a day of audio in bounded memory: `make soak` (by hand, about ten minutes on two cores)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def main() -> None:
     print(
         f"{row['seconds'] / 3600:.2f} h of audio, {row['frames']} frames in {elapsed:.0f} s "
         f"({row['seconds'] / elapsed:.0f} x real time), peak {peak:.0f} MiB, "
-        f"last time off by {abs(Fraction(float(times[-1])) - expected):.1e} s, error: {row['error']}"
+        f"last time off by {float(abs(Fraction(float(times[-1])) - expected)):.1e} s, error: {row['error']}"
     )
 
 
