@@ -237,9 +237,9 @@ class PyAvDecoder:
             file.seek(0)
             self._container: Any = av.open(file)
             stream: Any = self._container.streams.audio[0]
-        except (self._error, IndexError, ValueError) as error:
+            self.rate_hz, self.channels = stream.rate, stream.channels
+        except (self._error, IndexError, ValueError, AttributeError) as error:  # the last for unknown codecs
             raise AudioError(name, f"not audio that can be decoded ({error})", "check or convert the file") from None
-        self.rate_hz, self.channels = stream.rate, stream.channels
         self.claimed_s = float(stream.duration * stream.time_base) if stream.duration else np.inf
         self._packed = av.AudioResampler(format="flt")  # planar frames of many channels crash PyAV 18
 
