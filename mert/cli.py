@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from mert.embed_cli import embed
+from mert.train.train_cli import continue_pretrain, fit_teacher, pretrain
 
 app = typer.Typer(
     name="mert",
@@ -20,6 +21,9 @@ app = typer.Typer(
     help="Music representations of MERT models: embed recordings, find, check and publish models.",
 )
 app.command()(embed)
+app.command()(pretrain)
+app.command("continue-pretrain")(continue_pretrain)
+app.command("fit-teacher")(fit_teacher)
 
 Name = Annotated[str, typer.Argument(help="A registered name, org/name on the hub, or a folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -98,16 +102,19 @@ def export(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     to: Annotated[Format, typer.Option(help="hubert loads in plain transformers.")] = Format.hubert,
 ) -> None:
-    """Write a model for other software."""
+    """Write a model for other software, or a finished run as a model (--to does not matter then)."""
     from mert.checkpoints import export_hubert
     from mert.hub import load
     from mert.publish import save_pretrained
 
-    embedder = load(name, device="cpu")
-    if to is Format.hubert:
-        export_hubert(embedder.model, out)
+    if (Path(name) / "recipe.yaml").exists():
+        from mert.train.export import export_run
+
+        export_run(Path(name), out)
+    elif to is Format.hubert:
+        export_hubert(load(name, device="cpu").model, out)
     else:
-        save_pretrained(embedder, out)
+        save_pretrained(load(name, device="cpu"), out)
     typer.echo(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 

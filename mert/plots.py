@@ -55,6 +55,39 @@ def plot_ssm(features: Features, layer: str | int | None = None, axes: Axes | No
     return axes
 
 
+def save_curves(rows: list[dict[str, Any]], path: str | Path) -> None:
+    """Training curves of a metrics.jsonl: loss, held-out accuracy beside chance, frame error, gradient norm, lr."""
+    figure: Any = new_axes(9, 6).figure
+    figure.clear()
+    panels = figure.subplots(2, 2).flatten()
+    steps = [row["step"] for row in rows]
+    panels[0].plot(steps, [row["loss"] for row in rows], lw=0.7, label="training")
+    for panel, ending in ((panels[0], "valid/loss"), (panels[1], "/accuracy_0"), (panels[1], "/most_frequent_0")):
+        plot_metric(panel, rows, ending, marker=".")
+    plot_metric(panels[2], rows, "/error", marker=".")
+    plot_metric(panels[3], rows, "grad_norm", lw=0.5)
+    plot_metric(panels[3].twinx(), rows, "lr", color="tab:orange")
+    titles = (
+        "loss a masked frame",
+        "held-out accuracy, first codebook",
+        "held-out frame error / mean's",
+        "gradient norm, lr",
+    )
+    for panel, title in zip(panels, titles, strict=True):
+        panel.set(title=title, xlabel="step")
+        if panel.lines:
+            panel.legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def plot_metric(axes: Axes, rows: list[dict[str, Any]], ending: str, **style: Any) -> None:
+    """Every metric whose name ends so, over the steps that have it."""
+    names = dict.fromkeys(name for row in rows for name in row if name.endswith(ending))
+    for name in names:
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        axes.plot(*zip(*points, strict=True), label=name.removeprefix("valid/"), **style)
+
+
 def save_ssm(features: Features, path: str | Path, layer: str | int | None = None) -> None:
     """Draw `plot_ssm` to a file; the suffix says the format."""
     figure: Any = plot_ssm(features, layer).figure

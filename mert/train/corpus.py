@@ -1,0 +1,160 @@
+"""Corpora to train on: folders, manifests, Hugging Face datasets and generators, as clips that can be cut anywhere.
+
+Shapes: N samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mert.audio import SUFFIXES, Recording, Source
+from mert.errors import AudioError, MertError, UsageError
+
+log = logging.getLogger("mert")
+
+
+class Corpus(Protocol):
+    """Recordings of known length that can be read from any sample on."""
+
+    rate_hz: int
+
+    @property
+    def fingerprint(self) -> str: ...
+    def __len__(self) -> int: ...
+    def n_samples(self, index: int) -> int: ...
+    def read(self, index: int, start: int, n_samples: int) -> np.ndarray: ...
+
+
+class CorpusError(MertError):
+    """A corpus has nothing to train on."""
+
+
+class FileCorpus:
+    """Recordings of a folder, manifest or dataset; what is too short or cannot be read is dropped once, by name.
+
+    Lengths are those of the decoded audio; `dropped` maps names to reasons. CorpusError where nothing is left.
+    """
+
+    def __init__(self, sources: Sequence[tuple[str, Source]], rate_hz: int, shortest: int) -> None:
+        self.rate_hz = rate_hz
+        self.dropped: dict[str, str] = {}
+        self._items: list[tuple[str, Source, int]] = []
+        for name, source in sources:
+            try:
+                length = sum(len(block_N) for block_N in Recording(source).blocks(rate_hz))
+            except (AudioError, OSError) as error:
+                self.dropped[name] = str(error)
+                continue
+            if length < shortest:
+                self.dropped[name] = f"{length / rate_hz:.2f} s are shorter than a clip of {shortest / rate_hz:.2f} s"
+            else:
+                self._items.append((name, source, length))
+        for name, reason in self.dropped.items():
+            log.warning("dropped %s: %s", name, reason)
+        if not self._items:
+            raise CorpusError(f"{len(sources)} recordings", "none can be used", "see the warnings, or give other data")
+        log.info("%d recordings, %d dropped", len(self._items), len(self.dropped))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of names and lengths."""
+        facts = [[name, length] for name, _, length in self._items]
+        return hashlib.sha256(json.dumps([self.rate_hz, facts]).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def n_samples(self, index: int) -> int:
+        return self._items[index][2]
+
+    def read(self, index: int, start: int, n_samples: int) -> np.ndarray:
+        """Float32 [N] from sample `start`; decoding stops there, too."""
+        _, source, _ = self._items[index]
+        blocks, end = [], 0
+        for block_N in Recording(source).blocks(self.rate_hz):
+            blocks.append(block_N[max(0, start - end) :])
+            end += len(block_N)
+            if end >= start + n_samples:
+                break
+        return np.concatenate(blocks)[:n_samples]
+
+
+class GeneratedCorpus:
+    """Clips of a generator (`read(index)` gives [N], a pure function of its seed), cut like recordings."""
+
+    def __init__(self, generator: Any, rate_hz: int) -> None:
+        self.rate_hz, self._generator = rate_hz, generator
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(repr(self._generator).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._generator)
+
+    def n_samples(self, index: int) -> int:
+        return round(self._generator.seconds * self.rate_hz)
+
+    def read(self, index: int, start: int, n_samples: int) -> np.ndarray:
+        return np.asarray(self._generator.read(index)[start : start + n_samples], dtype=np.float32)
+
+
+class FirstClips:
+    """The first few recordings of a corpus, to overfit on."""
+
+    def __init__(self, corpus: Corpus, n_clips: int) -> None:
+        self.rate_hz, self._corpus, self._n = corpus.rate_hz, corpus, min(n_clips, len(corpus))
+        self.n_samples, self.read = corpus.n_samples, corpus.read
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self._corpus.fingerprint}:{self._n}".encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return self._n
+
+
+def open_corpus(data: str, rate_hz: int, shortest: int, options: dict[str, Any]) -> Corpus:
+    """A folder, a JSONL manifest (key `audio` or `path`), `hf:NAME`, or the name of an entry point `mert.corpora`."""
+    if data.startswith("hf:"):
+        return FileCorpus(list(_of_datasets(data[3:], options)), rate_hz, shortest)
+    path = Path(data)
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        return FileCorpus([(str(file), file) for file in found], rate_hz, shortest)
+    if path.is_file():
+        return FileCorpus(list(_of_manifest(path)), rate_hz, shortest)
+    for point in entry_points(group="mert.corpora", name=data):
+        return GeneratedCorpus(point.load()(rate_hz=rate_hz, **options), rate_hz)
+    raise UsageError(f"data={data}", "no folder, manifest or generator", "give a folder, a .jsonl, hf:NAME or synth")
+
+
+def _of_manifest(path: Path) -> Iterator[tuple[str, Source]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+                name = row.get("audio") or row["path"]
+            except (ValueError, KeyError, AttributeError):
+                raise UsageError(f"{path}:{number}", "no JSON object with a path", 'write {"path": "a.wav"}') from None
+            yield str(name), path.parent / name
+
+
+def _of_datasets(name: str, options: dict[str, Any]) -> Iterator[tuple[str, Source]]:
+    try:
+        import datasets
+    except ImportError:
+        raise UsageError(f"hf:{name}", "datasets is not installed", 'pip install -e ".[train]"') from None
+    rows = datasets.load_dataset(name, **({"split": "train"} | options))
+    rows = rows.cast_column("audio", datasets.Audio(decode=False))
+    for i, row in enumerate(rows):
+        audio = row["audio"]
+        yield audio["path"] or f"{name}:{i}", audio["bytes"] or audio["path"]

@@ -1,0 +1,59 @@
+"""A finished run as a model to publish: the weights of its newest checkpoint, and a card that says how they came."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+
+from mert.embed import Embedder, digest
+from mert.errors import CheckpointError
+from mert.files import read_json
+from mert.model import Mert
+from mert.publish import save_pretrained
+from mert.registry import ModelInfo
+from mert.train.checkpoint import MARKER, Checkpoints
+from mert.train.parallel import World
+from mert.train.recipe import Recipe, read_recipe
+from mert.train.runlog import read_metrics
+
+
+def export_run(run: Path, out: Path) -> Path:
+    """Write config, safetensors, golden states, card, curves and metrics of a run; returns the folder.
+
+    CheckpointError where the run has no complete checkpoint. What its teachers' licences forbid, its own forbids.
+    """
+    recipe = read_recipe(str(run / "recipe.yaml"))
+    path = Checkpoints(run, World(0, 1, torch.device("cpu")), 1).newest()
+    if path is None:
+        raise CheckpointError(run, "has no complete checkpoint", "train it further: mert pretrain")
+    marker = read_json(path / MARKER)
+    model = Mert(recipe.model)
+    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    dcp.load({"model": weights}, checkpoint_id=path, no_dist=True)
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in weights.items()})
+    restricted = any("NC" in licence for licence in marker["state"]["licences"].values())
+    info = ModelInfo.of(model, run.name, licence="CC BY-NC 4.0" if restricted else "Apache-2.0")
+    info = replace(info, note=story(recipe, marker, read_metrics(run / "metrics.jsonl")))
+    save_pretrained(Embedder(model, info, digest(model), "cpu"), out)
+    for name in ("curves.png", "metrics.jsonl", "recipe.yaml"):
+        if (run / name).exists():
+            shutil.copyfile(run / name, out / name)
+    return out
+
+
+def story(recipe: Recipe, marker: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """One line for the card: data, teachers, steps, and how well held-out music was guessed."""
+    synthetic = ", synthesised music" if recipe.data == "synth" else ""
+    hours = marker["step"] * recipe.batch_clips * recipe.clip_s / 3600
+    teachers = ", ".join(f"{name} {print_[:12]}" for name, print_ in marker["state"]["teachers"].items())
+    text = (
+        f"trained by mert pretrain: {marker['step']} of {recipe.steps} steps, {hours:.1f} h of audio from "
+        f"{Path(recipe.data).name}{synthetic} (corpus {marker['state']['corpus'][:12]}); teachers {teachers}"
+    )
+    held_out = [row for row in rows if "valid/loss" in row and row["step"] <= marker["step"]]
+    return text + (f"; held-out loss {held_out[-1]['valid/loss']:.3f}" if held_out else "")

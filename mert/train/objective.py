@@ -1,0 +1,112 @@
+"""What pretraining minimises: masked prediction of every teacher's targets, for one group of clips.
+
+Shapes: B clips of a group, N samples, T frames, S masked frames, C conv channels, D model width, K codebooks, F bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mert.model import Mert
+from mert.train.heads import CodeHead, FrameHead
+
+
+@dataclass(frozen=True)
+class Group:
+    """Clips that are mixed and masked together: what the student hears, where it must guess, and what is right.
+
+    `wave_BN` float32, `mask_BT` bool, `codes` name -> [B, K, T'] int64, `frames` name -> [B, T', F] float32, T' >= T.
+    """
+
+    wave_BN: Tensor
+    mask_BT: Tensor
+    codes: Mapping[str, Tensor]
+    frames: Mapping[str, Tensor]
+
+    @property
+    def n_masked(self) -> int:
+        """S, the masked frames of the group."""
+        return int(self.mask_BT.sum())
+
+    def to(self, device: torch.device) -> Group:
+        """The same group on a device."""
+        codes = {name: tensor.to(device) for name, tensor in self.codes.items()}
+        frames = {name: tensor.to(device) for name, tensor in self.frames.items()}
+        return Group(self.wave_BN.to(device), self.mask_BT.to(device), codes, frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Weights of the parts of the loss (the recipe's `loss_weights`, specification section 9)."""
+
+    codes: float = 1.0
+    frames: float = 1.0
+    penalty: float = 10.0
+    feature_grad: float = 0.1  # share of the gradient that reaches the convolutions
+
+
+class Pretrainer(nn.Module):
+    """A MERT with a head for each teacher.
+
+    `forward` gives the loss of a group summed over its masked frames, so that groups, ranks and accumulation steps
+    add up: sum of CE + S (penalty weight * mean squared conv features + frame weight * mean squared error). Divide by
+    the masked frames of the whole batch. `parts` of the result are detached sums for the logs.
+    """
+
+    def __init__(
+        self,
+        model: Mert,
+        n_classes: Mapping[str, tuple[int, ...]],
+        n_bins: Mapping[str, int],
+        class_width: int = 64,
+        weights: Weights | None = None,
+        extra_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        dim = model.config.dim
+        self.model, self.weights = model, weights or Weights()
+        self.code_heads = nn.ModuleDict(
+            {name: CodeHead(dim, sizes, class_width, extra_classes) for name, sizes in n_classes.items()}
+        )
+        self.frame_heads = nn.ModuleDict({name: FrameHead(dim, bins) for name, bins in n_bins.items()})
+
+    def forward(self, group: Group, skip: Collection[int] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+        """Summed loss of the group (float32 scalar) and its detached parts; `skip` names dropped layers."""
+        states_SD, penalty = self.masked_states(group, skip)
+        parts = {"penalty": penalty * len(states_SD)}
+        loss = self.weights.penalty * parts["penalty"]
+        for name, head in self.code_heads.items():
+            codes_SK = group.codes[name][:, :, : group.mask_BT.shape[1]].transpose(1, 2)[group.mask_BT]
+            parts[f"{name}/loss"], parts[f"{name}/right"] = head(states_SD, codes_SK)
+            loss = loss + self.weights.codes * parts[f"{name}/loss"].sum()
+        for name, head in self.frame_heads.items():
+            frames_SF = group.frames[name][:, : group.mask_BT.shape[1]][group.mask_BT]
+            parts[f"{name}/loss"] = head(states_SD, frames_SF)
+            loss = loss + self.weights.frames * parts[f"{name}/loss"]
+        return loss, {name: part.detach() for name, part in parts.items()}
+
+    def masked_states(self, group: Group, skip: Collection[int] = ()) -> tuple[Tensor, Tensor]:
+        """Last states [S, D] of the masked frames, and the mean squared conv feature."""
+        model = self.model
+        features_BTC = model.frontend(group.wave_BN)
+        features_BTC = scale_gradient(features_BTC, self.weights.feature_grad)
+        penalty = features_BTC.float().square().mean()
+        x_BTD = model.projection(features_BTC)
+        x_BTD = torch.where(group.mask_BT.unsqueeze(2), model.mask_embed.to(x_BTD.dtype), x_BTD)
+        (states_BTD,) = model.encoder(x_BTD, layers=[model.config.n_layers], skip=skip)
+        return states_BTD[group.mask_BT], penalty
+
+
+def scale_gradient(x: Tensor, scale: float) -> Tensor:
+    """The same values; their gradient is scaled.
+
+    >>> x = torch.ones(1, requires_grad=True); scale_gradient(2 * x, 0.1).backward(); round(float(x.grad), 6)
+    0.2
+    """
+    if scale != 1 and x.requires_grad:
+        x.register_hook(lambda gradient: gradient * scale)
+    return x

@@ -1,0 +1,85 @@
+"""One process or many: the process group that `torchrun` starts, and the two ways to spread a model over it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from mert.errors import UsageError
+from mert.train.objective import Pretrainer
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its equals: `rank` of `size`, on `device`."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @classmethod
+    def join(cls) -> World:
+        """Join the group `torchrun` announces in the environment; without one, be alone."""
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        cuda = torch.cuda.is_available()
+        device = torch.device("cuda", local) if cuda else torch.device("cpu")
+        if "WORLD_SIZE" not in os.environ:
+            return cls(0, 1, device)
+        if cuda:
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if cuda else "gloo")
+        return cls(dist.get_rank(), dist.get_world_size(), device)
+
+    def leave(self) -> None:
+        """Leave the group."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def share(self, n_groups: int) -> range:
+        """The groups of a batch that this process computes, in order; UsageError where they cannot be dealt evenly."""
+        if n_groups % self.size:
+            remedy = f"use a divisor of {n_groups} processes"
+            raise UsageError(f"{self.size} processes", f"cannot share {n_groups} groups evenly", remedy)
+        each = n_groups // self.size
+        return range(self.rank * each, (self.rank + 1) * each)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over all processes."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def spread(objective: Pretrainer, world: World, how: str) -> nn.Module:
+    """The objective as DDP ("ddp") or sharded by FSDP2 ("fsdp"); itself for a process alone."""
+    objective.to(world.device)
+    if world.size == 1:
+        return objective
+    if how == "fsdp":
+        for block in objective.model.encoder.blocks:
+            fully_shard(block)
+        fully_shard(objective)
+        return objective
+    # The mask embedding and dropped layers may be left out of a step.
+    return DistributedDataParallel(objective, find_unused_parameters=objective.model.config.layer_drop > 0)
+
+
+def gradients_meet(module: nn.Module, last: bool) -> AbstractContextManager[object]:
+    """Exchange gradients at the last micro-step only."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(last)
+    elif isinstance(module, DistributedDataParallel) and not last:
+        return module.no_sync()
+    return nullcontext()

@@ -1,0 +1,189 @@
+"""Recipes: everything a pretraining run depends on, as one frozen configuration; named ones are functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+
+from mert.config import MertConfig, base_95m, large_330m, nano
+from mert.errors import UsageError
+from mert.train.mixing import Mixing
+from mert.train.objective import Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One pretraining run. The batch, the masks and the learning rate are pure functions of it and of the step.
+
+    `data` is a folder, a JSONL manifest, `synth`, or `hf:NAME` for the datasets library; `teachers` are names or
+    folders. A batch is `batch_clips` clips in groups of `group_clips`, the unit of mixing and masking.
+    """
+
+    out: str = "run"
+    data: str = "synth"
+    data_options: dict[str, Any] = field(default_factory=dict)
+    teachers: tuple[str, ...] = ("random_projection", "cqt")
+    model: MertConfig = field(default_factory=nano)
+    seed: int = 1337
+    steps: int = 1000
+    checkpoint_every: int = 200
+    validate_every: int = 200
+    validate_clips: int = 32
+    keep_checkpoints: int = 2
+    batch_clips: int = 16
+    group_clips: int = 16
+    clip_s: float = 5.0
+    lr: float = 5e-4
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    betas: tuple[float, ...] = (0.9, 0.98)
+    eps: float = 1e-6
+    clip_norm: float = 10.0
+    class_width: int = 64
+    extra_classes: int = 0
+    mask_probability: float = 0.8
+    mask_length: int = 5
+    mixing: Mixing = field(default_factory=Mixing)
+    weights: Weights = field(default_factory=Weights)
+    dtype: str = "float32"
+    compile: bool = False
+    activation_checkpointing: bool = False
+    parallel: str = "ddp"
+    max_bad_steps: int = 5
+
+    def __post_init__(self) -> None:
+        problems = [
+            (self.batch_clips % self.group_clips, "batch_clips must be a multiple of group_clips"),
+            (self.parallel not in ("ddp", "fsdp"), 'parallel is "ddp" or "fsdp"'),
+            (self.dtype not in ("float32", "bfloat16"), 'dtype is "float32" or "bfloat16"'),
+            (not 0 <= self.warmup_steps < self.steps, "warmup_steps must be below steps"),
+            (not self.teachers, "name at least one teacher"),
+            (self.clip_samples < 2 * self.model.receptive_field, "clip_s is too short"),
+        ]
+        for wrong, remedy in problems:
+            if wrong:
+                raise UsageError("recipe", f"{self.batch_clips=} {self.group_clips=} {self.steps=}", remedy)
+
+    @property
+    def n_groups(self) -> int:
+        """Groups of a batch."""
+        return self.batch_clips // self.group_clips
+
+    @property
+    def clip_samples(self) -> int:
+        """Samples of a training clip."""
+        return round(self.clip_s * self.model.sample_rate)
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of update `step` (from 1): linear warm-up, then linear decay to 0 at `steps`.
+
+        >>> recipe = v1_95m()
+        >>> recipe.lr_at(32_000) == recipe.lr, round(recipe.lr_at(65_000) / recipe.lr, 3), recipe.lr_at(400_000)
+        (True, 0.91, 0.0)
+        """
+        if step <= self.warmup_steps:
+            return self.lr * step / self.warmup_steps
+        return self.lr * (self.steps - step) / (self.steps - self.warmup_steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as YAML and JSON hold them."""
+        return asdict(self) | {"model": self.model.to_dict(), "teachers": list(self.teachers)}
+
+
+def nano_recipe() -> Recipe:
+    """`nano`: a model of 5.6 M parameters on synthesised music, for two cores."""
+    return Recipe(
+        out="nano_run", steps=2000, warmup_steps=200, batch_clips=8, group_clips=8, clip_s=3.0, lr=1e-3,
+        clip_norm=1.0, weights=Weights(feature_grad=1.0), mixing=Mixing(shortest=6_000, longest=12_000),
+    )  # fmt: skip
+
+
+def v1_95m() -> Recipe:
+    """`v1_95m`: MERT-v1-95M as its configuration says (64 groups of 16 clips of 5 s)."""
+    return Recipe(
+        out="v1_95m_run", data="music", teachers=("encodec", "cqt"), model=base_95m(), steps=400_000,
+        warmup_steps=32_000, checkpoint_every=5_000, validate_every=5_000, batch_clips=1024, group_clips=16,
+    )  # fmt: skip
+
+
+def v1_330m() -> Recipe:
+    """`v1_330m`: MERT-v1-330M (64 x 8 groups of 7 clips of 5.12 s, no dropout, clip norm 1)."""
+    return Recipe(
+        out="v1_330m_run", data="music", teachers=("encodec", "cqt"), model=large_330m(), steps=400_000,
+        warmup_steps=32_000, checkpoint_every=1_000, validate_every=5_000, batch_clips=3584, group_clips=7,
+        clip_s=5.12, lr=1.5e-3, clip_norm=1.0, class_width=128, dtype="bfloat16", activation_checkpointing=True,
+        mixing=Mixing(longest=36_000), weights=Weights(feature_grad=1.0),
+    )  # fmt: skip
+
+
+def v0_95m() -> Recipe:
+    """`v0_95m`: the k-means teacher of the v0 family at 16 kHz and 50 Hz (fit it first: `mert fit-teacher kmeans`)."""
+    return replace(
+        v1_95m(), out="v0_95m_run", teachers=("kmeans_teacher",), model=replace(base_95m(), sample_rate=16_000)
+    )
+
+
+NAMED = {"nano": nano_recipe, "v0_95m": v0_95m, "v1_95m": v1_95m, "v1_330m": v1_330m}
+
+
+def read_recipe(config: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A named recipe or a YAML file (which may name a `base`), changed by `key=value`; unknown keys are errors.
+
+    Keys may be dotted (`mixing.apply_prob=0`); values are YAML, checked against the type of their field.
+    """
+    if config in NAMED:
+        recipe, values = NAMED[config](), {}
+    else:
+        try:
+            values = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise UsageError(config, f"no recipe of this name or file ({error})", f"try {', '.join(NAMED)}") from None
+        if not isinstance(values, dict):
+            raise UsageError(config, "holds no mapping", "write `key: value` lines")
+        recipe = NAMED[values.pop("base", "nano")]()
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UsageError(override, "is not key=value", "write for example steps=1000")
+        target = values
+        *path, last = key.split(".")
+        for part in path:
+            target = target.setdefault(part, {})
+        target[last] = yaml.safe_load(text)
+    return changed(recipe, values, "")
+
+
+def changed(instance: Any, values: Mapping[str, Any], path: str) -> Any:
+    """A copy of a frozen dataclass with some fields set; UsageError names unknown keys and values of a wrong type."""
+    hints = get_type_hints(type(instance))
+    known = {f.name for f in fields(instance)}
+    new = {}
+    for key, value in values.items():
+        name = f"{path}{key}"
+        if key not in known:
+            raise UsageError(name, "unknown key", f"known are {', '.join(sorted(known))}")
+        old = getattr(instance, key)
+        nested = hasattr(old, "__dataclass_fields__")
+        new[key] = changed(old, value, f"{name}.") if nested else _typed(name, value, hints[key])
+    return replace(instance, **new)
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    origin = get_origin(kind) or kind
+    if origin is tuple:
+        items = value.split(",") if isinstance(value, str) else value
+        if isinstance(items, list | tuple):
+            stripped = [item.strip() if isinstance(item, str) else item for item in items]
+            return tuple(_typed(name, item, get_args(kind)[0]) for item in stripped)
+    elif origin is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-3 as text
+        except ValueError:
+            pass
+    elif isinstance(value, origin) and (origin is bool or not isinstance(value, bool)):
+        return value
+    raise UsageError(f"{name}={value!r}", "has the wrong type", f"give {getattr(kind, '__name__', kind)}")

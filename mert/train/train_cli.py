@@ -1,0 +1,127 @@
+"""The commands that train: `mert pretrain`, `continue-pretrain` and `fit-teacher`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+
+    from mert.train.corpus import Corpus
+    from mert.train.recipe import Recipe
+    from teachers.base import Teacher
+
+Config = Annotated[str, typer.Argument(help="nano, v0_95m, v1_95m, v1_330m, or a YAML file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as steps=500 mixing.apply_prob=0.")]
+
+
+def pretrain(
+    config: Config,
+    overrides: Overrides = None,
+    resume: Annotated[str, typer.Option(help="auto goes on from the newest checkpoint; never starts anew.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the recipe and one step, write nothing.")] = False,
+    overfit: Annotated[int | None, typer.Option(min=1, help="Train on these few clips only.")] = None,
+) -> None:
+    """Train a MERT. Start it under torchrun for many processes; stop it with SIGTERM and the same command goes on."""
+    from mert.train.recipe import read_recipe
+
+    _train(read_recipe(config, overrides or []), None, resume, dry_run, overfit)
+
+
+def continue_pretrain(
+    name: Annotated[str, typer.Argument(help="A model folder, or a name on the hub.")],
+    config: Config,
+    overrides: Overrides = None,
+    resume: Annotated[str, typer.Option(help="auto or never, as in pretrain.")] = "auto",
+) -> None:
+    """Train on from the weights of a published model; heads begin anew."""
+    from dataclasses import replace
+
+    from mert.hub import load
+    from mert.train.recipe import read_recipe
+
+    model = load(name, device="cpu").model.requires_grad_(True)
+    recipe = replace(read_recipe(config, overrides or []), model=model.config)
+    _train(recipe, model, resume, False, None)
+
+
+def fit_teacher(
+    name: Annotated[str, typer.Argument(help="kmeans, mel_rvq or encodec_small.")],
+    data: Annotated[str, typer.Argument(help="A folder, manifest, hf:NAME or synth.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the teacher.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of the teacher.")] = None,
+    clips: Annotated[int, typer.Option(min=1, help="Recordings to listen to at most.")] = 1000,
+    rate_hz: Annotated[int, typer.Option(help="Sample rate.")] = 24_000,
+) -> None:
+    """Fit a teacher on a sample of a corpus."""
+    import yaml
+
+    from mert.train.corpus import open_corpus
+    from teachers import fit_teacher as fit
+
+    values = {key: yaml.safe_load(text) for key, _, text in (item.partition("=") for item in settings or [])}
+    corpus = open_corpus(data, rate_hz, rate_hz, {})
+    teacher = fit(name, _waves(corpus, clips), **values)
+    teacher.save(out)
+    typer.echo(f"{out}: {name}, {teacher.n_classes} classes, fingerprint {teacher.fingerprint[:12]}")
+
+
+def _waves(corpus: Corpus, clips: int) -> Iterator[np.ndarray]:
+    step = max(1, len(corpus) // clips)
+    for index in range(0, len(corpus), step):
+        yield corpus.read(index, 0, corpus.n_samples(index))
+
+
+def load_teachers(names: tuple[str, ...]) -> dict[str, Teacher]:
+    """Teachers of a recipe by name, with their licences shown where they bind the model."""
+    from teachers import load_teacher
+
+    teachers = {}
+    for name in names:
+        teacher = load_teacher(name)
+        teachers[teacher.name] = teacher
+        if "NC" in teacher.licence:
+            logging.getLogger("mert").warning("%s is under %s, and so is what it teaches", name, teacher.licence)
+    return teachers
+
+
+def _train(recipe: Recipe, model: Any, resume: str, dry_run: bool, overfit: int | None) -> None:
+    from mert.errors import UsageError
+    from mert.train.corpus import FirstClips, open_corpus
+    from mert.train.engine import Engine
+    from mert.train.parallel import World
+
+    if resume not in ("auto", "never"):
+        raise UsageError(f"--resume {resume}", "unknown", "give auto or never")
+    world = World.join()
+    try:
+        corpus = open_corpus(recipe.data, recipe.model.sample_rate, recipe.clip_samples, recipe.data_options)
+        corpus = FirstClips(corpus, overfit) if overfit else corpus
+        engine = Engine(recipe, corpus, load_teachers(recipe.teachers), world, model)
+        if dry_run:
+            _show(recipe, engine, corpus)
+            return
+        step = engine.run(resume == "auto")
+        if world.rank == 0:
+            typer.echo(f"{recipe.out}: step {step} of {recipe.steps}, metrics.jsonl, curves.png")
+    finally:
+        world.leave()
+
+
+def _show(recipe: Recipe, engine: Any, corpus: Corpus) -> None:
+    import yaml
+
+    row = engine.step(1)
+    parameters = sum(p.numel() for p in engine.objective.parameters())
+    hours = recipe.batch_clips * recipe.clip_s * recipe.steps / 3600
+    typer.echo(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+    typer.echo(
+        f"{len(corpus)} recordings, {parameters / 1e6:.2f} M parameters with heads, {hours:.1f} h of audio in all; "
+        f"first step: loss {row['loss']:.3f}, {row['masked_share']:.3f} of the frames masked, {row['seconds']:.2f} s"
+    )

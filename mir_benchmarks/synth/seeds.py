@@ -1,0 +1,35 @@
+"""Where chance comes from: one generator per (purpose, seed, index, aspect, number), and nothing else.
+
+Purposes keep training music and benchmark music apart by construction: the purpose is a word of the entropy itself,
+the entropy always has the same six words, and numpy's SeedSequence mixes all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Seed = tuple[int, int, int]  # purpose, seed, index
+
+MAGIC = 0x4D455254
+PURPOSES = {"single": 0, "train": 1, "bench": 2, "instrument": 3, "kit": 4, "singer": 5}
+ASPECTS = ("plan", "harmony", "parts", "playing", "drums", "effects", "room", "hiss", "breath", "patch")
+
+
+def seed_of(seed: int | Sequence[int]) -> Seed:
+    """A clip's three words; a bare integer is a single clip.
+
+    >>> seed_of(7)
+    (0, 7, 0)
+    """
+    words = (PURPOSES["single"], int(seed), 0) if isinstance(seed, int | np.integer) else tuple(map(int, seed))
+    if len(words) != 3 or not all(0 <= word < 2**32 for word in words):
+        raise ValueError(f"a seed is an integer, or (purpose, seed, index), each in [0, 2**32): got {seed!r}")
+    return words[0], words[1], words[2]
+
+
+def stream(seed: int | Sequence[int], aspect: str, number: int = 0) -> np.random.Generator:
+    """The generator of one aspect of a clip: changing how one aspect draws leaves all others as they were."""
+    entropy = [MAGIC, *seed_of(seed), ASPECTS.index(aspect), number]
+    return np.random.default_rng(np.random.SeedSequence(entropy))

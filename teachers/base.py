@@ -1,0 +1,210 @@
+"""What every teacher shares: targets at a stated rate, a fingerprint, a saved folder, and errors that say what to do.
+
+Shapes: B clips, N samples, T frames, K codebooks, F bins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+INSTALL = {
+    "train": 'pip install -e ".[train]"',
+    "encodec": 'pip install -e ".[encodec]", with torch and torchaudio that belong together (torch==2.9.1 and '
+    "torchaudio==2.9.1 do)",
+}
+
+
+class TeacherError(Exception):
+    """A teacher cannot be fitted, loaded or used: its source, the reason and the remedy.
+
+    >>> print(TeacherError("mel_rvq", "10 frames for 1024 classes", "give more audio"))
+    mel_rvq: 10 frames for 1024 classes; give more audio
+    """
+
+    def __init__(self, source: str | Path, reason: str, remedy: str) -> None:
+        self.source, self.reason, self.remedy = str(source), reason, remedy
+        super().__init__(f"{self.source}: {reason}; {remedy}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        """Let the error travel whole between worker processes."""
+        return type(self), (self.source, self.reason, self.remedy)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the student must predict: `codes` int64 [B, K, T] or `frames` float32 [B, T, F], at `rate_hz`.
+
+    Index t belongs to frame t of the student, which covers samples [320 t, 320 t + 400). The teacher has the same
+    `fingerprint`.
+    """
+
+    codes: Tensor | None
+    frames: Tensor | None
+    rate_hz: float
+    fingerprint: str
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """What `mert.train` knows of a teacher.
+
+    `n_classes` has one entry a codebook and is empty for frame teachers; `n_bins` is 0 for code teachers. `fingerprint`
+    is a SHA-256 over name, settings and weights.
+    """
+
+    name: str
+    licence: str
+    sample_rate: int
+    rate_hz: float
+    n_classes: tuple[int, ...]
+    n_bins: int
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits: equal for teachers that give equal targets."""
+
+    def targets(self, wave_BN: Tensor) -> Targets:
+        """Targets of mono clips at `sample_rate`; deterministic, each row on its own, at least
+        (N - 400) // 320 + 1 frames."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write teacher.json and teacher.safetensors."""
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what `save` wrote; TeacherError for anything else."""
+
+
+class StoredTeacher:
+    """A teacher made of `settings` (plain JSON values) and `weights` (named tensors); subclasses add `targets`."""
+
+    name: str = ""
+    licence: str = "Apache-2.0"
+    sample_rate: int = 24_000
+    rate_hz: float = 75.0
+    n_classes: tuple[int, ...] = ()
+    n_bins: int = 0
+
+    def __init__(self, settings: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        self.settings = json.loads(json.dumps(settings))  # what a reader of teacher.json will see: no tuples
+        self.weights = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+        self.fingerprint = fingerprint(self.name, self.settings, self.weights)
+        self._placed: tuple[torch.device, dict[str, Tensor]] = (torch.device("cpu"), self.weights)
+
+    def weights_on(self, device: torch.device) -> dict[str, Tensor]:
+        """The weights on one device; the last copy is kept."""
+        if self._placed[0] != device:
+            self._placed = (device, {key: value.to(device) for key, value in self.weights.items()})
+        return self._placed[1]
+
+    @classmethod
+    def from_parts(cls, settings: dict[str, Any], weights: dict[str, Tensor]) -> Self:
+        """The inverse of `.settings` and `.weights`; any of Python's usual errors where they do not belong together."""
+        return cls(settings, weights)
+
+    def save(self, folder: str | Path) -> None:
+        """Write teacher.json and teacher.safetensors; the JSON last, so that a torn folder is no teacher."""
+        folder = Path(folder)
+        about = {"name": self.name, "licence": self.licence, "fingerprint": self.fingerprint}
+        text = json.dumps(about | {"settings": self.settings}, indent=2) + "\n"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "teacher.json").unlink(missing_ok=True)
+            save_file(self.weights, folder / "teacher.safetensors")
+            partial = folder / f".teacher.{os.getpid()}.partial"
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, folder / "teacher.json")
+        except (OSError, SafetensorError) as error:
+            raise TeacherError(folder, f"cannot be written ({error})", "check permissions and free space") from error
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what `save` wrote; TeacherError if it is no such folder, is corrupt, or holds another teacher."""
+        about, weights = read_folder(folder)
+        damaged = "fit it or download it again"
+        if about["name"] != cls.name:
+            raise TeacherError(folder, f"holds a {about['name']} teacher, not {cls.name}", "name another folder")
+        try:
+            teacher = cls.from_parts(about["settings"], weights)
+        except (AttributeError, LookupError, StopIteration, TypeError, ValueError, RuntimeError) as error:
+            reason = f"settings and weights do not belong together ({error})"
+            raise TeacherError(folder, reason, damaged) from error
+        # of the settings as written: a teacher may have dropped what it does not know
+        if about["fingerprint"] not in {teacher.fingerprint} & {fingerprint(cls.name, about["settings"], weights)}:
+            raise TeacherError(folder, "the fingerprint is not that of its settings and weights", damaged)
+        return teacher
+
+
+def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """teacher.json and the weights of a saved teacher, checked for form; TeacherError."""
+    folder = Path(folder)
+    try:
+        about = json.loads((folder / "teacher.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / "teacher.safetensors")
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        raise TeacherError(folder, f"is not a saved teacher ({error})", "fit it or download it again") from error
+    form = {"name": str, "fingerprint": str, "settings": dict}
+    if not isinstance(about, dict) or any(not isinstance(about.get(key), kind) for key, kind in form.items()):
+        raise TeacherError(folder, f"teacher.json lacks one of {sorted(form)}", "fit it or download it again")
+    return about, weights
+
+
+def fingerprint(name: str, settings: dict[str, Any], weights: dict[str, Tensor]) -> str:
+    """SHA-256 over name, settings and weights (names, types, shapes and bytes), whatever their order.
+
+    >>> fingerprint("a", {"x": 1}, {}) == fingerprint("a", {"x": 2}, {})
+    False
+    """
+    digest = hashlib.sha256(json.dumps([name, settings], sort_keys=True).encode())
+    for key, value in sorted(weights.items()):
+        digest.update(json.dumps([key, str(value.dtype), list(value.shape)]).encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_wave(wave_BN: Tensor, source: str) -> Tensor:
+    """The clips as float32; ValueError unless they are a real [B, N] with N >= 1.
+
+    >>> check_wave(torch.zeros(3), "cqt")
+    Traceback (most recent call last):
+    ValueError: cqt wants clips [B, N] of real samples, N >= 1, not float32 [3]
+    """
+    if wave_BN.dim() != 2 or wave_BN.shape[1] < 1 or not wave_BN.is_floating_point():
+        found = f"{str(wave_BN.dtype).removeprefix('torch.')} {list(wave_BN.shape)}"
+        raise ValueError(f"{source} wants clips [B, N] of real samples, N >= 1, not {found}")
+    return wave_BN.float()
+
+
+def require(module: str, teacher: str, extra: str) -> Any:
+    """Import a package of an optional extra; TeacherError with the line that installs it.
+
+    >>> require("math", "cqt", "train").floor(1.5)
+    1
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError) as error:  # the last two: binaries built for another torch
+        package = module.partition(".")[0]
+        raise TeacherError(teacher, f"{package} cannot be imported ({error})", INSTALL[extra]) from error
+
+
+def perplexity(codes: Tensor) -> float:
+    """exp of the entropy of codes: how many classes are in use, evenly counted.
+
+    >>> perplexity(torch.tensor([0, 1, 2, 3]))
+    4.0
+    """
+    share = codes.flatten().bincount().double() / codes.numel()
+    return round(math.exp(float(-torch.xlogy(share, share).sum())), 6)

@@ -1,0 +1,202 @@
+"""The musical teacher: constant-Q magnitudes of 336 bins at 75 Hz, exact, by one FFT of the padded clip.
+
+Every hop-th output of a correlation is a product of spectra, folded modulo the frame rate. A bin's Hann kernel has a
+narrow spectrum with a closed form, real once the kernel is centred, so a bin costs a few blocks of products (a block
+is one frame rate wide: 75 Hz) and a short inverse FFT, instead of a correlation with up to 50,460 taps at every frame.
+Shapes: B clips, N samples, T frames, F bins (336), J cells of a block, P blocks, G bins of a group, R blocks a bin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from teachers.base import StoredTeacher, Targets, check_wave
+
+GROUP = 12  # neighbouring bins that share one padded number of blocks
+
+
+class Group(NamedTuple):
+    """Bins that are computed together: which blocks of the spectrum they read, and their real weights there."""
+
+    blocks: Tensor  # int64 [G, R]
+    weight: Tensor  # float32 [G, R, J]
+
+
+class Kernels(NamedTuple):
+    """All bins on one FFT grid; `half_sample` shifts a spectrum by half a sample, for kernels of odd length."""
+
+    half_sample: Tensor  # complex64 [P, J]
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class Cqt:
+    """Constant-Q magnitudes with L1-normalised Hann kernels, times sqrt(length) (MERT paper, section 3.2).
+
+    Equals nnAudio's CQT1992v2 (`norm=1`, zero padding) to a relative rms error of about 1e-5; float32 whatever autocast
+    says. Shape: wave [B, N] -> magnitudes [B, T, F], T = N // hop + 1, frame t centred at sample hop * t. Clips beyond
+    `longest_cells` frames are cut into overlapping pieces, which bounds the memory of the kernels (9 MB for 5 s).
+
+    >>> magnitude_BTF = Cqt()(0.5 * torch.sin(2 * torch.pi * 440 / 24_000 * torch.arange(120_000))[None])
+    >>> tuple(magnitude_BTF.shape), int(magnitude_BTF[0, 188].argmax()), round(float(magnitude_BTF[0, 188].max()), 2)
+    ((1, 376, 336), 180, 15.31)
+    """
+
+    rate_hz: int = 24_000
+    hop: int = 320
+    fmin_hz: float = 32.7
+    n_bins: int = 336
+    bins_per_octave: int = 48
+    lobes: int = 32  # of a kernel's spectrum, kept on each side of its peak
+    longest_cells: int = 1024
+
+    def __post_init__(self) -> None:
+        top_hz = float(self.frequencies_hz[-1]) * (1 + self.lobes / self.q)
+        if self.n_bins < 1 or top_hz > (self.hop // 2) * self.rate_hz / self.hop:
+            raise ValueError(f"{self.n_bins} bins reach {top_hz:.0f} Hz, beyond half of rate_hz={self.rate_hz}")
+        if self.halo_cells * 3 > self.longest_cells:
+            raise ValueError(f"longest_cells={self.longest_cells} must be at least {self.halo_cells * 3}")
+
+    @property
+    def q(self) -> float:
+        """Periods of its own frequency in each kernel."""
+        return 1 / (2 ** (1 / self.bins_per_octave) - 1)
+
+    @property
+    def frequencies_hz(self) -> np.ndarray:
+        """Centre frequencies in Hz, float64 [F].
+
+        >>> round(float(Cqt().frequencies_hz[335]), 2)
+        4125.59
+        """
+        return self.fmin_hz * 2.0 ** (np.arange(self.n_bins) / self.bins_per_octave)
+
+    @property
+    def n_taps(self) -> np.ndarray:
+        """Taps of each kernel, int64 [F].
+
+        >>> Cqt().n_taps[[0, 335]].tolist()
+        [50460, 400]
+        """
+        return np.ceil(self.q * self.rate_hz / self.frequencies_hz).astype(np.int64)
+
+    @property
+    def halo_cells(self) -> int:
+        """Hops that the longest kernel reaches to each side."""
+        return -(-(int(self.n_taps[0]) // 2 + 1) // self.hop)
+
+    def __call__(self, wave_BN: Tensor) -> Tensor:
+        """Magnitudes [B, T, F] of clips [B, N] of any length N >= 1."""
+        n_frames = wave_BN.shape[1] // self.hop + 1
+        with torch.autocast(wave_BN.device.type, enabled=False):
+            wave_BN = wave_BN.float()
+            if n_frames + self.halo_cells <= self.longest_cells:
+                # Correlation is circular: one halo of zeros behind the clip is also the one before it.
+                return self._magnitudes(wave_BN, n_frames + self.halo_cells)[:, :n_frames]
+            return torch.cat([self._piece(wave_BN, t, n_frames) for t in range(0, n_frames, self._step)], 1)
+
+    @property
+    def _step(self) -> int:
+        return self.longest_cells - 2 * self.halo_cells
+
+    def _piece(self, wave_BN: Tensor, first: int, n_frames: int) -> Tensor:
+        """Frames [first, first + step) of a long clip, from the samples that they read."""
+        start = (first - self.halo_cells) * self.hop
+        part_BN = wave_BN[:, max(0, start) : start + self.longest_cells * self.hop]
+        part_BN = torch.nn.functional.pad(part_BN, (max(0, -start), 0))
+        last = min(self._step, n_frames - first)
+        return self._magnitudes(part_BN, self.longest_cells)[:, self.halo_cells : self.halo_cells + last]
+
+    def _magnitudes(self, wave_BN: Tensor, at_least_cells: int) -> Tensor:
+        """Magnitudes [B, J, F] of at most J * hop samples, taken to repeat for ever."""
+        n_cells = fast_length(at_least_cells)
+        kernels = kernels_on_grid(self, n_cells, wave_BN.device)
+        n_blocks = len(kernels.half_sample)  # the first of them holds negative frequencies
+        spectrum_BL = torch.fft.rfft(wave_BN, n=n_cells * self.hop)
+        negative_BJ = spectrum_BL[:, 1 : n_cells + 1].flip(1).conj()
+        spectrum_BL = torch.cat([negative_BJ, spectrum_BL[:, : (n_blocks - 1) * n_cells]], 1)
+        even_BPJ = spectrum_BL.unflatten(1, (n_blocks, n_cells))
+        both_BPJ = torch.cat([even_BPJ, even_BPJ * kernels.half_sample], 1)
+        planes_2BPJ = torch.stack([both_BPJ.real, both_BPJ.imag])  # real weights, so both planes alike
+        folded = [(planes_2BPJ[:, :, g.blocks] * g.weight).sum(3) for g in kernels.groups]
+        real_BFJ, imaginary_BFJ = torch.cat(folded, 2)
+        return torch.fft.ifft(torch.complex(real_BFJ, imaginary_BFJ)).abs().transpose(1, 2)
+
+
+def fast_length(at_least: int) -> int:
+    """The next length whose FFT is fast: factors 2, 3 and 5 only.
+
+    >>> fast_length(455)
+    480
+    """
+    return next(n for n in range(max(1, at_least), 2 * at_least + 2) if 30**30 % n == 0)
+
+
+@lru_cache(maxsize=4)
+def kernels_on_grid(cqt: Cqt, n_cells: int, device: torch.device) -> Kernels:
+    """The kernels' spectra on the frequency grid of `n_cells * hop` samples."""
+    block_hz = cqt.rate_hz / cqt.hop
+    reach_F = cqt.lobes * cqt.frequencies_hz / cqt.q
+    first_F = np.floor(np.maximum(cqt.frequencies_hz - reach_F, 0) / block_hz).astype(np.int64)
+    last_F = np.floor((cqt.frequencies_hz + reach_F) / block_hz).astype(np.int64)
+    n_blocks = int(last_F[-1]) + 2
+    groups = []
+    for bins in np.array_split(np.arange(cqt.n_bins), -(-cqt.n_bins // GROUP)):
+        # Signals may be far louder below the first bin than anywhere else: every bin reads block -1 and 0 too.
+        wanted = [sorted({-1, 0, *range(first_F[k], last_F[k] + 1)}) for k in bins]
+        width = max(map(len, wanted))
+        blocks_GR = np.array([w + [n_blocks] * (width - len(w)) for w in wanted])
+        weight_GRJ = kernel_spectra(cqt, bins, blocks_GR, n_cells)
+        weight_GRJ[blocks_GR == n_blocks] = 0
+        place_GR = np.minimum(blocks_GR + 1, n_blocks - 1) + n_blocks * (cqt.n_taps[bins] % 2)[:, None]
+        groups.append(Group(torch.from_numpy(place_GR).to(device), torch.from_numpy(weight_GRJ).to(device)))
+    line_PJ = np.arange(-n_cells, (n_blocks - 1) * n_cells).reshape(n_blocks, n_cells)
+    half_sample_PJ = np.exp(-1j * np.pi * line_PJ / (n_cells * cqt.hop)).astype(np.complex64)
+    return Kernels(torch.from_numpy(half_sample_PJ).to(device), tuple(groups))
+
+
+def kernel_spectra(cqt: Cqt, bins: np.ndarray, blocks_GR: np.ndarray, n_cells: int) -> np.ndarray:
+    """Spectra of the kernels of `bins`, centred on their own middle, in blocks of the grid; float32 [G, R, J].
+
+    A periodic Hann window of L taps at angular frequency a has the spectrum
+    sin(L a / 2) (cot(a / 2) / 2 - cot((a - d) / 2) / 4 - cot((a + d) / 2) / 4) with d = 2 pi / L.
+    """
+    line_GRJ = blocks_GR[:, :, None] * n_cells + np.arange(n_cells)
+    taps_G11 = cqt.n_taps[bins][:, None, None].astype(np.float64)
+    centre_G11 = cqt.frequencies_hz[bins][:, None, None] / cqt.rate_hz
+    # A tiny offset keeps the removable singularity at a = 0 away.
+    half_GRJ = np.pi * (line_GRJ / (n_cells * cqt.hop) - centre_G11) + 1e-12
+    spacing = np.pi / taps_G11
+    cots = 0.5 / np.tan(half_GRJ) - 0.25 / np.tan(half_GRJ - spacing) - 0.25 / np.tan(half_GRJ + spacing)
+    gain_G11 = 2 / np.sqrt(taps_G11) / cqt.hop  # L1 norm L / 2, times sqrt(L); folding divides by the hop
+    return (gain_G11 * np.sin(taps_G11 * half_GRJ) * cots).astype(np.float32)
+
+
+class CqtTeacher(StoredTeacher):
+    """Frame targets [B, T, 336] at 75 Hz: linear constant-Q magnitudes, as MERT regresses them.
+
+    `settings` are those of `Cqt`; `Cqt(rate_hz=16_000)` has 50 frames a second, for the v0 family.
+    """
+
+    name = "cqt"
+
+    def __init__(self, cqt: Cqt | None = None) -> None:
+        self.cqt = cqt or Cqt()
+        super().__init__(asdict(self.cqt), {})
+        self.sample_rate, self.rate_hz = self.cqt.rate_hz, self.cqt.rate_hz / self.cqt.hop
+        self.n_bins = self.cqt.n_bins
+
+    @classmethod
+    def from_parts(cls, settings: dict[str, Any], weights: dict[str, Tensor]) -> Self:
+        return cls(Cqt(**settings))
+
+    @torch.no_grad()
+    def targets(self, wave_BN: Tensor) -> Targets:
+        """`frames` [B, N // 320 + 1, 336], float32; frame t is centred at sample 320 t."""
+        return Targets(None, self.cqt(check_wave(wave_BN, self.name)), self.rate_hz, self.fingerprint)

@@ -1,0 +1,93 @@
+"""The teacher of the v0 family: k-means clusters of MFCC, or of log-mel and chroma as two streams.
+
+Shapes: B clips, N samples, T frames, F features, C classes, K streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from teachers.base import StoredTeacher, Targets, TeacherError, check_wave
+from teachers.fitting import kmeans, nearest, sample_rows, standard
+from teachers.spectral import Spectral
+
+
+def streams_of(features: str, sample_rate: int) -> dict[str, Spectral]:
+    """The streams behind a name: HuBERT's 39 MFCC, or the 229 log-mel and 264 chroma of the MERT paper."""
+    if features == "mfcc":
+        return {"mfcc": Spectral("mfcc", sample_rate, n_fft=1024, n_features=39)}
+    if features == "mel_chroma":
+        return {
+            "mel": Spectral("mel", sample_rate, n_fft=4096, n_features=229),
+            "chroma": Spectral("chroma", sample_rate, n_fft=4096, n_features=264),
+        }
+    raise TeacherError("kmeans", f"features={features!r} are unknown", "choose mfcc or mel_chroma")
+
+
+class KmeansTeacher(StoredTeacher):
+    """Code targets [B, K, T]: the nearest centre of each standardised frame; K = 1 for mfcc, 2 for mel_chroma."""
+
+    name = "kmeans"
+
+    def __init__(self, streams: dict[str, Spectral], weights: dict[str, Tensor]) -> None:
+        super().__init__({"streams": {key: asdict(value) for key, value in streams.items()}}, weights)
+        self.streams = streams
+        first = next(iter(streams.values()))
+        self.sample_rate, self.rate_hz = first.sample_rate, first.sample_rate / first.hop
+        self.n_classes = tuple(len(weights[f"{key}.centres"]) for key in streams)
+
+    @classmethod
+    def from_parts(cls, settings: dict[str, Any], weights: dict[str, Tensor]) -> Self:
+        return cls({key: Spectral(**value) for key, value in settings["streams"].items()}, weights)
+
+    @classmethod
+    def fit(
+        cls, waves: Iterable[np.ndarray], *, features: str = "mfcc", n_classes: int | tuple[int, ...] | None = None,
+        sample_rate: int = 16_000, sample_frames: int = 100_000, seed: int = 0,
+    ) -> Self:  # fmt: skip
+        """Cluster a sample of a corpus; classes default to 100 for mfcc (HuBERT), 300 and 200 for mel_chroma (MERT)."""
+        streams = streams_of(features, sample_rate)
+        usual: dict[str, tuple[int, ...]] = {"mfcc": (100,), "mel_chroma": (300, 200)}
+        classes = n_classes or usual[features]
+        per_stream = (classes,) * len(streams) if isinstance(classes, int) else tuple(classes)
+        if len(per_stream) != len(streams):
+            raise TeacherError(cls.name, f"n_classes={per_stream} for {len(streams)} streams", "give one a stream")
+
+        def extract(wave_BN: Tensor) -> Tensor:
+            return torch.cat([stream(wave_BN) for stream in streams.values()], 2)
+
+        rows_NF = sample_rows(waves, extract, sample_rate, sample_frames, seed, cls.name)
+        weights: dict[str, Tensor] = {}
+        for key, n, part_NF in zip(streams, per_stream, split(rows_NF, streams), strict=True):
+            mean_F, std_F = standard(part_NF, alike=key != "mfcc")
+            rows = ((torch.from_numpy(part_NF) - mean_F) / std_F).numpy()
+            centres_CF = kmeans(rows, n, seed, cls.name)
+            weights |= {f"{key}.mean": mean_F, f"{key}.std": std_F, f"{key}.centres": centres_CF}
+        return cls(streams, weights)
+
+    @torch.no_grad()
+    def targets(self, wave_BN: Tensor) -> Targets:
+        """`codes` [B, K, ceil(N / 320)]; rows are computed one by one, so that none can sway another's rounding."""
+        wave_BN = check_wave(wave_BN, self.name)
+        codes_BKT = torch.stack([self._codes(wave_1N) for wave_1N in wave_BN.split(1)])
+        return Targets(codes_BKT, None, self.rate_hz, self.fingerprint)
+
+    def _codes(self, wave_1N: Tensor) -> Tensor:
+        w, codes = self.weights_on(wave_1N.device), []
+        with torch.autocast(wave_1N.device.type, enabled=False):
+            for key, stream in self.streams.items():
+                x_TF = (stream(wave_1N)[0] - w[f"{key}.mean"]) / w[f"{key}.std"]
+                codes.append(nearest(x_TF, w[f"{key}.centres"]))
+        return torch.stack(codes)
+
+
+def split(rows_NF: np.ndarray, streams: dict[str, Spectral]) -> list[np.ndarray]:
+    """The columns of each stream."""
+    ends = np.cumsum([stream.n_features for stream in streams.values()])[:-1]
+    return np.split(rows_NF, ends, axis=1)

@@ -1,0 +1,63 @@
+"""A residual vector quantiser on log-mel frames (as MuQ, arXiv 2501.01108): acoustic codes that need no download.
+
+Shapes: B clips, N samples, T frames, F mel bands, C classes, K codebooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from teachers.base import StoredTeacher, Targets, check_wave
+from teachers.fitting import residual_codes, residual_kmeans, sample_rows, standard
+from teachers.spectral import Spectral
+
+
+class MelRvqTeacher(StoredTeacher):
+    """Code targets [B, 8, T] of 1024 classes each at 75 Hz, fitted by residual k-means on standardised frames.
+
+    Weights: `mean` and `std` [F], `codebooks` [K, C, F].
+    """
+
+    name = "mel_rvq"
+
+    def __init__(self, mel: Spectral, weights: dict[str, Tensor]) -> None:
+        super().__init__({"mel": asdict(mel)}, weights)
+        self.mel = mel
+        self.sample_rate, self.rate_hz = mel.sample_rate, mel.sample_rate / mel.hop
+        n_codebooks, n_classes, _ = weights["codebooks"].shape
+        self.n_classes = (n_classes,) * n_codebooks
+
+    @classmethod
+    def from_parts(cls, settings: dict[str, Any], weights: dict[str, Tensor]) -> Self:
+        return cls(Spectral(**settings["mel"]), weights)
+
+    @classmethod
+    def fit(
+        cls, waves: Iterable[np.ndarray], *, n_codebooks: int = 8, n_classes: int = 1024, sample_rate: int = 24_000,
+        n_mels: int = 128, sample_frames: int = 100_000, seed: int = 0,
+    ) -> Self:  # fmt: skip
+        """Fit to a sample of a corpus of float32 mono waves; TeacherError if it has too few distinct frames."""
+        mel = Spectral("mel", sample_rate, n_features=n_mels)
+        rows_NF = sample_rows(waves, mel, sample_rate, sample_frames, seed, cls.name)
+        mean_F, std_F = standard(rows_NF)
+        rows = ((torch.from_numpy(rows_NF) - mean_F) / std_F).numpy()
+        codebooks_KCF = residual_kmeans(rows, n_codebooks, n_classes, seed, cls.name)
+        return cls(mel, {"mean": mean_F, "std": std_F, "codebooks": codebooks_KCF})
+
+    @torch.no_grad()
+    def targets(self, wave_BN: Tensor) -> Targets:
+        """`codes` [B, K, ceil(N / 320)]; rows are computed one by one, so that none can sway another's rounding."""
+        wave_BN = check_wave(wave_BN, self.name)
+        codes_BKT = torch.stack([self._codes(wave_1N) for wave_1N in wave_BN.split(1)])
+        return Targets(codes_BKT, None, self.rate_hz, self.fingerprint)
+
+    def _codes(self, wave_1N: Tensor) -> Tensor:
+        w = self.weights_on(wave_1N.device)
+        with torch.autocast(wave_1N.device.type, enabled=False):
+            return residual_codes((self.mel(wave_1N)[0] - w["mean"]) / w["std"], w["codebooks"])

@@ -1,0 +1,101 @@
+"""Log-mel, MFCC and chroma frames by nnAudio (extra `train`), frame t centred at 320 t + 200 like the student's.
+
+Shapes: B clips, N samples, T frames, F features.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from teachers.base import require
+
+CENTRE = 200  # samples: half the student's receptive field of 400
+PIECE = 1500  # frames computed at once, which bounds the memory of long recordings
+FLOOR = 1e-5  # added to mel power before the logarithm; white noise of rms 0.001 is about as strong
+
+
+@dataclass(frozen=True)
+class Spectral:
+    """One kind of frames: `mel` (natural log of mel power), `mfcc` (with two deltas) or `chroma` (unit vectors).
+
+    Shape: wave [B, N] -> frames [B, T, F] float32, T = ceil(N / hop). TeacherError without nnAudio.
+    """
+
+    kind: str
+    sample_rate: int = 24_000
+    hop: int = 320
+    n_fft: int = 2048
+    n_features: int = 128
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("mel", "mfcc", "chroma"):
+            raise ValueError(f"kind={self.kind!r} is none of mel, mfcc, chroma")
+        if self.kind == "mfcc" and self.n_features % 3:
+            raise ValueError(f"n_features={self.n_features} of mfcc must be a multiple of 3")
+        require("nnAudio.features", f"{self.kind} frames", "train")
+
+    def __call__(self, wave_BN: Tensor) -> Tensor:
+        """Frames [B, T, F]; without gradient, in float32 whatever autocast says."""
+        n = wave_BN.shape[1]
+        n_frames, left = -(-n // self.hop), self.n_fft // 2 - CENTRE
+        layer = layer_on(self, wave_BN.device)
+        pieces = []
+        with torch.no_grad(), torch.autocast(wave_BN.device.type, enabled=False):
+            total = (n_frames - 1) * self.hop + self.n_fft
+            padded_BM = torch.nn.functional.pad(wave_BN.float(), (left, total - left - n))
+            for first in range(0, n_frames, PIECE):
+                last = min(first + PIECE, n_frames) - 1
+                pieces.append(layer(padded_BM[:, first * self.hop : last * self.hop + self.n_fft]))
+            frames_BTF = torch.cat(pieces, 2).transpose(1, 2)
+            return with_deltas(frames_BTF) if self.kind == "mfcc" else frames_BTF
+
+
+@lru_cache(maxsize=8)
+def layer_on(spectral: Spectral, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The function [B, M] -> [B, F, T] behind one kind of frames, on one device."""
+    from nnAudio import features, librosa_functions
+
+    rate, n_fft = spectral.sample_rate, spectral.n_fft
+    stft = dict(sr=rate, n_fft=n_fft, hop_length=spectral.hop, center=False, verbose=False)
+    if spectral.kind == "mel":
+        mel = features.MelSpectrogram(n_mels=spectral.n_features, fmin=30.0, fmax=rate / 2, **stft).to(device)
+        return lambda wave_BM: (mel(wave_BM) + FLOOR).log()
+    if spectral.kind == "mfcc":
+        n_mfcc = spectral.n_features // 3
+        # top_db would tie each frame to the loudest of its clip; amin is the same floor as above
+        mfcc = features.MFCC(n_mfcc=n_mfcc, n_mels=40, fmin=30.0, top_db=None, amin=FLOOR, **stft).to(device)
+        return lambda wave_BM: mfcc(wave_BM)
+    power = features.STFT(output_format="Magnitude", **stft).to(device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it takes the logarithm of the 0 Hz bin
+        bank_FL = librosa_functions.chroma(rate, n_fft, n_chroma=spectral.n_features)
+    bank = torch.from_numpy(np.ascontiguousarray(bank_FL)).to(device)
+    # the added 1 is far below any music and keeps silence at zero
+    return lambda wave_BM: torch.nn.functional.normalize(bank @ power(wave_BM) ** 2, dim=1, eps=1.0)
+
+
+def with_deltas(x_BTF: Tensor) -> Tensor:
+    """Append first and second differences over five frames, as HuBERT's MFCC teacher has them: [B, T, 3 F].
+
+    >>> with_deltas(torch.arange(5.0)[None, :, None])[0, 2].tolist()
+    [2.0, 1.0, 0.0]
+    """
+    first_BTF = deltas(x_BTF)
+    return torch.cat([x_BTF, first_BTF, deltas(first_BTF)], 2)
+
+
+def deltas(x_BTF: Tensor) -> Tensor:
+    """Slope of the line through five neighbours, the ends repeated."""
+    n = x_BTF.shape[1]
+    index = torch.arange(-2, n + 2, device=x_BTF.device).clamp(0, n - 1)
+    padded = x_BTF[:, index]
+    near_BTF = padded[:, 3 : n + 3] - padded[:, 1 : n + 1]
+    far_BTF = padded[:, 4:] - padded[:, :n]
+    return (near_BTF + 2 * far_BTF) / 10
