@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mert.embed_cli import embed
-from mert.train.train_cli import continue_pretrain, fit_teacher, pretrain
+from mert.train.train_cli import continue_pretrain, fit_teacher, pretrain, tokenize
 
 app = typer.Typer(
     name="mert",
@@ -24,6 +24,7 @@ app.command()(embed)
 app.command()(pretrain)
 app.command("continue-pretrain")(continue_pretrain)
 app.command("fit-teacher")(fit_teacher)
+app.command()(tokenize)
 
 Name = Annotated[str, typer.Argument(help="A registered name, org/name on the hub, or a folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

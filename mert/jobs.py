@@ -205,7 +205,8 @@ class _RayStage:
         return {"row": json.dumps(self.stage(Job(**json.loads(row["job"]))))}
 
 
-def _run_ray(jobs: Iterable[Job], options: EmbedOptions, workers: int) -> Iterator[Row]:
+def started_ray() -> Any:
+    """The ray module, on the cluster at hand or on one embedded in this process."""
     try:
         import ray
     except ImportError:
@@ -213,8 +214,13 @@ def _run_ray(jobs: Iterable[Job], options: EmbedOptions, workers: int) -> Iterat
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
-    items = [{"job": json.dumps(asdict(job))} for job in jobs]  # JSON, because Arrow takes no names that are not UTF-8
     ray.data.DataContext.get_current().enable_progress_bars = False
+    return ray
+
+
+def _run_ray(jobs: Iterable[Job], options: EmbedOptions, workers: int) -> Iterator[Row]:
+    ray = started_ray()
+    items = [{"job": json.dumps(asdict(job))} for job in jobs]  # JSON, because Arrow takes no names that are not UTF-8
     table = ray.data.from_items(items, override_num_blocks=max(1, min(len(items), 1000)))
     actors = ray.data.ActorPoolStrategy(size=workers)
     stage: Any = _RayStage

@@ -33,7 +33,7 @@ def teacher_class(name: str) -> Any:
 
 
 def load_teacher(name_or_folder: str | Path) -> Teacher:
-    """A teacher that needs no fitting, by name, or a saved one, by folder; TeacherError.
+    """A teacher that needs no fitting, by name, or a saved one or a label store, by folder; TeacherError.
 
     A folder may also be that of EnCodec's published weights.
 
@@ -46,6 +46,11 @@ def load_teacher(name_or_folder: str | Path) -> Teacher:
         made: Teacher = getattr(kind, maker)() if maker else kind()
         return made
     folder = Path(name_or_folder)
+    if (folder / "store.json").is_file():
+        from teachers.labels import LabelStore
+
+        stored: Teacher = LabelStore(folder)
+        return stored
     if (folder / "teacher.json").is_file():
         about, _ = read_folder(folder)
         loaded: Teacher = teacher_class(about["name"]).load(folder)

@@ -5,6 +5,7 @@ Shapes: B clips of a group, N samples, T frames.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
@@ -17,7 +18,11 @@ from mert.train.corpus import Corpus
 from mert.train.masking import span_mask
 from mert.train.objective import Group
 from mert.train.recipe import Recipe
+from teachers import load_teacher
 from teachers.base import Teacher
+from teachers.labels import LabelStore
+
+log = logging.getLogger("mert")
 
 CROP, MASK, MIX, DROPOUT, LAYER_DROP, ORDER, VALIDATION = range(7)  # purposes of random streams
 
@@ -59,9 +64,8 @@ class Batches:
         recipe = self.recipe
         first = (step - 1) * recipe.batch_clips + number * recipe.group_clips
         indices = [self._recording(place) for place in range(first, first + recipe.group_clips)]
-        wave_BN = self._clips(indices, stream(recipe.seed, CROP, step, number))
         mask_BT = self._mask(stream(recipe.seed, MASK, step, number), len(indices))
-        clean = self._targets(wave_BN, mask_BT)
+        clean = self._clean(indices, mask_BT, stream(recipe.seed, CROP, step, number))
         mixed_BN = recipe.mixing(clean.wave_BN, stream(recipe.seed, MIX, step, number))
         return Group(mixed_BN, clean.mask_BT, clean.codes, clean.frames)
 
@@ -75,8 +79,8 @@ class Batches:
         for number in range(-(-self.n_held_out // recipe.group_clips)):
             places = range(number * recipe.group_clips, min(self.n_held_out, (number + 1) * recipe.group_clips))
             random = stream(recipe.seed, VALIDATION, number)
-            wave_BN = self._clips([self.n_training + place for place in places], random)
-            groups.append(self._targets(wave_BN, self._mask(random, len(places))))
+            mask_BT = self._mask(random, len(places))
+            groups.append(self._clean([self.n_training + place for place in places], mask_BT, random))
         return groups
 
     def skipped_layers(self, step: int, micro_step: int) -> tuple[int, ...]:
@@ -89,32 +93,50 @@ class Batches:
         epoch, within = divmod(place, self.n_training)
         return int(_order(self.recipe.seed, epoch, self.n_training)[within])
 
-    def _clips(self, indices: Sequence[int], random: np.random.Generator) -> torch.Tensor:
-        """Crops that begin on whole frames, so that labels of whole recordings would fit too."""
+    def _clean(self, indices: Sequence[int], mask_BT: torch.Tensor, random: np.random.Generator) -> Group:
+        """Crops and their targets. Crops begin on whole frames, so that stored labels fit to the sample."""
         n_samples = self.recipe.clip_samples
-        clips = []
-        for index in indices:
-            latest = (self.corpus.n_samples(index) - n_samples) // self.stride
-            start = int(random.integers(0, latest, endpoint=True)) * self.stride
-            clips.append(self.corpus.read(index, start, n_samples))
-        return torch.from_numpy(np.stack(clips)).to(self.device)
+        latest = [(self.corpus.n_samples(index) - n_samples) // self.stride for index in indices]
+        frames = [int(random.integers(0, last, endpoint=True)) for last in latest]
+        crops = zip(indices, frames, strict=True)
+        clips = [self.corpus.read(index, frame * self.stride, n_samples) for index, frame in crops]
+        wave_BN = torch.from_numpy(np.stack(clips)).to(self.device)
+        codes, values = {}, {}
+        for name, teacher in self.teachers.items():
+            if isinstance(teacher, LabelStore):
+                codes[name] = self._stored(teacher, indices, frames)
+                continue
+            targets = teacher.targets(wave_BN)
+            if targets.codes is not None:
+                codes[name] = targets.codes[:, :, : self.n_frames]
+            if targets.frames is not None:
+                values[name] = targets.frames[:, : self.n_frames]
+        return Group(wave_BN, mask_BT, codes, values)
+
+    def _stored(self, store: LabelStore, indices: Sequence[int], frames: Sequence[int]) -> torch.Tensor:
+        names = [(self.corpus.name(index), self.corpus.n_samples(index)) for index in indices]
+        rows = [store.codes(*name, frame, self.n_frames) for name, frame in zip(names, frames, strict=True)]
+        return torch.from_numpy(np.stack(rows).astype(np.int64)).to(self.device)
 
     def _mask(self, random: np.random.Generator, n_clips: int) -> torch.Tensor:
         recipe = self.recipe
         mask_BT = span_mask(random, n_clips, self.n_frames, recipe.mask_probability, recipe.mask_length)
         return torch.from_numpy(mask_BT).to(self.device)
 
-    def _targets(self, wave_BN: torch.Tensor, mask_BT: torch.Tensor) -> Group:
-        codes, frames = {}, {}
-        for name, teacher in self.teachers.items():
-            targets = teacher.targets(wave_BN)
-            if targets.codes is not None:
-                codes[name] = targets.codes[:, :, : self.n_frames]
-            if targets.frames is not None:
-                frames[name] = targets.frames[:, : self.n_frames]
-        return Group(wave_BN, mask_BT, codes, frames)
-
 
 @lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, n: int) -> np.ndarray:
     return stream(seed, ORDER, epoch).permutation(n)
+
+
+def load_teachers(names: Sequence[str]) -> dict[str, Teacher]:
+    """The teachers of a recipe by their own names; a licence that binds what they teach is shown."""
+    teachers: dict[str, Teacher] = {}
+    for name in names:
+        teacher = load_teacher(name)
+        if teacher.name in teachers:
+            raise UsageError(f"teachers={','.join(names)}", f"names {teacher.name} twice", "name each teacher once")
+        teachers[teacher.name] = teacher
+        if "NC" in teacher.licence:
+            log.warning("%s is under %s, and so is what it teaches", name, teacher.licence)
+    return teachers

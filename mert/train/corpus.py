@@ -29,6 +29,7 @@ class Corpus(Protocol):
     @property
     def fingerprint(self) -> str: ...
     def __len__(self) -> int: ...
+    def name(self, index: int) -> str: ...
     def n_samples(self, index: int) -> int: ...
     def read(self, index: int, start: int, n_samples: int) -> np.ndarray: ...
 
@@ -72,6 +73,9 @@ class FileCorpus:
     def __len__(self) -> int:
         return len(self._items)
 
+    def name(self, index: int) -> str:
+        return self._items[index][0]
+
     def n_samples(self, index: int) -> int:
         return self._items[index][2]
 
@@ -100,6 +104,9 @@ class GeneratedCorpus:
     def __len__(self) -> int:
         return len(self._generator)
 
+    def name(self, index: int) -> str:
+        return str(index)
+
     def n_samples(self, index: int) -> int:
         return round(self._generator.seconds * self.rate_hz)
 
@@ -112,7 +119,7 @@ class FirstClips:
 
     def __init__(self, corpus: Corpus, n_clips: int) -> None:
         self.rate_hz, self._corpus, self._n = corpus.rate_hz, corpus, min(n_clips, len(corpus))
-        self.n_samples, self.read = corpus.n_samples, corpus.read
+        self.name, self.n_samples, self.read = corpus.name, corpus.n_samples, corpus.read
 
     @property
     def fingerprint(self) -> str:
@@ -129,7 +136,7 @@ def open_corpus(data: str, rate_hz: int, shortest: int, options: dict[str, Any])
     path = Path(data)
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        return FileCorpus([(str(file), file) for file in found], rate_hz, shortest)
+        return FileCorpus([(str(file.relative_to(path)), file) for file in found], rate_hz, shortest)
     if path.is_file():
         return FileCorpus(list(_of_manifest(path)), rate_hz, shortest)
     for point in entry_points(group="mert.corpora", name=data):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from mert.embed_cli import Executor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from mert.train.corpus import Corpus
     from mert.train.recipe import Recipe
-    from teachers.base import Teacher
 
 Config = Annotated[str, typer.Argument(help="nano, v0_95m, v1_95m, v1_330m, or a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as steps=500 mixing.apply_prob=0.")]
@@ -78,21 +78,34 @@ def _waves(corpus: Corpus, clips: int) -> Iterator[np.ndarray]:
         yield corpus.read(index, 0, corpus.n_samples(index))
 
 
-def load_teachers(names: tuple[str, ...]) -> dict[str, Teacher]:
-    """Teachers of a recipe by name, with their licences shown where they bind the model."""
-    from teachers import load_teacher
+def tokenize(
+    data: Annotated[str, typer.Argument(help="A folder, manifest, hf:NAME or synth.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the label store.")],
+    teacher: Annotated[str, typer.Option(help="A fitted teacher's folder, or a name.")],
+    executor: Annotated[Executor, typer.Option(help="Where the work runs.")] = Executor.local,
+    workers: Annotated[int, typer.Option(min=1, help="Ray actors.")] = 1,
+    items: Annotated[int | None, typer.Option(min=1, help="Clips of a generator (synth) to take.")] = None,
+) -> None:
+    """Make the codes of a corpus once; training reads them with teachers=STORE. Run it again to go on."""
+    from rich.progress import Progress
 
-    teachers = {}
-    for name in names:
-        teacher = load_teacher(name)
-        teachers[teacher.name] = teacher
-        if "NC" in teacher.licence:
-            logging.getLogger("mert").warning("%s is under %s, and so is what it teaches", name, teacher.licence)
-    return teachers
+    from mert.train.tokenize import TokenizeOptions, perplexities
+    from mert.train.tokenize import tokenize as shards
+
+    options = TokenizeOptions(data, teacher, str(out), {"n_items": items} if items else {})
+    counts: Any = 0
+    with Progress() as progress:
+        task = progress.add_task("shards", total=None)
+        for shard in shards(options, executor.value, workers):
+            counts = counts + shard
+            progress.advance(task)
+    for k, (perplexity, used) in enumerate(zip(perplexities(counts), (counts > 0).sum(axis=1), strict=True)):
+        typer.echo(f"codebook {k}: {counts[k].sum()} codes, {used} of them different, perplexity {perplexity:.1f}")
 
 
 def _train(recipe: Recipe, model: Any, resume: str, dry_run: bool, overfit: int | None) -> None:
     from mert.errors import UsageError
+    from mert.train.batches import load_teachers
     from mert.train.corpus import FirstClips, open_corpus
     from mert.train.engine import Engine
     from mert.train.parallel import World

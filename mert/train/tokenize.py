@@ -1,0 +1,131 @@
+"""`mert tokenize`: the codes of a whole corpus into a label store, shard by shard.
+
+A shard is written whole or not at all, and made only where it is missing, so that a job can be stopped and run again,
+in this process or on Ray.
+Shapes: K codebooks, T frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mert.errors import MertError, UsageError
+from mert.files import read_json, write_json, write_whole
+from mert.train.corpus import Corpus, open_corpus
+from teachers import load_teacher
+from teachers.labels import DESCRIPTION, describe, shard_name
+
+SHARD_RECORDINGS = 64
+
+
+@dataclass(frozen=True)
+class TokenizeOptions:
+    """What every worker must know: plain values that travel between processes."""
+
+    data: str
+    teacher: str
+    out: str
+    data_options: dict[str, Any]
+
+
+class TokenizeStage:
+    """Makes one shard a call: `stage(number)` gives its counts of codes [K, C], written or found."""
+
+    def __init__(self, options: TokenizeOptions) -> None:
+        self.out = Path(options.out)
+        self.teacher = load_teacher(options.teacher)
+        if not self.teacher.n_classes:
+            raise UsageError(
+                options.teacher, "gives frames, not codes", "name a code teacher; frames are computed anew"
+            )
+        rate_hz = self.teacher.sample_rate
+        self.corpus: Corpus = open_corpus(options.data, rate_hz, rate_hz, options.data_options)
+        self.n_shards = -(-len(self.corpus) // SHARD_RECORDINGS)
+
+    def __call__(self, number: int) -> np.ndarray:
+        path = self.out / shard_name(number)
+        if not path.exists():
+            self._write(path, number)
+        from pyarrow import parquet
+
+        counts = np.zeros((len(self.teacher.n_classes), max(self.teacher.n_classes)), np.int64)
+        for codes in parquet.read_table(path, columns=["codes"])["codes"].to_pylist():
+            codes_KT = np.asarray(codes, np.int64).reshape(-1, len(counts)).T
+            counts += np.stack([np.bincount(codes_T, minlength=counts.shape[1]) for codes_T in codes_KT])
+        return counts
+
+    def _write(self, path: Path, number: int) -> None:
+        import datasets
+
+        first = number * SHARD_RECORDINGS
+        rows = [self._row(index) for index in range(first, min(len(self.corpus), first + SHARD_RECORDINGS))]
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        types = {"name": datasets.Value("string"), "n_samples": datasets.Value("int64")}
+        features = datasets.Features(types | {"codes": datasets.List(datasets.Value("int16"))})
+        with write_whole(path) as temporary:
+            datasets.Dataset.from_dict(columns, features=features).to_parquet(temporary)
+
+    def _row(self, index: int) -> dict[str, Any]:
+        n_samples = self.corpus.n_samples(index)
+        wave_N = self.corpus.read(index, 0, n_samples)
+        codes = self.teacher.targets(torch.from_numpy(wave_N)[None]).codes
+        assert codes is not None
+        codes_KT = codes[0].numpy()
+        limits_K1 = np.array(self.teacher.n_classes)[:, None]
+        if (codes_KT < 0).any() or (codes_KT >= limits_K1).any():
+            raise MertError(self.corpus.name(index), "its codes are out of range", "fit the teacher again")
+        return {"name": self.corpus.name(index), "n_samples": n_samples, "codes": codes_KT.T.flatten().astype(np.int16)}
+
+
+def tokenize(options: TokenizeOptions, executor: str = "local", workers: int = 1) -> Iterator[np.ndarray]:
+    """Counts [K, C] of each shard as it ends; the store is complete when all have.
+
+    UsageError if the folder holds a store of another teacher or corpus.
+    """
+    stage = TokenizeStage(options)
+    about = describe(stage.teacher, stage.corpus.fingerprint, stage.n_shards)
+    path = stage.out / DESCRIPTION
+    if path.exists() and read_json(path) != about:
+        raise UsageError(path, "is the store of another teacher or corpus", "choose another -o")
+    write_json(path, about)
+    if executor == "ray":
+        yield from _on_ray(options, stage.n_shards, workers)
+    else:
+        yield from map(stage, range(stage.n_shards))
+
+
+class _RayStage:
+    """The same stage as Ray Data calls it."""
+
+    def __init__(self, options: TokenizeOptions) -> None:
+        self.stage = TokenizeStage(options)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"counts": self.stage(int(row["number"]))}
+
+
+def _on_ray(options: TokenizeOptions, n_shards: int, workers: int) -> Iterator[np.ndarray]:
+    from mert.jobs import started_ray
+
+    ray = started_ray()
+    rows = ray.data.from_items([{"number": number} for number in range(n_shards)])
+    mapped = rows.map(_RayStage, fn_constructor_args=(options,), compute=ray.data.ActorPoolStrategy(size=workers))
+    for row in mapped.iter_rows():
+        yield np.asarray(row["counts"])
+
+
+def perplexities(counts_KC: np.ndarray) -> np.ndarray:
+    """Perplexity [K] of each codebook: how many codes are in use, in effect.
+
+    >>> perplexities(np.array([[5, 5, 0], [7, 0, 0]]))
+    array([2., 1.])
+    """
+    share_KC = counts_KC / counts_KC.sum(axis=1, keepdims=True)
+    logs_KC = np.log(share_KC, where=share_KC > 0, out=np.zeros_like(share_KC))
+    return np.exp(-(share_KC * logs_KC).sum(axis=1)).round(12)

@@ -1,0 +1,108 @@
+"""The label store's format: the codes of a corpus, made once, as parquet shards beside a description of their teacher.
+
+`store.json` holds what a teacher says of itself, and how many shards there are; a row of `shard-00000.parquet` holds
+the name of a recording, its samples at the teacher's rate, and its codes, frame after frame.
+Shapes: K codebooks, T frames.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from torch import Tensor
+
+from teachers.base import INSTALL, Targets, Teacher, TeacherError
+
+DESCRIPTION = "store.json"
+
+
+def shard_name(number: int) -> str:
+    """File name of a shard.
+
+    >>> shard_name(3)
+    'shard-00003.parquet'
+    """
+    return f"shard-{number:05d}.parquet"
+
+
+def describe(teacher: Teacher, corpus_fingerprint: str, n_shards: int) -> dict[str, Any]:
+    """What `store.json` says."""
+    return {
+        "format": "mert-labels",
+        "teacher": teacher.name,
+        "fingerprint": teacher.fingerprint,
+        "licence": teacher.licence,
+        "sample_rate": teacher.sample_rate,
+        "rate_hz": teacher.rate_hz,
+        "n_classes": list(teacher.n_classes),
+        "corpus": corpus_fingerprint,
+        "n_shards": n_shards,
+    }
+
+
+class LabelStore:
+    """A finished store in a teacher's place: `codes(name, first, n_frames)` [K, T], checked against `n_classes`.
+
+    Raises TeacherError for a store that is not finished, was damaged, or holds codes no teacher of its kind gives.
+    """
+
+    n_bins = 0
+
+    def __init__(self, folder: str | Path) -> None:
+        try:
+            from pyarrow import parquet
+        except ImportError:
+            raise TeacherError(folder, "pyarrow is not installed", INSTALL["train"]) from None
+        self.folder = Path(folder)
+        try:
+            about = json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8"))
+            self.name, self.fingerprint, self.licence = about["teacher"], about["fingerprint"], about["licence"]
+            self.sample_rate, self.rate_hz = int(about["sample_rate"]), float(about["rate_hz"])
+            self.n_classes: tuple[int, ...] = tuple(about["n_classes"])
+            n_shards = int(about["n_shards"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TeacherError(folder, f"is no label store ({error})", "make one: mert tokenize") from None
+        self._rows: dict[str, tuple[int, np.ndarray]] = {}
+        for number in range(n_shards):
+            shard = self.folder / shard_name(number)
+            if not shard.exists():
+                raise TeacherError(shard, "is missing", "run the same mert tokenize again")
+            for row in parquet.read_table(shard).to_pylist():
+                codes_KT = np.asarray(row["codes"], dtype=np.int16).reshape(-1, len(self.n_classes)).T
+                self._check(codes_KT, f"{shard}: {row['name']}")
+                self._rows[row["name"]] = row["n_samples"], codes_KT
+
+    def _check(self, codes_KT: np.ndarray, source: str) -> None:
+        for k, (codes_T, n) in enumerate(zip(codes_KT, self.n_classes, strict=True)):
+            if len(codes_T) and not 0 <= codes_T.min() <= codes_T.max() < n:
+                worst = codes_T[(codes_T < 0) | (codes_T >= n)][0]
+                raise TeacherError(source, f"code {worst} of codebook {k} is not below {n}", "make the store again")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def targets(self, wave_BN: Tensor) -> Targets:
+        """A store knows recordings by name, not by sound: TeacherError."""
+        raise TeacherError(self.folder, "has codes of whole recordings only", "name the teacher itself")
+
+    def save(self, folder: str | Path) -> None:
+        """A store stays where it was made: TeacherError."""
+        raise TeacherError(self.folder, "is a folder already", "copy it")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Open a finished store."""
+        return cls(folder)
+
+    def codes(self, name: str, n_samples: int, first: int, n_frames: int) -> np.ndarray:
+        """Codes int16 [K, T] of a recording from frame `first` on; TeacherError if it is another recording."""
+        if name not in self._rows:
+            raise TeacherError(self.folder, f"has no codes of {name}", "tokenize this corpus")
+        stored, codes_KT = self._rows[name]
+        if stored != n_samples:
+            reason = f"{name} has {n_samples} samples, and had {stored} when its codes were made"
+            raise TeacherError(self.folder, reason, "tokenize this corpus again")
+        return codes_KT[:, first : first + n_frames]
