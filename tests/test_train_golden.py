@@ -52,6 +52,7 @@ def losses() -> list[float]:
     return [engine.step(step)["loss"] for step in range(1, 51)]
 
 
+@pytest.mark.check
 def test_fifty_losses_are_the_golden_ones() -> None:
     assert losses() == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-4)
 
