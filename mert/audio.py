@@ -20,7 +20,7 @@ import soundfile
 import soxr
 
 from mert.errors import AudioError
-from mert.headers import is_wav, ogg_is_cut, share_present, truthful
+from mert.headers import PatchedFile, is_wav, ogg_is_cut, share_present, truthful
 
 BLOCK_S = 0.1  # also what is lost at most where a damaged file stops the decoder
 SUFFIXES = frozenset(
@@ -194,8 +194,7 @@ class SoundFileDecoder:
             self.rate_hz, self.channels = probe.samplerate, probe.channels
             n = self._announced or probe.frames
             self.claimed_s = n / probe.samplerate if n < 2**62 and probe.samplerate else np.inf
-            self._format = probe.format
-        if self._file is not file and self._format != "FLAC":
+        if isinstance(self._file, PatchedFile) and self._file.told_less:
             self._warn_of_more()
         elif present := share_present(file):
             self.claimed_s /= present
@@ -303,7 +302,7 @@ def _name_of(source: Source) -> str:
 
 def as_float(samples: Any, name: str, channels_last: bool = False) -> np.ndarray:
     """Samples as float32 [N, C]; without `channels_last` the shorter axis of two is taken for the channels."""
-    array = np.asarray(samples)
+    array = np.asarray(samples.detach().cpu() if hasattr(samples, "detach") else samples)
     if array.dtype.kind not in "fiu" or array.ndim not in (1, 2):
         raise TypeError(f"{name}: give numbers of shape [N], [C, N] or [N, C], not {array.dtype} {array.shape}")
     if array.dtype.kind in "iu":

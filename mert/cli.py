@@ -61,12 +61,17 @@ def models(pattern: Annotated[str, typer.Argument(help='Such as "*95m*".')] = "*
 
 @app.command()
 def info(name: Name, as_json: AsJson = False) -> None:
-    """Show what is known of a model."""
+    """Show what is known of a registered model, or of a folder."""
     from dataclasses import asdict
 
     from mert.registry import info as look_up
 
-    facts = asdict(look_up(name))
+    if Path(name).exists():
+        from mert.hub import load
+
+        facts = asdict(load(name, device="cpu").info)
+    else:
+        facts = asdict(look_up(name))
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,6 +111,8 @@ class Embedder:
 
         What a recording gives does not depend on its neighbours: 1e-5 relative to the layer's rms, in float32.
         """
+        if isinstance(items, str | bytes):
+            raise TypeError("embed_many takes a list of recordings; for one there is embed")
         settings = self.settings(layers, pool, window, hop, dtype, batch_size)
         recordings = (self._recording(*i) if isinstance(i, tuple) else self._recording(i, None) for i in items)
         return self.features(recordings, settings)
@@ -126,8 +130,8 @@ class Embedder:
         """Features window by window from blocks [N] or [N, C], as they come: together equal to those of `embed`."""
         settings = self.settings(layers, None, window, hop, dtype, batch_size=1)
         recording = StreamRecording(blocks, sr)
-        for span, values_LTD in self.frames(recording, settings):
-            yield self._wrapped(values_LTD, span.keep_from, recording, settings)
+        frames = self.frames(recording, settings)
+        return (self._wrapped(values_LTD, span.keep_from, recording, settings) for span, values_LTD in frames)
 
     def settings(
         self,
@@ -170,7 +174,7 @@ class Embedder:
             "seconds": recording.seconds,
             "silent": recording.silent,
             "warnings": recording.warnings,
-            "window": "whole" if windowing.frames is None else windowing.frames / self.frame_rate,
+            "window": self._window_seconds(windowing),
             "hop": None if windowing.hop is None else windowing.hop / self.frame_rate,
             "window_frames": windowing.frames,
             "hop_frames": windowing.hop,
@@ -203,7 +207,7 @@ class Embedder:
                 if pooled:
                     pooled.add(values_LTD)
                 else:
-                    pieces.append(values_LTD)
+                    pieces.append(values_LTD.copy())  # a view would keep its whole batch
                     refuse_too_large(sum(piece.nbytes for piece in pieces), limit, recording)
             elif pooled and settings.pool:
                 yield Features(pooled.result(), None, self.names(settings), self.meta(recording, settings))
@@ -211,6 +215,10 @@ class Embedder:
             else:
                 yield self._wrapped(np.concatenate(pieces, axis=1), 0, recording, settings)
                 pieces = []
+
+    def _window_seconds(self, windowing: Windowing) -> float | str:
+        """What `window=` would ask for these windows."""
+        return "whole" if windowing.frames is None else self.clock.n_samples(windowing.frames) / self.sample_rate
 
     def _wrapped(self, values_LTD: np.ndarray, start: int, recording: Recording, settings: Settings) -> Features:
         times = self.clock.times(start, start + values_LTD.shape[1])
@@ -233,7 +241,11 @@ class Embedder:
         for layer in layers:
             if isinstance(layer, str) and layer in names:
                 numbers.append(names.index(layer))
-            elif isinstance(layer, int | np.integer) and -len(names) <= layer < len(names):
+            elif (
+                isinstance(layer, int | np.integer)
+                and not isinstance(layer, bool)
+                and -len(names) <= layer < len(names)
+            ):
                 numbers.append(int(layer) % len(names))
             else:
                 raise ValueError(f"no layer {layer!r}: this model has {', '.join(names)} (or 0 to {len(names) - 1})")
@@ -269,7 +281,10 @@ class StreamRecording(ArrayRecording):
 def random_model(size: str = "nano", seed: int = 0) -> Embedder:
     """A MERT of a named size with random weights: untrained, for tests, demonstrations and as a baseline."""
     torch.manual_seed(seed)
-    model = Mert({"nano": sizes.nano, "95m": sizes.base_95m, "330m": sizes.large_330m}[size]())
+    named = {"nano": sizes.nano, "95m": sizes.base_95m, "330m": sizes.large_330m}
+    if size not in named:
+        raise ValueError(f"size is one of {', '.join(named)}, not {size!r}")
+    model = Mert(named[size]())
     info = ModelInfo.of(model, f"random-{size}", licence="Apache-2.0", note="random initialisation, untrained")
     return Embedder(model, info, digest(model))
 
@@ -291,9 +306,11 @@ def refuse_too_large(n_bytes: float, limit: float, recording: Recording) -> None
 
 
 def free_memory() -> float:
-    """Bytes of memory that can still be had; infinite where the system does not tell."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return float("inf")
+    """Bytes of memory that can still be had: of the machine, and of the container; 4 GiB where neither tells."""
+    found = []
+    with suppress(OSError, StopIteration), open("/proc/meminfo", encoding="ascii") as lines:
+        found.append(next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")))
+    with suppress(OSError, ValueError):  # ValueError: "max", no limit
+        limit, used = (int(Path("/sys/fs/cgroup", f"memory.{name}").read_text()) for name in ("max", "current"))
+        found.append(float(limit - used))
+    return min(found, default=4.0 * 2**30)

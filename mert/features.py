@@ -35,11 +35,11 @@ class Features:
     layers: tuple[str, ...]
     meta: dict[str, Any] = field(default_factory=dict)
 
-    def layer(self, name: str | int) -> np.ndarray:
-        """One layer by name, or by its place among the layers held (negatives from the end)."""
-        if isinstance(name, str) and name not in self.layers:
+    def layer(self, name: str) -> np.ndarray:
+        """One layer by its name; KeyError names those held."""
+        if name not in self.layers:
             raise KeyError(f"no layer {name!r} among {', '.join(self.layers)}")
-        return self.values[self.layers.index(name) if isinstance(name, str) else name]
+        return self.values[self.layers.index(name)]
 
     def pool(self, how: Literal["mean", "meanstd"]) -> Features:
         """Mean over time, or mean and population standard deviation side by side, computed in float64."""

@@ -10,6 +10,7 @@ import io
 import struct
 from typing import BinaryIO
 
+CHUNK = 1 << 17
 FLAC_TOTAL = (1 << 36) - 1  # the bits of STREAMINFO that count samples; 0 = unknown
 # kbit/s by header index: MPEG-1 layer III, then MPEG-2 and 2.5 layer III (ISO 11172-3, ISO 13818-3).
 BITRATES = (
@@ -22,7 +23,8 @@ RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8
 class PatchedFile(io.RawIOBase):
     """A binary file seen through `head`, which stands for its first `replaced` bytes."""
 
-    def __init__(self, file: BinaryIO, head: bytes, replaced: int) -> None:
+    def __init__(self, file: BinaryIO, head: bytes, replaced: int, told_less: bool = False) -> None:
+        self.told_less = told_less  # whether the true header announces less than there is
         self._file, self._head, self._shift = file, head, len(head) - replaced
         self._at = 0
 
@@ -113,7 +115,7 @@ def _truthful_wav(file: BinaryIO, head: bytes) -> PatchedFile | None:
     if not start or _chunks_follow(file, start + length + length % 2, file.seek(0, io.SEEK_END)):
         return None  # it ends as announced, or in tags
     endless = struct.pack("<I", 0xFFFFFFFF)
-    return PatchedFile(file, head[:4] + endless + head[8 : start - 4] + endless, start)
+    return PatchedFile(file, head[:4] + endless + head[8 : start - 4] + endless, start, told_less=True)
 
 
 def _chunks_follow(file: BinaryIO, at: int, size: int) -> bool:
@@ -144,28 +146,62 @@ def _mp3_frame(header: bytes) -> tuple[int, int] | None:
 
 
 def _truthful_mp3(file: BinaryIO, head: bytes) -> PatchedFile | None:
-    start = 0
-    if head[:3] == b"ID3" and len(head) > 9:
-        a, b, c, d = head[6:10]
-        start = 10 + (a << 21 | b << 14 | c << 7 | d)
+    start = _id3_length(head)
     file.seek(start)
-    data = file.read()
+    data = file.read(4096)
     first = _mp3_frame(data[:4])
     if first is None:
         return None
     length, tag = first
-    counted = _count_frames(data)
+    counted = _count_frames(file, start)
     if data[tag : tag + 4] in (b"Xing", b"Info") and data[tag + 7] & 1:
         (announced,) = struct.unpack(">I", data[tag + 8 : tag + 12])
-        head = data[: tag + 8] + struct.pack(">I", counted - 1)
-        return PatchedFile(file, bytes(start) + head, start + tag + 12) if announced < counted - 1 else None
+        if announced >= counted - 1:
+            return None
+        head = bytes(start) + data[: tag + 8] + struct.pack(">I", counted - 1)
+        return PatchedFile(file, head, start + tag + 12, told_less=True)
     # No tag: put one before everything, in a silent frame of the first frame's own format.
     info = data[:4] + bytes(tag - 4) + b"Info" + struct.pack(">II", 1, counted)
     return PatchedFile(file, info + bytes(length - len(info)), start) if length >= len(info) else None
 
 
-def _count_frames(data: bytes) -> int:
-    count = at = 0
-    while frame := _mp3_frame(data[at : at + 4]):
-        count, at = count + 1, at + frame[0]
-    return count
+def _id3_length(head: bytes) -> int:
+    """Bytes of an ID3v2 tag at the beginning; 0 where there is none."""
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
+    a, b, c, d = head[6:10]
+    return 10 + (a << 21 | b << 14 | c << 7 | d)
+
+
+def _count_frames(file: BinaryIO, at: int) -> int:
+    """Frames from `at` to the end of the file, over tags and junk between them, in constant memory."""
+    count = 0
+    chunk, begin = b"", at
+    while True:
+        if at < begin or at + 4 > begin + len(chunk):
+            file.seek(at)
+            chunk, begin = file.read(CHUNK), at
+            if len(chunk) < 4:
+                return count
+        header = chunk[at - begin : at - begin + 10]
+        if frame := _mp3_frame(header):
+            count, at = count + 1, at + frame[0]
+        elif tag := _id3_length(header):
+            at += tag
+        elif (found := _next_frame(file, at + 1)) is not None:
+            at = found
+        else:
+            return count
+
+
+def _next_frame(file: BinaryIO, at: int) -> int | None:
+    """Where the next frame begins that another one follows, at most a chunk away."""
+    file.seek(at)
+    chunk = file.read(CHUNK)
+    i = chunk.find(b"\xff")
+    while i >= 0:
+        frame = _mp3_frame(chunk[i : i + 4])
+        if frame and _mp3_frame(chunk[i + frame[0] : i + frame[0] + 4]):
+            return at + i
+        i = chunk.find(b"\xff", i + 1)
+    return None

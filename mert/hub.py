@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("mert")
 
 _OPTIONAL = ("preprocessor_config.json", "README.md")
+_PUBLISHED = ("config.json", "model.safetensors", "README.md", "golden.safetensors")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_REMEDY = "check the connection and HF_HUB_OFFLINE, then load again"
 _REMEDY = "check the connection and HF_HUB_OFFLINE, then load again"
 _licences_shown: set[str] = set()
 
@@ -91,6 +91,10 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
 
     CheckpointError if it does not pass, or if the hub refuses.
     """
+    missing = [name for name in _PUBLISHED if not (Path(folder) / name).exists()]
+    if missing:
+        remedy = f"write a whole model first: mert convert {folder} OUT, then push OUT"
+        raise CheckpointError(folder, f"has no {', '.join(missing)}", remedy)
     verify(folder)
     api = huggingface_hub.HfApi()
     try:
@@ -119,10 +123,15 @@ def _load_hub(name: str, revision: str | None) -> tuple[Mert, ModelInfo]:
     model, checkpoint, report = load_model(folder)
     log.info("%s: %s", folder, report)
     record = record or _info(model, folder, name, name)
+    if model.config.sample_rate != record.sample_rate:  # some published configurations do not say
+        log.warning("%s: taken for %d Hz, as on record", name, record.sample_rate)
+        model.config = replace(model.config, sample_rate=record.sample_rate)
     return model, replace(record, revision=folder.name, sha256=checkpoint.sha256)
 
 
 def _fetch_named(name: str, revision: str | None) -> tuple[Path, ModelInfo | None]:
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise CheckpointError(name, "no such file or folder", "check the path")
     record = _record(name)
     if record is None:
         return fetch(name, revision), None

@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from mert.audio import Recording
 from mert.embed import Embedder, Layers
 from mert.errors import MertError, OutputError
 from mert.features import Features, Pool
+from mert.files import sha256_file
 from mert.inputs import Job
 from mert.npz import FrameWriter, sweep
 
@@ -59,7 +61,7 @@ class EmbedStage:
 
     FACTS = (
         "weights_sha256", "layers", "pool", "window_frames", "hop_frames", "normalize", "dtype", "save_dtype",
-        "source_bytes",
+        "source_sha256", "version",
     )  # fmt: skip
 
     def __init__(self, options: EmbedOptions) -> None:
@@ -109,7 +111,7 @@ class EmbedStage:
 
     def _identity(self, job: Job) -> dict[str, Any]:
         """What an output must agree in to count as made."""
-        return {"source_bytes": os.path.getsize(job.source), "save_dtype": self.options.save_dtype}
+        return {"source_sha256": sha256_file(job.source), "save_dtype": self.options.save_dtype}
 
     def _is_made(self, job: Job, row: Row) -> bool:
         """Whether the output is there, whole, and made in the way now asked for."""
@@ -144,8 +146,6 @@ _stage: EmbedStage  # one a worker process
 
 
 def _start_worker(options: EmbedOptions, threads: int) -> None:
-    import torch
-
     global _stage
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
@@ -224,6 +224,7 @@ def _run_ray(jobs: Iterable[Job], options: EmbedOptions, workers: int) -> Iterat
     table = ray.data.from_items(items, override_num_blocks=max(1, min(len(items), 1000)))
     actors = ray.data.ActorPoolStrategy(size=workers)
     stage: Any = _RayStage
-    rows = table.map(stage, fn_constructor_args=(options, os.getcwd()), compute=actors, num_cpus=1)
+    gpus = 1 if options.device != "cpu" and torch.cuda.is_available() else 0  # Ray hides GPUs nobody asked for
+    rows = table.map(stage, fn_constructor_args=(options, os.getcwd()), compute=actors, num_cpus=1, num_gpus=gpus)
     for row in rows.iter_rows():
         yield json.loads(row["row"])

@@ -5,6 +5,7 @@ Shapes: L layers, T frames, D model width.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import re
@@ -37,7 +38,7 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
     try:
         _write_archive(path, folder, arrays)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
 
 
 def read_npz(path: str | Path, required: tuple[str, ...], leave_out: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
@@ -49,6 +50,8 @@ def read_npz(path: str | Path, required: tuple[str, ...], leave_out: tuple[str, 
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("it is compressed")
+            if leave_out and archive.testzip():  # what is not read is at least whole
+                raise ValueError("its checksum is wrong")
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             arrays = {name: _read_array(archive, name) for name in names if name not in leave_out}
     except Exception as error:  # what damaged archives raise has no common type
@@ -80,7 +83,7 @@ class FrameWriter:
     def __exit__(self, *_: object) -> None:
         for file in self._files:
             file.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _remove(self._folder)
 
     def add(self, values_LTD: np.ndarray) -> None:
         """Append frames; OutputError where a value does not fit the dtype, or the disk is full."""
@@ -174,8 +177,23 @@ def _temporary_folder(path: Path) -> Path:
     sweep(path.parent)
     key = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
     folder = path.parent / f".{key}.{_HOST}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    _unfinished.add(folder)  # before it is there: an interrupt may come between any two lines
     folder.mkdir()
     return folder
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    _unfinished.discard(folder)
+
+
+_unfinished: set[Path] = set()
+
+
+@atexit.register
+def _remove_unfinished() -> None:
+    for folder in list(_unfinished):
+        _remove(folder)
 
 
 def _alive(pid: int) -> bool:

@@ -29,7 +29,7 @@ def new_axes(width_in: float = 6.4, height_in: float = 5.6) -> Axes:
     return Figure(figsize=(width_in, height_in), layout="constrained").subplots()
 
 
-def plot_ssm(features: Features, layer: str | int | None = None, axes: Axes | None = None) -> Axes:
+def plot_ssm(features: Features, layer: str | None = None, axes: Axes | None = None) -> Axes:
     """Self-similarity: cosine between segments of one layer (its mean over time removed), bright where alike.
 
     Long recordings are averaged to at most 600 segments. ValueError for pooled features.
@@ -88,7 +88,7 @@ def plot_metric(axes: Axes, rows: list[dict[str, Any]], ending: str, **style: An
         axes.plot(*zip(*points, strict=True), label=name.removeprefix("valid/"), **style)
 
 
-def save_ssm(features: Features, path: str | Path, layer: str | int | None = None) -> None:
+def save_ssm(features: Features, path: str | Path, layer: str | None = None) -> None:
     """Draw `plot_ssm` to a file; the suffix says the format."""
     figure: Any = plot_ssm(features, layer).figure
     with warnings.catch_warnings():

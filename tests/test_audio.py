@@ -563,3 +563,19 @@ def test_half_an_hour_from_a_few_kilobytes_is_decoded_in_bounded_memory() -> Non
 
 def test_the_announced_length_is_infinite_where_none_is_announced() -> None:
     assert Recording(with_flac_total(encoded(WAVE, RATE, "FLAC"), 0)).claimed_seconds() == np.inf
+
+
+@pytest.mark.parametrize("between", [b"", b"junk!", b"ID3\x04\x00\x00\x00\x00\x00\x05hello"], ids=["", "junk", "tag"])
+@pytest.mark.parametrize("tagged", [True, False])
+def test_joined_mp3_files_are_read_to_the_last(between: bytes, tagged: bool) -> None:
+    part = encoded(WAVE, RATE, "MP3")
+    if not tagged:
+        part = without_xing(part)
+    got, recording = decoded(between.join([part] * 3))
+    assert len(got) / RATE == pytest.approx(9.0, abs=0.3)
+    assert any("announced less" in warning for warning in recording.warnings) == tagged
+
+
+def test_an_old_mp3_without_a_tag_is_nothing_to_warn_about() -> None:
+    _, recording = decoded(without_xing(encoded(WAVE, RATE, "MP3")))
+    assert recording.warnings == []

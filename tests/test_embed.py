@@ -231,8 +231,8 @@ def test_the_rate_of_the_file_hardly_matters(tiny: Embedder, rate_hz: int) -> No
     t = np.arange(rate_hz) / rate_hz
     wave = sum(np.sin(2 * np.pi * hz * t) for hz in (220, 554.4, 1318.5)).astype(np.float32) / 4
     reference = sum(np.sin(2 * np.pi * hz * np.arange(24_000) / 24_000) for hz in (220, 554.4, 1318.5)) / 4
-    got = tiny.embed(wave, sr=rate_hz).layer(-1)[5:-5]
-    wanted = tiny.embed(reference, sr=24_000).layer(-1)[5:-5]
+    got = tiny.embed(wave, sr=rate_hz).values[-1][5:-5]
+    wanted = tiny.embed(reference, sr=24_000).values[-1][5:-5]
     assert np.sqrt(np.mean((got - wanted) ** 2)) < 0.05 * np.sqrt(np.mean(wanted**2))
 
 
@@ -296,7 +296,8 @@ def test_meta_says_what_made_the_features_and_survives_a_file(tiny: Embedder, wr
     features = tiny.embed(path, window=0.5, hop=0.2)
     expected = {
         "model": "tiny", "weights_sha256": tiny.sha256, "source": str(path), "seconds": 2.5, "silent": False,
-        "warnings": [], "window": 37 / 75, "hop": 15 / 75, "window_frames": 37, "hop_frames": 15, "normalize": True,
+        "warnings": [], "window": (320 * 36 + 400) / 24_000, "hop": 15 / 75, "window_frames": 37, "hop_frames": 15,
+        "normalize": True,
         "dtype": "float32", "resampler": "soxr HQ", "sample_rate": 24_000, "frame_rate": 75.0, "pool": None,
         "version": mert.__version__,
     }  # fmt: skip
@@ -590,3 +591,23 @@ def test_no_file_is_left_open(tiny: Embedder, write: Callable[..., Path]) -> Non
             tiny.embed(path, max_seconds=0.1)
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_the_recorded_window_and_hop_make_the_same_features_again(tiny: Embedder) -> None:
+    first = tiny.embed(CLIPS[5], sr=24_000, window=0.5, hop=0.2)
+    again = tiny.embed(CLIPS[5], sr=24_000, window=first.meta["window"], hop=first.meta["hop"])
+    np.testing.assert_array_equal(again.values, first.values)
+    assert again.meta == first.meta
+
+
+def test_mistakes_in_a_call_are_errors_at_once(tiny: Embedder) -> None:
+    with pytest.raises(TypeError, match="list of recordings"):
+        tiny.embed_many("song.wav")
+    with pytest.raises(ValueError, match="no layer 99"):
+        tiny.stream([], sr=24_000, layers=[99])
+    with pytest.raises(ValueError, match="no layer True"):
+        tiny.embed(CLIPS[1], sr=24_000, layers=True)
+    with pytest.raises(ValueError, match="size is one of nano"):
+        mert.random_model("nanoo")
+    wave = torch.from_numpy(CLIPS[2]).requires_grad_()
+    np.testing.assert_array_equal(tiny.embed(wave, sr=24_000).values, tiny.embed(CLIPS[2], sr=24_000).values)

@@ -45,15 +45,12 @@ def leftovers(folder: Path, *wanted: str) -> list[str]:
 # --------------------------------------------------------------------------------------------------- Features
 
 
-def test_a_layer_is_found_by_name_and_by_place() -> None:
+def test_a_layer_is_found_by_name_only() -> None:
     features = some_features()
     for i, name in enumerate(LAYERS):
         np.testing.assert_array_equal(features.layer(name), features.values[i])
-        np.testing.assert_array_equal(features.layer(i), features.layer(i - 3))
     with pytest.raises(KeyError, match=r"layer07.*embed, layer01, layer02"):
         features.layer("layer07")
-    with pytest.raises(IndexError):
-        features.layer(3)
 
 
 def test_pooling_is_mean_and_population_deviation() -> None:

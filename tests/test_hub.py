@@ -179,7 +179,7 @@ def test_what_the_hub_does_not_have_is_said(server: Hub, published: str, tmp_pat
         ("someone/weightless", None, "no model.safetensors or pytorch_model.bin"),
         ("some--one/..", None, "download failed"),
         ("mert-v1-95", None, "try mert-v1-95m"),
-        ("./absent/folder", None, "no registered model"),
+        ("./absent/folder", None, "no such file or folder"),
     ):
         with pytest.raises(CheckpointError, match=match):
             mert.load(name, revision)
