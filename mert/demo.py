@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
+from rich.progress import track
 
-from mert.embed import random_model
+from mert.audio import Recording
+from mert.embed import Embedder, random_model
 from mert.errors import MertError
+from mert.features import Features
 
 RATE_HZ = 24_000
 BAR_S = 2.0
@@ -42,6 +46,18 @@ def _bar(chord: tuple[int, ...], section: str, random: np.random.Generator) -> n
     return wave_N
 
 
+def embedded(m: Embedder, audio: Path) -> Features:
+    """What `m.embed(audio)` gives, window by window under a progress bar."""
+    recording = Recording(audio)
+    expected_s = recording.claimed_seconds()
+    windows = math.ceil(expected_s / m.window_s) if math.isfinite(expected_s) else None
+    stream = m.stream(recording.blocks(m.sample_rate), sr=m.sample_rate)
+    parts = list(track(stream, "embedding", total=windows))
+    values_LTD = np.concatenate([part.values for part in parts], axis=1)
+    times_T = m.clock.times(0, values_LTD.shape[1])
+    return Features(values_LTD, times_T, parts[0].layers, parts[-1].meta | {"source": str(audio)})
+
+
 def main(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("demo_out"),
     audio: Annotated[Path | None, typer.Option(help="Your own recording; default: a synthesised one.")] = None,
@@ -59,7 +75,7 @@ def main(
     typer.echo("No trained weights are bundled yet: this model is RANDOM, its features carry no musical knowledge.")
     m = random_model("nano")
     start = time.perf_counter()
-    features = m.embed(audio)
+    features = embedded(m, audio)
     elapsed = time.perf_counter() - start
     n_layers, n_frames, dim = features.values.shape
     seconds = features.meta["seconds"]
