@@ -321,3 +321,17 @@ def test_a_finished_run_is_a_model_to_publish(tmp_path: Path, recordings: Path) 
     assert "4 of 8 steps" in card
     assert "random_projection" in card
     assert loaded.info.licence.lower() == "apache-2.0"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's own, while it compiles
+@pytest.mark.parametrize("switch", ["activation_checkpointing", pytest.param("compile", marks=pytest.mark.check)])
+def test_switches_for_speed_and_memory_leave_the_losses_alone(switch: str, tmp_path: Path, recordings: Path) -> None:
+    config = str(recipe_file(tmp_path, recordings))
+    options = ["group_clips=3"]
+    if switch == "compile":  # a compiled block draws other dropout
+        options += ["model.dropout=0", "model.attention_dropout=0"]
+    plain, switched = (engine(read_recipe(config, [*options, f"{switch}={on}"])) for on in ("false", "true"))
+    for step in (1, 2, 3):
+        row, wanted = switched.step(step), plain.step(step)
+        assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
+        assert row["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=1e-4)

@@ -6,12 +6,14 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mert.errors import MertError
 from mert.model import Mert
@@ -60,6 +62,11 @@ class Engine:
         self.objective = Pretrainer(
             model or Mert(recipe.model), n_classes, n_bins, recipe.class_width, recipe.weights, recipe.extra_classes
         )
+        if recipe.activation_checkpointing:
+            recompute_blocks(self.objective.model)
+        if recipe.compile:
+            for block in self.objective.model.encoder.blocks:
+                block.compile()
         self.module = spread(self.objective, world, recipe.parallel).train()
         self.optimizer = torch.optim.AdamW(
             self.module.parameters(), lr=recipe.lr, betas=recipe.betas[:2], eps=recipe.eps,  # type: ignore[arg-type]
@@ -197,6 +204,12 @@ class Engine:
     def _anyone_stops(self) -> bool:
         asked = torch.tensor(float(self._stop), device=self.world.device)
         return bool(self.world.total(asked) > 0)
+
+
+def recompute_blocks(model: Mert) -> None:
+    """Keep a block's input instead of what it computes, and compute it again for the gradients."""
+    for block in model.encoder.blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def summary(step: int, metrics: dict[str, float]) -> str:
