@@ -140,7 +140,7 @@ def started(
         + (f"; {passed_over} other files in the folders passed over" if passed_over else "")
     )
     if executor == "local" and workers == 1:
-        return map(stage, jobs)
+        return work.run_here(stage, jobs)
     del stage, embedder
     return work.run(jobs, options, executor, workers)
 

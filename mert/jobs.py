@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -100,6 +101,7 @@ class EmbedStage:
             return embedder.clock.n_frames(round(recording.seconds * embedder.sample_rate))
         with FrameWriter(job.output, options.save_dtype) as writer:
             for _, values_LTD in embedder.frames(recording, settings, options.max_seconds):
+                _stop_if_asked()
                 writer.add(values_LTD)
             meta = embedder.meta(recording, settings) | self._identity(job)
             writer.finish(
@@ -139,7 +141,33 @@ def run(jobs: Iterable[Job], options: EmbedOptions, executor: str = "local", wor
     """Rows of all jobs as they end: in this process, in `workers` processes, or on Ray ("local", "ray")."""
     if executor == "ray":
         return _run_ray(jobs, options, workers)
-    return map(EmbedStage(options), jobs) if workers == 1 else _run_processes(jobs, options, workers)
+    return run_here(EmbedStage(options), jobs) if workers == 1 else _run_processes(jobs, options, workers)
+
+
+def run_here(stage: EmbedStage, jobs: Iterable[Job]) -> Iterator[Row]:
+    """Rows of jobs done in this process.
+
+    Ctrl-C takes effect between windows: raised within a decoder's callback it would be lost, and the file cut off.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield from map(stage, jobs)
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: _interrupts.append(True))
+    try:
+        for job in jobs:
+            yield stage(job)
+            _stop_if_asked()
+    finally:
+        _interrupts.clear()
+        signal.signal(signal.SIGINT, before)
+
+
+_interrupts: list[bool] = []
+
+
+def _stop_if_asked() -> None:
+    if _interrupts:
+        raise KeyboardInterrupt
 
 
 _stage: EmbedStage  # one a worker process
@@ -147,6 +175,7 @@ _stage: EmbedStage  # one a worker process
 
 def _start_worker(options: EmbedOptions, threads: int) -> None:
     global _stage
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _stage = EmbedStage(options)
