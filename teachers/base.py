@@ -147,6 +147,21 @@ class StoredTeacher:
         return teacher
 
 
+class CodeTeacher(StoredTeacher):
+    """A stored teacher that gives codes; subclasses say which a clip has."""
+
+    def _codes(self, wave_1N: Tensor) -> Tensor:
+        """Codes int64 [K, T] of one clip."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def targets(self, wave_BN: Tensor) -> Targets:
+        """`codes` [B, K, ceil(N / 320)]; rows are computed one by one, so that none can sway another's rounding."""
+        wave_BN = check_wave(wave_BN, self.name)
+        codes_BKT = torch.stack([self._codes(wave_1N) for wave_1N in wave_BN.split(1)])
+        return Targets(codes_BKT, None, self.rate_hz, self.fingerprint)
+
+
 def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """teacher.json and the weights of a saved teacher, checked for form; TeacherError."""
     folder = Path(folder)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from teachers.base import StoredTeacher, Targets, TeacherError, check_wave
+from teachers.base import CodeTeacher, TeacherError
 from teachers.fitting import kmeans, nearest, sample_rows, standard
 from teachers.spectral import Spectral
 
@@ -30,7 +30,7 @@ def streams_of(features: str, sample_rate: int) -> dict[str, Spectral]:
     raise TeacherError("kmeans", f"features={features!r} are unknown", "choose mfcc or mel_chroma")
 
 
-class KmeansTeacher(StoredTeacher):
+class KmeansTeacher(CodeTeacher):
     """Code targets [B, K, T]: the nearest centre of each standardised frame; K = 1 for mfcc, 2 for mel_chroma."""
 
     name = "kmeans"
@@ -70,13 +70,6 @@ class KmeansTeacher(StoredTeacher):
             centres_CF = kmeans(rows, n, seed, cls.name)
             weights |= {f"{key}.mean": mean_F, f"{key}.std": std_F, f"{key}.centres": centres_CF}
         return cls(streams, weights)
-
-    @torch.no_grad()
-    def targets(self, wave_BN: Tensor) -> Targets:
-        """`codes` [B, K, ceil(N / 320)]; rows are computed one by one, so that none can sway another's rounding."""
-        wave_BN = check_wave(wave_BN, self.name)
-        codes_BKT = torch.stack([self._codes(wave_1N) for wave_1N in wave_BN.split(1)])
-        return Targets(codes_BKT, None, self.rate_hz, self.fingerprint)
 
     def _codes(self, wave_1N: Tensor) -> Tensor:
         w, codes = self.weights_on(wave_1N.device), []

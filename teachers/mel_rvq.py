@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from teachers.base import StoredTeacher, Targets, check_wave
+from teachers.base import CodeTeacher
 from teachers.fitting import residual_codes, residual_kmeans, sample_rows, standard
 from teachers.spectral import Spectral
 
 
-class MelRvqTeacher(StoredTeacher):
+class MelRvqTeacher(CodeTeacher):
     """Code targets [B, 8, T] of 1024 classes each at 75 Hz, fitted by residual k-means on standardised frames.
 
     Weights: `mean` and `std` [F], `codebooks` [K, C, F].
@@ -49,13 +49,6 @@ class MelRvqTeacher(StoredTeacher):
         rows = ((torch.from_numpy(rows_NF) - mean_F) / std_F).numpy()
         codebooks_KCF = residual_kmeans(rows, n_codebooks, n_classes, seed, cls.name)
         return cls(mel, {"mean": mean_F, "std": std_F, "codebooks": codebooks_KCF})
-
-    @torch.no_grad()
-    def targets(self, wave_BN: Tensor) -> Targets:
-        """`codes` [B, K, ceil(N / 320)]; rows are computed one by one, so that none can sway another's rounding."""
-        wave_BN = check_wave(wave_BN, self.name)
-        codes_BKT = torch.stack([self._codes(wave_1N) for wave_1N in wave_BN.split(1)])
-        return Targets(codes_BKT, None, self.rate_hz, self.fingerprint)
 
     def _codes(self, wave_1N: Tensor) -> Tensor:
         w = self.weights_on(wave_1N.device)

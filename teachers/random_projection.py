@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from teachers.base import StoredTeacher, Targets, check_wave
+from teachers.base import CodeTeacher
 from teachers.fitting import sample_rows, standard
 from teachers.spectral import Spectral
 
@@ -22,7 +22,7 @@ LEVEL, KEPT = -8.0, 0.3  # of log-mel over music, between silence (-11.5) and lo
 TILT = 2.0  # music's log-mel falls by about twice this from the lowest band to the highest
 
 
-class RandomProjectionTeacher(StoredTeacher):
+class RandomProjectionTeacher(CodeTeacher):
     """Code targets [B, 4, T] of 1024 classes each at 75 Hz: argmax of cosines between projected frames and codebooks.
 
     Most of each frame's level is taken off first: BEST-RQ wants normalised input, else all frames fall in few classes,
@@ -74,13 +74,6 @@ class RandomProjectionTeacher(StoredTeacher):
         frames_BTF = self.mel(wave_BN)
         level_BT1 = frames_BTF.mean(2, keepdim=True)
         return frames_BTF - level_BT1 + KEPT * (level_BT1 - LEVEL)
-
-    @torch.no_grad()
-    def targets(self, wave_BN: Tensor) -> Targets:
-        """`codes` [B, K, ceil(N / 320)]; rows are computed one by one, so that none can sway another's rounding."""
-        wave_BN = check_wave(wave_BN, self.name)
-        codes_BKT = torch.stack([self._codes(wave_1N) for wave_1N in wave_BN.split(1)])
-        return Targets(codes_BKT, None, self.rate_hz, self.fingerprint)
 
     def _codes(self, wave_1N: Tensor) -> Tensor:
         w = self.weights_on(wave_1N.device)
