@@ -3,36 +3,35 @@
 Every hop-th output of a correlation is a product of spectra, folded modulo the frame rate. A bin's Hann kernel has a
 narrow spectrum with a closed form, real once the kernel is centred, so a bin costs a few blocks of products (a block
 is one frame rate wide: 75 Hz) and a short inverse FFT, instead of a correlation with up to 50,460 taps at every frame.
-Shapes: B clips, N samples, T frames, F bins (336), J cells of a block, P blocks, G bins of a group, R blocks a bin.
+Shapes: B clips, N samples, T frames, F bins (336), J cells of a block, P blocks, M pairs of a bin and a block it reads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from teachers.base import StoredTeacher, Targets, check_wave
 
-GROUP = 12  # neighbouring bins that share one padded number of blocks
-
-
-class Group(NamedTuple):
-    """Bins that are computed together: which blocks of the spectrum they read, and their real weights there."""
-
-    blocks: Tensor  # int64 [G, R]
-    weight: Tensor  # float32 [G, R, J]
-
 
 class Kernels(NamedTuple):
-    """All bins on one FFT grid; `half_sample` shifts a spectrum by half a sample, for kernels of odd length."""
+    """All bins on one FFT grid, as a sparse matrix from lines of the spectrum to cells of the bins.
 
-    half_sample: Tensor  # complex64 [P, J]
-    groups: tuple[Group, ...]
+    Lines are [J, 2 P]: the blocks as they are, then shifted by half a sample, for kernels of odd length.
+    """
+
+    half_sample: Tensor  # complex64 [J, P, 1]
+    lines: Tensor  # int32 [J * M]
+    first: Tensor  # int32 [J * F], where the lines of a bin's cell begin
+    weight: Tensor  # float32 [J * M]
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Cqt:
 
     Equals nnAudio's CQT1992v2 (`norm=1`, zero padding) to a relative rms error of about 1e-5; float32 whatever autocast
     says. Shape: wave [B, N] -> magnitudes [B, T, F], T = N // hop + 1, frame t centred at sample hop * t. Clips beyond
-    `longest_cells` frames are cut into overlapping pieces, which bounds the memory of the kernels (9 MB for 5 s).
+    `longest_cells` frames are cut into overlapping pieces, which bounds the memory of the kernels (18 MB for 5 s).
 
     >>> magnitude_BTF = Cqt()(0.5 * torch.sin(2 * torch.pi * 440 / 24_000 * torch.arange(120_000))[None])
     >>> tuple(magnitude_BTF.shape), int(magnitude_BTF[0, 188].argmax()), round(float(magnitude_BTF[0, 188].max()), 2)
@@ -94,7 +93,7 @@ class Cqt:
     def __call__(self, wave_BN: Tensor) -> Tensor:
         """Magnitudes [B, T, F] of clips [B, N] of any length N >= 1."""
         n_frames = wave_BN.shape[1] // self.hop + 1
-        with torch.autocast(wave_BN.device.type, enabled=False):
+        with torch.autocast(wave_BN.device.type, enabled=False), one_thread(wave_BN.device):
             wave_BN = wave_BN.float()
             if n_frames + self.halo_cells <= self.longest_cells:
                 # Correlation is circular: one halo of zeros behind the clip is also the one before it.
@@ -117,16 +116,34 @@ class Cqt:
         """Magnitudes [B, J, F] of at most J * hop samples, taken to repeat for ever."""
         n_cells = fast_length(at_least_cells)
         kernels = kernels_on_grid(self, n_cells, wave_BN.device)
-        n_blocks = len(kernels.half_sample)  # the first of them holds negative frequencies
+        n_blocks = kernels.half_sample.shape[1]  # the first of them holds negative frequencies
         spectrum_BL = torch.fft.rfft(wave_BN, n=n_cells * self.hop)
         negative_BJ = spectrum_BL[:, 1 : n_cells + 1].flip(1).conj()
         spectrum_BL = torch.cat([negative_BJ, spectrum_BL[:, : (n_blocks - 1) * n_cells]], 1)
-        even_BPJ = spectrum_BL.unflatten(1, (n_blocks, n_cells))
-        both_BPJ = torch.cat([even_BPJ, even_BPJ * kernels.half_sample], 1)
-        planes_2BPJ = torch.stack([both_BPJ.real, both_BPJ.imag])  # real weights, so both planes alike
-        folded = [(planes_2BPJ[:, :, g.blocks] * g.weight).sum(3) for g in kernels.groups]
-        real_BFJ, imaginary_BFJ = torch.cat(folded, 2)
-        return torch.fft.ifft(torch.complex(real_BFJ, imaginary_BFJ)).abs().transpose(1, 2)
+        even_JPB = spectrum_BL.unflatten(1, (n_blocks, n_cells)).permute(2, 1, 0)
+        both_JPB = torch.cat([even_JPB, even_JPB * kernels.half_sample], 1)
+        lines = torch.view_as_real(both_JPB).reshape(n_cells * 2 * n_blocks, -1)  # real weights: both parts alike
+        cells = F.embedding_bag(kernels.lines, lines, kernels.first, mode="sum", per_sample_weights=kernels.weight)
+        folded_JFB = torch.view_as_complex(cells.view(n_cells, self.n_bins, len(wave_BN), 2))
+        return torch.fft.ifft(folded_JFB, dim=0).abs().permute(2, 0, 1)
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Torch computes with one thread of a CPU here. A clip takes a few milliseconds, in a handful of operations.
+
+    OpenMP's threads wait for each other after each of them, and on cores that others use, too, that takes until the
+    scheduler's next round: 10 to 20 ms an operation. The setting is the calling thread's own.
+    """
+    before = torch.get_num_threads()
+    if device.type != "cpu" or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def fast_length(at_least: int) -> int:
@@ -146,36 +163,39 @@ def kernels_on_grid(cqt: Cqt, n_cells: int, device: torch.device) -> Kernels:
     first_F = np.floor(np.maximum(cqt.frequencies_hz - reach_F, 0) / block_hz).astype(np.int64)
     last_F = np.floor((cqt.frequencies_hz + reach_F) / block_hz).astype(np.int64)
     n_blocks = int(last_F[-1]) + 2
-    groups = []
-    for bins in np.array_split(np.arange(cqt.n_bins), -(-cqt.n_bins // GROUP)):
-        # Signals may be far louder below the first bin than anywhere else: every bin reads block -1 and 0 too.
-        wanted = [sorted({-1, 0, *range(first_F[k], last_F[k] + 1)}) for k in bins]
-        width = max(map(len, wanted))
-        blocks_GR = np.array([w + [n_blocks] * (width - len(w)) for w in wanted])
-        weight_GRJ = kernel_spectra(cqt, bins, blocks_GR, n_cells)
-        weight_GRJ[blocks_GR == n_blocks] = 0
-        place_GR = np.minimum(blocks_GR + 1, n_blocks - 1) + n_blocks * (cqt.n_taps[bins] % 2)[:, None]
-        groups.append(Group(torch.from_numpy(place_GR).to(device), torch.from_numpy(weight_GRJ).to(device)))
-    line_PJ = np.arange(-n_cells, (n_blocks - 1) * n_cells).reshape(n_blocks, n_cells)
-    half_sample_PJ = np.exp(-1j * np.pi * line_PJ / (n_cells * cqt.hop)).astype(np.complex64)
-    return Kernels(torch.from_numpy(half_sample_PJ).to(device), tuple(groups))
+    # Signals may be far louder below the first bin than anywhere else: every bin reads block -1 and 0 too.
+    wanted = [sorted({-1, 0, *range(first, last + 1)}) for first, last in zip(first_F, last_F, strict=True)]
+    n_wanted_F = np.array([len(blocks) for blocks in wanted])
+    bin_M, block_M = np.arange(cqt.n_bins).repeat(n_wanted_F), np.concatenate(wanted)
+    weight_JM = kernel_spectra(cqt, bin_M, block_M, n_cells).T
+    cell_J1 = np.arange(n_cells)[:, None]
+    lines_JM = 2 * n_blocks * cell_J1 + block_M + 1 + n_blocks * (cqt.n_taps[bin_M] % 2)
+    first_JF = len(bin_M) * cell_J1 + np.cumsum(n_wanted_F) - n_wanted_F
+    line_JP = cell_J1 + n_cells * np.arange(-1, n_blocks - 1)
+    half_sample_JP = np.exp(-1j * np.pi * line_JP / (n_cells * cqt.hop))
+    return Kernels(
+        torch.from_numpy(half_sample_JP.astype(np.complex64)).unsqueeze(2).to(device),
+        torch.from_numpy(lines_JM.astype(np.int32).ravel()).to(device),
+        torch.from_numpy(first_JF.astype(np.int32).ravel()).to(device),
+        torch.from_numpy(weight_JM.ravel()).to(device),
+    )
 
 
-def kernel_spectra(cqt: Cqt, bins: np.ndarray, blocks_GR: np.ndarray, n_cells: int) -> np.ndarray:
-    """Spectra of the kernels of `bins`, centred on their own middle, in blocks of the grid; float32 [G, R, J].
+def kernel_spectra(cqt: Cqt, bin_M: np.ndarray, block_M: np.ndarray, n_cells: int) -> np.ndarray:
+    """Spectrum of each bin's kernel, centred on its own middle, in the block beside it; float32 [M, J].
 
     A periodic Hann window of L taps at angular frequency a has the spectrum
     sin(L a / 2) (cot(a / 2) / 2 - cot((a - d) / 2) / 4 - cot((a + d) / 2) / 4) with d = 2 pi / L.
     """
-    line_GRJ = blocks_GR[:, :, None] * n_cells + np.arange(n_cells)
-    taps_G11 = cqt.n_taps[bins][:, None, None].astype(np.float64)
-    centre_G11 = cqt.frequencies_hz[bins][:, None, None] / cqt.rate_hz
+    line_MJ = block_M[:, None] * n_cells + np.arange(n_cells)
+    taps_M1 = cqt.n_taps[bin_M][:, None].astype(np.float64)
+    centre_M1 = cqt.frequencies_hz[bin_M][:, None] / cqt.rate_hz
     # A tiny offset keeps the removable singularity at a = 0 away.
-    half_GRJ = np.pi * (line_GRJ / (n_cells * cqt.hop) - centre_G11) + 1e-12
-    spacing = np.pi / taps_G11
-    cots = 0.5 / np.tan(half_GRJ) - 0.25 / np.tan(half_GRJ - spacing) - 0.25 / np.tan(half_GRJ + spacing)
-    gain_G11 = 2 / np.sqrt(taps_G11) / cqt.hop  # L1 norm L / 2, times sqrt(L); folding divides by the hop
-    return (gain_G11 * np.sin(taps_G11 * half_GRJ) * cots).astype(np.float32)
+    half_MJ = np.pi * (line_MJ / (n_cells * cqt.hop) - centre_M1) + 1e-12
+    spacing = np.pi / taps_M1
+    cots = 0.5 / np.tan(half_MJ) - 0.25 / np.tan(half_MJ - spacing) - 0.25 / np.tan(half_MJ + spacing)
+    gain_M1 = 2 / np.sqrt(taps_M1) / cqt.hop  # L1 norm L / 2, times sqrt(L); folding divides by the hop
+    return (gain_M1 * np.sin(taps_M1 * half_MJ) * cots).astype(np.float32)
 
 
 class CqtTeacher(StoredTeacher):
