@@ -5,32 +5,29 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import nn
 
 from mert.errors import MertError
 from mert.model import Mert
-from mert.train.batches import DROPOUT, Batches, torch_seed
+from mert.train.batches import Batches
 from mert.train.checkpoint import Checkpoints
 from mert.train.corpus import Corpus
 from mert.train.guard import Guard
-from mert.train.objective import Group, Pretrainer
-from mert.train.parallel import World, gradients_meet, spread
+from mert.train.objective import Pretrainer, recompute_blocks
+from mert.train.parallel import World, spread
 from mert.train.recipe import Recipe
 from mert.train.runlog import RunLog
-from mert.train.validate import attention_peaks, frame_baselines, validate
+from mert.train.update import Update
+from mert.train.validate import held_out_metrics
 from teachers.base import Teacher
 
 log = logging.getLogger("mert")
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-BASELINE_GROUPS = 8
 
 
 class TrainingError(MertError):
@@ -89,11 +86,11 @@ class Engine:
         try:
             for step in range(done + 1, (until or self.recipe.steps) + 1):
                 row = self._step_and_validate(step, runlog)
+                if runlog:  # before the save: a resume drops rows behind its checkpoint, and cannot make missing ones
+                    runlog.row(row)
                 stopping = self._anyone_stops()
                 if stopping or step % self.recipe.checkpoint_every == 0 or step == self.recipe.steps:
                     self._save(step)
-                if runlog:
-                    runlog.row(row)
                 done = step
                 if stopping:
                     log.warning("stopped after step %d by a signal; the same command goes on", step)
@@ -108,21 +105,12 @@ class Engine:
     def step(self, step: int) -> dict[str, Any]:
         """One update; returns its row of metrics. Losses are means over the masked frames of the whole batch."""
         started = time.perf_counter()
-        recipe, total = self.recipe, self._count_masked(step)
-        sums: dict[str, Tensor] = {}
+        update = Update(self.batches, self.world, step)
         self.optimizer.zero_grad(set_to_none=True)
-        for micro_step, group in enumerate(self._groups(step)):
-            torch.manual_seed(torch_seed(recipe.seed, DROPOUT, step, self.share[micro_step]))
-            last = micro_step == len(self.share) - 1
-            skip = self.batches.skipped_layers(step, micro_step)
-            with gradients_meet(self.module, last):
-                with torch.autocast(self.world.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"):
-                    loss, parts = self.module(group, skip)
-                (loss * (self.world.size / total)).backward()  # DDP and FSDP take means over processes
-            for name, part in (parts | {"loss": loss.detach()}).items():
-                sums[name] = sums.get(name, torch.zeros_like(part, dtype=torch.float64)) + part.double()
-        row = self._row(step, sums, total)
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), recipe.clip_norm)
+        for micro_step in range(len(self.share)):
+            update.loss(self.module, micro_step).backward()
+        row = update.row()
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip_norm)
         row["grad_norm"] = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         self._update(step, row)
         return row | {"seconds": time.perf_counter() - started}
@@ -142,35 +130,11 @@ class Engine:
             remedy = f"look at {path}; lower lr, or leave the recordings out"
             raise TrainingError(f"step {step}", f"{self.guard.bad_in_a_row} bad steps in a row ({reason})", remedy)
 
-    def _groups(self, step: int) -> Iterator[Group]:
-        return (self.batches.group(step, number) for number in self.share)
-
-    def _count_masked(self, step: int) -> float:
-        """Masked frames of the whole batch: masks need no audio, so this comes before the first forward pass."""
-        count = sum(self.batches.n_masked(step, number) for number in self.share)
-        return float(self.world.total(torch.tensor(float(count), device=self.world.device)))
-
-    def _row(self, step: int, sums: dict[str, Tensor], total: float) -> dict[str, Any]:
-        """Means over the batch, summed over all processes in one exchange."""
-        flat = self.world.total(torch.cat([part.flatten() for part in sums.values()]))
-        means = (flat / total).tolist()
-        row: dict[str, Any] = {"step": step}
-        for name, part in sums.items():
-            values, means = means[: part.numel()], means[part.numel() :]
-            row |= {name: values[0]} if part.ndim == 0 else {f"{name}_{k}": value for k, value in enumerate(values)}
-        n_frames = self.recipe.batch_clips * self.batches.n_frames
-        return {"step": step, "loss": row.pop("loss")} | row | {"masked_share": total / n_frames}
-
     def _step_and_validate(self, step: int, runlog: RunLog | None) -> dict[str, Any]:
         row = self.step(step)
         recipe = self.recipe
         if self.batches.n_held_out and (step % recipe.validate_every == 0 or step == recipe.steps):
-            groups = self.batches.validation()
-            first = min(BASELINE_GROUPS, recipe.n_groups)
-            baselines = frame_baselines([self.batches.group(1, number) for number in range(first)])
-            metrics = validate(self.objective, groups, baselines)
-            if self.world.size == 1:
-                metrics |= attention_peaks(self.objective.model, groups[0])
+            metrics = held_out_metrics(self.objective, self.batches, self.world.size == 1)
             row |= {f"valid/{name}": value for name, value in metrics.items()}
             if runlog:
                 runlog.say(summary(step, metrics))
@@ -194,7 +158,8 @@ class Engine:
 
     def _keep_batch(self, step: int) -> Path:
         path = Path(self.recipe.out) / f"bad_step_{step:08d}_rank_{self.world.rank}.safetensors"
-        tensors = {f"wave_{i}": group.wave_BN.cpu().contiguous() for i, group in enumerate(self._groups(step))}
+        groups = (self.batches.group(step, number) for number in self.share)
+        tensors = {f"wave_{i}": group.wave_BN.cpu().contiguous() for i, group in enumerate(groups)}
         save_file(tensors, path)
         return path
 
@@ -204,12 +169,6 @@ class Engine:
     def _anyone_stops(self) -> bool:
         asked = torch.tensor(float(self._stop), device=self.world.device)
         return bool(self.world.total(asked) > 0)
-
-
-def recompute_blocks(model: Mert) -> None:
-    """Keep a block's input instead of what it computes, and compute it again for the gradients."""
-    for block in model.encoder.blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def summary(step: int, metrics: dict[str, float]) -> str:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mert.model import Mert
 from mert.train.heads import CodeHead, FrameHead
@@ -110,3 +112,9 @@ def scale_gradient(x: Tensor, scale: float) -> Tensor:
     if scale != 1 and x.requires_grad:
         x.register_hook(lambda gradient: gradient * scale)
     return x
+
+
+def recompute_blocks(model: Mert, every_nth: int = 1) -> None:
+    """Keep the input of every nth block instead of what it computes, and compute it again for the gradients."""
+    for block in model.encoder.blocks[::every_nth]:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -14,10 +14,21 @@ from torch import Tensor, nn
 
 from mert.encoder import Attention
 from mert.model import Mert
+from mert.train.batches import Batches
 from mert.train.objective import Group, Pretrainer
 
 log = logging.getLogger("mert")
 LEAST_PERPLEXITY = 2.0
+BASELINE_GROUPS = 8
+
+
+def held_out_metrics(objective: Pretrainer, batches: Batches, alone: bool) -> dict[str, float]:
+    """`validate` on the held-out groups; a process that is `alone`, with all weights at hand, adds attention peaks."""
+    groups = batches.validation()
+    first = min(BASELINE_GROUPS, batches.recipe.n_groups)
+    baselines = frame_baselines([batches.group(1, number) for number in range(first)])
+    peaks = attention_peaks(objective.model, groups[0]) if alone else {}
+    return validate(objective, groups, baselines) | peaks
 
 
 @torch.no_grad()
