@@ -172,12 +172,12 @@ def _read_folder(folder: Path, weights: Path | None) -> Checkpoint:
     else:
         extra = folder / "preprocessor_config.json"
         config = formats.from_huggingface(values, read_json(extra) if extra.is_file() else None, str(file))
-    with _open_safetensors(weights) if weights.suffix == ".safetensors" else _open_torch(weights) as source:
+    with _open_safetensors(weights) if weights.suffix == ".safetensors" else open_torch(weights) as source:
         return _checkpoint(source, config, weights, None if ours else "huggingface")
 
 
 def _read_fairseq(path: Path) -> Checkpoint:
-    with _open_torch(path, "model") as source:
+    with open_torch(path, "model") as source:
         settings = {key: source.objects.get(key) for key in ("cfg", "args")}
         config = formats.from_fairseq(source.shapes, settings, str(path))
         return _checkpoint(source, config, path, "fairseq")
@@ -208,7 +208,7 @@ def _open_safetensors(path: Path) -> Iterator[_Source]:
 
 
 @contextmanager
-def _open_torch(path: Path, key: str | None = None) -> Iterator[_Source]:
+def open_torch(path: Path, key: str | None = None) -> Iterator[_Source]:
     """A zip file of `torch.save`; the state dict is its entry `key`, or all of it for None."""
     if not zipfile.is_zipfile(path):
         reason = "is not a torch zip file: truncated, a bare pickle, or written by torch < 1.6"

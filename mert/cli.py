@@ -33,6 +33,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 class Format(StrEnum):
     hubert = "hubert"
     safetensors = "safetensors"
+    fairseq2 = "fairseq2"
 
 
 @app.command()
@@ -106,9 +107,12 @@ def convert(
 def export(
     name: Name,
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    to: Annotated[Format, typer.Option(help="hubert loads in plain transformers.")] = Format.hubert,
+    to: Annotated[
+        Format, typer.Option(help="hubert loads in plain transformers; fairseq2 adds an asset card.")
+    ] = Format.hubert,
 ) -> None:
-    """Write a model for other software, or a finished run as a model (--to does not matter then)."""
+    """Write a model for other software, or a finished run as a model (always in our format then)."""
+    from mert.asset_card import write_asset_card
     from mert.checkpoints import export_hubert
     from mert.hub import load
     from mert.publish import save_pretrained
@@ -121,6 +125,8 @@ def export(
         export_hubert(load(name, device="cpu").model, out)
     else:
         save_pretrained(load(name, device="cpu"), out)
+    if to is Format.fairseq2:
+        write_asset_card(out, out.resolve().name)
     typer.echo(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 

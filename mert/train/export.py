@@ -16,6 +16,7 @@ from mert.files import read_json
 from mert.model import Mert
 from mert.publish import save_pretrained
 from mert.registry import ModelInfo
+from mert.train import fairseq2_checkpoint
 from mert.train.checkpoint import MARKER, Checkpoints
 from mert.train.parallel import World
 from mert.train.recipe import Recipe, read_recipe
@@ -25,17 +26,13 @@ from mert.train.runlog import read_metrics
 def export_run(run: Path, out: Path) -> Path:
     """Write config, safetensors, golden states, card, curves and metrics of a run; returns the folder.
 
-    CheckpointError where the run has no complete checkpoint. What its teachers' licences forbid, its own forbids.
+    The run may be of either engine. CheckpointError where it has no complete checkpoint. What its teachers' licences
+    forbid, its own forbids.
     """
     recipe = read_recipe(str(run / "recipe.yaml"))
-    path = Checkpoints(run, World(0, 1, torch.device("cpu")), 1).newest()
-    if path is None:
-        raise CheckpointError(run, "has no complete checkpoint", "train it further: mert pretrain")
-    marker = read_json(path / MARKER)
     model = Mert(recipe.model)
-    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    dcp.load({"model": weights}, checkpoint_id=path, no_dist=True)
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in weights.items()})
+    by_fairseq2 = (run / fairseq2_checkpoint.BEGUN).exists()
+    marker = fairseq2_checkpoint.load_newest(model, run) if by_fairseq2 else load_newest(model, run)
     restricted = any("NC" in licence for licence in marker["state"]["licences"].values())
     info = ModelInfo.of(model, run.name, licence="CC BY-NC 4.0" if restricted else "Apache-2.0")
     info = replace(info, note=story(recipe, marker, read_metrics(run / "metrics.jsonl")))
@@ -44,6 +41,17 @@ def export_run(run: Path, out: Path) -> Path:
         if (run / name).exists():
             shutil.copyfile(run / name, out / name)
     return out
+
+
+def load_newest(model: Mert, run: Path) -> dict[str, Any]:
+    """Load the weights of our engine's newest checkpoint; returns its marker."""
+    path = Checkpoints(run, World(0, 1, torch.device("cpu")), 1).newest()
+    if path is None:
+        raise CheckpointError(run, "has no complete checkpoint", "train it further: mert pretrain")
+    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    dcp.load({"model": weights}, checkpoint_id=path, no_dist=True)
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in weights.items()})
+    return read_json(path / MARKER)
 
 
 def story(recipe: Recipe, marker: dict[str, Any], rows: list[dict[str, Any]]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,17 +23,27 @@ Config = Annotated[str, typer.Argument(help="nano, v0_95m, v1_95m, v1_330m, or a
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as steps=500 mixing.apply_prob=0.")]
 
 
+class Trainer(StrEnum):
+    torch = "torch"
+    fairseq2 = "fairseq2"
+
+
 def pretrain(
     config: Config,
     overrides: Overrides = None,
     resume: Annotated[str, typer.Option(help="auto goes on from the newest checkpoint; never starts anew.")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the recipe and one step, write nothing.")] = False,
     overfit: Annotated[int | None, typer.Option(min=1, help="Train on these few clips only.")] = None,
+    engine: Annotated[Trainer, typer.Option(help="Our own engine on torch, or fairseq2's trainer.")] = Trainer.torch,
 ) -> None:
     """Train a MERT. Start it under torchrun for many processes; stop it with SIGTERM and the same command goes on."""
     from mert.train.recipe import read_recipe
 
-    _train(read_recipe(config, overrides or []), None, resume, dry_run, overfit)
+    recipe = read_recipe(config, overrides or [])
+    if engine is Trainer.fairseq2 and not dry_run:  # a dry run's step is the same
+        _train_by_fairseq2(recipe, resume, overfit)
+    else:
+        _train(recipe, None, resume, dry_run, overfit)
 
 
 def continue_pretrain(
@@ -104,18 +116,14 @@ def tokenize(
 
 
 def _train(recipe: Recipe, model: Any, resume: str, dry_run: bool, overfit: int | None) -> None:
-    from mert.errors import UsageError
     from mert.train.batches import load_teachers
-    from mert.train.corpus import FirstClips, open_corpus
     from mert.train.engine import Engine
     from mert.train.parallel import World
 
-    if resume not in ("auto", "never"):
-        raise UsageError(f"--resume {resume}", "unknown", "give auto or never")
+    _check_resume(resume)
     world = World.join()
     try:
-        corpus = open_corpus(recipe.data, recipe.model.sample_rate, recipe.clip_samples, recipe.data_options)
-        corpus = FirstClips(corpus, overfit) if overfit else corpus
+        corpus = _corpus(recipe, overfit)
         engine = Engine(recipe, corpus, load_teachers(recipe.teachers), world, model)
         if dry_run:
             _show(recipe, engine, corpus)
@@ -125,6 +133,36 @@ def _train(recipe: Recipe, model: Any, resume: str, dry_run: bool, overfit: int 
             typer.echo(f"{recipe.out}: step {step} of {recipe.steps}, metrics.jsonl, curves.png")
     finally:
         world.leave()
+
+
+def _train_by_fairseq2(recipe: Recipe, resume: str, overfit: int | None) -> None:
+    from importlib.util import find_spec
+
+    from mert.errors import UsageError
+    from mert.train.batches import load_teachers
+
+    _check_resume(resume)
+    if find_spec("fairseq2") is None:
+        raise UsageError("--engine fairseq2", "fairseq2 is not installed", 'pip install -e ".[fairseq2]"')
+    from mert.train.fairseq2_recipe import pretrain
+
+    step = pretrain(recipe, _corpus(recipe, overfit), load_teachers(recipe.teachers), resume == "auto")
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(f"{recipe.out}: step {step} of {recipe.steps}, metrics.jsonl, curves.png")
+
+
+def _check_resume(resume: str) -> None:
+    from mert.errors import UsageError
+
+    if resume not in ("auto", "never"):
+        raise UsageError(f"--resume {resume}", "unknown", "give auto or never")
+
+
+def _corpus(recipe: Recipe, overfit: int | None) -> Corpus:
+    from mert.train.corpus import FirstClips, open_corpus
+
+    corpus = open_corpus(recipe.data, recipe.model.sample_rate, recipe.clip_samples, recipe.data_options)
+    return FirstClips(corpus, overfit) if overfit else corpus
 
 
 def _show(recipe: Recipe, engine: Any, corpus: Corpus) -> None:

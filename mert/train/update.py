@@ -14,7 +14,7 @@ from mert.train.parallel import World, gradients_meet
 class Update:
     """This process's share of update `step` (from 1), as a pure function of seed and step, whoever drives it.
 
-    Call `loss(module, i).backward()` for i = 0, 1, ... below `len(share)`, then `row()`.
+    Call `loss(module, i).backward()` for i = 0, 1, ... below `n_micro_steps`, then `row()`.
     """
 
     def __init__(self, batches: Batches, world: World, step: int) -> None:
@@ -23,6 +23,7 @@ class Update:
         # Masks need no audio, so this comes before the first forward pass.
         count = sum(batches.n_masked(step, number) for number in self.share)
         self.n_masked = float(world.total(torch.tensor(float(count), device=world.device)))
+        self.n_micro_steps = len(self.share)
         self._sums: dict[str, Tensor] = {}
 
     def loss(self, module: nn.Module, micro_step: int) -> Tensor:
@@ -32,7 +33,7 @@ class Update:
         skip = self.batches.skipped_layers(self.step, micro_step)
         torch.manual_seed(torch_seed(recipe.seed, DROPOUT, self.step, number))
         with (
-            gradients_meet(module, last=micro_step == len(self.share) - 1),
+            gradients_meet(module, last=micro_step == self.n_micro_steps - 1),
             torch.autocast(self.world.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"),
         ):
             loss, parts = module(group, skip)
