@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from enum import StrEnum
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,8 @@ app.command()(pretrain)
 app.command("continue-pretrain")(continue_pretrain)
 app.command("fit-teacher")(fit_teacher)
 app.command()(tokenize)
+for group in entry_points(group="mert.commands"):  # what stands on mert, found by name
+    app.add_typer(group.load(), name=group.name)
 
 Name = Annotated[str, typer.Argument(help="A registered name, org/name on the hub, or a folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -175,7 +178,8 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as end:
         if end.code == 130:  # what typer makes of Ctrl-C
-            typer.echo("stopped; run the same command with --skip-existing to go on", err=True)
+            again = "with --skip-existing" if sys.argv[1:2] == ["embed"] else "again"
+            typer.echo(f"stopped; run the same command {again} to go on", err=True)
         raise
 
 

@@ -24,7 +24,7 @@ from conftest import all_close, music, tiny_embedder
 import mert
 from mert import Features, cli
 
-COMMANDS = ("embed", "models", "info", "verify", "convert", "export", "push", "plot")
+COMMANDS = ("embed", "models", "info", "verify", "convert", "export", "push", "plot", "bench")
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(["mert.hub", "mert.jobs", "mert.embed_cli", "rich.progress"])
 
@@ -420,7 +420,7 @@ def test_an_unknown_model_is_1_with_close_names(house: House, here: Callable[...
     assert done.code == 1 and "try mert-v1-95m" in done.err and len(done.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("command", ["", *COMMANDS, "bench synth"])
 def test_help_comes_without_torch(command: str) -> None:
     code = (
         "import sys\nfrom mert import cli\ntry:\n    cli.app([*sys.argv[1:], '--help'])\nfinally:\n"
