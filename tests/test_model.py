@@ -12,6 +12,7 @@ from oracle import Hubert, worst
 
 from mert.config import MertConfig, base_95m, large_330m, nano
 from mert.errors import CheckpointError
+from mert.frontend import Conv
 from mert.model import Mert
 
 TOLERANCE = 1e-5  # DESIGN rule 3
@@ -135,6 +136,23 @@ def test_gradients_reach_every_parameter_but_the_mask(small: Mert) -> None:
     sum(state.square().mean() for state in model(wave, lengths)).backward()
     silent = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
     assert {name for name in silent if not name.endswith("key.bias")} == {"mask_embed"}  # softmax ignores a key bias
+
+
+def test_the_fast_convolutions_have_the_gradients_of_a_plain_one() -> None:
+    torch.manual_seed(0)
+    conv, wave = Conv(16, 24, kernel=3, stride=2, fast=True), torch.randn(2, 101, 16, requires_grad=True)
+    direction = torch.randn(2, 50, 24)
+    (conv(wave) * direction).sum().backward()
+    twin, weight = (tensor.detach().double().requires_grad_() for tensor in (wave, conv.weight))
+    plain = torch.nn.functional.conv1d(twin.transpose(1, 2), weight, stride=2).transpose(1, 2)
+    (plain * direction).sum().backward()
+    for got, wanted in ((wave.grad, twin.grad), (conv.weight.grad, weight.grad)):
+        assert got is not None and wanted is not None
+        assert (got - wanted).norm() < 1e-6 * wanted.norm()
+    conv.weight.requires_grad_(False)  # a frozen front end
+    wave.grad = conv.weight.grad = None
+    conv(wave).sum().backward()
+    assert wave.grad is not None and conv.weight.grad is None
 
 
 @torch.inference_mode()

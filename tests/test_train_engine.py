@@ -335,3 +335,15 @@ def test_switches_for_speed_and_memory_leave_the_losses_alone(switch: str, tmp_p
         row, wanted = switched.step(step), plain.step(step)
         assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
         assert row["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("clips", [1, 2])
+def test_a_group_in_parts_has_the_losses_of_the_whole(clips: int, tmp_path: Path, recordings: Path) -> None:
+    model = tiny_config(dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layer_drop=0.3).to_dict()
+    config = str(recipe_file(tmp_path, recordings, model=model))
+    whole, parts = (engine(read_recipe(config, ["group_clips=3", f"clips_at_once={n}"])) for n in (0, clips))
+    for step in (1, 2, 3):
+        row, wanted = parts.step(step), whole.step(step)
+        assert row.keys() == wanted.keys() and row["masked_share"] == wanted["masked_share"]
+        for name in set(row) - {"seconds"}:
+            assert row[name] == pytest.approx(wanted[name], rel=1e-4 if name == "grad_norm" else 1e-5), name

@@ -67,7 +67,7 @@ class Engine:
         self.module = spread(self.objective, world, recipe.parallel).train()
         self.optimizer = torch.optim.AdamW(
             self.module.parameters(), lr=recipe.lr, betas=recipe.betas[:2], eps=recipe.eps,  # type: ignore[arg-type]
-            weight_decay=recipe.weight_decay,
+            weight_decay=recipe.weight_decay, fused=True,
         )  # fmt: skip
         self.guard = Guard()
         self.checkpoints = Checkpoints(Path(recipe.out), world, recipe.keep_checkpoints)
@@ -107,7 +107,7 @@ class Engine:
         started = time.perf_counter()
         update = Update(self.batches, self.world, step)
         self.optimizer.zero_grad(set_to_none=True)
-        for micro_step in range(len(self.share)):
+        for micro_step in range(update.n_micro_steps):
             update.loss(self.module, micro_step).backward()
         row = update.row()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip_norm)

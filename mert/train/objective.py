@@ -5,9 +5,10 @@ Shapes: B clips of a group, N samples, T frames, S masked frames, C conv channel
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +35,19 @@ class Group:
         """S, the masked frames of the group."""
         return int(self.mask_BT.sum())
 
+    def split(self, n_clips: int) -> list[Group]:
+        """The same clips in groups of at most `n_clips`; their losses add up to that of the whole."""
+        rows = [slice(first, first + n_clips) for first in range(0, len(self.wave_BN), n_clips)]
+        return [self._each(itemgetter(part)) for part in rows]
+
     def to(self, device: torch.device) -> Group:
         """The same group on a device."""
-        codes = {name: tensor.to(device) for name, tensor in self.codes.items()}
-        frames = {name: tensor.to(device) for name, tensor in self.frames.items()}
-        return Group(self.wave_BN.to(device), self.mask_BT.to(device), codes, frames)
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Group:
+        codes = {name: change(tensor) for name, tensor in self.codes.items()}
+        frames = {name: change(tensor) for name, tensor in self.frames.items()}
+        return Group(change(self.wave_BN), change(self.mask_BT), codes, frames)
 
 
 @dataclass(frozen=True, kw_only=True)

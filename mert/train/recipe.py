@@ -20,7 +20,8 @@ class Recipe:
     """One pretraining run. The batch, the masks and the learning rate are pure functions of it and of the step.
 
     `data` is a folder, a JSONL manifest, `synth`, or `hf:NAME` for the datasets library; `teachers` are names or
-    folders. A batch is `batch_clips` clips in groups of `group_clips`, the unit of mixing and masking.
+    folders. A batch is `batch_clips` clips in groups of `group_clips`, the unit of mixing and masking. `clips_at_once`
+    (0: all of a group) bounds the memory: only so many clips are in the model at a time, and gradients add up.
     """
 
     out: str = "run"
@@ -36,6 +37,7 @@ class Recipe:
     keep_checkpoints: int = 2
     batch_clips: int = 16
     group_clips: int = 16
+    clips_at_once: int = 0
     clip_s: float = 5.0
     lr: float = 5e-4
     warmup_steps: int = 100
@@ -58,6 +60,7 @@ class Recipe:
     def __post_init__(self) -> None:
         problems = [
             (self.batch_clips % self.group_clips, "batch_clips must be a multiple of group_clips"),
+            (self.clips_at_once < 0, "clips_at_once is at least 1, or 0 for all clips of a group"),
             (self.parallel not in ("ddp", "fsdp"), 'parallel is "ddp" or "fsdp"'),
             (self.dtype not in ("float32", "bfloat16"), 'dtype is "float32" or "bfloat16"'),
             (not 0 <= self.warmup_steps < self.steps, "warmup_steps must be below steps"),

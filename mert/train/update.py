@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from mert.train.batches import DROPOUT, Batches, torch_seed
+from mert.train.objective import Group
 from mert.train.parallel import World, gradients_meet
 
 
 class Update:
     """This process's share of update `step` (from 1), as a pure function of seed and step, whoever drives it.
 
-    Call `loss(module, i).backward()` for i = 0, 1, ... below `n_micro_steps`, then `row()`.
+    Call `loss(module, i).backward()` for i = 0, 1, ... below `n_micro_steps`, in order, then `row()`. A micro-step is a
+    group, or `clips_at_once` of its clips: mixed and masked together, they need not be in memory together.
     """
 
     def __init__(self, batches: Batches, world: World, step: int) -> None:
@@ -23,22 +25,27 @@ class Update:
         # Masks need no audio, so this comes before the first forward pass.
         count = sum(batches.n_masked(step, number) for number in self.share)
         self.n_masked = float(world.total(torch.tensor(float(count), device=world.device)))
-        self.n_micro_steps = len(self.share)
+        recipe = batches.recipe
+        self.n_parts = -(-recipe.group_clips // (recipe.clips_at_once or recipe.group_clips))
+        self.n_micro_steps = len(self.share) * self.n_parts
+        self._parts: list[Group] = []
         self._sums: dict[str, Tensor] = {}
 
     def loss(self, module: nn.Module, micro_step: int) -> Tensor:
-        """Loss of one group, scaled so that the gradients of all groups and processes make that of the batch's mean."""
-        recipe, number = self.batches.recipe, self.share[micro_step]
-        group = self.batches.group(self.step, number)
-        skip = self.batches.skipped_layers(self.step, micro_step)
-        torch.manual_seed(torch_seed(recipe.seed, DROPOUT, self.step, number))
+        """Loss of a micro-step, scaled so that all gradients of all processes make that of the batch's mean."""
+        recipe, (place, part) = self.batches.recipe, divmod(micro_step, self.n_parts)
+        if part == 0:
+            group = self.batches.group(self.step, self.share[place])
+            self._parts = group.split(recipe.clips_at_once or recipe.group_clips)
+            torch.manual_seed(torch_seed(recipe.seed, DROPOUT, self.step, self.share[place]))
+        skip = self.batches.skipped_layers(self.step, place)
         with (
             gradients_meet(module, last=micro_step == self.n_micro_steps - 1),
             torch.autocast(self.world.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"),
         ):
-            loss, parts = module(group, skip)
-        for name, part in (parts | {"loss": loss.detach()}).items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(part, dtype=torch.float64)) + part.double()
+            loss, parts = module(self._parts[part], skip)
+        for name, value in (parts | {"loss": loss.detach()}).items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.double()
         return loss * (self.world.size / self.n_masked)  # DDP and FSDP take means over processes
 
     def row(self) -> dict[str, Any]:
