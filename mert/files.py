@@ -36,6 +36,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """OutputError, which names the file, where the disk refuses what the block writes."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror or error})"
+        raise OutputError(path, reason, "check permissions and free space") from error
+
+
+@contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, which takes its place when the block ends well and vanishes otherwise.
 
@@ -43,15 +53,13 @@ def write_whole(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_UMASK)  # some writers make files that only their owner can read
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = f"cannot be written ({error.strerror or error})"
-        raise OutputError(path, reason, "check permissions and free space") from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_UMASK)  # some writers make files that only their owner can read
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def plot_ssm(features: Features, layer: str | None = None, axes: Axes | None = N
     return axes
 
 
-def save_curves(rows: list[dict[str, Any]], path: str | Path) -> None:
+def save_curves(rows: list[dict[str, Any]], path: str | Path | BinaryIO) -> None:
     """Training curves of a metrics.jsonl: loss, held-out accuracy beside chance, frame error, gradient norm, lr."""
     figure: Any = new_axes(9, 6).figure
     figure.clear()

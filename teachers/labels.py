@@ -17,6 +17,7 @@ from torch import Tensor
 from teachers.base import INSTALL, Targets, Teacher, TeacherError
 
 DESCRIPTION = "store.json"
+AGAIN = "remove it, and run the same mert tokenize again"
 
 
 def shard_name(number: int) -> str:
@@ -70,16 +71,24 @@ class LabelStore:
             shard = self.folder / shard_name(number)
             if not shard.exists():
                 raise TeacherError(shard, "is missing", "run the same mert tokenize again")
-            for row in parquet.read_table(shard).to_pylist():
-                codes_KT = np.asarray(row["codes"], dtype=np.int16).reshape(-1, len(self.n_classes)).T
-                self._check(codes_KT, f"{shard}: {row['name']}")
-                self._rows[row["name"]] = row["n_samples"], codes_KT
+            try:
+                rows = parquet.read_table(shard, columns=["name", "n_samples", "codes"]).to_pylist()
+            except (OSError, ValueError, LookupError) as error:
+                raise TeacherError(shard, f"is damaged ({error})", AGAIN) from None
+            for row in rows:
+                self._rows[row["name"]] = row["n_samples"], self._checked(row, f"{shard}: {row['name']}")
 
-    def _check(self, codes_KT: np.ndarray, source: str) -> None:
+    def _checked(self, row: dict[str, Any], source: str) -> np.ndarray:
+        """Codes int16 [K, T] of a row: as many as its samples need, none out of range."""
+        n_frames, over = divmod(len(row["codes"]), len(self.n_classes))
+        if over or n_frames < (row["n_samples"] - 400) // 320 + 1:
+            raise TeacherError(source, f"{len(row['codes'])} codes for {row['n_samples']} samples", AGAIN)
+        codes_KT = np.asarray(row["codes"]).reshape(n_frames, -1).T
         for k, (codes_T, n) in enumerate(zip(codes_KT, self.n_classes, strict=True)):
             if len(codes_T) and not 0 <= codes_T.min() <= codes_T.max() < n:
                 worst = codes_T[(codes_T < 0) | (codes_T >= n)][0]
-                raise TeacherError(source, f"code {worst} of codebook {k} is not below {n}", "make the store again")
+                raise TeacherError(source, f"code {worst} of codebook {k} is not below {n}", AGAIN)
+        return codes_KT.astype(np.int16)
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -58,6 +58,9 @@ class Batches:
                     f"works at {teacher.sample_rate} Hz and {teacher.rate_hz:g} frames a second",
                     f"the model needs {recipe.model.sample_rate} Hz and {recipe.model.frame_rate:g}",
                 )
+            if isinstance(teacher, LabelStore):  # refused now rather than in a later epoch
+                for index in range(len(corpus)):
+                    teacher.codes(corpus.name(index), corpus.n_samples(index), 0, 0)
 
     def group(self, step: int, number: int) -> Group:
         """Group `number` of the batch of update `step`, disturbed by its own clips."""

@@ -16,7 +16,7 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from mert.errors import CheckpointError
+from mert.errors import CheckpointError, OutputError
 from mert.files import read_json, sha256_file, write_json
 from mert.train.parallel import World
 
@@ -31,23 +31,46 @@ class Checkpoints:
         self.folder, self.world, self.keep = folder / "ckpt", world, keep
 
     def save(self, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
-        """Write a checkpoint and, once it is complete, remove all but the newest `keep` complete ones."""
+        """Write a checkpoint and, once it is complete, keep it and the newest before it, `keep` in all.
+
+        OutputError where the disk refuses; what was written is removed then, and older checkpoints stay.
+        """
         path = self.folder / f"step_{step:08d}"
+        try:
+            self._write(path, module, optimizer)
+            if self.world.rank == 0:
+                files = {file.name: [file.stat().st_size, sha256_file(file)] for file in sorted(path.iterdir())}
+                write_json(path / MARKER, {"step": step, "state": state, "files": files})
+        except (OSError, OutputError, dcp.api.CheckpointException) as error:
+            if self.world.rank == 0:
+                shutil.rmtree(path, ignore_errors=True)
+            remedy = "check permissions and free space; the same command goes on from the newest checkpoint"
+            raise OutputError(path, f"cannot be written ({cause(error)})", remedy) from error
         if self.world.rank == 0:
-            shutil.rmtree(path, ignore_errors=True)  # what an earlier attempt left, without its marker
+            self._forget(path)
+        self.world.barrier()
+        return path
+
+    def _write(self, path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        if self.world.rank == 0:
+            shutil.rmtree(path, ignore_errors=True)  # what an earlier attempt left
             path.mkdir(parents=True)
         self.world.barrier()
         weights, moments = get_state_dict(module, optimizer)
         dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=path)
         self.world.barrier()
-        if self.world.rank == 0:
-            files = {file.name: [file.stat().st_size, sha256_file(file)] for file in sorted(path.iterdir())}
-            write_json(path / MARKER, {"step": step, "state": state, "files": files})
-            for old in self.complete()[: -self.keep]:
-                (old / MARKER).unlink()
-                shutil.rmtree(old)
-        self.world.barrier()
-        return path
+
+    def _forget(self, newest: Path) -> None:
+        """Remove older checkpoints, what kills left half written, and steps that this run has not come to yet.
+
+        The last are damaged, or of a run that was begun anew: a later resume must not take them.
+        """
+        kept = [path for path in self.complete() if path <= newest][-self.keep :]
+        for old in set(self.folder.glob("step_*")) - set(kept):
+            if old > newest:
+                log.warning("%s is removed: the run went on from an earlier step", old)
+            (old / MARKER).unlink(missing_ok=True)
+            shutil.rmtree(old)
 
     def complete(self) -> list[Path]:
         """Folders with a marker, oldest first."""
@@ -73,6 +96,13 @@ class Checkpoints:
         set_state_dict(module, optimizer, model_state_dict=found["model"], optim_state_dict=found["optimizer"])
         marker = read_json(path / MARKER)
         return int(marker["step"]), dict(marker["state"])
+
+
+def cause(error: BaseException) -> str:
+    """The first reason for a save that failed, on whichever process."""
+    if isinstance(error, dcp.api.CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
 
 
 def damage(path: Path) -> str | None:

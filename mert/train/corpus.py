@@ -60,9 +60,10 @@ class FileCorpus:
                 self._items.append((name, source, length))
         for name, reason in self.dropped.items():
             log.warning("dropped %s: %s", name, reason)
+        if self.dropped:
+            log.warning("dropped %d of %d recordings", len(self.dropped), len(sources))
         if not self._items:
             raise CorpusError(f"{len(sources)} recordings", "none can be used", "see the warnings, or give other data")
-        log.info("%d recordings, %d dropped", len(self._items), len(self.dropped))
 
     @property
     def fingerprint(self) -> str:
@@ -88,24 +89,27 @@ class FileCorpus:
             end += len(block_N)
             if end >= start + n_samples:
                 break
+        if end < start + n_samples:
+            reason = f"ends after {end / self.rate_hz:.2f} s, and was longer when the run began"
+            raise AudioError(self.name(index), reason, "leave recordings alone while they are trained on")
         return np.concatenate(blocks)[:n_samples]
 
 
 class GeneratedCorpus:
-    """Clips of a generator (`read(index)` gives [N], a pure function of its seed), cut like recordings."""
+    """Clips of a generator (`read(index)` gives [N], a pure function of its seed), cut like recordings.
+
+    Their names hold the generator's fingerprint, for the codes of one generator are not those of another.
+    """
 
     def __init__(self, generator: Any, rate_hz: int) -> None:
         self.rate_hz, self._generator = rate_hz, generator
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(repr(self._generator).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(repr(generator).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._generator)
 
     def name(self, index: int) -> str:
-        return str(index)
+        return f"{self.fingerprint[:12]}/{index}"
 
     def n_samples(self, index: int) -> int:
         return round(self._generator.seconds * self.rate_hz)
@@ -140,7 +144,11 @@ def open_corpus(data: str, rate_hz: int, shortest: int, options: dict[str, Any])
     if path.is_file():
         return FileCorpus(list(_of_manifest(path)), rate_hz, shortest)
     for point in entry_points(group="mert.corpora", name=data):
-        return GeneratedCorpus(point.load()(rate_hz=rate_hz, **options), rate_hz)
+        generated = GeneratedCorpus(point.load()(rate_hz=rate_hz, **options), rate_hz)
+        if (seconds := generated.n_samples(0) / rate_hz) < shortest / rate_hz:
+            reason = f"its clips of {seconds:.2f} s are shorter than a clip to train on, {shortest / rate_hz:.2f} s"
+            raise UsageError(f"data={data}", reason, "lower clip_s, or raise data_options.seconds")
+        return generated
     raise UsageError(f"data={data}", "no folder, manifest or generator", "give a folder, a .jsonl, hf:NAME or synth")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mert.embed_cli import Executor
+from mert.errors import MertError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy as np
 
     from mert.train.corpus import Corpus
@@ -28,6 +29,18 @@ class Trainer(StrEnum):
     fairseq2 = "fairseq2"
 
 
+@contextmanager
+def teachers_explain() -> Iterator[None]:
+    """Teachers know nothing of mert: their errors become mert's, one line for the user."""
+    from teachers import TeacherError
+
+    try:
+        yield
+    except TeacherError as error:
+        raise MertError(error.source, error.reason, error.remedy) from error
+
+
+@teachers_explain()
 def pretrain(
     config: Config,
     overrides: Overrides = None,
@@ -46,6 +59,7 @@ def pretrain(
         _train(recipe, None, resume, dry_run, overfit)
 
 
+@teachers_explain()
 def continue_pretrain(
     name: Annotated[str, typer.Argument(help="A model folder, or a name on the hub.")],
     config: Config,
@@ -63,6 +77,7 @@ def continue_pretrain(
     _train(recipe, model, resume, False, None)
 
 
+@teachers_explain()
 def fit_teacher(
     name: Annotated[str, typer.Argument(help="kmeans, mel_rvq or encodec_small.")],
     data: Annotated[str, typer.Argument(help="A folder, manifest, hf:NAME or synth.")],
@@ -90,6 +105,7 @@ def _waves(corpus: Corpus, clips: int) -> Iterator[np.ndarray]:
         yield corpus.read(index, 0, corpus.n_samples(index))
 
 
+@teachers_explain()
 def tokenize(
     data: Annotated[str, typer.Argument(help="A folder, manifest, hf:NAME or synth.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the label store.")],
