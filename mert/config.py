@@ -88,10 +88,14 @@ class MertConfig:
 
 
 def nano() -> MertConfig:
-    """A MERT of 5.6 million parameters that runs many times faster than real time on a laptop core."""
+    """A MERT of 6.6 million parameters that runs many times faster than real time on a laptop core.
+
+    Two convolutions read the same 400 samples a frame as the seven of the published sizes. They cost less than half of
+    seven with half their channels, and can begin as a filterbank (`mert.train.start`).
+    """
     return MertConfig(
-        dim=256, n_layers=6, n_heads=4, ffn_dim=1024, conv_dim=128, dropout=0.0, attention_dropout=0.0,
-        input_dropout=0.0, layer_drop=0.0, normalize=False,
+        dim=256, n_layers=6, n_heads=4, ffn_dim=1024, conv_dim=256, conv_kernels=(40, 19), conv_strides=(20, 16),
+        pre_norm=True, dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layer_drop=0.0, normalize=False,
     )  # fmt: skip
 
 

@@ -79,6 +79,9 @@ class Teacher(Protocol):
         """Targets of mono clips at `sample_rate`; deterministic, each row on its own, at least
         (N - 400) // 320 + 1 frames."""
 
+    def codebooks(self) -> list[Tensor]:
+        """Where the codes of each codebook lie, float32 [C, D]; empty if the teacher has no such places."""
+
     def save(self, folder: str | Path) -> None:
         """Write teacher.json and teacher.safetensors."""
 
@@ -108,6 +111,10 @@ class StoredTeacher:
         if self._placed[0] != device:
             self._placed = (device, {key: value.to(device) for key, value in self.weights.items()})
         return self._placed[1]
+
+    def codebooks(self) -> list[Tensor]:
+        """Where the codes of each codebook lie, float32 [C, D]; empty if the teacher has no such places."""
+        return []
 
     @classmethod
     def from_parts(cls, settings: dict[str, Any], weights: dict[str, Tensor]) -> Self:

@@ -99,6 +99,9 @@ class EncodecTeacher(StoredTeacher):
         if not all(layer._codebook.inited for layer in layers(self.parts)):
             raise ValueError("the codebooks were never fitted: all codes would be zero")
 
+    def codebooks(self) -> list[Tensor]:
+        return [layer._codebook.embed for layer in layers(self.parts)]
+
     @classmethod
     def from_parts(cls, settings: dict[str, Any], weights: dict[str, Tensor]) -> Self:
         return cls(Architecture(**settings), weights)

@@ -42,6 +42,9 @@ class KmeansTeacher(CodeTeacher):
         self.sample_rate, self.rate_hz = first.sample_rate, first.sample_rate / first.hop
         self.n_classes = tuple(len(weights[f"{key}.centres"]) for key in streams)
 
+    def codebooks(self) -> list[Tensor]:
+        return [self.weights[f"{key}.centres"] for key in self.streams]
+
     @classmethod
     def from_parts(cls, settings: dict[str, Any], weights: dict[str, Tensor]) -> Self:
         return cls({key: Spectral(**value) for key, value in settings["streams"].items()}, weights)

@@ -1,7 +1,8 @@
 """The label store's format: the codes of a corpus, made once, as parquet shards beside a description of their teacher.
 
 `store.json` holds what a teacher says of itself, and how many shards there are; a row of `shard-00000.parquet` holds
-the name of a recording, its samples at the teacher's rate, and its codes, frame after frame.
+the name of a recording, its samples at the teacher's rate, and its codes, frame after frame;
+`codebooks.safetensors` says where the codes lie (keys "0", "1", ...; [C, D]).
 Shapes: K codebooks, T frames.
 """
 
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from teachers.base import INSTALL, Targets, Teacher, TeacherError
 
 DESCRIPTION = "store.json"
+CODEBOOKS = "codebooks.safetensors"
 AGAIN = "remove it, and run the same mert tokenize again"
 
 
@@ -105,6 +109,15 @@ class LabelStore:
     def load(cls, folder: str | Path) -> Self:
         """Open a finished store."""
         return cls(folder)
+
+    def codebooks(self) -> list[Tensor]:
+        """Where the teacher's codes lie; empty for a store that was made without."""
+        path = self.folder / CODEBOOKS
+        try:
+            places = load_file(path) if path.exists() else {}
+        except (OSError, SafetensorError) as error:
+            raise TeacherError(path, f"is damaged ({error})", "run the same mert tokenize again") from None
+        return [places[str(k)] for k in range(len(places))]
 
     def codes(self, name: str, n_samples: int, first: int, n_frames: int) -> np.ndarray:
         """Codes int16 [K, T] of a recording from frame `first` on; TeacherError if it is another recording."""

@@ -39,6 +39,9 @@ class RandomProjectionTeacher(CodeTeacher):
         n_codebooks, n_classes, _ = weights["codebooks"].shape
         self.n_classes = (n_classes,) * n_codebooks
 
+    def codebooks(self) -> list[Tensor]:
+        return list(self.weights["codebooks"])
+
     @classmethod
     def from_parts(cls, settings: dict[str, Any], weights: dict[str, Tensor]) -> Self:
         return cls(Spectral(**settings["mel"]), weights)

@@ -22,6 +22,7 @@ from mert.train.objective import Pretrainer, recompute_blocks
 from mert.train.parallel import World, spread
 from mert.train.recipe import Recipe
 from mert.train.runlog import RunLog
+from mert.train.start import informed_start
 from mert.train.update import Update
 from mert.train.validate import held_out_metrics
 from teachers.base import Teacher
@@ -59,6 +60,8 @@ class Engine:
         self.objective = Pretrainer(
             model or Mert(recipe.model), n_classes, n_bins, recipe.class_width, recipe.weights, recipe.extra_classes
         )
+        places = {name: teachers[name].codebooks() for name in n_classes} if recipe.codebook_start else {}
+        informed_start(self.objective, recipe.filterbank_start and model is None, places)
         if recipe.activation_checkpointing:
             recompute_blocks(self.objective.model)
         if recipe.compile:

@@ -30,7 +30,7 @@ def export_run(run: Path, out: Path) -> Path:
     forbid, its own forbids.
     """
     recipe = read_recipe(str(run / "recipe.yaml"))
-    model = Mert(recipe.model)
+    model = Mert(replace(recipe.model, window_s=recipe.clip_s))  # its window is the context it was trained on
     by_fairseq2 = (run / fairseq2_checkpoint.BEGUN).exists()
     marker = fairseq2_checkpoint.load_newest(model, run) if by_fairseq2 else load_newest(model, run)
     restricted = any("NC" in licence for licence in marker["state"]["licences"].values())

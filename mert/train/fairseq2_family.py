@@ -24,13 +24,18 @@ from mert.asset_card import FAMILY
 from mert.config import MertConfig, base_95m, large_330m, nano
 from mert.model import Mert
 from mert.train.objective import Pretrainer, Weights, recompute_blocks
+from mert.train.start import informed_start
+from teachers import load_teacher
 
 PRETRAINER = "mert_pretrainer"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainerConfig:
-    """A `Pretrainer` and the seed of its first weights; `n_classes` and `n_bins` go by teacher."""
+    """A `Pretrainer` and the seed of its first weights; `n_classes` and `n_bins` go by teacher.
+
+    `codebook_start` names the teachers whose codes tell where classes begin.
+    """
 
     model: MertConfig = field(default_factory=nano)
     n_classes: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -39,6 +44,8 @@ class PretrainerConfig:
     extra_classes: int = 0
     weights: Weights = field(default_factory=Weights)
     seed: int = 1337
+    filterbank_start: bool = False
+    codebook_start: tuple[str, ...] = ()
 
 
 def register(container: DependencyContainer) -> None:
@@ -68,6 +75,9 @@ def pretrainer(config: PretrainerConfig) -> Pretrainer:
         objective = Pretrainer(
             model, config.n_classes, config.n_bins, config.class_width, config.weights, config.extra_classes
         )
+        teachers = [load_teacher(name) for name in config.codebook_start]
+        places = {teacher.name: teacher.codebooks() for teacher in teachers if teacher.n_classes}
+        informed_start(objective, config.filterbank_start, places)
     return objective.to(device)
 
 

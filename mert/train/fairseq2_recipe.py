@@ -157,7 +157,8 @@ class MertRecipe(Fairseq2Recipe):
             n_classes={name: teacher.n_classes for name, teacher in teachers.items() if teacher.n_classes},
             n_bins={name: teacher.n_bins for name, teacher in teachers.items() if teacher.n_bins},
             class_width=recipe.class_width, extra_classes=recipe.extra_classes, weights=recipe.weights,
-            seed=recipe.seed,
+            seed=recipe.seed, filterbank_start=recipe.filterbank_start,
+            codebook_start=recipe.teachers if recipe.codebook_start else (),
         )  # fmt: skip
 
     def create_task(self, context: RecipeContext) -> Task:

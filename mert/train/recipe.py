@@ -21,7 +21,8 @@ class Recipe:
 
     `data` is a folder, a JSONL manifest, `synth`, or `hf:NAME` for the datasets library; `teachers` are names or
     folders. A batch is `batch_clips` clips in groups of `group_clips`, the unit of mixing and masking. `clips_at_once`
-    (0: all of a group) bounds the memory: only so many clips are in the model at a time, and gradients add up.
+    (0: all of a group) bounds the memory: only so many clips are in the model at a time, and gradients add up. The
+    informed starts of `mert.train.start` (`filterbank_start`, `codebook_start`) are ours; the paper begins at random.
     """
 
     out: str = "run"
@@ -46,6 +47,8 @@ class Recipe:
     eps: float = 1e-6
     clip_norm: float = 10.0
     class_width: int = 64
+    filterbank_start: bool = False
+    codebook_start: bool = False
     extra_classes: int = 0
     mask_probability: float = 0.8
     mask_length: int = 5

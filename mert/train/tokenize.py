@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from mert.errors import MertError, UsageError
 from mert.files import read_json, write_json, write_whole
 from mert.train.corpus import Corpus, open_corpus
 from teachers import load_teacher
-from teachers.labels import DESCRIPTION, describe, shard_name
+from teachers.labels import CODEBOOKS, DESCRIPTION, describe, shard_name
 
 SHARD_RECORDINGS = 64
 
@@ -93,6 +94,9 @@ def tokenize(options: TokenizeOptions, executor: str = "local", workers: int = 1
     path = stage.out / DESCRIPTION
     if path.exists() and read_json(path) != about:
         raise UsageError(path, "is the store of another teacher or corpus", "choose another -o")
+    with write_whole(stage.out / CODEBOOKS) as temporary:
+        places = enumerate(stage.teacher.codebooks())
+        save_file({str(k): places_CD.contiguous().cpu() for k, places_CD in places}, temporary)
     write_json(path, about)
     if executor == "ray":
         yield from _on_ray(options, stage.n_shards, workers)
