@@ -32,6 +32,7 @@ def small_recipe(folder: Path, data: Path, **changes: Any) -> str:
         "model": tiny_config(dropout=0.1, layer_drop=0.3).to_dict(), "warmup_steps": 2, "batch_clips": 6,
         "group_clips": 3, "clip_s": 0.5, "seed": 7, "checkpoint_every": 2, "validate_every": 4, "validate_clips": 2,
         "class_width": 8, "keep_checkpoints": 1, "mixing": {"shortest": 1000, "longest": 2000},
+        "filterbank_start": False,
     } | changes  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "recipe.yaml"

@@ -50,7 +50,7 @@ def recipe_file(folder: Path, recordings: Path, **changes: Any) -> Path:
     values = {
         "base": "nano", "out": str(folder / "run"), "data": str(recordings), "teachers": ["random_projection", "cqt"],
         "model": model, "steps": 8, "warmup_steps": 2, "batch_clips": 6, "group_clips": 1, "clip_s": 0.5, "seed": 7,
-        "checkpoint_every": 4, "validate_every": 4, "validate_clips": 2, "class_width": 8,
+        "checkpoint_every": 4, "validate_every": 4, "validate_clips": 2, "class_width": 8, "filterbank_start": False,
         "mixing": {"shortest": 1000, "longest": 2000},
     } | changes  # fmt: skip
     path = folder / "recipe.yaml"
