@@ -4,6 +4,8 @@ LIGHT := .venv-light
 FULL := .venv-full
 PIP := -m pip install --quiet --disable-pip-version-check
 ALL := train,probe,encodec,fairseq2,jobs,codecs,plots,dev
+# Models in tests are tiny: on busy cores a second thread makes their steps many times slower, not faster.
+PYTEST := OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -q
 LIGHT_TESTS := tests/test_model.py tests/test_formats.py tests/test_checkpoints.py tests/test_audio.py \
 	tests/test_windows.py tests/test_features.py tests/test_embed.py tests/test_hub.py tests/test_jobs.py tests/test_cli.py
 
@@ -13,10 +15,10 @@ demo: $(LIGHT)/ready  ## embed a synthesised song, or AUDIO=path, and draw it
 	$(LIGHT)/bin/python -m mert.demo $(if $(AUDIO),--audio "$(AUDIO)")
 
 test: $(FULL)/ready lint  ## everything but the long tests, in the environment with every extra
-	$(FULL)/bin/python -m pytest -q -m "not check"
+	$(PYTEST) -m "not check"
 
 check: $(FULL)/ready  ## the long tests
-	$(FULL)/bin/python -m pytest -q -m check
+	$(PYTEST) -m check
 
 lint: $(FULL)/ready
 	$(FULL)/bin/ruff check .
@@ -25,7 +27,7 @@ lint: $(FULL)/ready
 	$(FULL)/bin/lint-imports
 
 light-test: $(LIGHT)/ready-dev  ## the same code with the newest torch and huggingface_hub, without the extras
-	$(LIGHT)/bin/python -m pytest -q -m "not check" $(LIGHT_TESTS)
+	OMP_NUM_THREADS=1 $(LIGHT)/bin/python -m pytest -q -m "not check" $(LIGHT_TESTS)
 
 bench: $(FULL)/ready  ## speed and memory, as tables
 	$(FULL)/bin/python tests/bench/embedding.py
