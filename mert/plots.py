@@ -85,7 +85,7 @@ def plot_metric(axes: Axes, rows: list[dict[str, Any]], ending: str, **style: An
     names = dict.fromkeys(name for row in rows for name in row if name.endswith(ending))
     for name in names:
         points = [(row["step"], row[name]) for row in rows if name in row]
-        axes.plot(*zip(*points, strict=True), label=name.removeprefix("valid/"), **style)
+        axes.plot(*zip(*points, strict=True), label=name.removeprefix("valid/").replace("loss", "held-out"), **style)
 
 
 def save_ssm(features: Features, path: str | Path, layer: str | None = None) -> None:
