@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mert.config import MertConfig
+from mert.linear import Linear
 
 
 class PositionalConv(nn.Module):
@@ -36,7 +37,7 @@ class Attention(nn.Module):
     def __init__(self, config: MertConfig) -> None:
         super().__init__()
         self.n_heads, self.dropout = config.n_heads, config.attention_dropout
-        self.query, self.key, self.value, self.out = (nn.Linear(config.dim, config.dim) for _ in range(4))
+        self.query, self.key, self.value, self.out = (Linear(config.dim, config.dim) for _ in range(4))
 
     def forward(self, x_BTD: Tensor, valid_B11T: Tensor | None) -> Tensor:
         q_BHTE, k_BHTE, v_BHTE = (
@@ -53,7 +54,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: MertConfig) -> None:
         super().__init__()
-        self.up, self.down = nn.Linear(config.dim, config.ffn_dim), nn.Linear(config.ffn_dim, config.dim)
+        self.up, self.down = Linear(config.dim, config.ffn_dim), Linear(config.ffn_dim, config.dim)
         self.dropout = nn.Dropout(config.activation_dropout)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
         self.pre_norm = config.pre_norm
         for linear in self.blocks.modules():
-            if isinstance(linear, nn.Linear):
+            if isinstance(linear, Linear):
                 nn.init.normal_(linear.weight, std=0.02)
                 nn.init.zeros_(linear.bias)
 

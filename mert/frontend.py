@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
 from mert.config import MertConfig
+from mert.linear import matmul, trains_on_cpu
+
+ROWS_AT_ONCE = 8192  # of a weight gradient's products: enough to be fast, few enough to be small
 
 
 def conv_length(n: int | Tensor, kernel: int, stride: int) -> int | Tensor:
@@ -38,8 +41,7 @@ class Conv(nn.Module):
         x_BCT = x_BTC.transpose(1, 2)
         if x_BTC.dtype == torch.float32 and not self.fast:
             return F.conv1d(x_BCT.contiguous(), self.weight, stride=self.stride).transpose(1, 2)
-        device = x_BTC.device.type
-        if device == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled(device):
+        if trains_on_cpu(x_BTC):
             y_BTC: Tensor = ChannelsLastConv.apply(x_BTC, self.weight, self.stride)
             return y_BTC
         return channels_last_conv(x_BTC, self.weight, self.stride)
@@ -67,9 +69,11 @@ class ChannelsLastConv(torch.autograd.Function):
             x_BC1T = conv2d_input(size, picture_weight(weight_OCK), picture, stride=(1, ctx.stride))
             x_gradient = x_BC1T.squeeze(2).transpose(1, 2)
         if ctx.needs_input_grad[1]:
-            reach = ctx.stride * (gradient_BTO.shape[1] - 1) + 1
-            taps = [x_BTC[:, k : k + reach : ctx.stride] for k in range(weight_OCK.shape[2])]
-            weight_gradient = torch.stack([(gradient_BTO.transpose(1, 2) @ tap_BTC).sum(0) for tap_BTC in taps], 2)
+            products, n_clips = [], max(1, ROWS_AT_ONCE // gradient_BTO.shape[1])
+            for x, gradient in zip(x_BTC.split(n_clips), gradient_BTO.split(n_clips), strict=True):
+                taps_BTKC = x.unfold(1, weight_OCK.shape[2], ctx.stride).transpose(2, 3)
+                products.append(matmul(gradient.flatten(0, 1).T, taps_BTKC.flatten(2).flatten(0, 1)))
+            weight_gradient = torch.stack(products).sum(0).unflatten(1, (weight_OCK.shape[2], -1)).transpose(1, 2)
         return x_gradient, weight_gradient, None
 
 
@@ -133,7 +137,7 @@ class ConvFrontend(nn.Module):
 
     >>> import torch; from mert.config import nano
     >>> ConvFrontend(nano())(torch.zeros(1, 24_000)).shape
-    torch.Size([1, 74, 128])
+    torch.Size([1, 74, 256])
     """
 
     def __init__(self, config: MertConfig) -> None:

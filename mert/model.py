@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mert.config import MertConfig
 from mert.encoder import Encoder
 from mert.frontend import ConvFrontend
+from mert.linear import Linear
 
 
 class Projection(nn.Module):
@@ -23,7 +24,7 @@ class Projection(nn.Module):
     def __init__(self, config: MertConfig) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(config.conv_dim, eps=config.norm_eps)
-        self.linear = nn.Linear(config.conv_dim, config.dim)
+        self.linear = Linear(config.conv_dim, config.dim)
         self.dropout = nn.Dropout(config.input_dropout)
 
     def forward(self, features_BTC: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mert.linear import Linear
+
 TEMPERATURE = 0.1
 
 
@@ -31,7 +33,7 @@ class CodeHead(nn.Module):
         super().__init__()
         self.sizes = [n + extra_classes for n in n_classes]
         self.extra_classes, self.width = extra_classes, width
-        self.projection = nn.Linear(dim, width * len(self.sizes))
+        self.projection = Linear(dim, width * len(self.sizes))
         self.classes = nn.Parameter(torch.rand(sum(self.sizes), width))
 
     def forward(self, states_SD: Tensor, codes_SK: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,7 +59,7 @@ class FrameHead(nn.Module):
 
     def __init__(self, dim: int, n_bins: int) -> None:
         super().__init__()
-        self.projection = nn.Linear(dim, n_bins)
+        self.projection = Linear(dim, n_bins)
 
     def forward(self, states_SD: Tensor, frames_SF: Tensor) -> Tensor:
         guesses_SF = self.projection(states_SD)
