@@ -129,7 +129,7 @@ class NormedConv(Conv):
 
 
 class ConvFrontend(nn.Module):
-    """Seven convolutions, each followed by an exact GELU.
+    """Strided convolutions (seven in the published models, two in `nano`), each followed by an exact GELU.
 
     Shape: wave [B, N] float -> features [B, T, C], T = floor((N - 400) / 320) + 1 for the published kernels.
     Rows may be padded on the right: given their `lengths_B` in samples, each row's valid frames are those of the
