@@ -1,0 +1,78 @@
+"""What a reader gives: labelled recordings with their official split, and what a reviewer should know of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mert.errors import MertError
+
+SPLITS = ("train", "valid", "test")
+
+# One class | tags | targets of a regression, or beat times in seconds | nothing (the stems are the label).
+Label = str | tuple[str, ...] | tuple[float, ...] | None
+
+
+class TaskError(MertError):
+    """A dataset is missing, incomplete or not what its task expects."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One recording of a task: `id` is stable and unique within the corpus, `artist` what splits should not share."""
+
+    id: str
+    audio: Path
+    split: str
+    label: Label
+    artist: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All items of a task. `classes`: the labels, tags or target names, in the order of the head's outputs.
+
+    `facts` are numbers a task needs besides (mean and deviation of targets, say); `notes` go into every result.
+
+    >>> items = (Item("a", Path("a.wav"), "train", "C major", "X"), Item("b", Path("b.wav"), "test", "A minor", "X"))
+    >>> Dataset(items, ("A minor", "C major")).counts
+    {'train': 1, 'valid': 0, 'test': 1}
+    """
+
+    items: tuple[Item, ...]
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Items of each split."""
+        found = Counter(item.split for item in self.items)
+        return {split: found[split] for split in SPLITS}
+
+    def split(self, name: str) -> list[Item]:
+        """The items of one split, in the reader's order."""
+        return [item for item in self.items if item.split == name]
+
+
+def shared_artists(items: Iterable[Item]) -> str | None:
+    """A note on artists heard both in train and in test; None if there are none."""
+    artists = {split: {item.artist for item in items if item.split == split and item.artist} for split in SPLITS}
+    shared = artists["train"] & artists["test"]
+    return f"{len(shared)} of the {len(artists['test'])} test artists also occur in train" if shared else None
+
+
+def synthetic_facts(home: Path) -> dict[str, Any] | None:
+    """What SYNTHETIC.json says of a generated tree: generator version, seed, size, counts; None for real data."""
+    note = home / "SYNTHETIC.json"
+    if not note.exists():
+        return None
+    try:
+        facts = json.loads(note.read_text(encoding="utf-8"))
+        return {"generator": facts["generator"], "seed": facts["seed"], "counts": dict(facts["counts"])} | facts
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TaskError(note, f"cannot be read ({error!r})", "generate the tree again") from None
