@@ -1,0 +1,191 @@
+"""Metrics of clip-level outputs, thin over scikit-learn and mir_eval, in points of 0 to 100 (SDR: dB).
+
+Shapes: n items, C outputs of a head (classes, tags, targets, or named values of an item). Everything is float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from mert.errors import MertError
+
+
+def accuracy(targets_n: np.ndarray, logits_nC: np.ndarray) -> float:
+    """Share of items whose largest logit is that of their class; the first of equal logits counts.
+
+    >>> accuracy(np.array([0, 1]), np.array([[2.0, 1.0], [3.0, 0.0]]))
+    0.5
+    """
+    return float(correct(targets_n, logits_nC).mean())
+
+
+def correct(targets_n: np.ndarray, logits_nC: np.ndarray) -> np.ndarray:
+    """1.0 for each item that `accuracy` counts, else 0.0."""
+    return np.asarray(_finite(logits_nC).argmax(axis=1) == np.asarray(targets_n), dtype=np.float64)
+
+
+def weighted_key_score(targets_n: np.ndarray, logits_nC: np.ndarray, classes: Sequence[str]) -> float:
+    """Mean of mir_eval's key score: same key 1, a fifth above 0.5, relative 0.3, parallel 0.2.
+
+    >>> weighted_key_score(np.array([0, 0]), np.array([[0.0, 1.0], [1.0, 0.0]]), ("C major", "A minor"))
+    0.65
+    """
+    return float(key_scores(targets_n, logits_nC, classes).mean())
+
+
+def key_scores(targets_n: np.ndarray, logits_nC: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """mir_eval's key score of each item."""
+    table_CC = _key_table(tuple(classes))
+    return table_CC[np.asarray(targets_n, dtype=int), _finite(logits_nC).argmax(axis=1)]
+
+
+@lru_cache
+def _key_table(classes: tuple[str, ...]) -> np.ndarray:
+    from mir_eval.key import weighted_score
+
+    return np.array([[weighted_score(reference, estimate) for estimate in classes] for reference in classes])
+
+
+def scorable(targets_nC: np.ndarray) -> np.ndarray:
+    """[C] of bool: tags with a positive and a negative; a ranking of the others means nothing.
+
+    >>> scorable(np.array([[1, 0, 1], [1, 0, 0]]))
+    array([False, False,  True])
+    """
+    positives_nC = np.asarray(targets_nC) > 0
+    return np.asarray(positives_nC.any(axis=0) & ~positives_nC.all(axis=0))
+
+
+def roc_auc(targets_nC: np.ndarray, scores_nC: np.ndarray) -> float:
+    """Macro area under the ROC curve over the `scorable` tags."""
+    from sklearn.metrics import roc_auc_score
+
+    kept_C = _some(scorable(targets_nC))
+    return float(roc_auc_score(np.asarray(targets_nC)[:, kept_C] > 0, _finite(scores_nC)[:, kept_C], average="macro"))
+
+
+def average_precision(targets_nC: np.ndarray, scores_nC: np.ndarray) -> float:
+    """Macro average precision (PR-AUC) over the `scorable` tags."""
+    from sklearn.metrics import average_precision_score
+
+    kept_C = _some(scorable(targets_nC))
+    positives_nC, scores_nC = np.asarray(targets_nC)[:, kept_C] > 0, _finite(scores_nC)[:, kept_C]
+    return float(average_precision_score(positives_nC, scores_nC, average="macro"))
+
+
+def r2(targets_nC: np.ndarray, outputs_nC: np.ndarray) -> np.ndarray:
+    """[C]: 1 - SSE/SST of each target, about the mean of these items; MertError for a constant target.
+
+    >>> r2(np.array([[0.0], [2.0]]), np.array([[0.0], [1.0]]))
+    array([0.5])
+    """
+    from sklearn.metrics import r2_score
+
+    targets_nC = _finite(targets_nC)
+    if constant := np.flatnonzero(np.ptp(targets_nC, axis=0) == 0).tolist():
+        raise MertError("R2", f"target {constant[0]} is the same in all {len(targets_nC)} items", "give more items")
+    return np.asarray(r2_score(targets_nC, _finite(outputs_nC), multioutput="raw_values"), dtype=np.float64)
+
+
+def item_mean(values_n: np.ndarray) -> float:
+    """Mean over the items that have a value (a silent stem has no SDR): NaN says there is none."""
+    known_n = np.asarray(values_n, dtype=np.float64)
+    known_n = known_n[~np.isnan(known_n)]
+    if not len(known_n):
+        raise MertError("metric", "no item has a value", "look at the recordings of this split")
+    return float(known_n.mean())
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise MertError("metric", "outputs or targets are not finite", "lower the learning rate, or check the features")
+    return values
+
+
+def _some(kept_C: np.ndarray) -> np.ndarray:
+    if not kept_C.any():
+        raise MertError("metric", "no tag has both a positive and a negative item", "score more items")
+    return kept_C
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric by name: called with targets, outputs [n, C] and the names of the C columns.
+
+    `scale` makes points of a share; `unit` is "points" or "dB". `of_items` gives a value for each item where the
+    metric is their mean, and is None where it is not (rankings, R2).
+
+    >>> METRICS["accuracy"](np.array([1, 1]), np.eye(2), ("dog", "cat"))
+    50.0
+    """
+
+    name: str
+    title: str
+    value: Callable[[np.ndarray, np.ndarray, Sequence[str]], float]
+    of_items: Callable[[np.ndarray, np.ndarray, Sequence[str]], np.ndarray] | None = None
+    scale: float = 100.0
+    unit: str = "points"
+
+    def __call__(self, targets: np.ndarray, outputs_nC: np.ndarray, columns: Sequence[str] = ()) -> float:
+        """The metric in its unit."""
+        return self.scale * self.value(targets, outputs_nC, columns)
+
+
+def _by_item(name: str, title: str, of_items: Callable, scale: float = 100.0, unit: str = "points") -> Metric:
+    return Metric(name, title, lambda t, o, c: item_mean(of_items(t, o, c)), of_items, scale, unit)
+
+
+def _column(name: str, title: str, scale: float = 100.0, unit: str = "points") -> Metric:
+    """A metric whose value of each item stands in the column of its name."""
+    return _by_item(name, title, lambda t, o, c: np.asarray(o, dtype=np.float64)[:, tuple(c).index(name)], scale, unit)
+
+
+def _r2_of(target: str, title: str) -> Metric:
+    def value(targets_nC: np.ndarray, outputs_nC: np.ndarray, columns: Sequence[str]) -> float:
+        i = tuple(columns).index(target)
+        return float(r2(targets_nC[:, [i]], outputs_nC[:, [i]])[0])
+
+    return Metric(f"r2_{target}", title, value)
+
+
+STEMS = ("vocals", "drums", "bass", "other")
+_METRICS = (
+    _by_item("accuracy", "accuracy", lambda t, o, c: correct(t, o)),
+    _by_item("weighted_score", "weighted key score", key_scores),
+    Metric("roc_auc", "ROC-AUC", lambda t, o, c: roc_auc(t, o)),
+    Metric("ap", "average precision", lambda t, o, c: average_precision(t, o)),
+    Metric("r2", "R², mean", lambda t, o, c: float(r2(t, o).mean())),
+    _r2_of("valence", "R² valence"),
+    _r2_of("arousal", "R² arousal"),
+    _column("f_dbn", "beat F, DBN"),
+    _column("f_peak", "beat F, peaks"),
+    *(_column(f"sdr_{stem}", f"SDR {stem}", scale=1.0, unit="dB") for stem in STEMS),
+)
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
+
+
+def score_parts(names: Sequence[str], protocol: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """The metrics of a task whose mean is its score; the others are secondary.
+
+    >>> score_parts(("weighted_score", "accuracy")), score_parts(("roc_auc", "ap"))
+    (('weighted_score',), ('roc_auc', 'ap'))
+    >>> score_parts(("f_dbn", "f_peak"), {"beat_post": "peak"})
+    ('f_peak',)
+    """
+    if "f_dbn" in names:
+        return (f"f_{(protocol or {}).get('beat_post', 'dbn')}",)
+    return ("weighted_score",) if "weighted_score" in names else tuple(names)
+
+
+def task_score(metrics: Mapping[str, float], protocol: Mapping[str, str] | None = None) -> float:
+    """The score of a task: the mean of its `score_parts`, SDRs in dB as if they were points.
+
+    >>> task_score({"roc_auc": 91.0, "ap": 39.0})
+    65.0
+    """
+    return float(np.mean([metrics[name] for name in score_parts(tuple(metrics), protocol)]))
