@@ -1,0 +1,1 @@
+"""Readers of the datasets as they lie on the disk after download: annotations and places, no audio is decoded."""
