@@ -1,0 +1,132 @@
+"""The beat probe: a small network on single frozen frames, trained on crops, chosen by what the beat tracker finds.
+
+Shapes: L layers, T frames, D feature size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mert.linear import Linear
+from probes.beats import Tracking, beat_targets, frame_rate
+from probes.sequence import FrameStore, Layer, LayerSum, Policy, Score, seeded, train
+
+HIDDEN, DROPOUT = 512, 0.2
+Beats = Mapping[str, np.ndarray]  # seconds of the beats of each clip
+
+
+class BeatHead(nn.Module):
+    """Frames [T, D], or [L, T, D] if made for several layers, -> logits [T]: one hidden layer, each frame by itself."""
+
+    def __init__(self, dim: int, n_layers: int | None = None, hidden: int = HIDDEN) -> None:
+        super().__init__()
+        self.layers = nn.Identity() if n_layers is None else LayerSum(n_layers)
+        self.mlp = nn.Sequential(Linear(dim, hidden), nn.ReLU(), nn.Dropout(DROPOUT), Linear(hidden, 1))
+
+    @classmethod
+    def for_frames(cls, frames: np.ndarray, hidden: int = HIDDEN) -> BeatHead:
+        """A head for frames like these, [T, D] or [L, T, D]."""
+        return cls(frames.shape[-1], len(frames) if frames.ndim == 3 else None, hidden)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        logits_T: Tensor = self.mlp(self.layers(frames)).squeeze(-1)
+        return logits_T
+
+    @torch.no_grad()
+    def activation(self, frames: np.ndarray) -> np.ndarray:
+        """Probability of a beat, [T] float64: in float32, sure frames would tie."""
+        self.eval()
+        device = next(self.parameters()).device
+        logits_T = self(torch.as_tensor(frames, dtype=torch.float32, device=device))
+        return np.asarray(logits_T.double().sigmoid().cpu().numpy())
+
+
+@dataclass(frozen=True)
+class BeatFit:
+    """A fitted head, with the validation F of the epoch that was kept (0: none was)."""
+
+    head: BeatHead
+    layer: Layer
+    lr: float
+    seed: int
+    valid: float
+    epoch: int
+
+
+def fit_one(
+    store: FrameStore,
+    train_beats: Beats,
+    valid_beats: Beats,
+    *,
+    layer: Layer,
+    lr: float,
+    seed: int,
+    tracking: Tracking | None = None,
+    policy: Policy | None = None,
+    batch_clips: int = 64,
+    crop_s: float = 10.0,
+    device: str | torch.device = "cpu",
+) -> BeatFit:
+    """Train one head; the same seed gives the same head, bit by bit, on a CPU.
+
+    An epoch hears a random crop of each training clip. The epoch with the best mean F over whole validation clips is
+    kept, as `tracking` scores them; of equal epochs, that with the lower loss. F after peak picking would not do: until
+    some activation exceeds 0.5 it is 0, and the rate would be cut before anything is learnt.
+    """
+    device, tracking = torch.device(device), tracking or Tracking()
+    clips = list(train_beats)
+    with seeded(seed, device) as random:
+        head = BeatHead.for_frames(store.frames(clips[0], layer)).to(device)
+
+        def crop(clip: str) -> tuple[Tensor, Tensor]:
+            times_T = store.times(clip)
+            length = min(len(times_T), round(crop_s * frame_rate(times_T)))
+            start = int(random.integers(len(times_T) - length, endpoint=True))
+            targets_T = beat_targets(train_beats[clip], times_T)[start : start + length]
+            return torch.as_tensor(store.frames(clip, layer)[..., start : start + length, :]), torch.as_tensor(
+                targets_T
+            )
+
+        def epoch(optimizer: torch.optim.Optimizer) -> None:
+            order = [clips[i] for i in random.permutation(len(clips))]
+            for first in range(0, len(order), batch_clips):
+                batch = [crop(clip) for clip in order[first : first + batch_clips]]
+                step(head, batch, optimizer, device)
+
+        def validate() -> Score:
+            return validation(head, store, valid_beats, layer, tracking)
+
+        best, number = train(head, lr, policy or Policy(), epoch, validate)
+    return BeatFit(head, layer, lr, seed, best[0], number)
+
+
+def step(
+    head: BeatHead, batch: list[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer, device: torch.device
+) -> None:
+    """One update on the mean loss of all frames; clip by clip, so that many layers of many clips fit into memory."""
+    n_frames = sum(len(targets_T) for _, targets_T in batch)
+    optimizer.zero_grad()
+    for frames, targets_T in batch:
+        logits_T = head(frames.to(device, torch.float32))
+        loss = F.binary_cross_entropy_with_logits(logits_T, targets_T.to(device), reduction="sum") / n_frames
+        loss.backward()
+    optimizer.step()
+
+
+def validation(head: BeatHead, store: FrameStore, beats: Beats, layer: Layer, tracking: Tracking) -> Score:
+    """Mean F of the clips, and minus their mean loss."""
+    f_measures, losses = [], []
+    for clip, reference in beats.items():
+        times_T, activation_T = store.times(clip), head.activation(store.frames(clip, layer))
+        if not np.isfinite(activation_T).all():
+            return (float("nan"),)
+        f_measures.append(tracking.score(reference, activation_T, times_T).f_measure)
+        targets_T = torch.as_tensor(beat_targets(reference, times_T)).double()
+        losses.append(float(F.binary_cross_entropy(torch.as_tensor(activation_T), targets_T)))
+    return float(np.mean(f_measures)), -float(np.mean(losses))
