@@ -11,7 +11,7 @@ from conftest import SHARED
 from planting import by_split, plant, refused
 
 from mir_benchmarks import splits
-from mir_benchmarks.readers import gtzan
+from mir_benchmarks.readers import giantsteps, gtzan
 
 needs_reference = pytest.mark.skipif(not SHARED.exists(), reason="the reference folder is not here")
 
@@ -131,3 +131,87 @@ def test_gtzan_says_what_is_wrong(tmp_path: Path) -> None:
     refused(gtzan.read_beats, home, "blues.00012.wav.jams", "is not JSON")
     plant(tmp_path, {"beats/blues.00012.wav.jams": '{"annotations": []}'})
     refused(gtzan.read_beats, home, "blues.00012.wav.jams", "holds no beats")
+
+
+# --- GiantSteps ---
+
+# Splits by hash, worked out by hand with sha1sum and bc: Nina Kraviz 107, Tiësto 105; all others below 100.
+TRACKS = """\
+ID\tARTIST\tSONG TITLE\tMIX\tLABEL\tBP GENRE\tBP BPM\tBP KEY
+5061\tNina Kraviz\tGhetto\tOriginal\tR\ttechno\t125\tD#min
+5881\tCarl Cox, Nina Kraviz\tB2B\tOriginal\tR\ttechno\t130\tAmaj
+7217\t Carl Cox \tFire\tOriginal\tR\ttechno\t130\tFmin
+10359\tEric Prydz,Moby\tGo\tOriginal\tR\thouse\t126\tDmin
+10981\tMoby, Tiësto\tIn\tOriginal\tR\ttrance\t136\tCmin
+11077\tGuy J, Hernan Cattaneo\tLost\tOriginal\tR\thouse\t122\tGmin
+11194\tÂme\tRej\tOriginal\tR\thouse\t124\tDmin
+14344\tBonobo\tKiara\tOriginal\tR\tchill\t100\tDmin
+14720\tBonobo\tKong\tOriginal\tR\tchill\t100\tDmin
+"""
+MANUAL = """\
+ID\tMANUAL KEY\tC
+5061\tD# minor\t2
+5881\tA major\t2
+7217\tF minor\t2
+10359\tD minor\t2
+10981\t-\t0
+11077\tG minor\t2
+11194\tC# major \t2
+14344\tC minor / F# minor\t2
+14720\tA minor\t1
+"""
+MTG, KEY = "giantsteps-mtg-key-dataset", "giantsteps-key-dataset"
+GIANTSTEPS = {
+    f"{MTG}/annotations/annotations.txt": MANUAL, f"{MTG}/annotations/beatport_metadata.txt": TRACKS,
+    f"{KEY}/annotations/key/10089.LOFI.key": "D major\n", f"{KEY}/annotations/key/61415.LOFI.key": "G# minor",
+    f"{KEY}/annotations/key/74982.LOFI.key": "d minor\t2\tcomment, modulates to A major\r\n",
+}  # fmt: skip
+
+
+def test_giantsteps(tmp_path: Path) -> None:
+    dataset = giantsteps.read(plant(tmp_path, GIANTSTEPS | {f"{KEY}/audio/61415.LOFI.wav": ""}), {})
+    assert by_split(dataset) == {
+        "train": [("11077", "G minor"), ("11194", "Db major")],
+        "valid": [("5061", "Eb minor"), ("5881", "A major"), ("7217", "F minor"), ("10359", "D minor")],
+        "test": [("10089", "D major"), ("61415", "Ab minor"), ("74982", "D minor")],
+    }
+    assert " ".join(dataset.classes).startswith("C major Db major D major Eb major E major F major Gb major G major Ab")
+    assert dataset.classes[12:] == tuple(name.replace("major", "minor") for name in dataset.classes[:12])
+    places = {item.id: item.audio.relative_to(tmp_path).as_posix() for item in dataset.items}
+    assert places["5061"] == f"{MTG}/audio/5061.LOFI.mp3" and places["10089"] == f"{KEY}/audio/10089.LOFI.mp3"
+    assert places["61415"] == f"{KEY}/audio/61415.LOFI.wav"
+
+
+def test_giantsteps_collaborators_follow_for_two_rounds() -> None:
+    named = ["Nina Kraviz", "Carl Cox", "Eric Prydz", "Moby", "Tiësto", "Guy J", "Hernan Cattaneo", "Âme", "Bonobo"]
+    alone = giantsteps.artist_splits(named)
+    assert [name for name, split in alone.items() if split == "valid"] == ["Nina Kraviz", "Tiësto"]
+    chain = giantsteps.artist_splits(["Bonobo, Guy J", "Guy J, Moby", "Moby, Tiësto", "Tiësto, Âme", "Âme, Carl Cox"])
+    # Forward a chain is followed to its end in one round; backward one link in each round.
+    assert [name for name, split in chain.items() if split == "train"] == ["Bonobo"]
+
+
+def test_giantsteps_from_archives_named_by_commit(tmp_path: Path) -> None:
+    home = plant(tmp_path, {name.replace("dataset/", "dataset-fd7b8c58/"): text for name, text in GIANTSTEPS.items()})
+    assert giantsteps.read(home, {}).counts == {"train": 2, "valid": 4, "test": 3}
+
+
+def test_giantsteps_says_what_is_wrong(tmp_path: Path) -> None:
+    refused(giantsteps.read, tmp_path, "giantsteps-mtg-key-dataset", "clone")
+    home = plant(tmp_path, GIANTSTEPS)
+    annotations, metadata = f"{MTG}/annotations/annotations.txt", f"{MTG}/annotations/beatport_metadata.txt"
+    for name, text, words in (
+        (f"{KEY}/annotations/key/10089.LOFI.key", "H minor", ("10089.LOFI.key, line 1", "no key 'H minor'")),
+        (annotations, MANUAL.replace("G minor", "G mixolydian"), ("annotations.txt, line 7", "G mixolydian")),
+        (annotations, MANUAL.replace("MANUAL KEY", "KEY"), ("annotations.txt, line 1", "'MANUAL KEY'")),
+        (annotations, MANUAL.replace("A major\t2", "A major"), ("annotations.txt, line 3", "has 2 of 3 cells")),
+        (annotations, MANUAL + "99999\tC major\t2\n", ("line 11", "99999 is not in beatport_metadata.txt")),
+        (metadata, TRACKS.replace("ARTIST", "DJ"), ("beatport_metadata.txt, line 1", "'ARTIST'", "clone")),
+    ):  # fmt: skip
+        plant(home, {name: text})
+        refused(giantsteps.read, home, *words)
+        plant(home, GIANTSTEPS)
+    (home / metadata).write_bytes(b"ID\tARTIST\n1\t\xff\xfe\n")
+    refused(giantsteps.read, home, "beatport_metadata.txt", "is not UTF-8 text")
+    (home / metadata).unlink()
+    refused(giantsteps.read, home, "beatport_metadata.txt", "No such file", "clone")
