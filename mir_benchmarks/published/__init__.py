@@ -1,0 +1,72 @@
+"""Published results of the 14 tasks, as data: every cell with its source, none from memory."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from mir_benchmarks.items import TaskError
+from mir_benchmarks.registry import TASKS
+from probes.metrics import METRICS, score_parts
+
+COLUMNS = ("table", "model", "task", "metric", "value", "source", "status")
+STATUSES = ("found", "quoted", "doubtful")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One published number. `task` is a name of the registry, or "average" with the metric "score".
+
+    `status`: found (read in the table itself), quoted (read where another source repeats it), doubtful (quoted, and
+    at odds with other sources).
+    """
+
+    table: str
+    model: str
+    task: str
+    metric: str
+    value: float
+    source: str
+    status: str
+
+
+@cache
+def cells() -> tuple[Cell, ...]:
+    """All published cells, table by table in order of time; TaskError for a row that names what is not known.
+
+    >>> next(cell.value for cell in cells() if cell.model == "MERT-v1-95M" and cell.task == "gtzan_genre")
+    74.8
+    """
+    found = []
+    for name in ("marble_2023", "mert_2024", "muq_2025", "mert2_2026"):
+        text = files(__package__).joinpath(f"{name}.csv").read_text(encoding="utf-8")
+        found += [_cell(name, row) for row in csv.DictReader(text.splitlines())]
+    return tuple(found)
+
+
+def _cell(name: str, row: dict[str, str]) -> Cell:
+    task = TASKS.get(row["task"])
+    known = METRICS.keys() & set(task.metrics) if task else {"score"} if row["task"] == "average" else set()
+    if row["metric"] not in known or row["status"] not in STATUSES:
+        raise TaskError(f"{name}.csv", f"an unknown task, metric or status: {row}", "mend the row")
+    return Cell(**(row | {"value": float(row["value"])}))  # type: ignore[arg-type]
+
+
+def published_scores() -> dict[tuple[str, str], dict[str, float]]:
+    """Task scores by (table, model): only of tasks all of whose scored metrics are published.
+
+    >>> round(published_scores()["MARBLE 2023", "MERT-v1-95M"]["mtt"], 2)
+    65.15
+    """
+    values: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+    for cell in cells():
+        values.setdefault((cell.table, cell.model), {}).setdefault(cell.task, {})[cell.metric] = cell.value
+    return {system: _scores(of_system) for system, of_system in values.items()}
+
+
+def _scores(values: dict[str, dict[str, float]]) -> dict[str, float]:
+    parts = {name: score_parts(task.metrics) for name, task in TASKS.items()}
+    whole = {name: parts[name] for name in TASKS if set(parts[name]) <= values.get(name, {}).keys()}
+    return {name: sum(values[name][part] for part in scored) / len(scored) for name, scored in whole.items()}
