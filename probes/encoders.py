@@ -1,0 +1,125 @@
+"""What a probe listens with: any callable wave -> [L, T, D] and the facts about it; MERT models and plain functions.
+
+Shapes: N samples, L layers, T frames, D width of a frame, P width of a pooled window (D, or 2 D).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from mert.embed import Embedder
+from mert.features import Pooling
+
+Frames = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """Who an encoder is: name and SHA-256 identify it, `first_frame_s` and `frame_rate` are its clock.
+
+    `pool` is how a window becomes one vector; `context` says how much the encoder hears at once.
+    """
+
+    name: str
+    sha256: str
+    sample_rate: int
+    frame_rate: float
+    layer_names: tuple[str, ...]
+    dim: int
+    pool: Literal["mean", "meanstd"] = "mean"
+    first_frame_s: float = 0.0
+    normalize: bool = False
+    context: str = "window"
+    dtype: str = "float32"
+    revision: str | None = None
+
+    @property
+    def width(self) -> int:
+        """Numbers a pooled window has in each layer."""
+        return self.dim * (2 if self.pool == "meanstd" else 1)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain containers, for keys and results."""
+        return dataclasses.asdict(self) | {"layer_names": list(self.layer_names)}
+
+
+class Encoder:
+    """Facts and a callable wave_N -> float32 [L, T, D], at `facts.sample_rate`.
+
+    >>> facts = EncoderFacts("energy", "0" * 64, 100, 10.0, ("energy",), 1)
+    >>> energy = Encoder(facts, lambda wave_N: (wave_N.reshape(1, -1, 10) ** 2).mean(-1, keepdims=True))
+    >>> energy.frames(np.ones(100)).shape, list(energy.pooled([np.ones(50)]))
+    ((1, 10, 1), [array([[1.]], dtype=float32)])
+    """
+
+    def __init__(self, facts: EncoderFacts, function: Frames) -> None:
+        self.facts, self._function = facts, function
+
+    def frames(self, wave_N: np.ndarray, window_s: float | None = None) -> np.ndarray:
+        """All frames [L, T, D] of a recording, on one uniform clock; `window_s` is what is heard at once."""
+        return self._function(wave_N)
+
+    def pooled(self, waves: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """One [L, P] for each window."""
+        for wave_N in waves:
+            pooling = Pooling(self.facts.pool)
+            pooling.add(self._function(wave_N))
+            yield pooling.result()
+
+    def times(self, n_frames: int) -> np.ndarray:
+        """Seconds (float64) of frames on the encoder's clock."""
+        return self.facts.first_frame_s + np.arange(n_frames) / self.facts.frame_rate
+
+
+class MertEncoder(Encoder):
+    """A MERT: each window goes through the model at once (context "window"), or in the pieces it was trained on
+    (context "training").
+
+    >>> import mert
+    >>> encoder = MertEncoder(mert.random_model("nano"))
+    >>> next(encoder.pooled([np.ones(24_000, np.float32)])).shape
+    (7, 256)
+    """
+
+    def __init__(self, embedder: Embedder, context: str = "window", batch_size: int = 4) -> None:
+        if context not in ("window", "training"):
+            raise ValueError(f'context is "window" or "training", not {context!r}')
+        config = embedder.model.config
+        facts = EncoderFacts(
+            embedder.info.name, embedder.sha256, embedder.sample_rate, embedder.frame_rate, embedder.layer_names,
+            embedder.dim, "mean", 200 / embedder.sample_rate, config.normalize, context,
+            revision=embedder.info.revision,
+        )  # fmt: skip
+        super().__init__(facts, self.frames)
+        self.embedder, self._batch_size = embedder, batch_size
+
+    def frames(self, wave_N: np.ndarray, window_s: float | None = None) -> np.ndarray:
+        return self.embedder.embed(wave_N, sr=self.facts.sample_rate, window=self._window(window_s)).values
+
+    def pooled(self, waves: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        pairs = [(wave_N, self.facts.sample_rate) for wave_N in waves]
+        size = self._batch_size if self.facts.context == "window" else "auto"
+        for features in self.embedder.embed_many(pairs, window=self._window(None), pool="mean", batch_size=size):
+            yield features.values
+
+    def _window(self, window_s: float | None) -> float | str | None:
+        return None if self.facts.context == "training" else window_s or "whole"
+
+
+def load_encoder(name: str, context: str = "window", device: str = "auto", revision: str | None = None) -> Encoder:
+    """A MERT by name or folder, `random-nano`, `random-95m`, `random-330m`, or a hand-made baseline by its name."""
+    from probes.baselines import BASELINES
+
+    if name in BASELINES:
+        return BASELINES[name]()
+    import mert
+
+    if name.startswith("random-"):
+        model = mert.random_model(name.removeprefix("random-"))
+        return MertEncoder(Embedder(model.model, model.info, model.sha256, device), context)
+    return MertEncoder(mert.load(name, revision=revision, device=device), context)

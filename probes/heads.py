@@ -1,0 +1,129 @@
+"""Small heads, several at once: G heads with their own layers, rates and seeds as one stack of parameters.
+
+Shapes: G heads of the stack, B examples, L layers, P width of an example, H hidden units, C outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mert.linear import OneDnnLinear, onednn, trains_on_cpu
+
+HIDDEN, DROPOUT = 512, 0.2
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """What all heads of a stack share: inputs, outputs, hidden units (0: a linear head), layers to be weighted."""
+
+    inputs: int
+    outputs: int
+    hidden: int = HIDDEN
+    weighted: int = 0
+
+
+class HeadStack:
+    """G heads: layer weights (if any) -> linear -> ReLU -> dropout -> linear; the stack trains as one.
+
+    Heads start as torch.nn.Linear does, layer weights from a standard normal, each head from its own seed.
+
+    >>> stack = HeadStack(HeadShape(4, 3), seeds=[0, 1])
+    >>> stack.logits(torch.ones(2, 5, 4)).shape
+    torch.Size([2, 5, 3])
+    """
+
+    def __init__(self, shape: HeadShape, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.shape = shape
+        heads = [start(shape, seed) for seed in seeds]
+        self.parameters = {name: torch.stack([head[name] for head in heads]).to(device) for name in heads[0]}
+        self.noise = torch.Generator(device).manual_seed(seeds[0] + 1_000_003)
+
+    def logits(self, x: Tensor, train: bool = False) -> Tensor:
+        """[G, B, P], or [G, B, L, P] where layers are weighted, to [G, B, C]."""
+        return forward(self.parameters, x, self.noise if train else None)
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of all parameters."""
+        return {name: value.detach().clone() for name, value in self.parameters.items()}
+
+
+def start(shape: HeadShape, seed: int) -> dict[str, Tensor]:
+    """Parameters of one head."""
+    random = torch.Generator().manual_seed(seed)
+
+    def uniform(size: tuple[int, ...], fan_in: int) -> Tensor:
+        bound = fan_in**-0.5
+        return torch.empty(size).uniform_(-bound, bound, generator=random)
+
+    made: dict[str, Tensor] = {}
+    if shape.weighted:
+        made["layers"] = torch.randn(shape.weighted, generator=random)
+    width = shape.inputs
+    if shape.hidden:
+        made["w1"], made["b1"] = uniform((shape.hidden, width), width), uniform((shape.hidden,), width)
+        width = shape.hidden
+    made["w2"], made["b2"] = uniform((shape.outputs, width), width), uniform((shape.outputs,), width)
+    return made
+
+
+def forward(parameters: dict[str, Tensor], x: Tensor, noise: torch.Generator | None = None) -> Tensor:
+    """Logits [G, B, C]; with `noise`, hidden units are dropped."""
+    if "layers" in parameters:
+        x = torch.einsum("gl,gblp->gbp", parameters["layers"].softmax(-1), x)
+    if "w1" in parameters:
+        x = affine(x, parameters["w1"], parameters["b1"]).relu()
+        if noise is not None:
+            kept = torch.empty_like(x).bernoulli_(1 - DROPOUT, generator=noise)
+            x = x * kept * (1 / (1 - DROPOUT))
+    return affine(x, parameters["w2"], parameters["b2"])
+
+
+def affine(x_GBP: Tensor, weight_GHP: Tensor, bias_GH: Tensor) -> Tensor:
+    """A linear layer of each head; a single one in training on a CPU takes the faster way."""
+    if len(x_GBP) == 1 and trains_on_cpu(x_GBP) and onednn():
+        y: Tensor = OneDnnLinear.apply(x_GBP[0], weight_GHP[0], bias_GH[0])
+        return y[None]
+    return torch.baddbmm(bias_GH[:, None], x_GBP, weight_GHP.transpose(1, 2))
+
+
+class StackAdam:
+    """Adam (Kingma and Ba 2015) with a learning rate for each head of a stack; for a single head it is torch's own.
+
+    >>> stack = HeadStack(HeadShape(4, 3), seeds=[0, 1])
+    >>> StackAdam(stack.parameters, torch.tensor([1e-3, 1e-2])).lr_G
+    tensor([0.0010, 0.0100])
+    """
+
+    def __init__(self, parameters: dict[str, Tensor], lr_G: Tensor) -> None:
+        self.lr_G, self._step = lr_G, 0
+        self._tensors = [tensor.requires_grad_(True) for tensor in parameters.values()]
+        self._single = torch.optim.Adam(self._tensors, betas=BETAS, eps=EPSILON, fused=True) if len(lr_G) == 1 else None
+        self._first = [torch.zeros_like(tensor) for tensor in self._tensors]
+        self._second = [torch.zeros_like(tensor) for tensor in self._tensors]
+
+    def step(self, losses_G: Tensor) -> None:
+        """One update by the gradients of the heads' losses, which do not touch each other."""
+        gradients = torch.autograd.grad(losses_G.sum(), self._tensors)
+        if self._single is None:
+            self._update(gradients)
+            return
+        for tensor, gradient in zip(self._tensors, gradients, strict=True):
+            tensor.grad = gradient
+        self._single.param_groups[0]["lr"] = float(self.lr_G)
+        self._single.step()
+
+    @torch.no_grad()
+    def _update(self, gradients: Sequence[Tensor]) -> None:
+        self._step += 1
+        scale = (1 - BETAS[1] ** self._step) ** 0.5
+        rate_G = self.lr_G / (1 - BETAS[0] ** self._step)
+        for tensor, gradient, first, second in zip(self._tensors, gradients, self._first, self._second, strict=True):
+            first.lerp_(gradient, 1 - BETAS[0])
+            second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+            size = second.sqrt().div_(scale).add_(EPSILON)
+            tensor.sub_(first / size * rate_G.view(-1, *[1] * (tensor.ndim - 1)))
