@@ -11,7 +11,7 @@ from conftest import SHARED
 from planting import by_split, plant, refused
 
 from mir_benchmarks import splits
-from mir_benchmarks.readers import giantsteps, gtzan
+from mir_benchmarks.readers import giantsteps, gtzan, mtt
 
 needs_reference = pytest.mark.skipif(not SHARED.exists(), reason="the reference folder is not here")
 
@@ -215,3 +215,62 @@ def test_giantsteps_says_what_is_wrong(tmp_path: Path) -> None:
     refused(giantsteps.read, home, "beatport_metadata.txt", "is not UTF-8 text")
     (home / metadata).unlink()
     refused(giantsteps.read, home, "beatport_metadata.txt", "No such file", "clone")
+
+
+# --- MagnaTagATune ---
+
+
+def annotations(*rows: tuple[str, str, str]) -> str:
+    """annotations_final.csv of (clip, tags with commas, path): all cells quoted, tags in another order than ours."""
+    tags = [*sorted(splits.mtt_tags(), reverse=True), "no piano", "happy"]
+    lines = [("clip_id", *tags, "mp3_path")]
+    lines += [(clip, *("1" if tag in has.split(",") else "0" for tag in tags), path) for clip, has, path in rows]
+    return "".join("\t".join(f'"{cell}"' for cell in line) + "\n" for line in lines)
+
+
+BACH = "american_bach_soloists-j_s__bach__cantatas_volume_v-01-gleichwie_bwv18_i_sinfonia"
+CLIPS = (
+    ("2", "classical,strings,opera,violin", f"f/{BACH}-30-59.mp3"),
+    ("6", "classical,violin,no piano", f"f/{BACH}-146-175.mp3"),
+    ("10", "happy", "0/american_bach_soloists-heinrich_schutz__musicalische_exequien-02-ii-0-29.mp3"),
+    ("11", "no vocals,new age", "b/tilopa-pictures_of_silence-10-waterdrops-88-117.mp3"),
+    ("12", "female voice", "c/ambient_teknology-phoenix-07-ruby-1-30.mp3"),
+    ("35644", "pop", "6/norine_braun-now_and_zen-08-gently-117-146.mp3"),
+)
+
+
+def test_mtt(tmp_path: Path) -> None:
+    home = plant(tmp_path, {"annotations_final.csv": annotations(*CLIPS)})
+    dataset = mtt.read(home, {"mtt_untagged": "keep"})
+    assert by_split(dataset) == {
+        "train": [("10", ()), ("11", ("no vocals", "new age"))],
+        "valid": [("12", ("female voice",))],
+        "test": [("2", ("classical", "strings", "violin", "opera")), ("6", ("classical", "violin"))],
+    }
+    assert len(dataset.classes) == 50 and dataset.items[0].audio == home / "mp3" / f"f/{BACH}-30-59.mp3"
+    assert dataset.items[0].artist == "american_bach_soloists"
+    assert dataset.notes[0] == "1 of the 1 test artists also occur in train"
+    assert not any("albums" in note or "songs" in note for note in dataset.notes)
+    assert mtt.read(home, {"mtt_untagged": "drop"}).counts == {"train": 1, "valid": 1, "test": 2}
+
+
+def test_mtt_tells_of_songs_in_two_splits(tmp_path: Path) -> None:
+    rows = (*CLIPS, ("13", "violin", f"1/{BACH}-0-29.mp3"))
+    notes = mtt.read(plant(tmp_path, {"annotations_final.csv": annotations(*rows)}), {}).notes
+    assert (
+        "1 of the 1 test albums also occur in train" in notes and "1 of the 1 test songs also occur in train" in notes
+    )
+
+
+def test_mtt_says_what_is_wrong(tmp_path: Path) -> None:
+    refused(mtt.read, tmp_path, "annotations_final.csv", "mirg.city.ac.uk")
+    good = annotations(*CLIPS)
+    for text, words in (
+        (good.replace('"new age"', '"newAge"'), ("annotations_final.csv, line 1", "'new age'")),
+        (good.replace('"1"\t', '"yes"\t', 1), ("line 2", "'yes', neither 0 nor 1")),
+        (good.replace("c/ambient", "g/ambient"), ("line 6", "none of the folders 0 to f")),
+        (good + '"14"\t"0"\n', ("line 8", "has 2 of 54 cells")),
+        ("", ("line 1", "there is no column 'clip_id'")),
+    ):
+        plant(tmp_path, {"annotations_final.csv": text})
+        refused(mtt.read, tmp_path, *words)
