@@ -78,8 +78,7 @@ def left_out(outputs: Outputs, names: Sequence[str]) -> list[str]:
 class Comparison:
     """Task score of `a` minus that of `b` on the same n items: the difference, its 95 % interval, and a p-value.
 
-    `p` is two-sided: twice the share of resamples on the rarer side of no difference. It is not corrected for the
-    number of comparisons one makes.
+    `p` is two-sided: twice the share of resamples on the rarer side of no difference; `holm` corrects many of them.
     """
 
     task: str
@@ -91,40 +90,58 @@ class Comparison:
     n: int
 
 
-def compare(
-    a: tuple[Result, Outputs], b: tuple[Result, Outputs], seed: int = 0, names: tuple[str, str] | None = None
-) -> Comparison:
-    """Paired bootstrap of the difference of two results; TaskError unless task, protocol and items are the same."""
-    first, second = a[0], b[0]
-    aligned = _aligned(a, b)
-    parts = score_parts(tuple(first.metrics), first.protocol)
-    weights_nR = draw(len(a[1].ids), seed=seed)
-    draws = [np.mean(list(resampled(side, parts, weights_nR).values()), axis=0) for side in (a[1], aligned)]
-    means = [np.mean([_seeds(side, name) for name in parts]) for side in (a[1], aligned)]
-    difference = float(means[0] - means[1])
-    plausible_R = _plausible(difference, draws[0] - draws[1], parts)
-    low, high = np.quantile(plausible_R, LEVELS)
-    rarer = 1 + min((plausible_R <= 0).sum(), (plausible_R >= 0).sum())  # 1: no p-value is zero
-    p = min(1.0, 2 * float(rarer) / (len(plausible_R) + 1))
-    labels = names or (str(first.model["name"]), str(second.model["name"]))
-    return Comparison(first.task["name"], *labels, difference, (float(low), float(high)), p, len(a[1].ids))
+@dataclass(frozen=True)
+class Sample:
+    """The score of a result with its resamples [R], ready to be compared: items are drawn in the order of their ids."""
+
+    result: Result
+    ids: list[Any]
+    mean: float
+    draws: np.ndarray
+
+    @classmethod
+    def of(cls, result: Result, outputs: Outputs, seed: int = 0) -> Sample:
+        """Resample once what may be compared with many."""
+        order = np.argsort(outputs.ids, kind="stable")
+        targets = outputs.targets[order] if len(outputs.targets) else outputs.targets
+        ordered = Outputs(outputs.ids[order], targets, outputs.outputs[:, order], outputs.columns)
+        parts = score_parts(tuple(result.metrics), result.protocol)
+        draws = resampled(ordered, parts, draw(len(order), seed=seed))
+        mean = np.mean([_seeds(ordered, name) for name in parts])
+        return cls(result, ordered.ids.tolist(), float(mean), np.mean(list(draws.values()), axis=0))
 
 
-def _aligned(a: tuple[Result, Outputs], b: tuple[Result, Outputs]) -> Outputs:
-    """The outputs of `b` in the order of the items of `a`."""
-    (first, ours), (second, theirs) = a, b
-    name = first.task["name"]
+def compare(a: Sample, b: Sample, names: tuple[str, str] | None = None) -> Comparison:
+    """Paired bootstrap of the difference of two scores; TaskError unless task, protocol and items are the same."""
+    first, second = a.result, b.result
+    task = first.task["name"]
     differ = [key for key in SAME if first.task.get(key) != second.task.get(key)]
     if first.protocol != second.protocol:
         differ.append("protocol")
     if differ:
-        raise TaskError(name, f"two results differ in {', '.join(differ)}", "run both in the same way")
-    where = {item: i for i, item in enumerate(theirs.ids.tolist())}
-    if not len(ours.ids) == len(theirs.ids) == len(where) or set(ours.ids.tolist()) != set(where):
-        raise TaskError(name, "two results are not of the same test items", "run both on the same split")
-    taken = [where[item] for item in ours.ids.tolist()]
-    targets = theirs.targets[taken] if len(theirs.targets) else theirs.targets
-    return Outputs(ours.ids, targets, theirs.outputs[:, taken], theirs.columns)
+        raise TaskError(task, f"two results differ in {', '.join(differ)}", "run both in the same way")
+    if a.ids != b.ids or len(set(a.ids)) != len(a.ids):
+        raise TaskError(task, "two results are not of the same test items", "run both on the same split")
+    difference = a.mean - b.mean
+    plausible_R = _plausible(difference, a.draws - b.draws, score_parts(tuple(first.metrics), first.protocol))
+    low, high = np.quantile(plausible_R, LEVELS)
+    rarer = 1 + min((plausible_R <= 0).sum(), (plausible_R >= 0).sum())  # 1: no p-value is zero
+    p = min(1.0, 2 * float(rarer) / (len(plausible_R) + 1))
+    labels = names or (str(first.model["name"]), str(second.model["name"]))
+    return Comparison(task, *labels, difference, (float(low), float(high)), p, len(a.ids))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979).
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    corrected, least = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = least
+    return corrected
 
 
 def _seeds(outputs: Outputs, name: str) -> np.ndarray:

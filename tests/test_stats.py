@@ -84,6 +84,10 @@ def test_r2_under_weights_is_scikit_learns_far_from_zero() -> None:
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
+def compare(first: Result, a: Outputs, second: Result, b: Outputs) -> stats.Comparison:
+    return stats.compare(stats.Sample.of(first, a), stats.Sample.of(second, b))
+
+
 def classified(random: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
     truth = random.integers(0, 2, n)
     return truth, np.eye(2)[np.where(random.random(n) < 0.7, truth, 1 - truth)]
@@ -157,11 +161,11 @@ def test_a_paired_comparison_sees_what_intervals_hide() -> None:
     a, b = outputs_of(truth, better), outputs_of(truth, values)
     first, second = result_of(a), result_of(b)
     assert first.score["ci95"][0] < second.score["ci95"][1]  # they overlap
-    found = stats.compare((first, a), (second, b))
+    found = compare(first, a, second, b)
     assert found.difference == pytest.approx(4.0) and found.ci95[0] > 1 and found.p < 0.01 and found.n == 300
-    mirrored = stats.compare((second, b), (first, a))
+    mirrored = compare(second, b, first, a)
     assert mirrored.difference == -found.difference and mirrored.ci95 == pytest.approx([-x for x in found.ci95[::-1]])
-    same = stats.compare((first, a), (first, a))
+    same = compare(first, a, first, a)
     assert (same.difference, same.ci95, same.p) == (0.0, (0.0, 0.0), 1.0)
 
 
@@ -171,7 +175,7 @@ def test_items_may_come_in_another_order() -> None:
     a = outputs_of(truth, values)
     order = random.permutation(50)
     b = Outputs(a.ids[order], truth[order], a.outputs[:, order], a.columns)
-    found = stats.compare((result_of(a), a), (result_of(b), b))
+    found = compare(result_of(a), a, result_of(b), b)
     assert found.difference == 0.0 and found.ci95 == (0.0, 0.0)
 
 
@@ -183,7 +187,7 @@ def test_results_of_another_protocol_are_not_compared(change: dict, said: str) -
     a = outputs_of(*classified(np.random.default_rng(0), 20))
     first = result_of(a)
     with pytest.raises(TaskError, match=f"differ in {said}"):
-        stats.compare((first, a), (replace(first, **change), a))
+        compare(first, a, replace(first, **change), a)
 
 
 def test_results_of_other_items_are_not_compared() -> None:
@@ -196,9 +200,9 @@ def test_results_of_other_items_are_not_compared() -> None:
     )
     for other in others:
         with pytest.raises(TaskError, match="not of the same test items"):
-            stats.compare((result, a), (result, other))
+            compare(result, a, result, other)
         with pytest.raises(TaskError, match="not of the same test items"):
-            stats.compare((result, other), (result, a))
+            compare(result, other, result, a)
 
 
 def test_the_largest_task_takes_less_than_a_minute() -> None:
