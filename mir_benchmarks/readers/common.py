@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,7 +44,7 @@ def read_table(
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """(line, row) of a table with a header that has `columns`; stray blanks and tabs around cells are taken off."""
     text = read_text(path, remedy, fallback)
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         header = [cell.strip() for cell in next(reader, [])]
         if missing := [column for column in columns if column not in header]:

@@ -16,8 +16,6 @@ ROOTS = ("FULL", "*/FULL", "data_by_singer", "*/data_by_singer")
 SINGER = re.compile(r"([fm])(?:emale|ale)?(\d+)")
 GET = "get VocalSet11.zip (Zenodo 1203819) and unpack it there: FULL/<singer>/<context>/<technique>/"
 OUR_SPLIT = "split by our own rule, for no lists have been published: MARBLE-like, not MARBLE's numbers"
-    "split by our own rule, as nobody has published lists for VocalSet: comparable with MARBLE's numbers in part"
-)
 
 
 @dataclass(frozen=True)
