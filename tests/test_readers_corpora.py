@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
 import pytest
+from conftest import SHARED
 from planting import by_split, plant, refused
 
-from mir_benchmarks.readers import emomusic, nsynth
+from mir_benchmarks.readers import emomusic, jamendo, nsynth, vocalset
+from mir_benchmarks.registry import TASKS
 
 # --- emoMusic ---
 
@@ -147,3 +150,142 @@ def test_nsynth_says_what_is_wrong(tmp_path: Path) -> None:
         plant(tmp_path, NSYNTH | {name: text})
         refused(nsynth.read_instrument, tmp_path, *words)
         refused(nsynth.read_pitch, tmp_path, *words)
+
+
+# --- VocalSet ---
+
+VOCALSET = dict.fromkeys((
+    "FULL/female1/arpeggios/belt/f1_arpeggios_belt_c_a.wav",  # women of each split of the technique task
+    "FULL/female2/arpeggios/lip_trill/lip_trill_arps.wav",
+    "FULL/female3/scales/fast_piano/scales_fast_piano_f.wav",
+    "FULL/female3/scales/vibrato/f3_scales_vibrato_a.wav",
+    "FULL/male8/excerpts/straight/row_straight.wav",  # men
+    "FULL/male10/long_tones/inhaled/m10_long_inhaled_e.wav",
+    "FULL/male11/excerpts/vibrato/m11_row_vibrato.wav",
+    "FULL/female2/scales/vibrato/f2_scales_vibrato_a(1).wav",  # the duplicates and strangers
+    "FULL/male1/excerpts/vibrato/row_vibrato.wav",
+    "FULL/male1/excerpts/vibrato/._m1_row_vibrato.wav",
+    "FULL/male1/excerpts/vibrato/notes.txt",
+    "FULL/readme.wav",
+), "")  # fmt: skip
+
+
+def test_vocalset_technique(tmp_path: Path) -> None:
+    dataset = vocalset.read_technique(plant(tmp_path, VOCALSET), {})
+    assert by_split(dataset) == {
+        "train": [("female1/arpeggios/belt/f1_arpeggios_belt_c_a", "belt"),
+                  ("male11/excerpts/vibrato/m11_row_vibrato", "vibrato")],
+        "valid": [("female3/scales/vibrato/f3_scales_vibrato_a", "vibrato"),
+                  ("male8/excerpts/straight/m8_row_straight", "straight")],
+        "test": [("female2/arpeggios/lip_trill/f2_lip_trill_arps", "lip_trill"),
+                 ("male10/long_tones/inhaled/m10_long_inhaled_e", "inhaled")],
+    }  # fmt: skip
+    assert len(dataset.classes) == 10 and "our own rule" in dataset.notes[0]
+    renamed = next(item for item in dataset.items if item.id.endswith("m8_row_straight"))
+    assert renamed.audio.name == "row_straight.wav" and renamed.audio.exists() and renamed.artist == "m8"
+
+
+def test_vocalset_singer(tmp_path: Path) -> None:
+    dataset = vocalset.read_singer(plant(tmp_path, VOCALSET), {})
+    # Remainders of the SHA-1 by 25, by sha1sum and bc: below 12 train, below 20 valid.
+    assert {item.id.rpartition("/")[2]: (item.label, item.split) for item in dataset.items} == {
+        "f1_arpeggios_belt_c_a": ("f1", "train"), "f2_lip_trill_arps": ("f2", "test"),  # 5, 23
+        "f3_scales_fast_piano_f": ("f3", "valid"), "f3_scales_vibrato_a": ("f3", "train"),  # 15, 0
+        "m8_row_straight": ("m8", "test"), "m10_long_inhaled_e": ("m10", "test"),  # 22, 22
+        "m11_row_vibrato": ("m11", "train"),  # 7
+    }  # fmt: skip
+    assert " ".join(dataset.classes) == "f1 f2 f3 f4 f5 f6 f7 f8 f9 m1 m2 m3 m4 m5 m6 m7 m8 m9 m10 m11"
+
+
+def test_vocalset_notes_names_that_leave_something_open(tmp_path: Path) -> None:
+    odd = {
+        "VocalSet11/FULL/male4/scales/belt/belt_scale.wav": "",
+        "VocalSet11/FULL/male4/scales/belt/m5_scales_belt_a.wav": "",
+        "VocalSet11/FULL/male4/scales/yodel/m4_scales_yodel_a.wav": "",
+        "VocalSet11/FULL/female2/scales/vocal_fry/scales_vocal_fry.wav": "",
+        "VocalSet11/FULL/female2/scales/vocal_fry/f2_scales_vocal_fry.wav": "",
+    }
+    dataset = vocalset.read_technique(plant(tmp_path, odd), {})
+    assert [(item.id.rpartition("/")[2], item.artist) for item in dataset.items] == [
+        ("f2_scales_vocal_fry", "f2"), ("belt_scale", "m4"), ("m5_scales_belt_a", "m5")
+    ]  # fmt: skip
+    assert {"1 files do not name their singer: the folder's is taken", "1 files of other techniques are left out",
+            "1 files name another singer than their folder: the file's is taken",
+            "1 wrongly named duplicates are left out"} <= set(dataset.notes)  # fmt: skip
+
+
+def test_vocalset_says_what_is_wrong(tmp_path: Path) -> None:
+    refused(vocalset.read_singer, tmp_path, "FULL", "Zenodo")
+    refused(vocalset.read_singer, plant(tmp_path, {"FULL/read.me": ""}), "<singer>/<context>/<technique>/<file>.wav")
+    home = plant(tmp_path, {"FULL/caro/scales/belt/caro_belt.wav": ""})
+    refused(vocalset.read_technique, home, "caro_belt.wav", "one of the 20 singers")
+
+
+# --- MTG-Jamendo ---
+
+HEADER = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS\r\n"
+MOODS = {
+    "train": "track_0000948\tartist_000087\talbum_000149\t48/948.mp3\t212.7\tmood/theme---background\r\n"
+             "track_0000950\tartist_000087\talbum_000149\t50/950.mp3\t248.1\tmood/theme---film\tmood/theme---sad\r\n",
+    "validation": "track_0001354\tartist_000123\talbum_000217\t54/1354.mp3\t250.1\tmood/theme---sad\r\n",
+    "test": "track_0003302\tartist_000275\talbum_000505\t02/3302.mp3\t275.3\tmood/theme---film\r\n\r\n",
+}  # fmt: skip
+JAMENDO = {f"data/splits/split-0/autotagging_moodtheme-{split}.tsv": HEADER + rows for split, rows in MOODS.items()}
+
+
+@pytest.mark.parametrize("low", [True, False])
+def test_jamendo(tmp_path: Path, low: bool) -> None:
+    folder, end = ("audio-low", ".low.mp3") if low else ("audio", ".mp3")
+    dataset = jamendo.read_moodtheme(plant(tmp_path, JAMENDO | {f"{folder}/48/948{end}": ""}), {})
+    assert by_split(dataset) == {
+        "train": [("track_0000948", ("mood/theme---background",)),
+                  ("track_0000950", ("mood/theme---film", "mood/theme---sad"))],
+        "valid": [("track_0001354", ("mood/theme---sad",))],
+        "test": [("track_0003302", ("mood/theme---film",))],
+    }  # fmt: skip
+    assert dataset.classes == ("mood/theme---background", "mood/theme---film", "mood/theme---sad")
+    assert dataset.items[0].audio.is_file() and dataset.items[0].artist == "artist_000087"
+    assert dataset.items[1].audio == tmp_path / folder / "50" / f"950{end}"
+    assert dataset.notes == ("2 of the 3 classes have no test item: mood/theme---background, mood/theme---sad",)
+
+
+def test_jamendo_in_a_clone_beside_its_audio_and_with_leaks(tmp_path: Path) -> None:
+    texts = {f"mtg-jamendo-dataset/{name}": text.replace("_000275", "_000087") for name, text in JAMENDO.items()}
+    dataset = jamendo.read_moodtheme(
+        plant(tmp_path, texts | {"audio/50/950.low.mp3": "", "audio/02/3302.low.flac": ""}), {}
+    )
+    assert [item.audio.exists() for item in dataset.items] == [False, True, False, True]
+    assert dataset.notes[0] == "1 of the 1 test artists also occur in train"
+
+
+def test_jamendo_says_what_is_wrong(tmp_path: Path) -> None:
+    refused(jamendo.read_moodtheme, tmp_path, "autotagging_moodtheme-train.tsv", "clone")
+    name = "data/splits/split-0/autotagging_moodtheme-test.tsv"
+    for text, words in (
+        ("", ("line 1", "does not begin with the columns")),
+        (HEADER.replace("TAGS", "TAG"), ("line 1", "does not begin with the columns")),
+        (HEADER + "track_0003302\tartist_000275\talbum_000505\t02/3302.mp3\t275.3\r\n", ("line 2", "has no tags")),
+        (HEADER + "track_0003302\r\n", ("line 2", "has no tags")),
+    ):
+        plant(tmp_path, JAMENDO | {name: text})
+        refused(jamendo.read_moodtheme, tmp_path, Path(name).name, *words)
+    (tmp_path / name).unlink()
+    refused(jamendo.read_moodtheme, tmp_path, Path(name).name, "cannot be read")
+    refused(jamendo.read_genre, tmp_path, "autotagging_genre-train.tsv")
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the reference folder is not here")
+def test_jamendo_reads_the_real_splits(tmp_path: Path) -> None:
+    for packed in (SHARED / "mtg_jamendo" / "split-0").glob("*.tsv.gz"):
+        plant(tmp_path, {f"data/splits/split-0/{packed.stem}": gzip.decompress(packed.read_bytes()).decode()})
+    split_of: dict[str, set[str]] = {}
+    for task, n_tags in (("mtg_genre", 87), ("mtg_instrument", 40), ("mtg_moodtheme", 56), ("mtg_top50", 50)):
+        read = getattr(jamendo, TASKS[task].reader.partition(":")[2])
+        dataset = read(tmp_path, {})
+        assert tuple(dataset.counts.values()) == TASKS[task].counts and len(dataset.classes) == n_tags
+        assert dataset.notes == ()  # no shared artist or album, every tag in train and test
+        for item in dataset.items:
+            split_of.setdefault(item.id, set()).add(item.split)
+    assert len(split_of) == 55_525 and all(len(splits) == 1 for splits in split_of.values())
+    counts = [sum(split in splits for splits in split_of.values()) for split in ("train", "valid", "test")]
+    assert counts == [32_859, 11_101, 11_565]
