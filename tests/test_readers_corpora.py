@@ -10,7 +10,7 @@ import pytest
 from conftest import SHARED
 from planting import by_split, plant, refused
 
-from mir_benchmarks.readers import emomusic, jamendo, nsynth, vocalset
+from mir_benchmarks.readers import emomusic, jamendo, musdb, nsynth, vocalset
 from mir_benchmarks.registry import TASKS
 
 # --- emoMusic ---
@@ -289,3 +289,45 @@ def test_jamendo_reads_the_real_splits(tmp_path: Path) -> None:
     assert len(split_of) == 55_525 and all(len(splits) == 1 for splits in split_of.values())
     counts = [sum(split in splits for splits in split_of.values()) for split in ("train", "valid", "test")]
     assert counts == [32_859, 11_101, 11_565]
+
+
+# --- MUSDB18 ---
+
+
+def song(folder: str) -> dict[str, str]:
+    return {f"{folder}/{stem}.wav": "" for stem in ("mixture", "drums", "bass", "other", "vocals")}
+
+
+MUSDB = {"train/A Classic Education - NightOwl.stem.mp4": "", "train/.DS_Store": "", "README.md": ""} | {
+    **song("train/ANiMAL - Clinic A"), **song("train/ANiMAL - Rockshow"),
+    **song("test/Al James - Schoolboy Facination"), **song("test/ANiMAL - Easy Tiger - live"),
+}  # fmt: skip
+
+
+def test_musdb(tmp_path: Path) -> None:
+    dataset = musdb.read(plant(tmp_path, MUSDB), {})
+    assert by_split(dataset) == {
+        "train": [("A Classic Education - NightOwl", None), ("ANiMAL - Clinic A", None)],
+        "valid": [("ANiMAL - Rockshow", None)],
+        "test": [("ANiMAL - Easy Tiger - live", None), ("Al James - Schoolboy Facination", None)],
+    }
+    packed, wav = dataset.split("train")
+    assert packed.audio == tmp_path / "train" / "A Classic Education - NightOwl.stem.mp4"
+    assert set(musdb.stem_files(packed).values()) == {packed.audio}
+    assert wav.audio == tmp_path / "train" / "ANiMAL - Clinic A" / "mixture.wav" and wav.artist == "ANiMAL"
+    assert {name: path.name for name, path in musdb.stem_files(wav).items()} == {
+        stem: f"{stem}.wav" for stem in ("mixture", "drums", "bass", "other", "vocals")
+    }
+    assert dataset.classes == ("vocals", "drums", "bass", "other")
+    assert dataset.notes == ("1 of the 2 test artists also occur in train",)
+    below = plant(tmp_path / "b", {f"musdb18hq/{name}": text for name, text in MUSDB.items()})
+    assert musdb.read(below, {}).counts == dataset.counts
+
+
+def test_musdb_says_what_is_wrong(tmp_path: Path) -> None:
+    refused(musdb.read, tmp_path, "there is no train", "Zenodo")
+    refused(musdb.read, plant(tmp_path, song("train/ANiMAL - Clinic A")), "test", "there is no such folder")
+    home = plant(tmp_path, MUSDB)
+    (home / "train" / "ANiMAL - Clinic A" / "bass.wav").unlink()
+    refused(musdb.read, home, "ANiMAL - Clinic A", "there is no bass.wav")
+    refused(musdb.read, plant(home, song("train/ANiMAL - Clinic A") | {"train/x.stem.mp4": ""}), "'<Artist> - <Title>'")
