@@ -17,7 +17,6 @@ from mir_benchmarks.synth.theory import functional_progression, parse_numeral, r
 from mir_benchmarks.synth.timeline import Bar, Timeline
 
 ENERGY = {"intro": 0.62, "verse": 0.76, "solo": 0.88, "bridge": 0.7, "chorus": 1.0}
-SINGERS = 20
 BARS_PER_SECTION = 4
 
 
@@ -49,10 +48,13 @@ def compose(
     metre: tuple[int, int] | None = None,
     vocals: bool | None = None,
     instruments: tuple[int, int] = (0, 64),
+    singers: tuple[int, int] = (0, 20),
+    band: str | None = None,
 ) -> Score:
     """Write the clip of this seed; what a constraint does not name is as it would have been.
 
-    `seed`: an integer, or (purpose, seed, index). `instruments`: players come from indices [low, high) of a family.
+    `seed`: an integer, or (purpose, seed, index). `instruments`: players come from indices [low, high) of a family,
+    singers from those of `singers`. `band`: the style whose players, kit and techniques are heard, where it is another.
 
     >>> score = compose(3, 10.0, style="disco")
     >>> score == compose(3, 10.0, style="disco"), score.style, 112 <= score.tempo_bpm <= 128
@@ -64,7 +66,9 @@ def compose(
     plan = make_plan(words, style, tonic, mode, tempo_bpm, metre)
     template = STYLES[plan.style]
     timeline = lay_out(words, plan, template, seconds)
-    parts, kit = cast(words, template, vocals, instruments)
+    if band is not None and band not in STYLES:
+        raise ValueError(f"no band for {band!r}: give one of {', '.join(STYLES)}")
+    parts, kit = cast(words, STYLES[band or plan.style], vocals, instruments, singers)
     notes = [note for i, part in enumerate(parts) for note in play(words, i, parts, timeline, template)]
     hits = drum_part(timeline, stream(words, "drums"), template.touch_s) if plan.groove.drums else []
     return Score(
@@ -149,7 +153,7 @@ def make_chords(plan: Plan, numerals: list[str], onset_s: float) -> list[Chord]:
 
 
 def cast(
-    seed: Seed, style: Style, vocals: bool | None, instruments: tuple[int, int]
+    seed: Seed, style: Style, vocals: bool | None, instruments: tuple[int, int], singers: tuple[int, int]
 ) -> tuple[list[Part], tuple[str, int]]:
     """Who plays: a player per role, each an index into its family."""
     rng = stream(seed, "parts")
@@ -167,7 +171,7 @@ def cast(
     if style.pad and has_pad:
         parts.append(hire("pad", style.pad, -10.0))
     parts.append(hire("lead", style.lead, -2.5, style.lead_drive))
-    singer, technique = int(rng.integers(SINGERS)), str(rng.choice(style.techniques))
+    singer, technique = int(rng.integers(*singers)), str(rng.choice(style.techniques))
     if sings if vocals is None else vocals:
         parts.append(Part("vocals", "vocals", "voice", singer, round(float(rng.uniform(-1, 2)), 2), 0.0, technique))
     kit = (str(rng.choice(style.kits)), int(rng.integers(*instruments)))

@@ -11,13 +11,14 @@ from mir_benchmarks.synth.render import mix, render
 from mir_benchmarks.synth.score import Score
 from mir_benchmarks.synth.seeds import PURPOSES
 
-# Instruments heard in training and in the benchmark are others, as in NSynth.
+# Instruments, drum kits and singers heard in training and in the benchmark are others, as in NSynth.
 INSTRUMENTS = {"train": (0, 64), "bench": (64, 96)}
+SINGERS = {"train": (0, 20), "bench": (20, 40)}
 
 
 @dataclass(frozen=True)
 class SynthCorpus:
-    """`n_items` clips of `seconds` at `rate_hz`. Clips of purpose "train" and "bench" share no seed and no instrument.
+    """`n_items` clips of `seconds` at `rate_hz`. Purposes "train" and "bench" share no seed, instrument, kit or singer.
 
     >>> corpus = SynthCorpus(n_items=2, seconds=1.0)
     >>> len(corpus), corpus.read(1).shape, corpus.score(1).seed
@@ -44,7 +45,7 @@ class SynthCorpus:
         if not 0 <= index < self.n_items:
             raise IndexError(f"clip {index} of {self.n_items}")
         seed = (PURPOSES[self.purpose], self.seed, int(index))
-        return compose(seed, self.seconds, instruments=INSTRUMENTS[self.purpose])
+        return compose(seed, self.seconds, instruments=INSTRUMENTS[self.purpose], singers=SINGERS[self.purpose])
 
     def read(self, index: int) -> np.ndarray:
         """Clip `index`, float32 [N]."""
