@@ -58,6 +58,12 @@ class Dataset:
         """The items of one split, in the reader's order."""
         return [item for item in self.items if item.split == name]
 
+    def checked(self, source: Path) -> Dataset:
+        """This dataset; TaskError if two of its items have one id."""
+        if twice := [name for name, n in Counter(item.id for item in self.items).items() if n > 1]:
+            raise TaskError(source, f"{len(twice)} items occur twice, {twice[0]!r} first", "copy or download it again")
+        return self
+
 
 def shared_artists(items: Iterable[Item]) -> str | None:
     """A note on artists heard both in train and in test; None if there are none."""

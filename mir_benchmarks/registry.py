@@ -8,7 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mir_benchmarks.items import Dataset, TaskError, synthetic_facts
+from mir_benchmarks.items import SPLITS, Dataset, TaskError, synthetic_facts
+from mir_benchmarks.readers import exchange
 from probes.windowing import Windowing
 
 Protocol = Mapping[str, str]
@@ -34,6 +35,7 @@ class TaskSpec:
     max_epochs: int = 100
     patience: tuple[int, int] = (5, 20)
     switches: dict[str, tuple[str, ...]] = field(default_factory=dict)  # the first value is the default
+    per_window: bool = False  # every window is an item of its own, as in MARBLE's VocalSet
     version: str = "1"
     source: str = ""
     get: str = ""  # what to download, and where from
@@ -49,24 +51,32 @@ class TaskSpec:
         return values
 
     def read(self, data_home: Path, protocol: Protocol | None = None) -> Dataset:
-        """The items below `data_home`/`corpus`; TaskError if they are missing."""
+        """The items below `data_home`/`corpus`, from JSONL files if there are any; TaskError if they are missing."""
         home = Path(data_home) / self.corpus
         if not home.is_dir():
             raise TaskError(home, "there is no such folder", f"{self.get}; put it there")
+        if exchange.files(home, self.name):
+            return exchange.read(home, self.name, self.kind).checked(home)
         module, _, function = self.reader.partition(":")
         read = getattr(import_module(f"mir_benchmarks.readers.{module}"), function)
         dataset: Dataset = read(home, self.protocol(protocol))
-        return dataset
+        return dataset.checked(home)
 
     def expected_counts(self, home: Path, protocol: Protocol | None = None) -> dict[str, int]:
-        """Items the splits must have: the official ones, or what a generated tree says of itself."""
-        facts = synthetic_facts(home)
-        if facts is not None:
-            return {split: int(n) for split, n in facts["counts"][self.name].items()}
+        """Items the splits must have: the official ones, or what a generated tree says of itself; 0 if unknown."""
+        chosen, facts = self.protocol(protocol), synthetic_facts(home)
+        untagged, jazz54 = chosen.get("mtt_untagged") == "drop", chosen.get("gtzan_jazz54") == "drop"
         counts = self.counts
-        if self.name == "mtt" and self.protocol(protocol)["mtt_untagged"] == "drop":
+        if exchange.files(home, self.name) or (facts is not None and (untagged or jazz54)):
+            counts = (0, 0, 0)
+        elif facts is not None:
+            of = facts["counts"].get(self.name, {})
+            counts = (int(of.get("train", 0)), int(of.get("valid", 0)), int(of.get("test", 0)))
+        elif untagged:
             counts = (15_247, 1_529, 4_332)
-        return dict(zip(("train", "valid", "test"), counts, strict=True))
+        elif jazz54:
+            counts = (counts[0] - 1, counts[1], counts[2])
+        return dict(zip(SPLITS, counts, strict=True))
 
 
 MTG: dict[str, Any] = {
@@ -88,7 +98,7 @@ NSYNTH: dict[str, Any] = {
 VOCALSET: dict[str, Any] = {
     "corpus": "vocalset", "kind": "classification", "windowing": Windowing(132_000 / 44_100, tail="drop", trim=True),
     "monitor": "accuracy", "metrics": ("accuracy",), "get": "VocalSet11.zip (Zenodo 1203819), unpacked: FULL/",
-    "switches": {"vocalset_tail": ("drop", "keep")},
+    "switches": {"vocalset_tail": ("drop", "keep")}, "per_window": True,
 }  # fmt: skip
 
 _TASKS = (
@@ -112,7 +122,7 @@ _TASKS = (
         "gtzan_beats", "GTZAN beat tracking", reader="gtzan:read_beats", kind="beats",
         windowing=Windowing(30.0, pooled=False), monitor="f_measure", metrics=("f_dbn", "f_peak"),
         switches={"beat_post": ("dbn", "peak"), "beat_tol": ("0.07", "0.02"), "beat_agg": ("mean", "pooled"),
-                  "beat_trim": ("0", "5")},
+                  "beat_trim": ("0", "5"), "gtzan_jazz54": ("keep", "drop")},
         **GTZAN,
     ),
     TaskSpec(
@@ -140,7 +150,8 @@ _TASKS = (
     TaskSpec(
         "musdb18", "MUSDB18 separation", "musdb18", "musdb:read", "separation", (86, 14, 50),
         Windowing(6.0, pooled=False), "sdr", ("sdr_vocals", "sdr_drums", "sdr_bass", "sdr_other"),
-        switches={"sdr": ("global", "museval")},
+        switches={"sdr": ("global", "museval"), "musdb_segments": ("16", "64", "8", "4"),
+                  "musdb_hidden": ("512", "128", "64")},
         get="MUSDB18-HQ (Zenodo 3338373), or musdb18.zip (Zenodo 1117372) with the codecs extra: train/, test/",
     ),
 )  # fmt: skip

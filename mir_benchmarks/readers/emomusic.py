@@ -43,7 +43,9 @@ def read(home: Path, protocol: dict[str, str]) -> Dataset:
     if rated:
         raise TaskError(ratings, f"rates {len(rated)} songs that {info.name} does not know", GET)
     notes = leak_notes(items) + ([f"{other_lengths} clips are not of {CLIP_S:g} s"] if other_lengths else [])
-    return Dataset(tuple(items), TARGETS, tuple(notes), _statistics(items, home))
+    facts = statistics(items)
+    _check_published(facts, items, home)
+    return Dataset(tuple(items), TARGETS, tuple(notes), facts)
 
 
 def hashed_split(artist: str) -> str:
@@ -90,12 +92,16 @@ def _ratings(path: Path) -> dict[str, tuple[float, ...]]:
     return rated
 
 
-def _statistics(items: Sequence[Item], home: Path) -> dict[str, Any]:
+def statistics(items: Sequence[Item]) -> dict[str, Any]:
+    """Mean and population deviation of each target over train and valid."""
     values_NC = np.array([item.label for item in items if item.split != "test"], dtype=float).reshape(-1, 2)
     if not len(values_NC):
-        raise TaskError(home, "there is no development song", GET)
-    mean_C, std_C = values_NC.mean(axis=0), values_NC.std(axis=0)
-    published = np.allclose([*mean_C, *std_C], [*MEAN, *STD], rtol=0, atol=1e-3)
-    if not published and len(values_NC) == DEVELOPMENT_SONGS and synthetic_facts(home) is None:
-        raise TaskError(home, f"ratings of mean {mean_C} and deviation {std_C} are not emoMusic's", GET)
-    return {"mean": tuple(mean_C.tolist()), "std": tuple(std_C.tolist())}
+        raise TaskError("emomusic", "there is no development song", GET)
+    return {"mean": tuple(values_NC.mean(axis=0).tolist()), "std": tuple(values_NC.std(axis=0).tolist())}
+
+
+def _check_published(facts: dict[str, Any], items: Sequence[Item], home: Path) -> None:
+    """Refuse ratings that are complete but not the published ones."""
+    complete = sum(item.split != "test" for item in items) == DEVELOPMENT_SONGS and synthetic_facts(home) is None
+    if complete and not np.allclose([*facts["mean"], *facts["std"]], [*MEAN, *STD], rtol=0, atol=1e-3):
+        raise TaskError(home, f"ratings of mean {facts['mean']} and std {facts['std']} are not emoMusic's", GET)
