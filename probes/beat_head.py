@@ -5,6 +5,7 @@ Shapes: L layers, T frames, D feature size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from probes.beats import Tracking, beat_targets, frame_rate
 from probes.sequence import FrameStore, Layer, LayerSum, Policy, Score, seeded, train
 
 HIDDEN, DROPOUT = 512, 0.2
+MOST_CLIPS = 64  # of a batch
 Beats = Mapping[str, np.ndarray]  # seconds of the beats of each clip
 
 
@@ -33,6 +35,12 @@ class BeatHead(nn.Module):
     def for_frames(cls, frames: np.ndarray, hidden: int = HIDDEN) -> BeatHead:
         """A head for frames like these, [T, D] or [L, T, D]."""
         return cls(frames.shape[-1], len(frames) if frames.ndim == 3 else None, hidden)
+
+    @torch.no_grad()
+    def expect(self, rate: float) -> None:
+        """Begin with the share of frames that are beats: the first epochs would be spent on learning it."""
+        rate = min(max(rate, 1e-4), 1 - 1e-4)
+        nn.init.constant_(self.mlp[-1].bias, math.log(rate / (1 - rate)))
 
     def forward(self, frames: Tensor) -> Tensor:
         logits_T: Tensor = self.mlp(self.layers(frames)).squeeze(-1)
@@ -73,13 +81,13 @@ def fit_one(
     seed: int,
     tracking: Tracking | None = None,
     policy: Policy | None = None,
-    batch_clips: int = 64,
+    batch_clips: int | None = None,
     crop_s: float = 10.0,
     device: str | torch.device = "cpu",
 ) -> BeatFit:
     """Train one head; the same seed gives the same head, bit by bit, on a CPU.
 
-    An epoch hears a random crop of each training clip. The epoch with the least loss over whole validation clips is
+    An epoch hears a random crop of each training clip, in batches of 64 clips, or of an eighth of all if that is less. The epoch with the least loss over whole validation clips is
     kept, and its mean F, by `tracking`, is what layers and rates are to be compared by. (F of every epoch, which MARBLE
     watches, misleads: beats drawn from noise reach 0.3, more than the first epochs that have learnt something do.)
     """
@@ -87,6 +95,8 @@ def fit_one(
     clips = list(train_beats)
     with seeded(seed, device) as random:
         head = BeatHead.for_frames(store.frames(clips[0], layer)).to(device)
+        head.expect(float(np.mean([beat_targets(train_beats[clip], store.times(clip)).mean() for clip in clips])))
+        size = batch_clips or min(MOST_CLIPS, math.ceil(len(clips) / 8))
 
         def crop(clip: str) -> tuple[Tensor, Tensor]:
             times_T = store.times(clip)
@@ -99,9 +109,8 @@ def fit_one(
 
         def epoch(optimizer: torch.optim.Optimizer) -> None:
             order = [clips[i] for i in random.permutation(len(clips))]
-            for first in range(0, len(order), batch_clips):
-                batch = [crop(clip) for clip in order[first : first + batch_clips]]
-                step(head, batch, optimizer, device)
+            for first in range(0, len(order), size):
+                step(head, [crop(clip) for clip in order[first : first + size]], optimizer, device)
 
         def validate() -> Score:
             losses = [clip_loss(head, store, beats, clip, layer) for clip, beats in valid_beats.items()]
