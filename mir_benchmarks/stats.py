@@ -21,7 +21,7 @@ RESAMPLES = 1000
 LEVELS = (0.025, 0.975)
 BLOCK = 250  # resamples at a time, so that the largest task stays below 200 MB
 BIASED = {"ap"}  # resamples repeat positives, and the AP of few is too high by as much again as it already is
-SAME = ("name", "version", "data", "checksum")  # of a task, where two results are to be compared
+SAME = ("name", "version", "data", "generator", "seed", "size", "counts")  # of a task, to be compared
 
 Protocol = Mapping[str, str]
 
@@ -96,6 +96,7 @@ class Sample:
 
     result: Result
     ids: list[Any]
+    targets: np.ndarray
     mean: float
     draws: np.ndarray
 
@@ -108,20 +109,25 @@ class Sample:
         parts = score_parts(tuple(result.metrics), result.protocol)
         draws = resampled(ordered, parts, draw(len(order), seed=seed))
         mean = np.mean([_seeds(ordered, name) for name in parts])
-        return cls(result, ordered.ids.tolist(), float(mean), np.mean(list(draws.values()), axis=0))
+        return cls(result, ordered.ids.tolist(), targets, float(mean), np.mean(list(draws.values()), axis=0))
+
+
+def differences(first: Result, second: Result) -> list[str]:
+    """What keeps two results of a task from being compared: other data, or another protocol."""
+    differ = [key for key in SAME if first.task.get(key) != second.task.get(key)]
+    return differ + ["protocol"] * (first.protocol != second.protocol) + ["limit"] * (first.limit != second.limit)
 
 
 def compare(a: Sample, b: Sample, names: tuple[str, str] | None = None) -> Comparison:
     """Paired bootstrap of the difference of two scores; TaskError unless task, protocol and items are the same."""
     first, second = a.result, b.result
     task = first.task["name"]
-    differ = [key for key in SAME if first.task.get(key) != second.task.get(key)]
-    if first.protocol != second.protocol:
-        differ.append("protocol")
-    if differ:
+    if differ := differences(first, second):
         raise TaskError(task, f"two results differ in {', '.join(differ)}", "run both in the same way")
     if a.ids != b.ids or len(set(a.ids)) != len(a.ids):
         raise TaskError(task, "two results are not of the same test items", "run both on the same split")
+    if not np.array_equal(a.targets, b.targets):
+        raise TaskError(task, "two results have other labels for the same items", "run both on the same data")
     difference = a.mean - b.mean
     plausible_R = _plausible(difference, a.draws - b.draws, score_parts(tuple(first.metrics), first.protocol))
     low, high = np.quantile(plausible_R, LEVELS)

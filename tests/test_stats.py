@@ -179,9 +179,20 @@ def test_items_may_come_in_another_order() -> None:
     assert found.difference == 0.0 and found.ci95 == (0.0, 0.0)
 
 
+def test_results_of_other_labels_are_not_compared() -> None:
+    a = outputs_of(*classified(np.random.default_rng(0), 20))
+    result = result_of(a)
+    with pytest.raises(TaskError, match="other labels"):
+        compare(result, a, result, replace(a, targets=1 - a.targets))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"protocol": {"beat_tol": "0.02"}}, "protocol"), ({"task": {"name": "gtzan_genre", "version": "2"}}, "version")],
+    [
+        ({"protocol": {"beat_tol": "0.02"}}, "protocol"),
+        ({"limit": "9 items"}, "limit"),
+        ({"task": {"name": "gtzan_genre", "version": "2"}}, "version"),
+    ],
 )
 def test_results_of_another_protocol_are_not_compared(change: dict, said: str) -> None:
     a = outputs_of(*classified(np.random.default_rng(0), 20))
