@@ -24,19 +24,23 @@ def read_genre(home: Path, protocol: dict[str, str]) -> Dataset:
 
 
 def read_beats(home: Path, protocol: dict[str, str]) -> Dataset:
-    """Times of the beats in seconds; `facts["downbeats"]` has those of the downbeats, where they are annotated."""
+    """Times of the beats in seconds; `facts["downbeats"]` has those of the downbeats, where they are annotated.
+
+    `facts["unannotated"]` names excerpts that are there without beats.
+    """
     folder = find(home, BEAT_FOLDERS, "get TempoBeatDownbeat/gtzan_tempo_beat and put its beats/ there")
     excerpts, absent = _excerpts(home, protocol)
-    items, downbeats = [], {}
+    items, unannotated, downbeats = [], [], {}
     for item in excerpts:
         beats = _beats(folder, item.id)
         if beats is None:
-            absent.append(item.id)
+            unannotated.append(item.id)
             continue
         items.append(Item(item.id, item.audio, item.split, tuple(time for time, _ in beats)))
         if any(position for _, position in beats):
             downbeats[item.id] = tuple(time for time, position in beats if position == 1)
-    return Dataset(tuple(items), (), (NO_ARTISTS,), {"absent": absent, "downbeats": downbeats})
+    facts = {"absent": absent, "unannotated": unannotated, "downbeats": downbeats}
+    return Dataset(tuple(items), (), (NO_ARTISTS,), facts)
 
 
 def _excerpts(home: Path, protocol: dict[str, str]) -> tuple[list[Item], list[str]]:
