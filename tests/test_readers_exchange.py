@@ -49,6 +49,7 @@ def test_keys_keep_the_song_of_each_clip(tmp_path: Path) -> None:
     dataset = exchange.read(plant(tmp_path, texts), "giantsteps_key", "key")
     assert [item.label for item in dataset.items] == ["Eb minor", "Eb minor", "C major", "A minor"]
     assert dataset.facts["songs"]["giantsteps_clips/wav/0005061-1"] == "0005061"
+    assert any(note.startswith("4 clips of 3 songs") for note in dataset.notes)
 
 
 def test_tags_are_ours_where_ours_are_known(tmp_path: Path) -> None:

@@ -56,9 +56,11 @@ def read(home: Path, task: str, kind: str) -> Dataset:
         classes = tuple(sorted({str(tag) for item in items for tag in item.label or ()}))
     facts: dict[str, Any] = {"songs": songs, "downbeats": downbeats}
     facts |= emomusic.statistics(items) if kind == "regression" else {}
-    note = f"read from {path.name}: the splits are those of these files"
-    notes = class_notes(items, classes) if kind not in ("beats", "regression") else []
-    return Dataset(tuple(items), classes, (note, *leak_notes(items), *notes), facts)
+    notes = [f"read from {path.name} and its like: the splits are those of the files", *leak_notes(items)]
+    notes += class_notes(items, classes) if kind not in ("beats", "regression") else []
+    if 0 < (n_songs := len(set(songs.values()))) < len(items):
+        notes.append(f"{len(items)} clips of {n_songs} songs are items of their own: other numbers than song by song")
+    return Dataset(tuple(items), classes, tuple(notes), facts)
 
 
 def _classes(task: str) -> tuple[str, ...]:
