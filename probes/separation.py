@@ -163,6 +163,7 @@ def separate(
     >>> sources.shape, bool(abs(sources.sum(0) - mixture).max() < 1e-3)
     ((4, 2, 24000), True)
     """
+    masks = masks.cpu() if masks.device.type == "mps" else masks  # where there is no double precision
     masks_JCFT = masks[:, None] if masks.dim() == 3 else masks
     mixture = torch.as_tensor(mixture_CN, dtype=torch.float32, device=masks.device)
     n_channels, n_samples = mixture.shape

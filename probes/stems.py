@@ -126,6 +126,11 @@ def plan(n_tracks: int, seed: int, per_track: int, remix: bool = True) -> list[t
     return segments
 
 
+def remixed(pieces: tuple[Piece, ...]) -> bool:
+    """Whether a segment is no stretch of one song."""
+    return len(set(pieces)) > 1
+
+
 def segments(
     tracks: Sequence[Callable[[], Stems]],
     seed: int,
@@ -154,13 +159,13 @@ def segments(
         if spare < 0:
             raise AudioError(f"track {number}", f"shorter than a segment of {seconds} s", "cut shorter segments")
         for segment, pieces in enumerate(planned):
-            real = len(set(pieces)) == 1
             for j, piece in enumerate(pieces):
                 if piece.track == number:
                     stretch = slice(start := int(piece.where * (spare + 1)), start + n_samples)
                     wave_CN = piece.gain * song.targets_JCN[j, :, stretch]
                     pool[segment, 1 + j] = wave_CN[::-1] if piece.swap else wave_CN
-                    pool[segment, 0] += 0 if real else pool[segment, 1 + j]
-            if real and pieces[0].track == number:
-                pool[segment, 0] = song.mixture_CN[:, stretch]
+                    pool[segment, 0] = song.mixture_CN[:, stretch]  # of remixes, the sum follows
+    for segment, pieces in enumerate(planned):
+        if remixed(pieces):
+            pool[segment, 0] = pool[segment, 1:].sum(axis=0, dtype=np.float32)
     return pool
