@@ -11,12 +11,18 @@ from typing import Annotated
 
 import typer
 
+from mir_benchmarks.prepare_cli import prepare
+from mir_benchmarks.report_cli import report
+from mir_benchmarks.run_cli import ls, run, validate
+
 app = typer.Typer(no_args_is_help=True, help="Music to train and test on, and the benchmark of MIR tasks.")
 
 
-@app.callback()
-def bench() -> None:
-    """Keeps `synth` a sub-command while it is the only one."""
+app.command()(ls)
+app.command()(run)
+app.command()(validate)
+app.command()(report)
+app.command()(prepare)
 
 
 class Purpose(StrEnum):

@@ -21,7 +21,9 @@ SHORTEST = 16_384  # samples: the lowest CQT kernel must fit twice over; shorter
 LOG_FLOOR = 1e-5
 
 
-def baseline(name: str, dim: int, transform: Callable[[], Any], post: Callable[[torch.Tensor], torch.Tensor]) -> Encoder:
+def baseline(
+    name: str, dim: int, transform: Callable[[], Any], post: Callable[[torch.Tensor], torch.Tensor]
+) -> Encoder:
     """An encoder from a spectral transform [1, N] -> [1, F, T]."""
     module = transform()
 

@@ -1,0 +1,106 @@
+"""Tasks with a label for each clip: from a dataset and its features to a chosen head's outputs.
+
+Shapes: K clips, C outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from mir_benchmarks.evaluated import Evaluated, Options, hear, rows_of
+from mir_benchmarks.items import Dataset, Item, TaskError
+from mir_benchmarks.registry import TaskSpec
+from probes.clip_probe import ENSEMBLES, ClipProbe, Labelled, Rules
+from probes.matrix import FeatureMatrix
+from probes.metrics import METRICS
+from probes.result import Outputs
+from probes.sweep import Journal, sweep
+
+
+def clip_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, options: Options) -> Evaluated:
+    """Fit the grid on train, choose on valid, and give the outputs for test, seed by seed."""
+    hear(dataset, matrix, options)
+    rules = rules_of(task, dataset, options)
+    splits = {name: labelled(task, dataset, name) for name in ("train", "valid", "test")}
+    probe = ClipProbe(matrix, **splits, rules=rules, device=options.device)
+    grid = options.grid(matrix.layers)
+    total = len(list(grid.settings()))
+    options.say(f"{total} heads to fit; {probe.memory_bytes() / 2**20:.0f} MiB of features in memory at most")
+    journal = Journal(options.journal, fingerprint(matrix, probe, rules))
+    together = 1 if options.device == "cpu" else len(options.lrs) * len(options.seeds)
+    swept = sweep(grid, probe.fit, journal, together, lambda row: options.fitted(row, total))
+    names = (*dict.fromkeys((rules.monitor, *task.metrics)),)
+    outputs, seeds = [], []
+    for seed, fitted in swept.heads.items():
+        made_KC, ensemble = probe.outputs(fitted)
+        targets = probe.labelled["test"].targets
+        test = {name: METRICS[name](targets, made_KC, rules.classes) for name in names}
+        outputs.append(made_KC.astype(np.float32))
+        seeds.append({"seed": seed, "epoch": fitted.epoch, "valid": {rules.monitor: fitted.score}, "test": test,
+                      "ensemble": ensemble})  # fmt: skip
+    test_split = probe.labelled["test"]
+    return Evaluated(
+        rows_of(swept.rows), swept.layer, swept.lr, seeds,
+        Outputs(np.array(test_split.ids), test_split.targets, np.stack(outputs), rules.classes),
+        {"kind": "mlp" if rules.hidden else "linear", "hidden": rules.hidden, "dropout": 0.2, "optimizer": "Adam",
+         "batch_clips": 64, "max_epochs": rules.max_epochs, "patience": list(rules.patience)},
+        absent(task, dataset, splits),
+    )  # fmt: skip
+
+
+def rules_of(task: TaskSpec, dataset: Dataset, options: Options) -> Rules:
+    """How the task's heads are fitted and scored."""
+    several = task.protocol(options.protocol).get("gs_ensemble") == "valid-selected"
+    return Rules(
+        task.kind, dataset.classes, task.monitor, options.hidden, options.epochs(task.max_epochs), task.patience,
+        tuple(ENSEMBLES) if several else ("mean-logit",), options.standardize, task.per_window,
+    )  # fmt: skip
+
+
+def labelled(task: TaskSpec, dataset: Dataset, split: str) -> Labelled:
+    """Ids and targets of one split."""
+    items = dataset.split(split)
+    rows = [target(task, item, dataset) for item in items]
+    dtype = np.int64 if task.kind in ("classification", "key") else np.float32
+    return Labelled(tuple(item.id for item in items), np.array(rows, dtype))
+
+
+def target(task: TaskSpec, item: Item, dataset: Dataset) -> Any:
+    """A class number, tags as 0 and 1, or values scaled as the dataset's facts say."""
+    try:
+        if task.kind == "multilabel":
+            assert isinstance(item.label, tuple)
+            held = {dataset.classes.index(str(tag)) for tag in item.label}
+            return [float(i in held) for i in range(len(dataset.classes))]
+        if task.kind == "regression":
+            mean, deviation = np.array(dataset.facts["mean"]), np.array(dataset.facts["std"])
+            return (np.array(item.label, dtype=float) - mean) / deviation
+        return dataset.classes.index(str(item.label))
+    except ValueError:
+        raise TaskError(item.id, f"has the label {item.label}, which {task.name} does not know",
+                        "correct the annotation") from None  # fmt: skip
+
+
+def absent(task: TaskSpec, dataset: Dataset, splits: dict[str, Labelled]) -> list[str]:
+    """Notes on classes that are tested but never trained."""
+    if task.kind == "multilabel":
+        held = {name: set(np.flatnonzero(split.targets.any(axis=0)).tolist()) for name, split in splits.items()}
+    elif task.kind in ("classification", "key"):
+        held = {name: set(np.unique(split.targets).tolist()) for name, split in splits.items()}
+    else:
+        return []
+    never = sorted(held["test"] - held["train"])
+    return [f"no training item has: {', '.join(dataset.classes[i] for i in never)}"] if never else []
+
+
+def fingerprint(matrix: FeatureMatrix, probe: ClipProbe, rules: Rules) -> dict[str, Any]:
+    """What a fit depends on: features, audio, targets and rules. Any change of it is another fit."""
+    sha = hashlib.sha256(matrix.digest.encode())
+    for split in probe.labelled.values():
+        for name in split.ids:
+            sha.update(f"{name}:{matrix.entries[name.partition('#')[0]].crc32};".encode())
+        sha.update(split.targets.tobytes())
+    return {"data": sha.hexdigest(), "rules": repr(rules)}

@@ -1,0 +1,149 @@
+"""Separation: a pool of segments and the test songs embedded once, a head for each stem, songs taken apart and scored.
+
+Shapes: S segments, J stems, C channels, N samples, F bins, T frames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import soxr
+
+from mir_benchmarks.evaluated import Evaluated, Options, rows_of
+from mir_benchmarks.items import Dataset
+from mir_benchmarks.registry import TaskSpec
+from probes.clips import Clip
+from probes.matrix import FeatureMatrix
+from probes.metrics import STEMS
+from probes.result import Outputs
+from probes.scaled import ScaledFrames
+from probes.sdr import global_sdrs, ideal_masks, mixture_as_estimate, museval_sdrs
+from probes.separation import SeparationFit, fit_one, separate, song_masks
+from probes.sequence import ALL, FrameStore, Layer, Policy
+from probes.stems import RATE_HZ, Stems, load_stems, segments
+from probes.sweep import WEIGHTED, Journal, Setting, sweep
+
+COLUMNS = tuple(f"sdr_{stem}" for stem in STEMS)
+SDRS = {"global": global_sdrs, "museval": museval_sdrs}
+POOL_SEED = 1_234
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Segments by name, mixture then stems, [1 + J, C, N]."""
+
+    waves: dict[str, np.ndarray]
+
+    def clips(self) -> list[Clip]:
+        """The mixtures as clips to embed."""
+        return [
+            Clip(name, wave=partial(heard, wave_5CN[0]), fingerprint=hashlib.sha256(wave_5CN[0].tobytes()).hexdigest())
+            for name, wave_5CN in self.waves.items()
+        ]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The four heads of one setting; `score` is minus their mean validation loss."""
+
+    heads: tuple[SeparationFit, ...]
+
+    @property
+    def score(self) -> float:
+        return -float(np.mean([head.valid_loss for head in self.heads]))
+
+    @property
+    def epoch(self) -> int:
+        return max(head.epoch for head in self.heads)
+
+
+def separation_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, options: Options) -> Evaluated:
+    """Fit four heads at each point of the grid, choose by validation loss, and separate the test songs."""
+    protocol = task.protocol(options.protocol)
+    train, valid = (pool(dataset, split, int(protocol["musdb_segments"])) for split in ("train", "valid"))
+    songs = {item.id: partial(load_stems, item.audio) for item in dataset.split("test")}
+    clips = [*train.clips(), *valid.clips(), *(Clip(item.id, item.audio, whole(item.audio))
+             for item in dataset.split("test"))]  # fmt: skip
+    options.say(f"{len(train.waves)} and {len(valid.waves)} segments, {len(songs)} songs")
+    matrix.extract(clips, lambda made: options.heard(made, len(clips)))
+    store: FrameStore = ScaledFrames(matrix, tuple(train.waves)) if options.standardize else matrix
+    policy, hidden = Policy(options.epochs(task.max_epochs), task.patience), int(protocol["musdb_hidden"])
+
+    def fit(settings: Sequence[Setting]) -> list[Fitted]:
+        return [Fitted(tuple(fit_one(
+            store, train.waves, valid.waves, target=target, layer=layer_of(matrix, setting.layer), lr=setting.lr,
+            seed=setting.seed, hidden=hidden, policy=policy, device=options.device,
+        ) for target in STEMS)) for setting in settings]  # fmt: skip
+
+    grid = options.grid(matrix.layers)
+    total = len(list(grid.settings()))
+    rules = {"data": digest(matrix, [clip.id for clip in clips]), "rules": repr((policy, hidden))}
+    swept = sweep(grid, fit, Journal(options.journal, rules), 1, lambda row: options.fitted(row, total))
+    outputs, seeds = [], []
+    sdrs = SDRS[protocol["sdr"]]
+    for seed, fitted in swept.heads.items():
+        values = np.array([score(fitted, store, name, load(), sdrs) for name, load in songs.items()])
+        outputs.append(values)
+        test = dict(zip(COLUMNS, np.nanmean(values, axis=0).tolist(), strict=True))
+        seeds.append({"seed": seed, "epoch": fitted.epoch, "valid": {"loss": -fitted.score}, "test": test})
+    return Evaluated(
+        rows_of(swept.rows), swept.layer, swept.lr, seeds,
+        Outputs(np.array(list(songs)), np.zeros(0), np.stack(outputs).astype(np.float32), COLUMNS),
+        {"kind": "open-unmix", "hidden": hidden, "dropout": 0.4, "optimizer": "Adam", "segment_s": 6.0,
+         "max_epochs": policy.max_epochs, "patience": list(policy.patience)},
+        [bounds([load() for load in songs.values()], sdrs),
+         "SDR at 24 kHz; trained on a fixed pool of segments, half of them remixed (MARBLE remixes anew each epoch)"],
+    )  # fmt: skip
+
+
+def pool(dataset: Dataset, split: str, per_track: int) -> Pool:
+    """Segments of a split: train is half remixed, valid is not."""
+    items = dataset.split(split)
+    tracks = [partial(load_stems, item.audio) for item in items]
+    shortest = min(load().mixture_CN.shape[1] for load in tracks) / RATE_HZ
+    waves = segments(tracks, POOL_SEED, per_track, min(6.0, shortest), remix=split == "train")
+    return Pool({f"{split}/{number:05d}": wave_5CN for number, wave_5CN in enumerate(waves)})
+
+
+def heard(mixture_CN: np.ndarray, rate_hz: int) -> np.ndarray:
+    """A stereo mixture as an encoder hears it: mono, at its rate."""
+    mono_N = mixture_CN.mean(axis=0, dtype=np.float32)
+    return mono_N if rate_hz == RATE_HZ else np.asarray(soxr.resample(mono_N, RATE_HZ, rate_hz, quality="HQ"))
+
+
+def whole(audio: object) -> partial[np.ndarray]:
+    """A song's mixture as an encoder hears it."""
+    return partial(lambda path, rate_hz: heard(load_stems(path).mixture_CN, rate_hz), audio)
+
+
+def score(fitted: Fitted, store: FrameStore, name: str, song: Stems, sdrs: object) -> np.ndarray:
+    """[J] dB of one song."""
+    masks = song_masks(fitted.heads, store, name, song.mixture_CN.shape[1])
+    assert callable(sdrs)
+    return np.asarray(sdrs(song.targets_JCN, separate(song.mixture_CN, masks)))
+
+
+def bounds(songs: list[Stems], sdrs: object) -> str:
+    """What doing nothing and knowing the answer give, as a note."""
+    assert callable(sdrs)
+    floor = np.nanmean([sdrs(song.targets_JCN, mixture_as_estimate(song.mixture_CN)) for song in songs], axis=0)
+    ceiling = np.nanmean(
+        [sdrs(song.targets_JCN, separate(song.mixture_CN, ideal_masks(song.targets_JCN))) for song in songs], axis=0
+    )
+    told = [" ".join(f"{value:.2f}" for value in values) for values in (floor, ceiling)]
+    return f"{', '.join(STEMS)}: the mixture itself gives {told[0]} dB, ideal ratio masks {told[1]} dB"
+
+
+def layer_of(matrix: FeatureMatrix, name: str) -> Layer:
+    """A layer option as the heads know it."""
+    return ALL if name == WEIGHTED else matrix.layers.index(name)
+
+
+def digest(matrix: FeatureMatrix, ids: list[str]) -> str:
+    """What the fits depend on besides the rules."""
+    sums = "".join(f"{name}:{matrix.entries[name].crc32};" for name in ids)
+    return hashlib.sha256((matrix.digest + sums).encode()).hexdigest()

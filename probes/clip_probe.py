@@ -1,0 +1,192 @@
+"""A task with one label a clip (classes, tags or values): from pooled features to outputs for the test clips.
+
+Shapes: K clips, R windows, L layers, P width of a window, C outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mert.errors import MertError
+from probes.fit import Fit, Setting, Training, Windows, fit, mean_over_clips
+from probes.metrics import METRICS
+from probes.sweep import WEIGHTED
+
+LOSSES = {"classification": "classes", "key": "classes", "multilabel": "tags", "regression": "values"}
+
+
+class Source(Protocol):
+    """Where pooled features come from: a FeatureMatrix, or files made by `mert embed`."""
+
+    layers: tuple[str, ...]
+
+    def rows(self, ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def windows(self, rows: np.ndarray, layer: int | slice) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Clips and their targets: class numbers [K], tags [K, C] of 0 and 1, or values [K, C]."""
+
+    ids: tuple[str, ...]
+    targets: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a task is fitted: kind, names of the outputs, the metric that decides, units of the head, patience."""
+
+    kind: str
+    classes: tuple[str, ...]
+    monitor: str
+    hidden: int = 512
+    max_epochs: int = 100
+    patience: tuple[int, int] = (5, 20)
+    ensembles: tuple[str, ...] = ("mean-logit",)
+    standardize: bool = True
+    per_window: bool = False  # every window is an item of its own (VocalSet)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Mean and deviation of each dimension over the training windows, [P] or [L, P]."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, wanted: bool = True) -> Scaling:
+        if not wanted:
+            return cls(torch.zeros(x.shape[1:]), torch.ones(x.shape[1:]))
+        mean = x.mean(dim=0, dtype=torch.float64)
+        deviation = torch.sqrt(sum(((piece - mean) ** 2).sum(dim=0) for piece in x.split(4096)) / len(x))
+        return cls(mean.float(), torch.where(deviation > 1e-6, deviation, 1.0).float())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Scaled, in the precision of `x`."""
+        return ((x.float() - self.mean) / self.deviation).to(x.dtype)
+
+
+class ClipProbe:
+    """Fits heads on train, scores them on valid, and gives a chosen head's outputs for test."""
+
+    def __init__(
+        self, source: Source, train: Labelled, valid: Labelled, test: Labelled, rules: Rules, device: str = "cpu"
+    ) -> None:
+        self.source, self.rules, self.device = source, rules, device
+        self._rows: dict[str, np.ndarray] = {}
+        self._owners: dict[str, np.ndarray] = {}
+        self.labelled: dict[str, Labelled] = {}
+        for name, split in (("train", train), ("valid", valid), ("test", test)):
+            self._rows[name], owners = source.rows(split.ids)
+            if rules.per_window:
+                split, owners = by_window(split, owners), np.arange(len(owners))
+            self._owners[name], self.labelled[name] = owners, split
+        self._layer: str | None = None
+
+    @property
+    def layer_options(self) -> tuple[str, ...]:
+        """Every single layer, and the weighted sum where there is more than one."""
+        return (*self.source.layers, WEIGHTED) if len(self.source.layers) > 2 else self.source.layers
+
+    def fit(self, settings: Sequence[Setting]) -> list[Fit]:
+        """Heads for settings of one layer option."""
+        self._load(settings[0].layer)
+        rules = self.rules
+        targets = torch.from_numpy(self.labelled["train"].targets)
+        task = Training(
+            self._windows["train"], targets.to(self.device), self._windows["valid"], self.valid_score,
+            LOSSES[rules.kind], len(rules.classes), rules.hidden, rules.max_epochs, rules.patience,
+        )  # fmt: skip
+        return fit(task, settings, self.device)
+
+    def valid_score(self, logits_RC: np.ndarray) -> float:
+        """The monitored metric on validation, under the best ensemble."""
+        return self._best_ensemble(logits_RC)[1]
+
+    def outputs(self, fitted: Fit, split: str = "test") -> tuple[np.ndarray, str]:
+        """[K, C] for the clips of a split, and the ensemble, which validation chose."""
+        self._load(fitted.setting.layer)
+        ensemble, _ = self._best_ensemble(fitted.logits(self._windows["valid"]))
+        windows = self._windows[split]
+        return ENSEMBLES[ensemble](fitted.logits(windows), windows.owners.numpy()), ensemble
+
+    def scaling(self, layer: str) -> Scaling:
+        """How windows of a layer option are scaled before the head."""
+        self._load(layer)
+        return self._scaling
+
+    def memory_bytes(self) -> int:
+        """What the largest layer option holds in memory."""
+        n = sum(len(rows) for rows in self._rows.values())
+        width = self.source.windows(np.zeros(1, int), 0).shape[-1]
+        layers = len(self.source.layers)
+        return n * width * max(4, 2 * (layers - 1) if layers > 2 else 0)
+
+    def _best_ensemble(self, logits_RC: np.ndarray) -> tuple[str, float]:
+        owners, metric = self._windows["valid"].owners.numpy(), METRICS[self.rules.monitor]
+        scores = {
+            name: metric(self.labelled["valid"].targets, ENSEMBLES[name](logits_RC, owners), self.rules.classes)
+            for name in self.rules.ensembles
+        }
+        best = max(scores, key=lambda name: scores[name])
+        return best, scores[best]
+
+    def _load(self, layer: str) -> None:
+        """Windows of all splits at one layer option, scaled by train."""
+        if layer == self._layer:
+            return
+        if layer not in self.layer_options:
+            raise MertError("probe", f"no layer {layer!r}", f"give some of {', '.join(self.layer_options)}")
+        which = slice(1, None) if layer == WEIGHTED else self.source.layers.index(layer)
+        raw = {
+            name: torch.from_numpy(np.ascontiguousarray(self.source.windows(rows, which)))
+            for name, rows in self._rows.items()
+        }
+        self._scaling = Scaling.of(raw["train"], self.rules.standardize)
+        self._windows = {
+            name: Windows(self._scaling(x).to(self.device), torch.from_numpy(self._owners[name]))
+            for name, x in raw.items()
+        }
+        self._layer = layer
+
+
+def by_window(split: Labelled, owners_R: np.ndarray) -> Labelled:
+    """Each window as an item of its own, with its clip's target."""
+    within = np.arange(len(owners_R)) - np.searchsorted(owners_R, owners_R)
+    ids = tuple(f"{split.ids[owner]}#{k}" for owner, k in zip(owners_R, within, strict=True))
+    return Labelled(ids, split.targets[owners_R])
+
+
+def mean_probability(logits_RC: np.ndarray, owners_R: np.ndarray) -> np.ndarray:
+    """Mean over a clip's windows of their probabilities, as a logarithm."""
+    shifted = np.exp(logits_RC - logits_RC.max(axis=1, keepdims=True))
+    return np.log(mean_over_clips(shifted / shifted.sum(axis=1, keepdims=True), owners_R) + 1e-12)
+
+
+def vote(logits_RC: np.ndarray, owners_R: np.ndarray) -> np.ndarray:
+    """Share of a clip's windows that name each class; between equal shares the mean logit decides."""
+    winners = np.eye(logits_RC.shape[1])[logits_RC.argmax(axis=1)]
+    mean = mean_over_clips(logits_RC, owners_R)
+    return mean_over_clips(winners, owners_R) + 1e-6 * np.tanh(mean / 100)
+
+
+def max_logit(logits_RC: np.ndarray, owners_R: np.ndarray) -> np.ndarray:
+    """The largest logit of each class among a clip's windows.
+
+    >>> max_logit(np.array([[1.0, 5.0], [3.0, 0.0]]), np.array([0, 0]))
+    array([[3., 5.]])
+    """
+    return np.maximum.reduceat(logits_RC, np.flatnonzero(np.diff(owners_R, prepend=-1)), axis=0)
+
+
+ENSEMBLES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "mean-logit": mean_over_clips, "vote": vote, "max-logit": max_logit, "mean-probability": mean_probability,
+}  # fmt: skip
