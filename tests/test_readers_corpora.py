@@ -56,6 +56,12 @@ def test_emomusic(tmp_path: Path) -> None:
     assert emomusic.read(moved, {}).counts == dataset.counts
 
 
+def test_emomusic_splits_artists_by_hash() -> None:
+    # pixies 8, sigur rs 9 (with its accent, 1), air 0, beirut 3
+    splits = {name: emomusic.hashed_split(name) for name in ("Pixies", "Sigur Rós", "AIR", "Beirut 2")}
+    assert splits == {"Pixies": "valid", "Sigur Rós": "valid", "AIR": "train", "Beirut 2": "train"}
+
+
 def test_emomusic_tells_of_artists_and_odd_clips(tmp_path: Path) -> None:
     songs = SONGS.replace("Björk", "Jah Spear").replace("1,1.45,Pop", "1,1.44,Pop")
     dataset = emomusic.read(plant(tmp_path, EMOMUSIC | {"annotations/songs_info.csv": songs}), {})
@@ -194,6 +200,7 @@ def test_vocalset_singer(tmp_path: Path) -> None:
         "m8_row_straight": ("m8", "test"), "m10_long_inhaled_e": ("m10", "test"),  # 22, 22
         "m11_row_vibrato": ("m11", "train"),  # 7
     }  # fmt: skip
+    assert vocalset.singer_split("f1_Scales_belt_a") == "train"  # 1; with its capital, 13
     assert " ".join(dataset.classes) == "f1 f2 f3 f4 f5 f6 f7 f8 f9 m1 m2 m3 m4 m5 m6 m7 m8 m9 m10 m11"
 
 
