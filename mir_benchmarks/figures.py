@@ -78,7 +78,7 @@ def plot_scores(runs: Sequence[Run], axes: Axes | None = None) -> Axes:
 
 def plot_heatmap(run: Run, axes: Axes | None = None) -> Axes:
     """Validation by task and layer, z-scored within each task; the best layer is boxed."""
-    curves = {name: curve for name, result in run.results.items() if len((curve := LayerCurve.of(result)).layers)}
+    curves = run.layered
     layers = layer_order([layer for curve in curves.values() for layer in curve.layers])
     values_KL = np.full((len(curves), len(layers)), np.nan)
     for row, curve in enumerate(curves.values()):
@@ -144,7 +144,7 @@ def plot_layer_curve(result: Result, axes: Axes | None = None, colour: str = COL
 
 def plot_layer_curves(run: Run, columns: int = 4) -> list[Axes]:
     """`plot_layer_curve` of every task of a model, on one figure."""
-    results = [result for result in run.results.values() if LayerCurve.of(result).layers]
+    results = [run.results[name] for name in run.layered]
     rows = -(-len(results) // columns)
     width = min(columns, len(results))
     figure = new_axes(2.75 * width + 0.2, 1.95 * rows + 0.2).figure

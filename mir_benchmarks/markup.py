@@ -49,8 +49,12 @@ def table_of(table: Table, n_ours: int = 0) -> Markup:
     head = element("tr", *(element("th", name, class_=kind) for name, kind in zip(table.columns, kinds, strict=True)))
     rows = []
     for r, row in enumerate(table.rows):
-        marked = (element("b", cell) if (r, c) in table.best else cell for c, cell in enumerate(row))
-        cells = (element("td", cell, class_=kind) for cell, kind in zip(marked, kinds, strict=True))
+        cells = (
+            element(
+                "td", element("b", cell) if (r, c) in table.best else cell, class_=kinds[c] + " long" * (len(cell) > 48)
+            )
+            for c, cell in enumerate(row)
+        )
         kind = "ours" if r < n_ours else "total" if r >= len(table.rows) - table.n_totals else "plain"
         rows.append(element("tr", *cells, class_=kind))
     width = {"class_": "wide"} if len(table.columns) > 12 else {}

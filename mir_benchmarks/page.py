@@ -9,7 +9,7 @@ from mir_benchmarks import figures, tables
 from mir_benchmarks.failures import MEASURES, Failure, failures
 from mir_benchmarks.markup import Markup, element, joined, picture, slug, table_of
 from mir_benchmarks.registry import TASKS
-from mir_benchmarks.runs import LayerCurve, Run
+from mir_benchmarks.runs import Run
 from mir_benchmarks.tables import SYNTHETIC, Table
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -83,7 +83,7 @@ def _figure(image: Markup, caption: str) -> Markup:
 
 
 def _layers(run: Run) -> Iterator[Markup]:
-    if not any(LayerCurve.of(result).layers for result in run.results.values()):
+    if not run.layered:
         return
     yield element("h3", run.label)
     caption = "Validation of each layer at its best learning rate, z-scored within the task; the best layer is boxed."

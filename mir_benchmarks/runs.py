@@ -33,6 +33,12 @@ class Run:
         return any(result.task["data"] == "synthetic" for result in self.results.values())
 
     @property
+    def layered(self) -> dict[str, LayerCurve]:
+        """Validation by layer, of the tasks where there was a choice of layers."""
+        curves = {name: LayerCurve.of(result) for name, result in self.results.items()}
+        return {name: curve for name, curve in curves.items() if len(curve.layers) > 1}
+
+    @property
     def limited(self) -> bool:
         """Whether any number is not comparable with a full run."""
         return any(result.limit for result in self.results.values())

@@ -282,10 +282,14 @@ def test_cells_hold_counts_up_to_24_classes(folders: list[Path]) -> None:
 def test_results_without_outputs_or_grid_still_give_a_report(folders: list[Path], tmp_path: Path) -> None:
     shutil.copy(folders[1] / "gtzan_genre.json", tmp_path)
     result = Result.load(tmp_path / "gtzan_genre.json")
-    result.grid.clear()
+    del result.grid[1:]  # a baseline: one layer, nothing to choose
     (tmp_path / "gtzan_genre.json").write_text(json.dumps(vars(result)))
     for form in ("md", "csv", "tex", "html"):
         assert "nano" in report_text([tmp_path], form)
+    assert "z-scored" not in report_text([tmp_path], "html")
+    result.grid.clear()
+    (tmp_path / "gtzan_genre.json").write_text(json.dumps(vars(result)))
+    assert load_runs([tmp_path])[0].layered == {}
 
 
 def test_folders_are_told_apart_and_refused(folders: list[Path], tmp_path: Path) -> None:
