@@ -107,6 +107,9 @@ class MertEncoder(Encoder):
         for features in self.embedder.embed_many(pairs, window=self._window(None), pool="mean", batch_size=size):
             yield features.values
 
+    def times(self, n_frames: int) -> np.ndarray:
+        return self.embedder.clock.times(0, n_frames)
+
     def _window(self, window_s: float | None) -> float | str | None:
         return None if self.facts.context == "training" else window_s or "whole"
 

@@ -41,7 +41,7 @@ class HeadStack:
         self.shape = shape
         heads = [start(shape, seed) for seed in seeds]
         self.parameters = {name: torch.stack([head[name] for head in heads]).to(device) for name in heads[0]}
-        self.noise = torch.Generator(device).manual_seed(seeds[0] + 1_000_003)
+        self.noise = [torch.Generator(device).manual_seed(seed + 1_000_003) for seed in seeds]
 
     def logits(self, x: Tensor, train: bool = False) -> Tensor:
         """[G, B, P], or [G, B, L, P] where layers are weighted, to [G, B, C]."""
@@ -71,14 +71,16 @@ def start(shape: HeadShape, seed: int) -> dict[str, Tensor]:
     return made
 
 
-def forward(parameters: dict[str, Tensor], x: Tensor, noise: torch.Generator | None = None) -> Tensor:
-    """Logits [G, B, C]; with `noise`, hidden units are dropped."""
+def forward(parameters: dict[str, Tensor], x: Tensor, noise: Sequence[torch.Generator] | None = None) -> Tensor:
+    """Logits [G, B, C]; with `noise`, hidden units are dropped, by each head's own chance."""
     if "layers" in parameters:
         x = torch.einsum("gl,gblp->gbp", parameters["layers"].softmax(-1), x)
     if "w1" in parameters:
         x = affine(x, parameters["w1"], parameters["b1"]).relu()
         if noise is not None:
-            kept = torch.empty_like(x).bernoulli_(1 - DROPOUT, generator=noise)
+            kept = torch.empty_like(x, requires_grad=False)
+            for of_head, random in zip(kept, noise, strict=True):
+                of_head.bernoulli_(1 - DROPOUT, generator=random)
             x = x * kept * (1 / (1 - DROPOUT))
     return affine(x, parameters["w2"], parameters["b2"])
 
