@@ -7,6 +7,7 @@ together for all seeds and all metrics; the statistic is the mean over seeds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from probes.result import Outputs, Result
 RESAMPLES = 1000
 LEVELS = (0.025, 0.975)
 BLOCK = 250  # resamples at a time, so that the largest task stays below 200 MB
+FEWEST = 5  # resamples beyond zero that a p-value is counted from
 BIASED = {"ap"}  # resamples repeat positives, and the AP of few is too high by as much again as it already is
 SAME = ("name", "version", "data", "generator", "seed", "size", "counts")  # of a task, to be compared
 
@@ -78,7 +80,8 @@ def left_out(outputs: Outputs, names: Sequence[str]) -> list[str]:
 class Comparison:
     """Task score of `a` minus that of `b` on the same n items: the difference, its 95 % interval, and a p-value.
 
-    `p` is two-sided: twice the share of resamples on the rarer side of no difference; `holm` corrects many of them.
+    `p` is two-sided: twice the share of resamples on the rarer side of no difference, or, where these are fewer than
+    five, the tail of a normal of their spread (a thousand resamples could not pass a correction by `holm`).
     """
 
     task: str
@@ -131,10 +134,17 @@ def compare(a: Sample, b: Sample, names: tuple[str, str] | None = None) -> Compa
     difference = a.mean - b.mean
     plausible_R = _plausible(difference, a.draws - b.draws, score_parts(tuple(first.metrics), first.protocol))
     low, high = np.quantile(plausible_R, LEVELS)
-    rarer = 1 + min((plausible_R <= 0).sum(), (plausible_R >= 0).sum())  # 1: no p-value is zero
-    p = min(1.0, 2 * float(rarer) / (len(plausible_R) + 1))
     labels = names or (str(first.model["name"]), str(second.model["name"]))
-    return Comparison(task, *labels, difference, (float(low), float(high)), p, len(a.ids))
+    return Comparison(task, *labels, difference, (float(low), float(high)), _p_value(plausible_R), len(a.ids))
+
+
+def _p_value(plausible_R: np.ndarray) -> float:
+    rarer = int(min((plausible_R <= 0).sum(), (plausible_R >= 0).sum()))
+    if rarer >= FEWEST:
+        return min(1.0, 2 * rarer / len(plausible_R))
+    spread = float(plausible_R.std())
+    tail = math.erfc(abs(float(plausible_R.mean())) / (spread * math.sqrt(2))) if spread else 0.0
+    return min(tail, 2 * FEWEST / len(plausible_R))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -208,7 +208,7 @@ def comparison_table(runs: Sequence[Run]) -> Table | None:
         digits = 2 if unit == "dB" else 1
         interval = ", ".join(f"{value:+.{digits}f}" for value in one.ci95)
         difference = f"{one.difference:+.{digits}f} [{interval}]"
-        rows.append((TASKS[one.task].title, one.a, one.b, difference, f"{one.p:.3f}", f"{p:.3f}", str(one.n)))
+        rows.append((TASKS[one.task].title, one.a, one.b, difference, p_text(one.p), p_text(p), str(one.n)))
         if p < 0.05:
             best.add((r, 3))
     note = "Paired bootstrap over the same test items: score of A minus score of B. The last p-value is corrected for "
@@ -216,6 +216,15 @@ def comparison_table(runs: Sequence[Run]) -> Table | None:
     note = " ".join([note, *(f"Not compared: {pair} ({', '.join(tasks)})." for pair, tasks in refused.items())])
     columns = ("task", "A", "B", "A − B [95 % CI]", "p", "p, corrected", "n")
     return Table("Paired comparisons", columns, rows, note, frozenset(best), frozenset({"A", "B"}))
+
+
+def p_text(p: float) -> str:
+    """Three decimals, or that it is less.
+
+    >>> p_text(0.0421), p_text(1e-7)
+    ('0.042', '< 0.001')
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def compared(runs: Sequence[Run]) -> tuple[list[Comparison], dict[str, list[str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -167,6 +168,27 @@ def test_a_paired_comparison_sees_what_intervals_hide() -> None:
     assert mirrored.difference == -found.difference and mirrored.ci95 == pytest.approx([-x for x in found.ci95[::-1]])
     same = compare(first, a, first, a)
     assert (same.difference, same.ci95, same.p) == (0.0, (0.0, 0.0), 1.0)
+
+
+def test_p_values_are_those_of_a_z_test_and_can_be_small() -> None:
+    random = np.random.default_rng(2)
+    for shift in (0.0, 0.5, 1.0, 1.5, 5.0):
+        z = 1.5 * shift
+        found = stats._p_value(z + random.standard_normal(4000))
+        assert found == pytest.approx(math.erfc(z / math.sqrt(2)), rel=0.25, abs=0.015)
+    assert 0 < stats._p_value(7.5 + random.standard_normal(1000)) < 1e-10
+    assert (stats._p_value(np.zeros(9)), stats._p_value(np.ones(9))) == (1.0, 0.0)
+
+
+def test_differences_of_equal_models_are_seldom_significant() -> None:
+    random = np.random.default_rng(5)
+    p_values = []
+    for _ in range(150):
+        truth = random.integers(0, 2, 150)
+        sides = [outputs_of(truth, np.eye(2)[np.where(random.random(150) < 0.7, truth, 1 - truth)]) for _ in range(2)]
+        a, b = (stats.Sample.of(result_of(side), side) for side in sides)
+        p_values.append(stats.compare(a, b).p)
+    assert 0.01 <= np.mean(np.array(p_values) < 0.05) <= 0.11 and 0.35 < np.mean(p_values) < 0.65
 
 
 def test_items_may_come_in_another_order() -> None:
