@@ -49,7 +49,7 @@ def beat_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, options: 
         scores = test(fitted.fit, store, beats["test"], layer_of(matrix, swept.layer), rule)
         outputs.append(columns(scores, protocol["beat_agg"]))
         means = 100 * outputs[-1].mean(axis=0)
-        seeds.append({"seed": seed, "epoch": fitted.epoch, "valid": {"f_measure": 100 * fitted.score},
+        seeds.append({"seed": seed, "epoch": fitted.epoch, "valid": {"f_measure": fitted.score},
                       "test": dict(zip(COLUMNS, means.tolist(), strict=True))})  # fmt: skip
     pooled = protocol["beat_agg"] == "pooled"
     return Evaluated(
@@ -65,7 +65,7 @@ class Fitted:
     """A fit of the beat head as a sweep sees it."""
 
     def __init__(self, fit: BeatFit) -> None:
-        self.fit, self.score, self.epoch = fit, fit.valid, fit.epoch
+        self.fit, self.score, self.epoch = fit, 100 * fit.valid, fit.epoch
 
 
 def layer_of(matrix: FeatureMatrix, name: str) -> Layer:

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import soxr
@@ -22,7 +23,7 @@ from probes.metrics import STEMS
 from probes.result import Outputs
 from probes.scaled import ScaledFrames
 from probes.sdr import global_sdrs, ideal_masks, mixture_as_estimate, museval_sdrs
-from probes.separation import SeparationFit, fit_one, separate, song_masks
+from probes.separation import Magnitudes, SeparationFit, fit_one, magnitudes, scratch, separate, song_masks
 from probes.sequence import ALL, FrameStore, Layer, Policy
 from probes.stems import RATE_HZ, Stems, load_stems, segments
 from probes.sweep import WEIGHTED, Journal, Setting, sweep
@@ -34,16 +35,11 @@ POOL_SEED = 1_234
 
 @dataclass(frozen=True)
 class Pool:
-    """Segments by name, mixture then stems, [1 + J, C, N]."""
+    """Segments of a split: their names, the mixtures as clips to embed, and the magnitudes to learn from."""
 
-    waves: dict[str, np.ndarray]
-
-    def clips(self) -> list[Clip]:
-        """The mixtures as clips to embed."""
-        return [
-            Clip(name, wave=partial(heard, wave_5CN[0]), fingerprint=hashlib.sha256(wave_5CN[0].tobytes()).hexdigest())
-            for name, wave_5CN in self.waves.items()
-        ]
+    names: tuple[str, ...]
+    clips: tuple[Clip, ...]
+    magnitudes: Magnitudes
 
 
 @dataclass(frozen=True)
@@ -64,18 +60,19 @@ class Fitted:
 def separation_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, options: Options) -> Evaluated:
     """Fit four heads at each point of the grid, choose by validation loss, and separate the test songs."""
     protocol = task.protocol(options.protocol)
-    train, valid = (pool(dataset, split, int(protocol["musdb_segments"])) for split in ("train", "valid"))
+    matrix.folder.mkdir(parents=True, exist_ok=True)
+    train, valid = (pool(dataset, name, int(protocol["musdb_segments"]), matrix.folder) for name in ("train", "valid"))
     songs = {item.id: partial(load_stems, item.audio) for item in dataset.split("test")}
-    clips = [*train.clips(), *valid.clips(), *(Clip(item.id, item.audio, whole(item.audio))
+    clips = [*train.clips, *valid.clips, *(Clip(item.id, item.audio, whole(item.audio))
              for item in dataset.split("test"))]  # fmt: skip
-    options.say(f"{len(train.waves)} and {len(valid.waves)} segments, {len(songs)} songs")
+    options.say(f"{len(train.names)} and {len(valid.names)} segments, {len(songs)} songs")
     matrix.extract(clips, lambda made: options.heard(made, len(clips)))
-    store: FrameStore = ScaledFrames(matrix, tuple(train.waves)) if options.standardize else matrix
+    store: FrameStore = ScaledFrames(matrix, train.names) if options.standardize else matrix
     policy, hidden = Policy(options.epochs(task.max_epochs), task.patience), int(protocol["musdb_hidden"])
 
     def fit(settings: Sequence[Setting]) -> list[Fitted]:
         return [Fitted(tuple(fit_one(
-            store, train.waves, valid.waves, target=target, layer=layer_of(matrix, setting.layer), lr=setting.lr,
+            store, train.magnitudes, valid.magnitudes, target=target, layer=layer_of(matrix, setting.layer), lr=setting.lr,
             seed=setting.seed, hidden=hidden, policy=policy, device=options.device,
         ) for target in STEMS)) for setting in settings]  # fmt: skip
 
@@ -100,13 +97,19 @@ def separation_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, opt
     )  # fmt: skip
 
 
-def pool(dataset: Dataset, split: str, per_track: int) -> Pool:
+def pool(dataset: Dataset, split: str, per_track: int, folder: Path) -> Pool:
     """Segments of a split: train is half remixed, valid is not."""
     items = dataset.split(split)
     tracks = [partial(load_stems, item.audio) for item in items]
-    shortest = min(load().mixture_CN.shape[1] for load in tracks) / RATE_HZ
-    waves = segments(tracks, POOL_SEED, per_track, min(6.0, shortest), remix=split == "train")
-    return Pool({f"{split}/{number:05d}": wave_5CN for number, wave_5CN in enumerate(waves)})
+    seconds = min(6.0, min(load().mixture_CN.shape[1] for load in tracks) / RATE_HZ)
+    waves = scratch((len(tracks) * per_track, 1 + len(STEMS), 2, round(seconds * RATE_HZ)), folder)
+    segments(tracks, POOL_SEED, per_track, seconds, remix=split == "train", out=waves)
+    names = tuple(f"{split}/{number:05d}" for number in range(len(waves)))
+    clips = tuple(
+        Clip(name, wave=partial(heard, wave_5CN[0]), fingerprint=hashlib.sha256(wave_5CN[0].tobytes()).hexdigest())
+        for name, wave_5CN in zip(names, waves, strict=True)
+    )
+    return Pool(names, clips, magnitudes(waves, names, folder))
 
 
 def heard(mixture_CN: np.ndarray, rate_hz: int) -> np.ndarray:

@@ -5,8 +5,10 @@ Shapes: B segments, L layers, T frames, D feature size, H hidden size, F bins, C
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from probes.sequence import FrameStore, Layer, LayerSum, Policy, Score, seeded, 
 from probes.stft import Overlap, Stft, at_times
 from probes.wiener import wiener
 
-Waves = Mapping[str, np.ndarray]  # of each segment: mixture, then targets, [1 + J, C, N]
+Magnitudes = Mapping[str, np.ndarray]  # of each segment: mixture, then targets, [1 + J, C, F, T]
 STFT = Stft()
 
 
@@ -86,8 +88,8 @@ class SeparationFit:
 
 def fit_one(
     store: FrameStore,
-    train_waves: Waves,
-    valid_waves: Waves,
+    train_pool: Magnitudes,
+    valid_pool: Magnitudes,
     *,
     target: str,
     layer: Layer,
@@ -105,31 +107,45 @@ def fit_one(
     one length. The epoch with the least loss on the validation segments is kept.
     """
     device = torch.device(device)
-    names = list(train_waves)
+    names = list(train_pool)
     with seeded(seed, device) as random:
         head = UnmixHead.for_frames(store.frames(names[0], layer), hidden, stft.bins).to(device)
 
-        def loss_of(waves: Waves, batch: Sequence[str]) -> Tensor:
-            pairs_B2CN = np.stack([waves[name][[0, 1 + STEMS.index(target)]] for name in batch])
-            times_T = stft.times(pairs_B2CN.shape[-1])
+        def loss_of(pool: Magnitudes, batch: Sequence[str]) -> Tensor:
+            pairs = np.stack([pool[name][[0, 1 + STEMS.index(target)]] for name in batch])
+            times_T = stft.clock.times(0, pairs.shape[-1])
             frames = np.stack([at_times(store.frames(name, layer), store.times(name), times_T) for name in batch])
-            magnitudes = stft(torch.as_tensor(pairs_B2CN, dtype=torch.float32, device=device)).abs()
+            mixture, wanted = torch.as_tensor(pairs, device=device).float().unbind(1)
             mask_BFT = head(torch.as_tensor(frames, dtype=torch.float32, device=device))
-            return F.mse_loss(mask_BFT[:, None] * magnitudes[:, 0], magnitudes[:, 1])
+            return F.mse_loss(mask_BFT[:, None] * mixture, wanted)
 
         def epoch(optimizer: torch.optim.Optimizer) -> None:
             for batch in batches([names[i] for i in random.permutation(len(names))], batch_segments):
                 optimizer.zero_grad()
-                loss_of(train_waves, batch).backward()
+                loss_of(train_pool, batch).backward()
                 optimizer.step()
 
         def validate() -> Score:
-            losses = [float(loss_of(valid_waves, batch)) * len(batch)
-                      for batch in batches(list(valid_waves), batch_segments)]  # fmt: skip
-            return (-sum(losses) / len(valid_waves),)
+            losses = [float(loss_of(valid_pool, batch)) * len(batch)
+                      for batch in batches(list(valid_pool), batch_segments)]  # fmt: skip
+            return (-sum(losses) / len(valid_pool),)
 
         best, number = train(head, lr, policy or Policy(), epoch, validate)
     return SeparationFit(head, target, layer, lr, seed, -best[0], number)
+
+
+def magnitudes(pool_SMCN: np.ndarray, names: Sequence[str], folder: Path, stft: Stft = STFT) -> Magnitudes:
+    """Spectra of a pool of segments [S, 1 + J, C, N], computed once: they would take most of a training step."""
+    held = scratch((*pool_SMCN.shape[:3], stft.bins, stft.clock.n_frames(pool_SMCN.shape[-1])), folder)
+    for i, wave_MCN in enumerate(pool_SMCN):
+        held[i] = stft(torch.as_tensor(wave_MCN).float()).abs().numpy()
+    return dict(zip(names, held, strict=True))
+
+
+def scratch(shape: tuple[int, ...], folder: Path) -> np.ndarray:
+    """Zeros in fp16, in a file of `folder` that is gone when the array is."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, np.float16, shape=shape)
 
 
 def batches(names: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -155,7 +155,7 @@ class Table:
         return self.values[rows][:, layer]
 
 
-class Cut(Exception):
+class CutError(Exception):
     """What ends a run at a bad moment."""
 
 
@@ -212,12 +212,12 @@ def test_a_sweep_cut_off_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     def counted(settings: list[Setting]) -> list[object]:
         fits.extend(settings)
         if len(fits) == 6:
-            raise Cut
+            raise CutError
         return probe.fit(settings)  # type: ignore[return-value]
 
     wanted = sweep(grid, probe.fit, Journal(None, {}))
     path = tmp_path / "journal.jsonl"
-    with pytest.raises(Cut):
+    with pytest.raises(CutError):
         sweep(grid, counted, Journal(path, {"key": 1}))  # type: ignore[arg-type]
     path.write_text(path.read_text() + '{"key": "half a li')
     fits.clear()
@@ -226,7 +226,7 @@ def test_a_sweep_cut_off_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     for seed, head in got.heads.items():
         assert torch.equal(head.parameters["w1"], wanted.heads[seed].parameters["w1"])  # type: ignore[attr-defined]
     fits.clear()
-    with pytest.raises(Cut):  # other features, labels or rules: nothing is taken over
+    with pytest.raises(CutError):  # other features, labels or rules: nothing is taken over
         sweep(grid, counted, Journal(path, {"key": 2}))  # type: ignore[arg-type]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from mert.errors import AudioError, UsageError
 from mert.windows import Clock
 from probes import sdr, stems
 from probes.metrics import STEMS
-from probes.separation import STFT, UnmixHead, fit_one, separate, song_masks
+from probes.separation import STFT, UnmixHead, fit_one, magnitudes, separate, song_masks
 from probes.sequence import Policy
 from probes.stems import Stems, load_stems, segments
 from probes.stft import Stft, at_times
@@ -300,7 +301,8 @@ def store() -> Store:
 
 def fit(store: Store, target: str, layer: int | slice, seed: int = 0, epochs: int = 3):
     names = list(store.waves)
-    return fit_one(store, store.waves, {name: store.waves[name] for name in names[:2]}, target=target, layer=layer,
+    pool = magnitudes(np.stack(list(store.waves.values())), names, Path(tempfile.gettempdir()))
+    return fit_one(store, pool, {name: pool[name] for name in names[:2]}, target=target, layer=layer,
                    lr=5e-3, seed=seed, hidden=32, batch_segments=3, policy=Policy(max_epochs=epochs))  # fmt: skip
 
 
