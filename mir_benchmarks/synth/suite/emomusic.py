@@ -63,7 +63,7 @@ def emotion(score: Score) -> tuple[float, float]:
     tune = [note.midi for note in sung_notes(score)]
     register = (sum(tune) / len(tune) - 69) / 6
     arousal = (0.5 * tempo + 0.6 * density + 0.35 * drive) / 1.1
-    valence = ((0.65 if score.mode == "major" else -0.65) + 0.45 * tempo + 0.45 * register - 0.3 * drive) / 1.0
+    valence = (0.5 if score.mode == "major" else -0.5) + 0.5 * tempo + 0.55 * register - 0.35 * drive
     return arousal, valence
 
 

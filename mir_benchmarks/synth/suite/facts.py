@@ -11,7 +11,7 @@ HEARD = 0.1  # of the clip: a part that sounds for less is a scrap
 SLOW_BPM, FAST_BPM = 88, 124
 SPARSE_HZ, DENSE_HZ = 13.5, 27.0  # notes and strokes a second
 KINDS = {"keyboard": ("piano", "electric", "plucked"), "reed": ("clarinet", "saxophone", "oboe")}
-SMALLEST_POOL = 160
+SPARE = 100  # scores that are written besides those that a split needs
 FM = {("keyboard", 1), ("synth_lead", 2)}
 
 Rules = Mapping[str, str]
@@ -104,9 +104,9 @@ def choose(candidates: Sequence[Score], n: int, rules: Rules, least: int = 1) ->
 
 
 def draw_scores(write: Callable[[int], Score], split: str, n: int, rules: Rules) -> list[Score]:
-    """`n` scores of a split, chosen from at least three times as many; tags are as rare as `choose` allows."""
+    """`n` scores of a split, chosen from more; tags are as rare as `choose` allows."""
     first = SPLITS.index(split) << 16
-    pool = [write(item) for item in range(first, first + max(3 * n, SMALLEST_POOL))]
+    pool = [write(item) for item in range(first, first + n + SPARE)]
     return choose(pool, n, rules, least=1 if n < 40 else 4)
 
 

@@ -16,7 +16,7 @@ TASKS = {"genre": "mtg_genre", "instrument": "mtg_instrument", "moodtheme": "mtg
 FILES = {"train": "train", "valid": "validation", "test": "test"}
 HEADER = ("TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS")
 FIRST_ID, ID_STEP = 948, 37
-TRACKS_OF_ARTIST, TRACKS_OF_ALBUM = 4, 2
+TRACKS_OF_ARTIST, TRACKS_OF_ALBUM = 4, 2  # so that no album has two artists
 
 
 def plan(seed: int, extent: Extent) -> Plan:
@@ -30,8 +30,9 @@ def plan(seed: int, extent: Extent) -> Plan:
             artist += i % TRACKS_OF_ARTIST == 0
             number = FIRST_ID + ID_STEP * len(clips)
             path = f"{number % 100:02d}/{number}"
-            row = (f"track_{number:07d}", f"artist_{artist:06d}", f"album_{len(clips) // TRACKS_OF_ALBUM:06d}",
-                   f"{path}.mp3", f"{score.seconds:.1f}")  # fmt: skip
+            album = artist * TRACKS_OF_ALBUM + i % TRACKS_OF_ARTIST // TRACKS_OF_ALBUM
+            row = (f"track_{number:07d}", f"artist_{artist:06d}", f"album_{album:06d}", f"{path}.mp3",
+                   f"{score.seconds:.1f}")  # fmt: skip
             for subset, tags in SUBSETS.items():
                 found = [tag for tag in tags_of(score, ALL) if tag in tags]
                 if found:

@@ -22,7 +22,7 @@ HELD = 0.75  # of the clip; the rest is release and silence
 VELOCITIES = (25, 50, 75, 100, 127)
 SOURCES = ("acoustic", "electronic", "synthetic")
 INSTRUMENTS = {"train": range(64, 82), "valid": range(82, 88), "test": range(88, 96)}
-LOWEST_MIDI, SPAN = 40, (12, 36)  # pitches, of trees with few and with many notes
+LOWEST_MIDI, SPAN = 38, (12, 48)  # pitches, of trees with few and with many notes
 QUALITIES = ("bright", "dark", "distortion", "fast_decay", "long_release", "multiphonic", "nonlinear_env", "percussive",
              "reverb", "tempo-synced")  # fmt: skip
 

@@ -47,7 +47,8 @@ class SungClip:
         return (self.path,)
 
     def encode(self) -> dict[str, bytes]:
-        sung_N = mix(render(self.score, RATE_HZ), self.score, RATE_HZ, noise=False)
+        # One room and one microphone for all: what differs is the singer.
+        sung_N = mix(render(self.score, RATE_HZ), self.score, RATE_HZ, room=False, eq=False, noise=False)
         wave_N = np.pad(sung_N, (round(self.silence_s * RATE_HZ), 0))
         hiss_N = stream(self.score.seed, "hiss").standard_normal(len(wave_N), dtype=np.float32)
         return {self.path: encode(wave_N + np.float32(1e-4) * hiss_N, RATE_HZ, "wav")}
