@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ HELD = 0.75  # of the clip; the rest is release and silence
 VELOCITIES = (25, 50, 75, 100, 127)
 SOURCES = ("acoustic", "electronic", "synthetic")
 INSTRUMENTS = {"train": range(64, 82), "valid": range(82, 88), "test": range(88, 96)}
-LOWEST_MIDI, SPAN = 38, (12, 48)  # pitches, of trees with few and with many notes
+LOWEST_MIDI, LEAST_PITCHES, MOST_PITCHES = 38, 12, 48
 QUALITIES = ("bright", "dark", "distortion", "fast_decay", "long_release", "multiphonic", "nonlinear_env", "percussive",
              "reverb", "tempo-synced")  # fmt: skip
 
@@ -49,27 +48,22 @@ class NoteClip:
     def wave(self) -> np.ndarray:
         """Float32 [N], peak below 1."""
         n = round(self.seconds * RATE_HZ)
-        patch = patch_of(self.family, self.index)
+        patch = instrument(self.family, self.index)
         rng = stream(self.seed, "effects")
         breath = band_noise(rng, 2 * n, patch.noise_hz, RATE_HZ).astype(np.float32)
         note = tone(patch, self.midi, HELD * self.seconds, self.velocity / 127, RATE_HZ, breath)[:n]
         wave_N = np.pad(note, (0, n - len(note)))
-        tilt = rng.uniform(-0.5, 0.5)  # one pole or one zero: duller or brighter
+        tilt = rng.uniform(-0.5, 0.5)  # one zero: duller or brighter
         wave_N[1:] += np.float32(tilt) * wave_N[:-1]
         rms = float(np.sqrt(np.mean(np.square(note, dtype=np.float64))))
         wave_N += rng.standard_normal(n, dtype=np.float32) * np.float32(rms * 10 ** (rng.uniform(-60, -30) / 20))
         return wave_N * np.float32(0.8 * rng.uniform(0.3, 1.0) / np.abs(wave_N).max())
 
 
-def patch_of(family: str, index: int) -> Patch:
-    """The instrument as the real corpus has it: struck and plucked sounds may ring on when a key is held."""
-    return dataclasses.replace(instrument(family, index), detune_cents=min(6.0, instrument(family, index).detune_cents))
-
-
 def plan(seed: int, extent: Extent) -> Plan:
     """Families in turn (no synth_lead outside train, as in the original), pitches in turn."""
     rng = chance("nsynth", seed)
-    span = SPAN[len(extent) > 200]
+    span = min(MOST_PITCHES, max(LEAST_PITCHES, extent.train // 4))  # each is heard in train a few times
     notes: list[NoteClip] = []
     texts = {}
     for split in SPLITS:

@@ -45,11 +45,14 @@ def write_suite(
         raise TaskError("suite", f"seed {seed}, {workers} workers", "give a seed from 0 to 2**32 - 1, and workers")
     folder = Path(home)
     claim(folder, {"generator": VERSION, "seed": seed, "size": size})
+    tell = tell or (lambda corpus, done, total: None)
     missing = [name for name in names if not is_whole(folder / name, size, seed)]
+    for name in set(names) - set(missing):
+        tell(name, len(SIZES[size][name]), len(SIZES[size][name]))
     if missing:
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
             for name in missing:
-                write_corpus(folder / name, name, size, seed, pool, tell or (lambda corpus, done, total: None))
+                write_corpus(folder / name, name, size, seed, pool, tell)
     return folder
 
 
