@@ -6,7 +6,8 @@ Shapes: B segments, L layers, T frames, D feature size, H hidden size, F bins, C
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def fit_one(
     """
     device = torch.device(device)
     names = list(train_pool)
-    with seeded(seed, device) as random:
+    with seeded(seed, device) as random, one_thread():
         head = UnmixHead.for_frames(store.frames(names[0], layer), hidden, stft.bins).to(device)
 
         def loss_of(pool: Magnitudes, batch: Sequence[str]) -> Tensor:
@@ -140,6 +141,17 @@ def magnitudes(pool_SMCN: np.ndarray, names: Sequence[str], folder: Path, stft: 
     for i, wave_MCN in enumerate(pool_SMCN):
         held[i] = stft(torch.as_tensor(wave_MCN).float()).abs().numpy()
     return dict(zip(names, held, strict=True))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """An LSTM's steps are too small to share: with two threads on busy cores they took thirty times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def scratch(shape: tuple[int, ...], folder: Path) -> np.ndarray:
