@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mir_benchmarks.evaluated import Evaluated, Options, hear, rows_of
-from mir_benchmarks.items import Dataset, Item, TaskError
+from mir_benchmarks.items import SPLITS, Dataset, Item, TaskError
 from mir_benchmarks.registry import TaskSpec
 from probes.clip_probe import ENSEMBLES, ClipProbe, Labelled, Rules
 from probes.matrix import FeatureMatrix
@@ -22,16 +22,17 @@ from probes.sweep import Journal, sweep
 
 def clip_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, options: Options) -> Evaluated:
     """Fit the grid on train, choose on valid, and give the outputs for test, seed by seed."""
+    refuse_constant(task, dataset)
     hear(dataset, matrix, options)
     rules = rules_of(task, dataset, options)
-    splits = {name: labelled(task, dataset, name) for name in ("train", "valid", "test")}
+    splits = {name: labelled(task, dataset, name) for name in SPLITS}
     probe = ClipProbe(matrix, **splits, rules=rules, device=options.device)
     grid = options.grid(matrix.layers)
     total = len(list(grid.settings()))
     options.say(f"{total} heads to fit; {probe.memory_bytes() / 2**20:.0f} MiB of features in memory at most")
-    journal = Journal(options.journal, fingerprint(matrix, probe, rules))
-    together = 1 if options.device == "cpu" else len(options.lrs) * len(options.seeds)
-    swept = sweep(grid, probe.fit, journal, together, lambda row: options.fitted(row, total))
+    journal = Journal(options.journal, fingerprint(dataset, matrix, probe, rules))
+    at_once = len(options.lrs) * len(options.seeds)  # all of a layer
+    swept = sweep(grid, probe.fit, journal, at_once, lambda row: options.fitted(row, total))
     names = (*dict.fromkeys((rules.monitor, *task.metrics)),)
     outputs, seeds = [], []
     for seed, fitted in swept.heads.items():
@@ -84,6 +85,15 @@ def target(task: TaskSpec, item: Item, dataset: Dataset) -> Any:
                         "correct the annotation") from None  # fmt: skip
 
 
+def refuse_constant(task: TaskSpec, dataset: Dataset) -> None:
+    """TaskError where a value to be learnt or scored never changes within a split."""
+    for split in SPLITS if task.kind == "regression" else ():
+        values_KC = np.array([item.label for item in dataset.split(split)], dtype=float)
+        if constant := np.flatnonzero(np.ptp(values_KC, axis=0) == 0).tolist():
+            reason = f"{dataset.classes[constant[0]]} is the same in all {len(values_KC)} {split} items"
+            raise TaskError(task.name, reason, "look at the annotations, or take more items")
+
+
 def absent(task: TaskSpec, dataset: Dataset, splits: dict[str, Labelled]) -> list[str]:
     """Notes on classes that are tested but never trained."""
     if task.kind == "multilabel":
@@ -96,11 +106,11 @@ def absent(task: TaskSpec, dataset: Dataset, splits: dict[str, Labelled]) -> lis
     return [f"no training item has: {', '.join(dataset.classes[i] for i in never)}"] if never else []
 
 
-def fingerprint(matrix: FeatureMatrix, probe: ClipProbe, rules: Rules) -> dict[str, Any]:
+def fingerprint(dataset: Dataset, matrix: FeatureMatrix, probe: ClipProbe, rules: Rules) -> dict[str, Any]:
     """What a fit depends on: features, audio, targets and rules. Any change of it is another fit."""
     sha = hashlib.sha256(matrix.digest.encode())
-    for split in probe.labelled.values():
-        for name in split.ids:
-            sha.update(f"{name}:{matrix.entries[name.partition('#')[0]].crc32};".encode())
+    for name, split in probe.labelled.items():
+        for item in dataset.split(name):
+            sha.update(f"{item.id}:{matrix.entries[item.id].crc32};".encode())
         sha.update(split.targets.tobytes())
     return {"data": sha.hexdigest(), "rules": repr(rules)}

@@ -5,7 +5,9 @@ Shapes: K clips, R windows, L layers, P width of a window, C outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -96,8 +98,12 @@ class ClipProbe:
         """Every single layer, and the weighted sum where there is more than one."""
         return (*self.source.layers, WEIGHTED) if len(self.source.layers) > 2 else self.source.layers
 
-    def fit(self, settings: Sequence[Setting]) -> list[Fit]:
-        """Heads for settings of one layer option."""
+    def fit(self, settings: Sequence[Setting]) -> Iterator[Fit]:
+        """Heads for settings of one layer option, in their order, as they are done.
+
+        A GPU fits them as one stack. On a CPU every core fits heads by itself: the products of one head are too small
+        to be shared, and on busy cores sharing them costs fifty times what it gains.
+        """
         self._load(settings[0].layer)
         rules = self.rules
         targets = torch.from_numpy(self.labelled["train"].targets)
@@ -105,10 +111,17 @@ class ClipProbe:
             self._windows["train"], targets.to(self.device), self._windows["valid"], self.valid_score,
             LOSSES[rules.kind], len(rules.classes), rules.hidden, rules.max_epochs, rules.patience,
         )  # fmt: skip
-        return fit(task, settings, self.device)
+        if self.device != "cpu":
+            yield from fit(task, settings, self.device)
+            return
+        with ThreadPoolExecutor(min(len(settings), n_cores()), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for fitted in pool.map(lambda setting: fit(task, [setting]), settings):
+                yield fitted[0]
 
     def valid_score(self, logits_RC: np.ndarray) -> float:
-        """The monitored metric on validation, under the best ensemble."""
+        """The monitored metric on validation, under the best ensemble; minus infinity if the head has diverged."""
+        if not np.isfinite(logits_RC).all():
+            return -np.inf
         return self._best_ensemble(logits_RC)[1]
 
     def outputs(self, fitted: Fit, split: str = "test") -> tuple[np.ndarray, str]:
@@ -156,6 +169,11 @@ class ClipProbe:
             for name, x in raw.items()
         }
         self._layer = layer
+
+
+def n_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def by_window(split: Labelled, owners_R: np.ndarray) -> Labelled:

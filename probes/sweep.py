@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -113,7 +113,7 @@ class Swept(Generic[F]):
 
 def sweep(
     grid: Grid,
-    fit_many: Callable[[Sequence[Setting]], Sequence[F]],
+    fit_many: Callable[[Sequence[Setting]], Iterable[F]],
     journal: Journal,
     together: int = 1,
     tell: Callable[[Row], None] | None = None,
@@ -138,7 +138,7 @@ def sweep(
     layer, lr = select(rows)
     heads = {}
     for chosen in (Setting(layer, lr, seed) for seed in grid.seeds):
-        heads[chosen.seed] = leading[chosen] if chosen in leading else fit_many([chosen])[0]
+        heads[chosen.seed] = leading[chosen] if chosen in leading else next(iter(fit_many([chosen])))
     return Swept(rows, layer, lr, heads)
 
 

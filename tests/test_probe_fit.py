@@ -213,7 +213,7 @@ def test_a_sweep_cut_off_goes_on_and_ends_the_same(tmp_path: Path) -> None:
         fits.extend(settings)
         if len(fits) == 6:
             raise CutError
-        return probe.fit(settings)  # type: ignore[return-value]
+        return list(probe.fit(settings))  # type: ignore[return-value]
 
     wanted = sweep(grid, probe.fit, Journal(None, {}))
     path = tmp_path / "journal.jsonl"
