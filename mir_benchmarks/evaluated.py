@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mert.errors import UsageError
 from mir_benchmarks.items import Dataset
 from probes.clips import Clip
 from probes.matrix import FeatureMatrix
@@ -41,14 +43,22 @@ class Options:
         return min(published, self.max_epochs or published)
 
     def grid(self, layers: tuple[str, ...]) -> Grid:
-        """The grid over a model's layers."""
+        """The grid over a model's layers; UsageError for a layer it does not have, or a value given twice."""
         options = (*layers, WEIGHTED) if len(layers) > 2 else layers
-        return Grid(self.layers or options, self.lrs, self.seeds)
+        if unknown := [name for name in self.layers or () if name not in options]:
+            raise UsageError("--layers", f"no layer {unknown[0]!r}", f"give some of {', '.join(options)}")
+        try:
+            return Grid(self.layers or options, self.lrs, self.seeds)
+        except ValueError as error:
+            raise UsageError("--layers, --lrs, --seeds", str(error), "name each once") from None
 
 
 @dataclass
 class Evaluated:
-    """A task done: the grid, what validation chose, what each seed gave, and outputs for every test item."""
+    """A task done: the grid, what validation chose, what each seed gave, and outputs for every test item.
+
+    `waves` are the digests of recordings that the matrix does not know by their ids.
+    """
 
     grid: list[dict[str, Any]]
     layer: str
@@ -57,6 +67,7 @@ class Evaluated:
     outputs: Outputs
     head: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    waves: dict[str, str] = field(default_factory=dict)
 
 
 def hear(dataset: Dataset, matrix: FeatureMatrix, options: Options) -> None:
@@ -67,5 +78,5 @@ def hear(dataset: Dataset, matrix: FeatureMatrix, options: Options) -> None:
 
 
 def rows_of(rows: list[Row]) -> list[dict[str, Any]]:
-    """The grid as JSON has it."""
-    return [asdict(row) for row in rows]
+    """The grid as JSON has it, which knows no infinity: None for a fit that did not converge."""
+    return [asdict(row) | {"valid": row.valid if math.isfinite(row.valid) else None} for row in rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,22 +46,23 @@ def run_task(task: TaskSpec, encoder: Encoder, places: Places, options: Options 
     """
     started = time.perf_counter()
     options = options or Options()
+    options.grid(encoder.facts.layer_names)  # refuses unknown layers before hours of hearing
     home = Path(places.data_home) / task.corpus
     dataset = task.read(places.data_home, options.protocol)
-    if not options.limit:
-        check_counts(task, dataset, task.expected_counts(home, options.protocol), home)
-    dataset = limited(dataset, options.limit)
+    check_counts(task, dataset, {} if options.limit else task.expected_counts(home, options.protocol), home)
+    dataset = limited(in_order(dataset), options.limit)
     matrix = FeatureMatrix(places.features / task.corpus, encoder, windowing_of(task, task.protocol(options.protocol)))
     options = replace(options, journal=places.out / "journals" / f"{task.name}.jsonl")
     done = KINDS[task.kind](task, dataset, matrix, options)
+    waves = {name: entry.wave for name, entry in matrix.entries.items()} | done.waves
     metrics, score = summarise(done.outputs, task.metrics, task.protocol(options.protocol))
     result = Result(
         model=model_of(encoder),
-        task=task_of(task, dataset, matrix, home),
+        task=task_of(task, dataset, waves, home),
         protocol=task.protocol(options.protocol) | {"features": "standardized" if options.standardize else "raw"},
         head=done.head, layer=done.layer, lr=done.lr, seeds=done.seeds, metrics=metrics, score=score,
         grid=done.grid,
-        notes=[*dataset.notes, *duplicates(dataset, matrix), *done.notes, *left_out(done.outputs, task.metrics)],
+        notes=[*dataset.notes, *duplicates(dataset, waves), *done.notes, *left_out(done.outputs, task.metrics)],
         limit=f"{options.limit} items of each split" if options.limit else None,
         seconds=round(time.perf_counter() - started, 2), device=options.device, versions=library_versions(),
     )  # fmt: skip
@@ -79,7 +80,7 @@ def windowing_of(task: TaskSpec, protocol: dict[str, str]) -> Windowing:
 
 
 def check_counts(task: TaskSpec, dataset: Dataset, expected: dict[str, int], home: Path) -> None:
-    """TaskError where a split has another number of items than it should."""
+    """TaskError where a split has another number of items than it should, or none."""
     if any(expected.values()) and dataset.counts != expected:
         raise TaskError(
             home, f"{task.name} has {dataset.counts}, not {expected}",
@@ -87,6 +88,11 @@ def check_counts(task: TaskSpec, dataset: Dataset, expected: dict[str, int], hom
         )  # fmt: skip
     if empty := [split for split, n in dataset.counts.items() if not n]:
         raise TaskError(home, f"{task.name} has no items in {', '.join(empty)}", "complete the dataset")
+
+
+def in_order(dataset: Dataset) -> Dataset:
+    """The same, by ids: no number may depend on the order in which files are listed."""
+    return replace(dataset, items=tuple(sorted(dataset.items, key=lambda item: item.id)))
 
 
 def limited(dataset: Dataset, limit: int | None) -> Dataset:
@@ -101,15 +107,14 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
     return replace(dataset, items=tuple(kept))
 
 
-def duplicates(dataset: Dataset, matrix: FeatureMatrix) -> list[str]:
+def duplicates(dataset: Dataset, waves: Mapping[str, str]) -> list[str]:
     """A note on recordings that are bit for bit the same, once decoded, in different splits."""
     heard: dict[str, Item] = {}
     pairs = []
     for item in dataset.items:
-        entry = matrix.entries.get(item.id)
-        if entry is None:
+        if item.id not in waves:
             continue
-        first = heard.setdefault(entry.wave, item)
+        first = heard.setdefault(waves[item.id], item)
         if first.split != item.split:
             pairs.append(f"{first.id} ({first.split}) = {item.id} ({item.split})")
     if not pairs:
@@ -123,12 +128,11 @@ def model_of(encoder: Encoder) -> dict[str, Any]:
     return {"name": facts.pop("name"), "revision": facts.pop("revision"), "sha256": facts.pop("sha256")} | facts
 
 
-def task_of(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, home: Path) -> dict[str, Any]:
+def task_of(task: TaskSpec, dataset: Dataset, waves: Mapping[str, str], home: Path) -> dict[str, Any]:
     """Which data it was: real or synthetic, its checksum over labels and audio, the sizes of its splits."""
     sha = hashlib.sha256()
     for item in sorted(dataset.items, key=lambda item: item.id):
-        entry = matrix.entries.get(item.id)
-        sha.update(json.dumps([item.id, item.split, item.label, entry.wave if entry else ""]).encode())
+        sha.update(json.dumps([item.id, item.split, item.label, waves.get(item.id, "")]).encode())
     facts = synthetic_facts(home)
     generated = {} if facts is None else {key: facts[key] for key in ("generator", "seed", "size") if key in facts}
     return {

@@ -100,6 +100,7 @@ def run(
         protocol=(SUITE_SWITCHES[suite] if suite else {}) | switches_of(chosen, switches or []),
         **grid_of(lrs, seeds),
     )  # fmt: skip
+    options.grid(encoder.facts.layer_names)
     failed = 0
     for task in chosen:
         try:
@@ -129,10 +130,20 @@ def validate(folder: Annotated[Path, typer.Argument(help="What `mert bench run -
         metrics, score = summarise(load_outputs(path), tuple(result.metrics), result.protocol)
         for name, value in (metrics | {"score": score}).items():
             stored = result.score if name == "score" else result.metrics[name]
-            if abs(stored["mean"] - value["mean"]) > 1e-6:
-                raise OutputError(path, f"{name} is {value['mean']:.4f} by its outputs, not {stored['mean']:.4f}",
-                                  "run the task again")  # fmt: skip
+            for key, computed in value.items():
+                if not same(stored.get(key), computed):
+                    reason = f"the {key} of {name} is {computed} by its outputs, not {stored.get(key)}"
+                    raise OutputError(path, reason, "run the task again")
         typer.echo(f"{path}: {len(metrics)} metrics of {score['n']} items agree with the outputs")
+
+
+def same(stored: Any, computed: Any) -> bool:
+    """Whether two numbers, or two lists of them, are equal to four places."""
+    import numpy as np
+
+    return np.shape(stored) == np.shape(computed) and bool(
+        np.allclose(np.array(stored, float), computed, rtol=0, atol=1e-4, equal_nan=True)
+    )
 
 
 def tasks_of(names: str) -> list[TaskSpec]:
@@ -159,7 +170,7 @@ def refuse_missing(tasks: list[TaskSpec], home: Path) -> None:
 
 
 def switches_of(tasks: list[TaskSpec], pairs: list[str]) -> dict[str, str]:
-    """Protocol switches from "name=value"; UsageError for names that no chosen task has."""
+    """Protocol switches from "name=value"; UsageError for names and values that no chosen task has."""
     from mert.errors import UsageError
 
     known = {name for task in tasks for name in task.switches}
@@ -168,6 +179,9 @@ def switches_of(tasks: list[TaskSpec], pairs: list[str]) -> dict[str, str]:
         name, equals, value = pair.partition("=")
         if not equals or name not in known:
             raise UsageError("--set", f"{pair!r} is no switch of these tasks", f"give {', '.join(sorted(known))}=...")
+        for options in (task.switches[name] for task in tasks if name in task.switches):
+            if value not in options:
+                raise UsageError("--set", f"{name} cannot be {value!r}", f"give one of {', '.join(options)}")
         values[name] = value
     return values
 

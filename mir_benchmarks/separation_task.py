@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import soxr
@@ -17,7 +16,7 @@ import soxr
 from mir_benchmarks.evaluated import Evaluated, Options, rows_of
 from mir_benchmarks.items import Dataset
 from mir_benchmarks.registry import TaskSpec
-from probes.clips import Clip
+from probes.clips import Clip, wave_digest
 from probes.matrix import FeatureMatrix
 from probes.metrics import STEMS
 from probes.result import Outputs
@@ -31,15 +30,20 @@ from probes.sweep import WEIGHTED, Journal, Setting, sweep
 COLUMNS = tuple(f"sdr_{stem}" for stem in STEMS)
 SDRS = {"global": global_sdrs, "museval": museval_sdrs}
 POOL_SEED = 1_234
+SEGMENT_S = 6.0
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Segments of a split: their names, the mixtures as clips to embed, and the magnitudes to learn from."""
+    """Segments of a split: their names, the mixtures as clips to embed, and the magnitudes to learn from.
+
+    `waves` are the digests of the songs they were cut from.
+    """
 
     names: tuple[str, ...]
     clips: tuple[Clip, ...]
     magnitudes: Magnitudes
+    waves: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def separation_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, opt
     """Fit four heads at each point of the grid, choose by validation loss, and separate the test songs."""
     protocol = task.protocol(options.protocol)
     matrix.folder.mkdir(parents=True, exist_ok=True)
-    train, valid = (pool(dataset, name, int(protocol["musdb_segments"]), matrix.folder) for name in ("train", "valid"))
+    train, valid = (pool(dataset, name, int(protocol["musdb_segments"]), matrix) for name in ("train", "valid"))
     songs = {item.id: partial(load_stems, item.audio) for item in dataset.split("test")}
     clips = [*train.clips, *valid.clips, *(Clip(item.id, item.audio, whole(item.audio))
              for item in dataset.split("test"))]  # fmt: skip
@@ -72,8 +76,8 @@ def separation_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, opt
 
     def fit(settings: Sequence[Setting]) -> list[Fitted]:
         return [Fitted(tuple(fit_one(
-            store, train.magnitudes, valid.magnitudes, target=target, layer=layer_of(matrix, setting.layer), lr=setting.lr,
-            seed=setting.seed, hidden=hidden, policy=policy, device=options.device,
+            store, train.magnitudes, valid.magnitudes, target=target, layer=layer_of(matrix, setting.layer),
+            lr=setting.lr, seed=setting.seed, hidden=hidden, policy=policy, device=options.device,
         ) for target in STEMS)) for setting in settings]  # fmt: skip
 
     grid = options.grid(matrix.layers)
@@ -90,26 +94,30 @@ def separation_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, opt
     return Evaluated(
         rows_of(swept.rows), swept.layer, swept.lr, seeds,
         Outputs(np.array(list(songs)), np.zeros(0), np.stack(outputs).astype(np.float32), COLUMNS),
-        {"kind": "open-unmix", "hidden": hidden, "dropout": 0.4, "optimizer": "Adam", "segment_s": 6.0,
+        {"kind": "open-unmix", "hidden": hidden, "dropout": 0.4, "optimizer": "Adam", "segment_s": SEGMENT_S,
          "max_epochs": policy.max_epochs, "patience": list(policy.patience)},
         [bounds([load() for load in songs.values()], sdrs),
          "SDR at 24 kHz; trained on a fixed pool of segments, half of them remixed (MARBLE remixes anew each epoch)"],
+        train.waves | valid.waves,
     )  # fmt: skip
 
 
-def pool(dataset: Dataset, split: str, per_track: int, folder: Path) -> Pool:
+def pool(dataset: Dataset, split: str, per_track: int, matrix: FeatureMatrix) -> Pool:
     """Segments of a split: train is half remixed, valid is not."""
-    items = dataset.split(split)
-    tracks = [partial(load_stems, item.audio) for item in items]
-    seconds = min(6.0, min(load().mixture_CN.shape[1] for load in tracks) / RATE_HZ)
-    waves = scratch((len(tracks) * per_track, 1 + len(STEMS), 2, round(seconds * RATE_HZ)), folder)
-    segments(tracks, POOL_SEED, per_track, seconds, remix=split == "train", out=waves)
-    names = tuple(f"{split}/{number:05d}" for number in range(len(waves)))
+    tracks = {item.id: partial(load_stems, item.audio) for item in dataset.split(split)}
+    waves, shortest = {}, round(SEGMENT_S * RATE_HZ)
+    for name, load in tracks.items():
+        mixture_CN = load().mixture_CN
+        waves[name] = wave_digest(heard(mixture_CN, matrix.encoder.facts.sample_rate))  # as the matrix has test songs
+        shortest = min(shortest, mixture_CN.shape[1])
+    cut = scratch((len(tracks) * per_track, 1 + len(STEMS), 2, shortest), matrix.folder)
+    segments(list(tracks.values()), POOL_SEED, per_track, shortest / RATE_HZ, remix=split == "train", out=cut)
+    names = tuple(f"{split}/{number:05d}" for number in range(len(cut)))
     clips = tuple(
         Clip(name, wave=partial(heard, wave_5CN[0]), fingerprint=hashlib.sha256(wave_5CN[0].tobytes()).hexdigest())
-        for name, wave_5CN in zip(names, waves, strict=True)
+        for name, wave_5CN in zip(names, cut, strict=True)
     )
-    return Pool(names, clips, magnitudes(waves, names, folder))
+    return Pool(names, clips, magnitudes(cut, names, matrix.folder), waves)
 
 
 def heard(mixture_CN: np.ndarray, rate_hz: int) -> np.ndarray:
