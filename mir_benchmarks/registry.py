@@ -151,7 +151,7 @@ _TASKS = (
         "musdb18", "MUSDB18 separation", "musdb18", "musdb:read", "separation", (86, 14, 50),
         Windowing(6.0, pooled=False), "sdr", ("sdr_vocals", "sdr_drums", "sdr_bass", "sdr_other"),
         switches={"sdr": ("global", "museval"), "musdb_segments": ("16", "64", "8", "4"),
-                  "musdb_hidden": ("512", "128", "64")},
+                  "musdb_hidden": ("512", "128", "64"), "musdb_epochs": ("100", "30", "20", "10")},
         get="MUSDB18-HQ (Zenodo 3338373), or musdb18.zip (Zenodo 1117372) with the codecs extra: train/, test/",
     ),
 )  # fmt: skip

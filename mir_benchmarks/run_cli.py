@@ -35,7 +35,7 @@ TINY_EPOCHS = 30
 # Separation is sized for two cores on synthetic data; the values stand in the result.
 SUITE_SWITCHES = {
     Suite.tiny: {"musdb_segments": "4", "musdb_hidden": "64"},
-    Suite.small: {"musdb_segments": "8", "musdb_hidden": "128"},
+    Suite.small: {"musdb_segments": "4", "musdb_hidden": "64", "musdb_epochs": "20"},
 }
 
 Numbers = Annotated[str | None, typer.Option(help="Comma-separated; default: the published grid.")]

@@ -72,7 +72,7 @@ def separation_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, opt
     options.say(f"{len(train.names)} and {len(valid.names)} segments, {len(songs)} songs")
     matrix.extract(clips, lambda made: options.heard(made, len(clips)))
     store: FrameStore = ScaledFrames(matrix, train.names) if options.standardize else matrix
-    policy, hidden = Policy(options.epochs(task.max_epochs), task.patience), int(protocol["musdb_hidden"])
+    policy, hidden = Policy(options.epochs(int(protocol["musdb_epochs"])), task.patience), int(protocol["musdb_hidden"])
 
     def fit(settings: Sequence[Setting]) -> list[Fitted]:
         return [Fitted(tuple(fit_one(
