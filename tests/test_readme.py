@@ -48,6 +48,11 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
     (folder / "my_music" / "a").mkdir(parents=True)
     for name in ("song.mp3", "a.wav", "b.flac", "my_music/song.wav", "my_music/a/b.flac", "my_music/a/c.ogg"):
         soundfile.write(folder / name, music(4.0, 44_100, seed=len(name)), 44_100)
+    rows = [f"{name}/{i:02}.wav" for name in ("flute", "harp") for i in range(6)]
+    for i, row in enumerate(rows):
+        (folder / "my_takes" / row).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / "my_takes" / row, music(1.0, 24_000, seed=i), 24_000)
+    (folder / "labels.csv").write_text("\n".join(["file,label", *(f"{row},{row.split('/')[0]}" for row in rows)]))
     torch.manual_seed(0)
     published = export_hubert(Mert(tiny_config(n_layers=12)), folder / "published")
     (folder / "site").mkdir()
@@ -78,6 +83,7 @@ def test_commands_run(environment: tuple[Path, dict[str, str]]) -> None:
     made = {str(path.relative_to(folder)) for path in (folder / "features").rglob("*") if path.is_file()}
     assert made == {f"features/{name}" for name in ("report.jsonl", "song.wav.npz", "a/b.flac.npz", "a/c.ogg.npz")}
     assert (folder / "song.png").stat().st_size > 10_000
+    assert len((folder / "predictions.csv").read_text().splitlines()) == 1 + 4
 
 
 def test_the_model_table_is_the_registry() -> None:

@@ -1,0 +1,80 @@
+"""What a head says of a recording, and predictions as a table, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mert.errors import UsageError
+from mert.files import write_whole
+
+COLUMNS = {
+    "classification": ("label", "probability"), "multilabel": ("tags", "probabilities"), "frames": ("time",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """`labels` are the class, or the tags above 0.5; `scores` the probability of each class or tag, or the values;
+    `times` the events in seconds.
+
+    >>> Prediction("a.wav", "classification", ("oboe",), {"flute": 0.2, "oboe": 0.8}).rows()
+    [('a.wav', 'oboe', '0.8000')]
+    >>> Prediction("a.wav", "frames", times=(0.5, 1.0)).rows()
+    [('a.wav', '0.500'), ('a.wav', '1.000')]
+    """
+
+    source: str
+    task: str
+    labels: tuple[str, ...] = ()
+    scores: dict[str, float] | None = None
+    times: tuple[float, ...] | None = None
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Rows under `columns`: one, or for events one each."""
+        if self.times is not None:
+            return [(self.source, f"{time:.3f}") for time in self.times]
+        scores = self.scores or {}
+        if self.task == "regression":
+            return [(self.source, *(f"{value:.6g}" for value in scores.values()))]
+        return [(self.source, ";".join(self.labels), ";".join(f"{scores[name]:.4f}" for name in self.labels))]
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain containers, for JSON: all scores, not only those of the labels."""
+        if self.times is not None:
+            return {"file": self.source, "times": list(self.times)}
+        named: dict[str, object] = {"label": self.labels[0]} if self.task == "classification" else {}
+        if self.task == "multilabel":
+            named = {"tags": list(self.labels)}
+        return {"file": self.source} | named | {"scores": self.scores}
+
+
+def columns(task: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """The header of predictions; of values, their names."""
+    return ("file", *COLUMNS.get(task, tuple(classes)))
+
+
+def check_out(path: Path | None) -> None:
+    """UsageError for an output of unknown kind, or one that would replace a file: it may be somebody's labels."""
+    if path is None:
+        return
+    if path.suffix not in (".csv", ".json"):
+        raise UsageError(path, "is neither .csv nor .json", "name a file with one of these suffixes")
+    if path.exists():
+        raise UsageError(path, "is there already", "give another name, or remove it")
+
+
+def write(path: Path, task: str, classes: Sequence[str], predictions: Iterable[Prediction]) -> None:
+    """Write predictions as CSV or JSON, by the suffix, whole or not at all."""
+    with write_whole(path) as temporary:
+        if path.suffix == ".json":
+            text = json.dumps([prediction.as_dict() for prediction in predictions], indent=2, ensure_ascii=False)
+            temporary.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
+            return
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(columns(task, classes))
+            table.writerows(row for prediction in predictions for row in prediction.rows())
