@@ -21,7 +21,7 @@ from torch import Tensor
 from mert.audio import ArrayRecording, Recording
 from mert.checkpoints import write_tensors
 from mert.embed import Embedder
-from mert.errors import AudioError, CheckpointError, OutputError, UsageError
+from mert.errors import AudioError, CheckpointError, MertError, OutputError
 from mert.features import Features
 from mert.files import sha256_file, write_json, writing
 from mert.forward import Settings
@@ -240,8 +240,9 @@ def refuse_other(folder: Path) -> None:
 
 @contextmanager
 def needed() -> Iterator[None]:
-    """UsageError that says how to get scikit-learn or mir_eval, where one is needed and missing."""
+    """MertError that says how to get scikit-learn or mir_eval, where one is needed and missing."""
     try:
         yield
     except ModuleNotFoundError as error:
-        raise UsageError("mert probe", f"{error.name} is not installed", 'pip install -e ".[probe]"') from None
+        name = str(error.name).partition(".")[0]
+        raise MertError("mert probe", f"{name} is not installed", 'pip install -e ".[probe]"') from None

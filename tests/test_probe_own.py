@@ -532,6 +532,14 @@ def test_one_bad_recording_stops_nothing(house: House, head: Path, tmp_path: Pat
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 2
 
 
+def test_what_is_not_installed_is_named(house: House, tmp_path: Path, write_labels: Callable[..., Path]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "sklearn.metrics", None)
+        labels = write_labels("file,x\n" + "\n".join(f"{name},{i}" for i, name in enumerate(names())))
+        run = run_mert("probe", "fit", house.features, labels, "-o", tmp_path / "head", "--layers", "embed", *QUICK)
+    assert run.code == 1 and "sklearn is not installed" in run.err and ".[probe]" in run.err
+
+
 def test_help_comes_without_torch() -> None:
     code = "import sys\nfrom mert import cli\ntry:\n    cli.app(['probe', 'fit', '--help'])\nfinally:\n"
     code += "    assert not {'torch', 'sklearn', 'mir_eval', 'safetensors'} & sys.modules.keys()"
