@@ -120,9 +120,9 @@ def load_model(path: str | Path) -> tuple[Mert, Checkpoint, LoadReport]:
     return model.eval(), checkpoint, report
 
 
-def write_model(model: Mert, folder: str | Path) -> Path:
+def write_model(model: Mert, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
     """Write our format: config.json and model.safetensors, each whole or not at all; returns the folder."""
-    return _write(folder, dict(model.state_dict()), {"config.json": formats.to_mert_hub(model.config)})
+    return _write(folder, dict(model.state_dict()), {"config.json": formats.to_mert_hub(model.config)}, dtype)
 
 
 def export_hubert(model: Mert, folder: str | Path) -> Path:
@@ -142,9 +142,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
             raise OSError(str(error)) from error
 
 
-def _write(folder: str | Path, state: dict[str, Tensor], documents: dict[str, dict[str, Any]]) -> Path:
+def _write(
+    folder: str | Path, state: dict[str, Tensor], documents: dict[str, Any], dtype: torch.dtype = torch.float32
+) -> Path:
     folder = Path(folder)
-    tensors = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in state.items()}
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
     write_tensors(folder / "model.safetensors", tensors)
     for name, values in documents.items():
         write_json(folder / name, values)

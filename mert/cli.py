@@ -113,6 +113,7 @@ def export(
     to: Annotated[
         Format, typer.Option(help="hubert loads in plain transformers; fairseq2 adds an asset card.")
     ] = Format.hubert,
+    half: Annotated[bool, typer.Option("--half", help="Weights in fp16, in our format.")] = False,
 ) -> None:
     """Write a model for other software, or a finished run as a model (always in our format then)."""
     from mert.asset_card import write_asset_card
@@ -123,11 +124,11 @@ def export(
     if (Path(name) / "recipe.yaml").exists():
         from mert.train.export import export_run
 
-        export_run(Path(name), out)
-    elif to is Format.hubert:
+        export_run(Path(name), out, half)
+    elif to is Format.hubert and not half:
         export_hubert(load(name, device="cpu").model, out)
     else:
-        save_pretrained(load(name, device="cpu"), out)
+        save_pretrained(load(name, device="cpu"), out, half=half)
     if to is Format.fairseq2:
         write_asset_card(out, out.resolve().name)
     typer.echo(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")

@@ -41,8 +41,11 @@ def load(name_or_dir: str | Path, revision: str | None = None, device: str = "au
     """
     from mert.embed import Embedder
 
-    local = Path(name_or_dir).exists()
-    model, info = (_load_local if local else _load_hub)(str(name_or_dir), revision)
+    if bundled := registry.bundled(str(name_or_dir)):
+        model, info = _load_bundled(bundled, registry.info(str(name_or_dir)), revision)
+    else:
+        local = Path(name_or_dir).exists()
+        model, info = (_load_local if local else _load_hub)(str(name_or_dir), revision)
     if info.licence != "unknown" and info.name not in _licences_shown:
         _licences_shown.add(info.name)
         restricted = "nc" in info.licence.lower()
@@ -73,7 +76,9 @@ def fetch(repo: str, revision: str | None = None, sha256: str | None = None) -> 
 
 
 def folder_of(name_or_dir: str | Path, revision: str | None = None) -> Path:
-    """Where the files of a model are: a local path as it is, otherwise the checked download with its golden states."""
+    """Where the files of a model are: bundled, a local path as it is, or the checked download with golden states."""
+    if bundled := registry.bundled(str(name_or_dir)):
+        return bundled
     if Path(name_or_dir).exists():
         return Path(name_or_dir)
     folder, record = _fetch_named(str(name_or_dir), revision)
@@ -116,6 +121,17 @@ def _load_local(name: str, revision: str | None) -> tuple[Mert, ModelInfo]:
     folder = checkpoint.weights_file.resolve().parent
     title = Path(name).stem if checkpoint.source_format == "fairseq" else folder.name
     return model, replace(_info(model, folder, title, name), sha256=checkpoint.sha256)
+
+
+def _load_bundled(folder: Path, record: ModelInfo, revision: str | None) -> tuple[Mert, ModelInfo]:
+    if revision is not None:
+        raise CheckpointError(record.name, "a bundled model has no revisions", "leave out the revision")
+    model, checkpoint, report = load_model(folder)
+    log.info("%s: %s", record.name, report)
+    if checkpoint.sha256 != record.sha256:
+        reason = f"sha256 is {checkpoint.sha256}, on record is {record.sha256}"
+        raise CheckpointError(checkpoint.weights_file, reason, "install mert-hub again")
+    return model, record
 
 
 def _load_hub(name: str, revision: str | None) -> tuple[Mert, ModelInfo]:

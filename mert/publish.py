@@ -69,13 +69,14 @@ class VerifyReport:
         return f"{self.tensors}, sha256 {self.sha256[:12]}, golden: {golden}"
 
 
-def save_pretrained(embedder: Embedder, folder: str | Path, licence: str | None = None) -> Path:
+def save_pretrained(embedder: Embedder, folder: str | Path, licence: str | None = None, half: bool = False) -> Path:
     """Write config.json, model.safetensors, README.md and golden.safetensors; returns the folder.
 
-    `licence` is a hub licence id such as "cc-by-4.0"; by default it stays that of the loaded model. OutputError if
-    the disk refuses.
+    `licence` is a hub licence id such as "cc-by-4.0"; by default it stays that of the loaded model. `half`
+    stores the weights in fp16: half the size, and what is loaded (in float32) is what the golden states are of.
+    OutputError if the disk refuses.
     """
-    folder = write_model(embedder.model, folder)
+    folder = write_model(embedder.model, folder, torch.float16 if half else torch.float32)
     model, checkpoint, _ = load_model(folder)  # golden states come from what was written, on CPU in float32
     wave_N = _golden_wave(model.config.sample_rate)
     golden = {"wave": wave_N, "states": _states(model, wave_N)}

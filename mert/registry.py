@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mert.errors import CheckpointError
@@ -76,6 +77,16 @@ REGISTRY: dict[str, ModelInfo] = {
         _base("mert-v0-public", "m-a-p/MERT-v0-public", "k-means targets, public music only", 16_000),
     )
 }  # fmt: skip
+
+
+def bundled(name: str) -> Path | None:
+    """The folder of a model that comes with this package; None for others, and where a local path has its name.
+
+    >>> bundled("mert-v1-95m") is None
+    True
+    """
+    folder = Path(__file__).parent / "models" / name.lower()
+    return folder if name.lower() in REGISTRY and folder.is_dir() and not Path(name).exists() else None
 
 
 def list_models(pattern: str = "*") -> list[str]:

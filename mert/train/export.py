@@ -23,7 +23,7 @@ from mert.train.recipe import Recipe, read_recipe
 from mert.train.runlog import read_metrics
 
 
-def export_run(run: Path, out: Path) -> Path:
+def export_run(run: Path, out: Path, half: bool = False) -> Path:
     """Write config, safetensors, golden states, card, curves and metrics of a run; returns the folder.
 
     The run may be of either engine. CheckpointError where it has no complete checkpoint. What its teachers' licences
@@ -36,7 +36,7 @@ def export_run(run: Path, out: Path) -> Path:
     restricted = any("NC" in licence for licence in marker["state"]["licences"].values())
     info = ModelInfo.of(model, run.name, licence="CC BY-NC 4.0" if restricted else "Apache-2.0")
     info = replace(info, note=story(recipe, marker, read_metrics(run / "metrics.jsonl")))
-    save_pretrained(Embedder(model, info, digest(model), "cpu"), out)
+    save_pretrained(Embedder(model, info, digest(model), "cpu"), out, half=half)
     for name in ("curves.png", "metrics.jsonl", "recipe.yaml"):
         if (run / name).exists():
             shutil.copyfile(run / name, out / name)
