@@ -17,6 +17,8 @@ _HOMES = {
     "Embedder": "mert.embed",
     "random_model": "mert.embed",
     "Features": "mert.features",
+    "similarity": "mert.similar",
+    "Index": "mert.similar",
     "Mert": "mert.model",
     "MertConfig": "mert.config",
     "MertError": "mert.errors",
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from mert.registry import ModelInfo as ModelInfo
     from mert.registry import info as info
     from mert.registry import list_models as list_models
+    from mert.similar import Index as Index
+    from mert.similar import similarity as similarity
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from mert.embed_cli import embed
+from mert.similar_cli import similar
 from mert.train.train_cli import continue_pretrain, fit_teacher, pretrain, tokenize
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
     help="Music representations of MERT models: embed recordings, find, check and publish models.",
 )
 app.command()(embed)
+app.command()(similar)
 app.command()(pretrain)
 app.command("continue-pretrain")(continue_pretrain)
 app.command("fit-teacher")(fit_teacher)

@@ -38,7 +38,7 @@ def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None) -> Plan
     named: list[tuple[Path, Path]] = []
     for path in inputs:
         if os.path.isdir(path):
-            named += [(found, found.relative_to(path)) for found in _audio_under(path, passed_over)]
+            named += [(found, found.relative_to(path)) for found in audio_under(path, passed_over)]
         else:
             named.append((path, Path(path.name)))
     if listing is not None:
@@ -69,7 +69,7 @@ def shard_of(jobs: tuple[Job, ...], shard: str) -> tuple[Job, ...]:
     return jobs[int(i) - 1 :: int(n)]
 
 
-def _audio_under(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
+def audio_under(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
     """Audio files below a folder, sorted; links to folders are followed once, so that loops end."""
     seen: set[str] = set()
 

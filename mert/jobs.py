@@ -12,14 +12,14 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ from mert.inputs import Job
 from mert.npz import FrameWriter, sweep
 
 Row = dict[str, Any]
+Task = TypeVar("Task")
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class EmbedStage:
             return embedder.clock.n_frames(round(recording.seconds * embedder.sample_rate))
         with FrameWriter(job.output, options.save_dtype) as writer:
             for _, values_LTD in embedder.frames(recording, settings, options.max_seconds):
-                _stop_if_asked()
+                stop_if_asked()
                 writer.add(values_LTD)
             meta = embedder.meta(recording, settings) | self._identity(job)
             writer.finish(
@@ -144,8 +146,8 @@ def run(jobs: Iterable[Job], options: EmbedOptions, executor: str = "local", wor
     return run_here(EmbedStage(options), jobs) if workers == 1 else _run_processes(jobs, options, workers)
 
 
-def run_here(stage: EmbedStage, jobs: Iterable[Job]) -> Iterator[Row]:
-    """Rows of jobs done in this process.
+def run_here(stage: Callable[[Task], Done], jobs: Iterable[Task]) -> Iterator[Done]:
+    """What a stage makes of each job, in this process.
 
     Ctrl-C takes effect between windows: raised within a decoder's callback it would be lost, and the file cut off.
     """
@@ -156,7 +158,7 @@ def run_here(stage: EmbedStage, jobs: Iterable[Job]) -> Iterator[Row]:
     try:
         for job in jobs:
             yield stage(job)
-            _stop_if_asked()
+            stop_if_asked()
     finally:
         _interrupts.clear()
         signal.signal(signal.SIGINT, before)
@@ -165,7 +167,8 @@ def run_here(stage: EmbedStage, jobs: Iterable[Job]) -> Iterator[Row]:
 _interrupts: list[bool] = []
 
 
-def _stop_if_asked() -> None:
+def stop_if_asked() -> None:
+    """KeyboardInterrupt, if Ctrl-C was pressed while `run_here` works."""
     if _interrupts:
         raise KeyboardInterrupt
 

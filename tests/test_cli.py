@@ -24,7 +24,7 @@ from conftest import all_close, music, tiny_embedder
 import mert
 from mert import Features, cli
 
-COMMANDS = ("embed", "models", "info", "verify", "convert", "export", "push", "plot", "bench")
+COMMANDS = ("embed", "similar", "models", "info", "verify", "convert", "export", "push", "plot", "bench")
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(["mert.hub", "mert.jobs", "mert.embed_cli", "rich.progress"])
 
