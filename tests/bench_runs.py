@@ -121,7 +121,7 @@ def write_tree(home: Path, corpora: Iterable[str], size: str = "tiny") -> Path:
     return home
 
 
-def write_toy(home: Path, task: str, labels: dict[str, list[Any]], **more: Any) -> Path:
+def write_toy(home: Path, task: str, labels: dict[str, list[Any]]) -> Path:
     """A quarter of a second of noise for each label of each split, with MARBLE's JSONL beside it."""
     folder = home / TASKS[task].corpus
     (folder / "audio").mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def write_toy(home: Path, task: str, labels: dict[str, list[Any]], **more: Any) 
         for i, label in enumerate(of_split):
             place = f"audio/{split}-{i:03d}.wav"
             soundfile.write(folder / place, 0.1 * random.standard_normal(FRAME), RATE_HZ)
-            rows.append(json.dumps({"audio_path": place, "label": label} | more) + "\n")
+            rows.append(json.dumps({"audio_path": place, "label": label}) + "\n")
         (folder / f"{task}.{split}.jsonl").write_text("".join(rows))
     return home
 
