@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from mir_benchmarks.ablation_cli import ablate
 from mir_benchmarks.prepare_cli import prepare
 from mir_benchmarks.report_cli import report
 from mir_benchmarks.run_cli import ls, run, validate
@@ -18,6 +19,7 @@ from mir_benchmarks.run_cli import ls, run, validate
 app = typer.Typer(no_args_is_help=True, help="Music to train and test on, and the benchmark of MIR tasks.")
 
 
+app.command()(ablate)
 app.command()(ls)
 app.command()(run)
 app.command()(validate)

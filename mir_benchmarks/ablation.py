@@ -1,0 +1,113 @@
+"""One factor at a time: pretrain variants of a recipe, probe each on the paper's four tasks, compare with the base.
+
+Every step is a command of `mert` that goes on where it was cut off, so the whole is run again until it is done. After
+table 3 of the MERT paper (arXiv 2306.00107).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mert.errors import MertError
+from mir_benchmarks.stats import Comparison, Sample, compare
+from probes.result import Result, load_outputs
+
+TASKS = ("mtt", "giantsteps_key", "gtzan_genre", "emomusic")
+BASE = "base"
+FIT_CLIPS = "600"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from the base: an acoustic teacher (with the arguments that fit it), or overrides of the recipe."""
+
+    name: str
+    says: str
+    teacher: tuple[str, ...] = ("mel_rvq",)
+    cqt: bool = True
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def teacher_folder(self) -> str:
+        """Name of the fitted teacher, shared by the variants that learn from it."""
+        return "-".join(part.replace("=", "_") for part in self.teacher)
+
+
+VARIANTS = (
+    Variant(BASE, "the shipped recipe: mel_rvq, CQT, noise mixing"),
+    Variant("kmeans-mfcc", "k-means of MFCC", ("kmeans", "features=mfcc", "n_classes=500")),
+    Variant("kmeans-mel-chroma", "k-means of log-mel times chroma", ("kmeans", "features=mel_chroma")),
+    Variant("random-projection", "a random projection quantised", ("random_projection",)),
+    Variant("codec", "a codec of EnCodec's architecture, fitted on the corpus", ("encodec_small",)),
+    Variant("no-cqt", "no constant-Q transform", cqt=False),
+    Variant("no-mixing", "no noise mixing", overrides=("mixing.apply_prob=0",)),
+)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Where it happens and how much of it: seeds, and overrides of the recipe that all variants share."""
+
+    folder: Path
+    data_home: Path
+    suite: str = "small"
+    seeds: tuple[int, ...] = (0, 1)
+    overrides: tuple[str, ...] = ()
+    probe: tuple[str, ...] = ("--lrs", "5e-4,1e-3,5e-3", "--seeds", "0,1,2")
+
+    def commands(self, variants: Sequence[Variant] = VARIANTS) -> Iterator[tuple[Path, list[str]]]:
+        """(file that says a step is done, arguments of `mert`) of every step, in order.
+
+        >>> steps = list(Ablation(Path("a"), Path("d")).commands(VARIANTS[:1]))
+        >>> [arguments[0] for _, arguments in steps]
+        ['fit-teacher', 'pretrain', 'export', 'bench', 'pretrain', 'export', 'bench']
+        """
+        for variant in variants:
+            teacher = self.folder / "teachers" / variant.teacher_folder
+            name, *settings = variant.teacher
+            sets = [word for setting in settings for word in ("--set", setting)]
+            fit = ["fit-teacher", name, "synth", "-o", str(teacher), "--clips", FIT_CLIPS, *sets]
+            yield teacher / "teacher.json", fit
+            for seed in self.seeds:
+                yield from self._seed(variant, seed, teacher)
+
+    def _seed(self, variant: Variant, seed: int, teacher: Path) -> Iterator[tuple[Path, list[str]]]:
+        run, model, results = (self.folder / kind / f"{variant.name}-{seed}" for kind in ("runs", "models", "results"))
+        teachers = f"{teacher},cqt" if variant.cqt else str(teacher)
+        yield model / "model.safetensors", [
+            "pretrain", "nano", "data=synth", f"teachers={teachers}", f"seed={seed}", f"out={run}",
+            *self.overrides, *variant.overrides,
+        ]  # fmt: skip
+        yield model / "model.safetensors", ["export", str(run), str(model)]
+        yield results / f"{TASKS[-1]}.json", [
+            "bench", "run", "-m", str(model), "-t", ",".join(TASKS), "--suite", self.suite,
+            "--data-home", str(self.data_home), "-o", str(results), *self.probe,
+        ]  # fmt: skip
+
+    def run(self, variants: Sequence[Variant] = VARIANTS, tell: Callable[[str], None] = print) -> None:
+        """Run every step that is not done; MertError with its last words where one fails."""
+        for done, arguments in self.commands(variants):
+            if done.exists():
+                continue
+            tell("mert " + " ".join(arguments))
+            ended = subprocess.run([sys.executable, "-m", "mert.cli", *arguments], capture_output=True, text=True)
+            if ended.returncode:
+                words = (ended.stderr.strip().splitlines() or ["no word"])[-1]
+                raise MertError(
+                    f"mert {arguments[0]}", f"failed ({words})", "mend that, then run the same command again"
+                )
+
+    def compared(self, variants: Sequence[Variant] = VARIANTS) -> Iterator[tuple[Variant, int, Comparison]]:
+        """Each variant against the base of the same seed, task by task."""
+        for variant in variants:
+            for seed in self.seeds if variant.name != BASE else ():
+                for task in TASKS:
+                    yield variant, seed, compare(self._sample(variant.name, seed, task), self._sample(BASE, seed, task))
+
+    def _sample(self, variant: str, seed: int, task: str) -> Sample:
+        path = self.folder / "results" / f"{variant}-{seed}" / f"{task}.json"
+        return Sample.of(Result.load(path), load_outputs(path))

@@ -1,0 +1,72 @@
+"""The ablation: one factor at a time, steps that are done are skipped, failures name their command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mert.errors import MertError, UsageError
+from mir_benchmarks.ablation import BASE, TASKS, VARIANTS, Ablation, Variant
+from mir_benchmarks.ablation_cli import chosen, rows
+from mir_benchmarks.stats import summarise
+from probes.result import Outputs, Result
+
+TINY = ("steps=1", "warmup_steps=1", "batch_clips=2", "group_clips=2", "validate_clips=2", "model.dim=32",
+        "model.n_heads=2", "model.n_layers=1", "model.ffn_dim=32", "model.conv_dim=32", "clip_s=0.5")  # fmt: skip
+
+
+def pretraining(ablation: Ablation, name: str) -> set[str]:
+    (variant,) = (variant for variant in VARIANTS if variant.name == name)
+    return {word for _, words in ablation.commands([variant]) if words[0] == "pretrain" for word in words}
+
+
+def test_every_variant_differs_from_the_base_in_one_factor(tmp_path: Path) -> None:
+    ablation = Ablation(tmp_path, tmp_path, seeds=(0,), overrides=TINY)
+    base = pretraining(ablation, BASE)
+    for variant in VARIANTS[1:]:
+        changed = {word.partition("=")[0] for word in pretraining(ablation, variant.name) ^ base} - {"out"}
+        assert len(changed) == 1, variant.name
+    assert {words[3] for _, words in ablation.commands() if words[0] == "bench"} == {
+        str(tmp_path / "models" / f"{variant.name}-0") for variant in VARIANTS
+    }
+
+
+def test_a_teacher_is_fitted_once_for_all_who_learn_from_it(tmp_path: Path) -> None:
+    done = {done for done, words in Ablation(tmp_path, tmp_path).commands() if words[0] == "fit-teacher"}
+    assert len(done) == len({variant.teacher for variant in VARIANTS}) < len(VARIANTS)
+
+
+def test_done_steps_are_skipped_and_a_failure_names_its_command(tmp_path: Path) -> None:
+    variant = Variant("broken", "no such teacher", ("nobody",))
+    ablation, told = Ablation(tmp_path, tmp_path, seeds=(0,), overrides=TINY), list[str]()
+    with pytest.raises(MertError, match=r"mert fit-teacher: failed \(.*nobody"):
+        ablation.run([variant], told.append)
+    assert len(told) == 1 and told[0].startswith("mert fit-teacher nobody synth")
+    for done, _ in ablation.commands([variant]):
+        done.parent.mkdir(parents=True, exist_ok=True)
+        done.touch()
+    ablation.run([variant], told.append)
+    assert len(told) == 1
+
+
+def write_result(folder: Path, task: str, right: float) -> None:
+    """A result in which a share of 40 items is right."""
+    targets = np.arange(40) % 2
+    logits = np.eye(2)[np.where(np.arange(40) < 40 * right, targets, 1 - targets)]
+    outputs = Outputs(np.arange(40).astype(str), targets, logits[None], ("a", "b"))
+    metrics, score = summarise(outputs, ("accuracy",))
+    facts = {"name": task, "version": "1", "data": "synthetic", "checksum": "0", "counts": {}}
+    Result({"name": "m"}, facts, {}, {}, "layer01", 1e-3, [], metrics, score, []).save(folder, outputs)
+
+
+def test_the_table_tells_what_helps(tmp_path: Path) -> None:
+    for name, right in ((BASE, 0.9), ("no-cqt", 0.4)):
+        for task in TASKS:
+            write_result(tmp_path / "results" / f"{name}-0", task, right)
+    ablation = Ablation(tmp_path, tmp_path, seeds=(0,))
+    table = rows(ablation, chosen("no-cqt"))
+    assert table.count("**-50.0**") == 4 and "no constant-Q transform | 0" in table
+    with pytest.raises(UsageError, match="no variant no-such"):
+        chosen("no-such")
