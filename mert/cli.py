@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from mert.embed_cli import embed
+from mert.plot_cli import app as plot
 from mert.similar_cli import similar
 from mert.train.train_cli import continue_pretrain, fit_teacher, pretrain, tokenize
 
@@ -28,6 +29,7 @@ app.command()(pretrain)
 app.command("continue-pretrain")(continue_pretrain)
 app.command("fit-teacher")(fit_teacher)
 app.command()(tokenize)
+app.add_typer(plot, name="plot")
 for group in entry_points(group="mert.commands"):  # what stands on mert, found by name
     app.add_typer(group.load(), name=group.name)
 
@@ -146,24 +148,6 @@ def push(
     from mert.hub import push_to_hub
 
     typer.echo(push_to_hub(folder, repo, private=private))
-
-
-@app.command()
-def plot(
-    features: Annotated[Path, typer.Argument(help="A features .npz with frames.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write (.png, .svg, .pdf).")],
-    layer: Annotated[str | None, typer.Option(help="Layer name; default: the last one held.")] = None,
-) -> None:
-    """Draw the self-similarity of one layer."""
-    from mert.errors import UsageError
-    from mert.features import Features
-    from mert.plots import save_ssm
-
-    held = Features.load(features)
-    if layer is not None and layer not in held.layers:
-        raise UsageError(features, f"holds no layer {layer}", f"ask for {' or '.join(held.layers)}")
-    save_ssm(held, out, layer)
-    typer.echo(str(out))
 
 
 def main() -> None:

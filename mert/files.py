@@ -35,6 +35,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file of JSON lines, none without a file; a line that a kill cut off ends them."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """OutputError, which names the file, where the disk refuses what the block writes."""

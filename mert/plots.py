@@ -1,23 +1,34 @@
 """Figures people look at: one function each, drawn on axes that are returned.
 
-Shapes: T frames, D model width, S segments of the picture.
+Shapes: T frames, D model width, S segments of the picture, K codebooks, C codes.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mert.errors import MertError
+from mert.errors import MertError, UsageError
 from mert.features import Features
+from mert.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
+COLOURS = ("#2a5d9f", "#d1602f", "#3a8f5c", "#8a4f9e", "#a08020", "#4a4a4a")
+ACCENT = "#d1602f"
+GRID = "#dddddd"
+FAINT = "#999999"
+DPI = 150
 MOST_SEGMENTS = 600
+UNDATED = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # equal data are equal bytes
 
 
 def new_axes(width_in: float = 6.4, height_in: float = 5.6) -> Axes:
@@ -27,6 +38,51 @@ def new_axes(width_in: float = 6.4, height_in: float = 5.6) -> Axes:
     except ImportError:
         raise MertError("plots", "matplotlib is not installed", 'pip install -e ".[plots]"') from None
     return Figure(figsize=(width_in, height_in), layout="constrained").subplots()
+
+
+def plain(axes: Axes) -> Axes:
+    """Without the frame and ticks nobody reads."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(length=0, labelsize=8)
+    return axes
+
+
+def number_log_axis(axis: Axis) -> None:
+    """Numbers of a logarithmic axis as people write them: 1, 2, 5, 10."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def picture_format(path: str | Path) -> str:
+    """png, svg or pdf, by the suffix; UsageError for others.
+
+    >>> picture_format("figure.PDF")
+    'pdf'
+    """
+    suffix = Path(path).suffix.lower().removeprefix(".")
+    if suffix not in UNDATED:
+        raise UsageError(path, "has no suffix of a picture", "give .png, .svg or .pdf")
+    return suffix
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure, whole or not at all; the suffix says the format."""
+    kind = picture_format(path)
+    from matplotlib import rc_context
+
+    with write_whole(Path(path)) as temporary, _titles_in_any_script(), rc_context({"svg.hashsalt": "mert"}):
+        figure.savefig(temporary, format=kind, dpi=DPI, metadata=UNDATED[kind])
+
+
+@contextmanager
+def _titles_in_any_script() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        yield
 
 
 def plot_ssm(features: Features, layer: str | None = None, axes: Axes | None = None) -> Axes:
@@ -49,48 +105,57 @@ def plot_ssm(features: Features, layer: str | None = None, axes: Axes | None = N
     image = axes.imshow(
         segments_SD @ segments_SD.T, origin="lower", extent=(begin, end, begin, end), cmap="magma", vmin=-1, vmax=1
     )
-    axes.figure.colorbar(image, ax=axes, label="cosine")
+    axes.figure.colorbar(image, ax=axes, label="cosine similarity")
     source = Path(str(features.meta.get("source", ""))).name
-    axes.set(xlabel="seconds", ylabel="seconds", title=f"{source}\n{features.meta.get('model', '')}, {name}")
+    axes.set(xlabel="time, s", ylabel="time, s", title=f"{source}\n{features.meta.get('model', '')}, {name}")
     return axes
-
-
-def save_curves(rows: list[dict[str, Any]], path: str | Path | BinaryIO) -> None:
-    """Training curves of a metrics.jsonl: loss, held-out accuracy beside chance, frame error, gradient norm, lr."""
-    figure: Any = new_axes(9, 6).figure
-    figure.clear()
-    panels = figure.subplots(2, 2).flatten()
-    steps = [row["step"] for row in rows]
-    panels[0].plot(steps, [row["loss"] for row in rows], lw=0.7, label="training")
-    for panel, ending in ((panels[0], "valid/loss"), (panels[1], "/accuracy_0"), (panels[1], "/most_frequent_0")):
-        plot_metric(panel, rows, ending, marker=".")
-    plot_metric(panels[2], rows, "/error", marker=".")
-    plot_metric(panels[3], rows, "grad_norm", lw=0.5)
-    plot_metric(panels[3].twinx(), rows, "lr", color="tab:orange")
-    titles = (
-        "loss a masked frame",
-        "held-out accuracy, first codebook",
-        "held-out frame error / mean's",
-        "gradient norm, lr",
-    )
-    for panel, title in zip(panels, titles, strict=True):
-        panel.set(title=title, xlabel="step")
-        if panel.lines:
-            panel.legend(fontsize="small")
-    figure.savefig(path, dpi=110)
-
-
-def plot_metric(axes: Axes, rows: list[dict[str, Any]], ending: str, **style: Any) -> None:
-    """Every metric whose name ends so, over the steps that have it."""
-    names = dict.fromkeys(name for row in rows for name in row if name.endswith(ending))
-    for name in names:
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        axes.plot(*zip(*points, strict=True), label=name.removeprefix("valid/").replace("loss", "held-out"), **style)
 
 
 def save_ssm(features: Features, path: str | Path, layer: str | None = None) -> None:
     """Draw `plot_ssm` to a file; the suffix says the format."""
     figure: Any = plot_ssm(features, layer).figure
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # song titles hold any script
-        figure.savefig(path, dpi=120)
+    save_figure(figure, path)
+
+
+def plot_codes(counts_KC: np.ndarray, n_classes: Sequence[int], title: str, axes: Sequence[Axes] = ()) -> list[Axes]:
+    """How a teacher's codes are used: perplexity of each codebook beside its size, and the share of each code by rank.
+
+    `counts_KC` says how often each code occurs.
+    """
+    if not len(axes):
+        figure: Any = new_axes(9.0, 3.8).figure
+        figure.clear()
+        axes = figure.subplots(1, 2)
+    perplexity, by_rank = (plain(panel) for panel in axes)
+    shares_KC = counts_KC / np.maximum(counts_KC.sum(axis=1, keepdims=True), 1)
+    places = np.arange(1, len(counts_KC) + 1)
+    shades = _shades(len(places))
+    for place, share_C, size, shade in zip(places, shares_KC, n_classes, shades, strict=True):
+        used = np.sort(share_C[share_C > 0])[::-1]
+        value = float(np.exp(-(used * np.log(used)).sum())) if len(used) else 0.0
+        perplexity.bar(place, value, color=shade, width=0.7)
+        perplexity.annotate(f"{value:.0f}", (place, value), (0, 2), textcoords="offset points", ha="center", fontsize=8)
+        perplexity.plot([place - 0.42, place + 0.42], [len(used)] * 2, color=ACCENT, lw=1.6)
+        perplexity.plot([place - 0.42, place + 0.42], [size] * 2, color=FAINT, lw=1.2, ls=":")
+        by_rank.plot(np.arange(1, len(used) + 1), 100 * used, color=shade, lw=1.3)
+        by_rank.plot([1, size], [100 / size] * 2, color=FAINT, lw=1.2, ls=":")
+    perplexity.plot([], [], color=ACCENT, lw=1.6, label="codes that occur")
+    perplexity.plot([], [], color=FAINT, lw=1.2, ls=":", label="codes there are")
+    perplexity.set_xticks(places)
+    perplexity.set_xlim(0.4, max(len(places), 4) + 0.6)
+    perplexity.set(xlabel="codebook", ylabel="perplexity, codes", ylim=(0, 1.28 * max(n_classes)))
+    perplexity.legend(loc="upper right", ncols=2, fontsize=8, frameon=False)
+    perplexity.set_title(title, fontsize=10, loc="left")
+    by_rank.set(xscale="log", yscale="log", xlabel="rank of a code", ylabel="share of all frames, %")
+    by_rank.set_title("codes by rank (dotted: were all alike)", fontsize=10, loc="left")
+    by_rank.grid(color=GRID, lw=0.6)
+    for axis in (by_rank.xaxis, by_rank.yaxis):
+        number_log_axis(axis)
+    return [perplexity, by_rank]
+
+
+def _shades(n: int) -> list[Any]:
+    """Colours from dark to light, first to last."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](0.25 + 0.65 * i / max(1, n - 1)) for i in range(n)]

@@ -10,41 +10,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mert.plots import new_axes
+from mert.layer_curves import LayerCurve, is_single, layer_label, layer_order
+from mert.layer_curves import plot_layer_curve as draw_curve
+from mert.plots import ACCENT, COLOURS, GRID, new_axes, plain
 from mir_benchmarks.registry import TASKS
-from mir_benchmarks.runs import LayerCurve, Run, layer_order
+from mir_benchmarks.runs import Run
 from mir_benchmarks.tables import number, unit_of
 from probes.result import Outputs, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = ("#2a5d9f", "#d1602f", "#3a8f5c", "#8a4f9e", "#a08020", "#4a4a4a")
-CHOSEN = "#d1602f"
-GRID = "#dddddd"
 COUNTED_CLASSES = 24  # up to so many, the cells of a confusion matrix hold their counts
-
-
-def plain(axes: Axes) -> Axes:
-    """Without the frame and ticks nobody reads."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#999999")
-    axes.tick_params(length=0, labelsize=8)
-    return axes
-
-
-def layer_label(name: str) -> str:
-    """What stands at an axis: the number of a layer.
-
-    >>> [layer_label(name) for name in ("embed", "layer07", "all")]
-    ['embed', '7', 'all']
-    """
-    return str(int(name.removeprefix("layer"))) if name.startswith("layer") else name
-
-
-def is_single(layer: str) -> bool:
-    """Whether it is one layer, not several weighted."""
-    return layer.startswith(("embed", "layer"))
 
 
 def plot_scores(runs: Sequence[Run], axes: Axes | None = None) -> Axes:
@@ -111,34 +88,13 @@ def plot_heatmap(run: Run, axes: Axes | None = None) -> Axes:
 def _box(x: float, y: float):  # type: ignore[no-untyped-def]  # matplotlib is imported where it is used
     from matplotlib.patches import Rectangle
 
-    return Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, ec=CHOSEN, lw=2.0, zorder=3)
+    return Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, ec=ACCENT, lw=2.0, zorder=3)
 
 
 def plot_layer_curve(result: Result, axes: Axes | None = None, colour: str = COLOURS[0]) -> Axes:
     """Validation by layer at each layer's best rate: mean over seeds, their range, and the layer that was chosen."""
-    axes = plain(axes or new_axes(2.9, 2.1))
-    curve = LayerCurve.of(result)
-    places = np.arange(len(curve.layers))
-    single = np.array([is_single(layer) for layer in curve.layers], dtype=bool)
-    axes.fill_between(places[single], curve.low[single], curve.high[single], color=colour, alpha=0.18, lw=0)
-    axes.plot(places[single], curve.mean[single], color=colour, lw=1.4)
-    errors = np.abs(np.stack((curve.low, curve.high)) - curve.mean)[:, ~single]
-    axes.errorbar(places[~single], curve.mean[~single], errors, fmt="D", ms=4, color=colour, lw=1.2)
-    if result.layer in curve.layers:
-        at = curve.layers.index(result.layer)
-        axes.plot(at, curve.mean[at], "o", ms=9, mfc="none", mec=CHOSEN, mew=2)
-        place = (0, 9) if curve.mean[at] < np.nanmax(curve.high) else (0, -15)
-        axes.annotate(
-            layer_label(result.layer), (at, curve.mean[at]), place, textcoords="offset points", ha="center",
-            fontsize=8, color=CHOSEN, fontweight="bold",
-        )  # fmt: skip
-    step = -(-len(places) // 9)
-    shown = [i for i in places if not single[i] or (i % step == 0 and single[i : i + 2].all())]
-    axes.set_xticks(shown, [layer_label(curve.layers[i]).replace("embed", "e") for i in shown])
-    axes.grid(axis="y", color=GRID, lw=0.6)
-    axes.margins(y=0.2)
+    axes = draw_curve(LayerCurve.of(result.grid), result.layer, axes or new_axes(2.9, 2.1), colour, size_pt=8.0)
     axes.set_title(TASKS[result.task["name"]].title, fontsize=9, loc="left")
-    axes.tick_params(labelsize=7)
     return axes
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from mert.layer_curves import LayerCurve
 from mir_benchmarks.items import TaskError
 from mir_benchmarks.registry import TASKS
 from probes.result import Outputs, Result, load_outputs
@@ -35,7 +33,7 @@ class Run:
     @property
     def layered(self) -> dict[str, LayerCurve]:
         """Validation by layer, of the tasks where there was a choice of layers."""
-        curves = {name: LayerCurve.of(result) for name, result in self.results.items()}
+        curves = {name: LayerCurve.of(result.grid) for name, result in self.results.items()}
         return {name: curve for name, curve in curves.items() if len(curve.layers) > 1}
 
     @property
@@ -66,39 +64,3 @@ def _load(folder: Path) -> Run:
         raise TaskError(folder, f"holds results of {' and '.join(sorted(names))}", "keep a folder for each model")
     outputs = {name: load_outputs(paths[name]) for name in results if paths[name].with_suffix(".npz").exists()}
     return Run(names.pop(), results, outputs)
-
-
-def layer_order(layers: Sequence[str]) -> list[str]:
-    """Layer names from the input upwards, then what is no single layer ("all").
-
-    >>> layer_order(["all", "layer10", "embed", "layer2"])
-    ['embed', 'layer2', 'layer10', 'all']
-    """
-
-    def place(name: str) -> tuple[int, int, str]:
-        number = re.fullmatch(r"layer(\d+)", name)
-        return (0, 0, "") if name == "embed" else (1, int(number[1]), "") if number else (2, 0, name)
-
-    return sorted(set(layers), key=place)
-
-
-@dataclass(frozen=True)
-class LayerCurve:
-    """Validation by layer, at the best learning rate of each: mean over seeds, lowest and highest seed."""
-
-    layers: list[str]
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-    @classmethod
-    def of(cls, result: Result) -> LayerCurve:
-        """From the grid of a result; fits that did not converge have no value and are left out."""
-        found: dict[str, dict[float, list[float]]] = {}
-        for row in result.grid:
-            if row["valid"] is not None and np.isfinite(row["valid"]):
-                found.setdefault(row["layer"], {}).setdefault(row["lr"], []).append(float(row["valid"]))
-        layers = layer_order(list(found))
-        best = [max(found[layer].values(), key=lambda seeds: float(np.mean(seeds))) for layer in layers]
-        columns = [np.array([reduce(seeds) for seeds in best]) for reduce in (np.mean, np.min, np.max)]
-        return cls(layers, *columns)

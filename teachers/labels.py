@@ -119,6 +119,13 @@ class LabelStore:
             raise TeacherError(path, f"is damaged ({error})", "run the same mert tokenize again") from None
         return [places[str(k)] for k in range(len(places))]
 
+    def counts(self) -> np.ndarray:
+        """How often each code occurs: [K, C], C being the size of the largest codebook."""
+        counts_KC = np.zeros((len(self.n_classes), max(self.n_classes)), np.int64)
+        for _, codes_KT in self._rows.values():
+            counts_KC += np.stack([np.bincount(codes_T, minlength=counts_KC.shape[1]) for codes_T in codes_KT])
+        return counts_KC
+
     def codes(self, name: str, n_samples: int, first: int, n_frames: int) -> np.ndarray:
         """Codes int16 [K, T] of a recording from frame `first` on; TeacherError if it is another recording."""
         if name not in self._rows:

@@ -420,7 +420,7 @@ def test_an_unknown_model_is_1_with_close_names(house: House, here: Callable[...
     assert done.code == 1 and "try mert-v1-95m" in done.err and len(done.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS, "bench synth"])
+@pytest.mark.parametrize("command", ["", *COMMANDS, "bench synth", "plot codes"])
 def test_help_comes_without_torch(command: str) -> None:
     code = (
         "import sys\nfrom mert import cli\ntry:\n    cli.app([*sys.argv[1:], '--help'])\nfinally:\n"
@@ -475,18 +475,3 @@ def test_verify_and_push_refuse_a_damaged_model(house: House, here: Callable[...
     for command in (["verify", folder], ["push", folder, "me/model"], ["verify", tmp_path]):
         done = here(*command)
         assert done.code == 1 and str(command[1]) in done.err and len(done.err.splitlines()) == 1
-
-
-def test_plot_draws_features_and_refuses_what_has_no_time(
-    house: House, here: Callable[..., Run], tmp_path: Path
-) -> None:
-    pytest.importorskip("matplotlib")
-    assert here("plot", house.whole / "x.WAV.npz", "-o", tmp_path / "a.png").code == 0
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    Features.load(house.whole / "x.WAV.npz").pool("mean").save(tmp_path / "pooled.npz")
-    pooled = here("plot", tmp_path / "pooled.npz", "-o", tmp_path / "b.png")
-    assert pooled.code == 2 and "no time axis" in pooled.err
-    missing = here("plot", tmp_path / "missing.npz", "-o", tmp_path / "b.png")
-    assert missing.code == 1 and "missing.npz" in missing.err
-    layer = here("plot", house.whole / "x.WAV.npz", "-o", tmp_path / "b.png", "--layer", "layer99")
-    assert layer.code == 2 and "layer99" in layer.err and not (tmp_path / "b.png").exists()

@@ -19,6 +19,7 @@ from made_results import GENRES, LAYERS, outputs_of, result_of, save_run
 from matplotlib.axes import Axes
 
 from mert.errors import UsageError
+from mert.layer_curves import LayerCurve
 from mir_benchmarks import figures, tables
 from mir_benchmarks.failures import MEASURES, failures
 from mir_benchmarks.items import TaskError
@@ -26,7 +27,7 @@ from mir_benchmarks.published import cells
 from mir_benchmarks.registry import TASKS
 from mir_benchmarks.render import CSV_COLUMNS, csv_text, latex, markdown, tex_text
 from mir_benchmarks.report import report_text, write_report
-from mir_benchmarks.runs import LayerCurve, Run, load_runs
+from mir_benchmarks.runs import Run, load_runs
 from probes.result import Outputs, Result
 
 EVIL = '<script>alert("1")</script> & 50_% $x$ | #{}~^\\'
@@ -234,7 +235,7 @@ def test_layer_curves_take_each_layers_best_rate() -> None:
     rows = [("layer02", 1e-3, 0, 0.2), ("layer02", 1e-3, 1, 0.4), ("layer02", 1e-2, 0, 0.9), ("layer02", 1e-2, 1, -0.9),
             ("embed", 1e-3, 0, 0.1), ("all", 1e-3, 0, 0.5), ("layer10", 1e-3, 0, float("nan"))]  # fmt: skip
     grid = [dict(zip(("layer", "lr", "seed", "valid"), row, strict=True)) for row in rows]
-    curve = LayerCurve.of(result_of("gtzan_genre", outputs_of("gtzan_genre", 0.5, 20), grid=grid))
+    curve = LayerCurve.of(grid)
     assert curve.layers == ["embed", "layer02", "all"]
     assert curve.mean == pytest.approx([0.1, 0.3, 0.5]) and curve.low[1] == 0.2 and curve.high[1] == 0.4
 
@@ -268,7 +269,7 @@ def test_the_box_and_the_circle_are_at_the_best_layer(folders: list[Path]) -> No
     run = load_runs(folders[1:])[0]
     boxes = figures.plot_heatmap(run).patches
     for box, result in zip(boxes, run.results.values(), strict=True):
-        assert round(box.get_x() + 0.46) == int(LayerCurve.of(result).mean.argmax())
+        assert round(box.get_x() + 0.46) == int(LayerCurve.of(result.grid).mean.argmax())
     circle = figures.plot_layer_curve(run.results["emomusic"]).lines[-1]
     assert circle.get_xdata()[0] == LAYERS.index(run.results["emomusic"].layer)
 

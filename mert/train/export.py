@@ -12,7 +12,7 @@ import torch.distributed.checkpoint as dcp
 
 from mert.embed import Embedder, digest
 from mert.errors import CheckpointError
-from mert.files import read_json
+from mert.files import read_json, read_rows
 from mert.model import Mert
 from mert.publish import save_pretrained
 from mert.registry import ModelInfo
@@ -20,7 +20,6 @@ from mert.train import fairseq2_checkpoint
 from mert.train.checkpoint import MARKER, Checkpoints
 from mert.train.parallel import World
 from mert.train.recipe import Recipe, read_recipe
-from mert.train.runlog import read_metrics
 
 
 def export_run(run: Path, out: Path, half: bool = False) -> Path:
@@ -35,7 +34,7 @@ def export_run(run: Path, out: Path, half: bool = False) -> Path:
     marker = fairseq2_checkpoint.load_newest(model, run) if by_fairseq2 else load_newest(model, run)
     restricted = any("NC" in licence for licence in marker["state"]["licences"].values())
     info = ModelInfo.of(model, run.name, licence="CC BY-NC 4.0" if restricted else "Apache-2.0")
-    info = replace(info, note=story(recipe, marker, read_metrics(run / "metrics.jsonl")))
+    info = replace(info, note=story(recipe, marker, read_rows(run / "metrics.jsonl")))
     save_pretrained(Embedder(model, info, digest(model), "cpu"), out, half=half)
     for name in ("curves.png", "metrics.jsonl", "recipe.yaml"):
         if (run / name).exists():

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from mert.errors import OutputError
-from mert.files import write_whole, writing
+from mert.files import read_rows, write_whole, writing
 from mert.train.recipe import Recipe
 
 log = logging.getLogger("mert")
@@ -27,7 +27,7 @@ class RunLog:
         with write_whole(self.folder / "recipe.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
         self._metrics = self.folder / "metrics.jsonl"
-        kept = [row for row in read_metrics(self._metrics) if row["step"] <= resumed_step]
+        kept = [row for row in read_rows(self._metrics) if row["step"] <= resumed_step]
         with write_whole(self._metrics) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._lines = open(self._metrics, "a", encoding="utf-8")  # noqa: SIM115
@@ -64,20 +64,8 @@ class RunLog:
                 log.warning("the records in %s were not closed well: %s", self.folder, error)
 
     def _draw(self) -> None:
-        rows = read_metrics(self._metrics)
+        rows = read_rows(self._metrics)
         if rows:
-            from mert.plots import save_curves
+            from mert.training_curves import save_curves
 
-            with write_whole(self.folder / "curves.png") as temporary, open(temporary, "wb") as file:
-                save_curves(rows, file)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.jsonl; a last line that a kill cut off is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+            save_curves(rows, self.folder / "curves.png", title=self.folder.name)

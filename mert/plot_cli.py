@@ -1,0 +1,70 @@
+"""The commands `mert plot ...`: figures for a paper, as PNG, SVG or PDF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mert.train.plot_cli import codes
+
+app = typer.Typer(
+    name="plot", no_args_is_help=True, help="Draw features, layers, training runs and codes (PNG, SVG, PDF)."
+)
+app.command()(codes)
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Picture to write (.png, .svg, .pdf).")]
+
+
+@app.command()
+def ssm(
+    features: Annotated[Path, typer.Argument(help="A features .npz with frames.")],
+    out: Out,
+    layer: Annotated[str | None, typer.Option(help="Layer name; default: the last one held.")] = None,
+) -> None:
+    """Draw the self-similarity of a recording in one layer: its form, as blocks and stripes."""
+    from mert.errors import UsageError
+    from mert.features import Features
+    from mert.plots import picture_format, save_ssm
+
+    picture_format(out)
+    held = Features.load(features)
+    if layer is not None and layer not in held.layers:
+        raise UsageError(features, f"holds no layer {layer}", f"ask for {' or '.join(held.layers)}")
+    save_ssm(held, out, layer)
+    typer.echo(str(out))
+
+
+@app.command()
+def layers(
+    results: Annotated[Path, typer.Argument(help="A result's JSON, or a folder of them (mert bench run).")], out: Out
+) -> None:
+    """Draw validation by layer, a panel for each task, with the layer that was chosen."""
+    from mert.layer_curves import plot_results, read_results
+    from mert.plots import picture_format, save_figure
+
+    picture_format(out)
+    figure = plot_results(read_results(results))[0].get_figure(root=True)
+    assert figure is not None
+    save_figure(figure, out)
+    typer.echo(str(out))
+
+
+@app.command()
+def curves(
+    run: Annotated[Path, typer.Argument(help="The folder of a training run (out=), or its metrics.jsonl.")], out: Out
+) -> None:
+    """Draw the curves of a training run: loss, held-out accuracy and error, gradient norm, learning rate."""
+    from mert.errors import UsageError
+    from mert.files import read_rows
+    from mert.plots import picture_format
+    from mert.training_curves import save_curves
+
+    picture_format(out)
+    path = run / "metrics.jsonl" if run.is_dir() else run
+    rows = [row for row in read_rows(path) if "step" in row and "loss" in row]
+    if not rows:
+        raise UsageError(path, "holds no steps of a training run", "name the folder that `mert pretrain` wrote (out=)")
+    save_curves(rows, out, title=path.absolute().parent.name)
+    typer.echo(str(out))
