@@ -89,9 +89,8 @@ def run(
         raise UsageError("mert bench run", "there is no data", "give --data-home D, or --suite tiny")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     home = data_home or out / f"suite-{suite}"
-    if suite is not None:
-        generate(home, suite, {task.corpus for task in chosen})
-    refuse_missing(chosen, home)
+    if suite is None:
+        refuse_missing(chosen, home)
     encoder = load_encoder(model, context.value, device, revision)
     options = Options(
         layers=tuple(layers.split(",")) if layers else None, hidden=512 if head is Head.mlp else 0,
@@ -101,6 +100,8 @@ def run(
         **grid_of(lrs, seeds),
     )  # fmt: skip
     options.grid(encoder.facts.layer_names)
+    if suite is not None:
+        generate(home, suite, {task.corpus for task in chosen})
     failed = 0
     for task in chosen:
         try:
@@ -162,11 +163,10 @@ def refuse_missing(tasks: list[TaskSpec], home: Path) -> None:
     from mir_benchmarks.items import TaskError
 
     missing = {task.corpus: task for task in tasks if not (home / task.corpus).is_dir()}
+    for corpus, task in missing.items():
+        typer.echo(f"{home / corpus}: {task.get}", err=True)
     if missing:
-        lines = "".join(f"\n  {home / corpus}: {task.get}" for corpus, task in missing.items())
-        raise TaskError(
-            home, f"{len(missing)} datasets are missing", f"put there what follows, or name other tasks{lines}"
-        )
+        raise TaskError(home, f"{len(missing)} datasets are missing", "put them there, or name other tasks")
 
 
 def switches_of(tasks: list[TaskSpec], pairs: list[str]) -> dict[str, str]:
