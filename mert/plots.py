@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -115,14 +115,6 @@ def save_ssm(features: Features, path: str | Path, layer: str | None = None) -> 
     """Draw `plot_ssm` to a file; the suffix says the format."""
     figure: Any = plot_ssm(features, layer).figure
     save_figure(figure, path)
-
-
-def save_curves(rows: Sequence[dict[str, Any]], file: BinaryIO) -> None:
-    """For runs that began before `mert.training_curves` and will ask here at their end; to be removed after them."""
-    from mert.training_curves import plot_curves
-
-    figure: Any = plot_curves(rows)[0].figure
-    figure.savefig(file, dpi=DPI)
 
 
 def plot_codes(counts_KC: np.ndarray, n_classes: Sequence[int], title: str, axes: Sequence[Axes] = ()) -> list[Axes]:
