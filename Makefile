@@ -33,6 +33,7 @@ light-test: $(LIGHT)/ready-dev  ## the same code with the newest torch and huggi
 bench: $(FULL)/ready  ## speed and memory, as tables: some twenty minutes, and 12 GB for the reference
 	$(FULL)/bin/python tests/bench/embedding.py
 	$(FULL)/bin/python tests/bench/training.py
+	$(FULL)/bin/python tests/bench/probing.py
 
 soak: $(FULL)/ready  ## a day-long recording, by hand: about ten minutes
 	$(FULL)/bin/python tests/bench/soak.py

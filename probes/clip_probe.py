@@ -114,7 +114,9 @@ class ClipProbe:
         if self.device != "cpu":
             yield from fit(task, settings, self.device)
             return
-        with ThreadPoolExecutor(min(len(settings), n_cores()), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(
+            min(len(settings), n_cores()), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
             for fitted in pool.map(lambda setting: fit(task, [setting]), settings):
                 yield fitted[0]
 

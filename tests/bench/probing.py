@@ -10,6 +10,7 @@ import argparse
 import json
 import resource
 import time
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from probes.sweep import Grid, Journal, Setting, sweep
 
 LAYERS = tuple(f"layer{i:02}" if i else "embed" for i in range(13))
 SPLITS = (443, 197, 290)
-GENRES = tuple("blues classical country disco hiphop jazz metal pop reggae rock".split())
+GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
 
 
 class Matrix:
@@ -48,7 +49,7 @@ def main() -> None:
     options = parser.parse_args()
     labels = np.random.default_rng(1).integers(0, len(GENRES), sum(SPLITS))
     ends = np.cumsum((0, *SPLITS))
-    parts = [np.arange(first, end) for first, end in zip(ends[:-1], ends[1:], strict=True)]
+    parts = [np.arange(first, end) for first, end in pairwise(ends)]
     splits = [Labelled(tuple(map(str, part)), labels[part]) for part in parts]
     probe = ClipProbe(Matrix(labels), *splits, rules=Rules("classification", GENRES, "accuracy", patience=(6, 20)),
                       device=options.device)  # fmt: skip
