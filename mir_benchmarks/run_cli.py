@@ -203,6 +203,7 @@ def generate(home: Path, suite: Suite, corpora: set[str]) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from mir_benchmarks.synth.suite.suite import write_suite
+    from probes.clip_probe import n_cores
 
     console = Console(highlight=False, markup=False, stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -212,7 +213,7 @@ def generate(home: Path, suite: Suite, corpora: set[str]) -> None:
         def tell(name: str, done: int, total: int) -> None:
             bar.update(rows[name], completed=done, total=total)
 
-        write_suite(home, suite.value, corpora=sorted(corpora), tell=tell)
+        write_suite(home, suite.value, workers=n_cores(), corpora=sorted(corpora), tell=tell)
 
 
 @contextmanager

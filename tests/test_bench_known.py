@@ -176,7 +176,7 @@ def test_the_true_answer_is_found_in_every_corpus(name: str, whole: Whole, tagge
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_suite(tmp_path_factory.mktemp("small"), "small", corpora=["giantsteps", "nsynth"])
+    return write_suite(tmp_path_factory.mktemp("small"), "small", workers=2, corpora=["giantsteps", "nsynth"])
 
 
 def score_of(task: str, home: Path, out: Path, model: str) -> Sample:

@@ -128,7 +128,7 @@ def test_fifty_times_faster_than_it_plays() -> None:
 @pytest.mark.check
 def test_the_tiny_suite_is_read_by_all_tasks(tmp_path: Path) -> None:
     begin = time.monotonic()
-    home = write_suite(tmp_path, "tiny")
+    home = write_suite(tmp_path, "tiny", workers=2)
     assert time.monotonic() - begin < 240
     for task in TASKS.values():
         dataset = task.read(home)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def write_suite(
     home: str | Path,
     size: str = "tiny",
     seed: int = 0,
-    workers: int = 2,
+    workers: int = 1,
     corpora: Iterable[str] | None = None,
     tell: Tell | None = None,
 ) -> Path:
@@ -50,10 +50,16 @@ def write_suite(
     for name in set(names) - set(missing):
         tell(name, len(SIZES[size][name]), len(SIZES[size][name]))
     if missing:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with executor(workers) as pool:
             for name in missing:
                 write_corpus(folder / name, name, size, seed, pool, tell)
     return folder
+
+
+def executor(workers: int) -> Executor:
+    """Processes; for one worker a thread, so that plain scripts need no guard around their main module."""
+    spawn = multiprocessing.get_context("spawn")
+    return ThreadPoolExecutor(1) if workers == 1 else ProcessPoolExecutor(workers, mp_context=spawn)
 
 
 def claim(home: Path, options: dict[str, Any]) -> None:
