@@ -42,7 +42,9 @@ def beat_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, options: 
 
     grid = options.grid(matrix.layers)
     total = len(list(grid.settings()))
-    journal = Journal(options.journal, {"data": digest(matrix, beats), "rules": repr((tracking, policy, 1))})
+    journal = Journal(
+        options.journal, {"data": digest(matrix, beats), "rules": repr((tracking, policy, options.standardize, 2))}
+    )
     swept = sweep(grid, fit, journal, 1, lambda row: options.fitted(row, total))
     outputs, seeds = [], []
     for seed, fitted in swept.heads.items():
@@ -56,6 +58,8 @@ def beat_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, options: 
         rows_of(swept.rows), swept.layer, swept.lr, seeds,
         Outputs(np.array(list(beats["test"])), np.zeros(0), np.stack(outputs).astype(np.float32), tuple(COLUMNS)),
         {"kind": "frame-wise mlp", "hidden": 512, "dropout": 0.2, "optimizer": "Adam", "crop_s": 10.0,
+         "loss": "binary cross-entropy, targets 0.25 0.5 1 0.5 0.25 about a beat", "epoch_by": "validation loss",
+         "batch_clips": "64, or an eighth of train if that is less",
          "max_epochs": policy.max_epochs, "patience": list(policy.patience)},
         ["F is pooled over all beats; its interval takes their number as given"] if pooled else [],
     )  # fmt: skip

@@ -47,8 +47,8 @@ def clip_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, options: 
         rows_of(swept.rows), swept.layer, swept.lr, seeds,
         Outputs(np.array(test_split.ids), test_split.targets, np.stack(outputs), rules.classes),
         {"kind": "mlp" if rules.hidden else "linear", "hidden": rules.hidden, "dropout": 0.2, "optimizer": "Adam",
-         "batch_clips": 64, "max_epochs": rules.max_epochs, "patience": list(rules.patience)},
-        absent(task, dataset, splits),
+         "batch": "as many windows as 64 clips have", "max_epochs": rules.max_epochs, "patience": list(rules.patience)},
+        [*absent(task, dataset, splits), *short(task, dataset, matrix)],
     )  # fmt: skip
 
 
@@ -104,6 +104,13 @@ def absent(task: TaskSpec, dataset: Dataset, splits: dict[str, Labelled]) -> lis
         return []
     never = sorted(held["test"] - held["train"])
     return [f"no training item has: {', '.join(dataset.classes[i] for i in never)}"] if never else []
+
+
+def short(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix) -> list[str]:
+    """A note on recordings below one window, where every window counts: MARBLE leaves them out, we do not."""
+    window_s = matrix.windowing.seconds or 0.0
+    n = sum(matrix.entries[item.id].seconds < window_s for item in dataset.items) if task.per_window else 0
+    return [f"{n} recordings are shorter than a window and kept as one each; MARBLE drops them"] if n else []
 
 
 def fingerprint(dataset: Dataset, matrix: FeatureMatrix, probe: ClipProbe, rules: Rules) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from probes.matrix import FeatureMatrix
 from probes.result import Result, library_versions
 from probes.windowing import Windowing
 
+VOCALSET_SINGERS = 20  # its number of files is on no record
 KINDS: dict[str, Callable[[TaskSpec, Dataset, FeatureMatrix, Options], Evaluated]] = {
     "classification": clip_task, "key": clip_task, "multilabel": clip_task, "regression": clip_task,
     "beats": beat_task, "separation": separation_task,
@@ -49,7 +50,8 @@ def run_task(task: TaskSpec, encoder: Encoder, places: Places, options: Options 
     options.grid(encoder.facts.layer_names)  # refuses unknown layers before hours of hearing
     home = Path(places.data_home) / task.corpus
     dataset = task.read(places.data_home, options.protocol)
-    check_counts(task, dataset, {} if options.limit else task.expected_counts(home, options.protocol), home)
+    expected = task.expected_counts(home, options.protocol)
+    check_counts(task, dataset, {} if options.limit else expected, home)
     dataset = limited(in_order(dataset), options.limit)
     matrix = FeatureMatrix(places.features / task.corpus, encoder, windowing_of(task, task.protocol(options.protocol)))
     options = replace(options, journal=places.out / "journals" / f"{task.name}.jsonl")
@@ -62,8 +64,9 @@ def run_task(task: TaskSpec, encoder: Encoder, places: Places, options: Options 
         protocol=task.protocol(options.protocol) | {"features": "standardized" if options.standardize else "raw"},
         head=done.head, layer=done.layer, lr=done.lr, seeds=done.seeds, metrics=metrics, score=score,
         grid=done.grid,
-        notes=[*dataset.notes, *duplicates(dataset, waves), *done.notes, *left_out(done.outputs, task.metrics)],
-        limit=f"{options.limit} items of each split" if options.limit else None,
+        notes=[*dataset.notes, *unchecked(expected), *duplicates(dataset, waves), *done.notes,
+               *left_out(done.outputs, task.metrics)],
+        limit=limits(task, options, synthetic_facts(home) is not None),
         seconds=round(time.perf_counter() - started, 2), device=options.device, versions=library_versions(),
     )  # fmt: skip
     return result.save(places.out, done.outputs)
@@ -86,8 +89,24 @@ def check_counts(task: TaskSpec, dataset: Dataset, expected: dict[str, int], hom
             home, f"{task.name} has {dataset.counts}, not {expected}",
             f"`mert bench prepare {task.name} --check` lists what is missing; --limit runs on what there is",
         )  # fmt: skip
+    singers = {item.label if task.name == "vocalset_singer" else item.artist for item in dataset.items}
+    if task.corpus == "vocalset" and expected and not any(expected.values()) and len(singers) != VOCALSET_SINGERS:
+        raise TaskError(home, f"has {len(singers)} singers, not {VOCALSET_SINGERS}", "unpack all of VocalSet")
     if empty := [split for split, n in dataset.counts.items() if not n]:
         raise TaskError(home, f"{task.name} has no items in {', '.join(empty)}", "complete the dataset")
+
+
+def limits(task: TaskSpec, options: Options, synthetic: bool) -> str | None:
+    """Why a number is not comparable with a full run, if it is not; fewer epochs are a suite's own choice."""
+    said = [f"{options.limit} items of each split"] if options.limit else []
+    if not synthetic and options.epochs(task.max_epochs) < task.max_epochs:
+        said.append(f"at most {options.max_epochs} epochs")
+    return ", ".join(said) or None
+
+
+def unchecked(expected: dict[str, int]) -> list[str]:
+    """A note where no official sizes of the splits are known, so that a part could pass for the whole."""
+    return [] if any(expected.values()) else ["the sizes of the splits could not be checked: none are on record"]
 
 
 def in_order(dataset: Dataset) -> Dataset:

@@ -87,6 +87,8 @@ def run(
     chosen = tasks_of(tasks)
     if data_home is None and suite is None:
         raise UsageError("mert bench run", "there is no data", "give --data-home D, or --suite tiny")
+    if head is Head.linear and (framewise := [task.name for task in chosen if task.kind in ("beats", "separation")]):
+        raise UsageError("--head linear", f"{framewise[0]} has a head of its own", "name tasks with a label a clip")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     home = data_home or out / f"suite-{suite}"
     if suite is None:

@@ -8,6 +8,7 @@ together for all seeds and all metrics; the statistic is the mean over seeds.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,19 @@ def draw(n_items: int, n_resamples: int = RESAMPLES, seed: int = 0) -> np.ndarra
     return np.ascontiguousarray(np.stack(list(drawn)).T, dtype=np.float32)  # whole numbers below 2**24: exact
 
 
+def draw_recordings(ids: np.ndarray, n_resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """[n, R] as `draw`, where items "<recording> #<window>" come and go with their recording: they are not independent.
+
+    >>> draw_recordings(np.array(["a #0", "a #1", "b #0"]), 4)[:2].std(axis=0).tolist()
+    [0.0, 0.0, 0.0, 0.0]
+    """
+    recordings = [re.sub(r" #\d+$", "", str(name)) for name in ids]
+    distinct, owner_n = np.unique(recordings, return_inverse=True)
+    if len(distinct) == len(ids):
+        return draw(len(ids), n_resamples, seed)
+    return np.ascontiguousarray(draw(len(distinct), n_resamples, seed)[owner_n])
+
+
 def resampled(outputs: Outputs, names: Sequence[str], weights_nR: np.ndarray) -> dict[str, np.ndarray]:
     """The mean over seeds of each metric in each resample, [R], in the metric's unit; NaN where it is undefined."""
     blocks = [
@@ -58,7 +72,7 @@ def summarise(
     {'mean': 75.0, 'ci95': [25.0, 100.0], 'seeds': [75.0], 'n': 4}
     """
     seeds = {name: _seeds(outputs, name) for name in names}
-    draws = resampled(outputs, names, draw(len(outputs.ids), seed=seed))
+    draws = resampled(outputs, names, draw_recordings(outputs.ids, seed=seed))
     parts = score_parts(tuple(names), protocol)
     score = np.mean([seeds[name] for name in parts], axis=0)
     n = len(outputs.ids)
@@ -110,7 +124,7 @@ class Sample:
         targets = outputs.targets[order] if len(outputs.targets) else outputs.targets
         ordered = Outputs(outputs.ids[order], targets, outputs.outputs[:, order], outputs.columns)
         parts = score_parts(tuple(result.metrics), result.protocol)
-        draws = resampled(ordered, parts, draw(len(order), seed=seed))
+        draws = resampled(ordered, parts, draw_recordings(ordered.ids, seed=seed))
         mean = np.mean([_seeds(ordered, name) for name in parts])
         return cls(result, ordered.ids.tolist(), targets, float(mean), np.mean(list(draws.values()), axis=0))
 

@@ -67,13 +67,15 @@ class Scaling:
     def of(cls, x: Tensor, wanted: bool = True) -> Scaling:
         if not wanted:
             return cls(torch.zeros(x.shape[1:]), torch.ones(x.shape[1:]))
-        mean = x.mean(dim=0, dtype=torch.float64)
+        mean = sum(piece.double().sum(dim=0) for piece in x.split(4096)) / len(x)
         deviation = torch.sqrt(sum(((piece - mean) ** 2).sum(dim=0) for piece in x.split(4096)) / len(x))
         return cls(mean.float(), torch.where(deviation > 1e-6, deviation, 1.0).float())
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Scaled, in the precision of `x`."""
-        return ((x.float() - self.mean) / self.deviation).to(x.dtype)
+        """`x` itself, scaled in place and in its precision, piece by piece: there may be gigabytes of it."""
+        for piece in x.split(4096):
+            piece.copy_((piece.float() - self.mean) / self.deviation)
+        return x
 
 
 class ClipProbe:
@@ -181,7 +183,7 @@ def n_cores() -> int:
 def by_window(split: Labelled, owners_R: np.ndarray) -> Labelled:
     """Each window as an item of its own, with its clip's target."""
     within = np.arange(len(owners_R)) - np.searchsorted(owners_R, owners_R)
-    ids = tuple(f"{split.ids[owner]}#{k}" for owner, k in zip(owners_R, within, strict=True))
+    ids = tuple(f"{split.ids[owner]} #{k}" for owner, k in zip(owners_R, within, strict=True))
     return Labelled(ids, split.targets[owners_R])
 
 

@@ -1,7 +1,7 @@
 """Fitting heads to frozen features: every head stops by itself, keeps its best epoch, and never sees the test split.
 
-The protocol is MARBLE's (arXiv 2306.10548, appendix A): Adam, batches of 64 clips with all their windows, the rate
-halved when validation stalls, the end when it stalls longer.
+The protocol is MARBLE's (arXiv 2306.10548, appendix A): Adam, batches of as many windows as 64 clips have, the
+rate halved when validation stalls, the end when it stalls longer.
 
 Shapes: G heads at once, R windows (rows), B windows of a batch, K clips, P width, C outputs.
 """
@@ -143,7 +143,7 @@ class Progress:
 
 
 def batches(windows: Windows, orders: Sequence[np.random.Generator]) -> list[Tensor]:
-    """Rows [G, B] of each batch of an epoch: clips in an order of each head's own, with all their windows."""
+    """Rows [G, B] of each batch of an epoch: clips in an order of each head's own, cut where a batch is full."""
     owners = windows.owners.numpy()
     starts = np.searchsorted(owners, np.arange(windows.n_clips + 1))
     counts = np.diff(starts)

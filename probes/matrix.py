@@ -104,7 +104,7 @@ class FeatureMatrix:
 
     def windows(self, rows: np.ndarray, layer: int | slice) -> np.ndarray:
         """float32 [n, P] of one layer, or fp16 [n, L, P] of several."""
-        values = self._opened()[rows][:, layer]
+        values = self._opened()[:, layer][rows]
         return values.astype(np.float32) if values.ndim == 2 else values
 
     def frames(self, clip_id: str, layer: int | slice) -> np.ndarray:

@@ -5,6 +5,8 @@ Shapes: J targets in the order of STEMS, C channels, N samples, F bins, T frames
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -39,14 +41,20 @@ def museval_sdrs(references_JCN: np.ndarray, estimates_JCN: np.ndarray, rate_hz:
 
     The published number of a target is the median of these over songs. It depends on which other targets are given.
     """
-    try:
-        import museval
-    except (ImportError, RuntimeError) as error:  # RuntimeError: it looks for ffmpeg when imported
-        remedy = "pip install museval, with ffmpeg and ffprobe on PATH; or use sdr=global"
-        raise UsageError("sdr=museval", f"museval cannot be imported ({error})", remedy) from None
+    museval = imported_museval()
     references, estimates = (np.asarray(w, np.float64).transpose(0, 2, 1) for w in (references_JCN, estimates_JCN))
     sdr_JK = museval.evaluate(references, estimates, win=rate_hz, hop=rate_hz)[0]
     return np.array([np.nanmedian(sdr_K) if np.isfinite(sdr_K).any() else np.nan for sdr_K in np.asarray(sdr_JK)])
+
+
+def imported_museval() -> Any:
+    """The museval package; UsageError where it, or the ffmpeg it looks for, is missing."""
+    try:
+        import museval
+    except (ImportError, RuntimeError) as error:
+        remedy = "pip install museval, with ffmpeg and ffprobe on PATH; or use sdr=global"
+        raise UsageError("sdr=museval", f"museval cannot be imported ({error})", remedy) from None
+    return museval
 
 
 def mixture_as_estimate(mixture_CN: np.ndarray, n_targets: int = 4) -> np.ndarray:

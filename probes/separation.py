@@ -5,6 +5,8 @@ Shapes: B segments, L layers, T frames, D feature size, H hidden size, F bins, C
 
 from __future__ import annotations
 
+import math
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mert.files import writing
 from mert.linear import Linear
 from probes.metrics import STEMS
 from probes.sequence import FrameStore, Layer, LayerSum, Policy, Score, seeded, train
@@ -155,8 +158,9 @@ def one_thread() -> Iterator[None]:
 
 
 def scratch(shape: tuple[int, ...], folder: Path) -> np.ndarray:
-    """Zeros in fp16, in a file of `folder` that is gone when the array is."""
-    with tempfile.TemporaryFile(dir=folder) as file:
+    """Zeros in fp16, in a file of `folder` that is gone when the array is; OutputError if the disk has no room."""
+    with writing(folder), tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, 2 * math.prod(shape))  # a memory map of a full disk would end the process
         return np.memmap(file, np.float16, shape=shape)
 
 

@@ -50,7 +50,7 @@ class LayerSum(nn.Module):
 
 @dataclass(frozen=True)
 class Policy:
-    """Adam's rate is halved after every `patience[0]` epochs without a better score; after `patience[1]`, all ends."""
+    """When more than `patience[0]` epochs bring no better score Adam's rate is halved; after `patience[1]`, all ends."""
 
     max_epochs: int = 100
     patience: tuple[int, int] = (6, 20)
@@ -85,7 +85,7 @@ def train(
             best, best_epoch, best_state, waited = score, number, copy.deepcopy(model.state_dict()), 0
             continue
         waited += 1
-        if waited % policy.patience[0] == 0:
+        if waited % (policy.patience[0] + 1) == 0:  # as torch's ReduceLROnPlateau counts
             for group in optimizer.param_groups:
                 group["lr"] *= policy.factor
         if waited >= policy.patience[1]:

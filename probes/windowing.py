@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 SHORTEST_S = 1.0
+NEARLY_S = 0.01  # a resampler may give a sample less than the whole
 
 
 @dataclass(frozen=True)
@@ -36,5 +37,5 @@ class Windowing:
         for first in range(0, n, max(1, step)):
             end = min(first + step, n)
             rest_kept = self.tail == "keep" and end - first >= SHORTEST_S * rate_hz
-            if end - first == step or first == 0 or rest_kept:
+            if end - first >= step - NEARLY_S * rate_hz or first == 0 or rest_kept:
                 yield first, end

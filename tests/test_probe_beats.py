@@ -214,4 +214,4 @@ def test_training_keeps_the_best_epoch_halves_the_rate_and_stops() -> None:
 
     best = sequence.train(model, 1.0, Policy(patience=(2, 4)), epoch, lambda: (next(scores), 0.0))
     assert best == ((0.5, 0.0), 2) and model.weight.item() == 2
-    assert rates == [1, 1, 1, 1, 0.5, 0.5]
+    assert rates == [1, 1, 1, 1, 1, 0.5]

@@ -194,7 +194,7 @@ def test_windows_of_a_clip_are_averaged_as_logits() -> None:
     assert ensemble == "mean-logit" and np.allclose(outputs, each.reshape(-1, 4, 8).mean(1), atol=1e-5)
     alone = probe_of(labels, windows=4, noise=0.6, per_window=True)
     (fitted,) = alone.fit([Setting("answer", 1e-2, 0)])
-    assert len(alone.outputs(fitted)[0]) == 400 and alone.labelled["test"].ids[1] == "200#1"
+    assert len(alone.outputs(fitted)[0]) == 400 and alone.labelled["test"].ids[1] == "200 #1"
 
 
 def test_ensembles_agree_with_their_names() -> None:
