@@ -50,7 +50,7 @@ class LayerSum(nn.Module):
 
 @dataclass(frozen=True)
 class Policy:
-    """When more than `patience[0]` epochs bring no better score Adam's rate is halved; after `patience[1]`, all ends."""
+    """When over `patience[0]` epochs bring no better score, Adam's rate is halved; after `patience[1]` all ends."""
 
     max_epochs: int = 100
     patience: tuple[int, int] = (6, 20)

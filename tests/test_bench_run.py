@@ -332,7 +332,11 @@ def test_a_real_tree_of_other_counts_is_refused_unless_limited(
     said = bench(*options("gtzan_genre", tmp_path, tmp_path / "out", "--limit", 6))
     assert said.code == 0 and "not comparable" in said.out and "real data" in said.out
     result = Result.load(tmp_path / "out" / "gtzan_genre.json")
-    assert result.limit == "6 items of each split" and result.task["counts"] == {"train": 6, "valid": 6, "test": 6}
+    assert result.limit == "6 items of each split, at most 2 epochs" and result.task["counts"] == {
+        "train": 6,
+        "valid": 6,
+        "test": 6,
+    }
     for path in (tmp_path / "gtzan" / "genres").glob("*/*"):  # the official validation list, gone
         if path.stem in {item.id for item in TASKS["gtzan_genre"].read(suite).split("valid")}:
             path.unlink()
@@ -483,3 +487,13 @@ def test_another_recording_is_another_checksum(suite: Path, tmp_path: Path) -> N
     wave_N, rate_hz = soundfile.read(victim, dtype="int16")
     soundfile.write(victim, wave_N[::-1], rate_hz)
     assert run("nsynth_pitch", Small(), tmp_path, tmp_path / "out", **QUICK).task["checksum"] != before
+
+
+def test_raw_features_are_other_fits(suite: Path, tmp_path: Path, bench: Callable[..., Said]) -> None:
+    """The journal of a standardised run gives nothing to a raw one in the same folder."""
+    for folder, more in (("same", ()), ("same", ("--raw",)), ("fresh", ("--raw",))):
+        assert bench(*options("gtzan_beats", suite, tmp_path / folder, *more)).code == 0
+    same, fresh = (Result.load(tmp_path / folder / "gtzan_beats.json") for folder in ("same", "fresh"))
+    assert same.grid == fresh.grid and same.protocol["features"] == "raw"
+    journal = (tmp_path / "same" / "journals" / "gtzan_beats.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["key"] for line in journal}) == 2

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from mert.errors import MertError
-from probes.clip_probe import ENSEMBLES, ClipProbe, Labelled, Rules
+from probes import sequence
+from probes.clip_probe import ENSEMBLES, ClipProbe, Labelled, Rules, Scaling
 from probes.fit import Progress, Setting, Training, Windows, batches, fit, mean_over_clips
 from probes.heads import HeadShape, HeadStack, StackAdam, forward, start
 from probes.sweep import Grid, Journal, Row, select, sweep
@@ -236,3 +237,34 @@ def test_selection_takes_the_mean_over_seeds_and_never_a_nan() -> None:
     assert select(rows) == ("b", 1.0)
     with pytest.raises(MertError, match="no fit has a finite"):
         select(rows[4:5])
+
+
+def test_scaling_needs_no_more_memory_than_the_features() -> None:
+    """The largest layer option is scaled in place: what `memory_bytes` states is what there is."""
+    x = torch.randn(9_000, 3, 8).half() * 3 + 1
+    wanted = (x.double() - x.double().mean(0)) / x.double().std(0, correction=0)
+    scaled = Scaling.of(x)(x)
+    assert scaled is x and x.dtype == torch.float16
+    assert (x.double() - wanted).abs().max() < 4e-3
+
+
+def test_rates_fall_as_torchs_own_schedule_lets_them() -> None:
+    scores = [0.1, 0.5, 0.4, 0.4, 0.4, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max", 0.5, patience=2, threshold=0.0)
+    progress, lr = Progress(1, (2, 99)), torch.tensor([1.0])
+    framewise: list[float] = []
+    given = iter(scores)
+    model = nn.Linear(1, 1)
+
+    def epoch(of_frames: torch.optim.Optimizer) -> None:
+        framewise.append(of_frames.param_groups[0]["lr"])
+
+    sequence.train(model, 1.0, sequence.Policy(len(scores), (2, 99)), epoch, lambda: (next(given),))
+    used = []
+    for epoch, score in enumerate(scores, 1):
+        used.append(float(lr[0]))
+        assert framewise[epoch - 1] == used[-1] == optimizer.param_groups[0]["lr"]
+        _, lr = progress.update(epoch, [score], lr)
+        schedule.step(score)
+    assert min(used) == 0.25
