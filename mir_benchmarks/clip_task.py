@@ -13,7 +13,8 @@ import numpy as np
 from mir_benchmarks.evaluated import Evaluated, Options, hear, rows_of
 from mir_benchmarks.items import SPLITS, Dataset, Item, TaskError
 from mir_benchmarks.registry import TaskSpec
-from probes.clip_probe import ENSEMBLES, ClipProbe, Labelled, Rules
+from mir_benchmarks.songs import Songs, by_song
+from probes.clip_probe import ENSEMBLES, ClipProbe, Labelled, Rules, Source
 from probes.matrix import FeatureMatrix
 from probes.metrics import METRICS
 from probes.result import Outputs
@@ -26,7 +27,10 @@ def clip_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, options: 
     hear(dataset, matrix, options)
     rules = rules_of(task, dataset, options)
     splits = {name: labelled(task, dataset, name) for name in SPLITS}
-    probe = ClipProbe(matrix, **splits, rules=rules, device=options.device)
+    source: Source = matrix
+    if songs := dataset.facts.get("songs"):
+        source, splits = Songs(matrix, songs), by_song(splits, songs)
+    probe = ClipProbe(source, **splits, rules=rules, device=options.device)
     grid = options.grid(matrix.layers)
     total = len(list(grid.settings()))
     options.say(f"{total} heads to fit; {probe.memory_bytes() / 2**20:.0f} MiB of features in memory at most")

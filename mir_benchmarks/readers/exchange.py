@@ -59,7 +59,7 @@ def read(home: Path, task: str, kind: str) -> Dataset:
     notes = [f"read from {path.name} and its like: the splits are those of the files", *leak_notes(items)]
     notes += class_notes(items, classes) if kind not in ("beats", "regression") else []
     if 0 < (n_songs := len(set(songs.values()))) < len(items):
-        notes.append(f"{len(items)} clips of {n_songs} songs are items of their own: other numbers than song by song")
+        notes.append(f"{len(items)} clips of {n_songs} songs, scored song by song")
     return Dataset(tuple(items), classes, tuple(notes), facts)
 
 
