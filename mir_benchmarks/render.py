@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from mir_benchmarks.aggregate import average
 from mir_benchmarks.published import cells
 from mir_benchmarks.registry import TASKS
 from mir_benchmarks.runs import Run
@@ -80,6 +81,7 @@ def latex(table: Table) -> str:
 def csv_text(runs: Sequence[Run]) -> str:
     """One row for each number, measured ones first, then published ones; numbers are not rounded."""
     rows = [row for run in runs for name in run.results for row in _measured(run.label, run.results[name])]
+    rows += [_averaged(run) for run in runs if set(run.scores) == set(TASKS)]
     for cell in cells():
         unit = METRICS[cell.metric].unit if cell.metric in METRICS else "points"
         facts = {"task": cell.task, "metric": cell.metric, "unit": unit, "mean": repr(cell.value)}
@@ -90,6 +92,13 @@ def csv_text(runs: Sequence[Run]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _averaged(run: Run) -> dict[str, Any]:
+    """The average of a model that has all 14 tasks."""
+    data = "synthetic" if run.synthetic else "real"
+    facts = {"task": "average", "metric": "score", "unit": "points", "mean": repr(average(run.scores)), "data": data}
+    return {"origin": "measured", "model": run.label} | facts
 
 
 def _measured(label: str, result: Result) -> list[dict[str, Any]]:
