@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from mert.errors import UsageError
 from mert.layer_curves import LayerCurve
 from mir_benchmarks import figures, tables
+from mir_benchmarks.aggregate import average
 from mir_benchmarks.failures import MEASURES, failures
 from mir_benchmarks.items import TaskError
 from mir_benchmarks.published import cells
@@ -129,7 +130,9 @@ def test_csv_comes_back_as_it_was(folders: list[Path], synthetic: Path) -> None:
                 assert json.loads(row["seeds"]) == summary["seeds"] and json.loads(row["protocol"]) == result.protocol
                 assert (row["layer"], float(row["lr"]), row["limit"] or None) == (result.layer, result.lr, result.limit)
                 assert row["data"] == result.task["data"] and row["unit"] == ("dB" if name == "musdb18" else "points")
-    assert measured == {}
+    averages = {run.label: average(run.scores) for run in runs if set(run.scores) == set(TASKS)}
+    assert {model: float(row["mean"]) for (model, _, _), row in measured.items()} == averages
+    assert all(task == "average" for _, task, _ in measured) and averages
     published = [r for r in rows if r["origin"] == "published"]
     assert len(published) == len(cells()) and all(r["source"] and r["data"] == "real" for r in published)
 
