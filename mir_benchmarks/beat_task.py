@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mir_benchmarks.evaluated import Evaluated, Options, hear, rows_of
+from mir_benchmarks.evaluated import Evaluated, Options, hear
 from mir_benchmarks.items import Dataset
 from mir_benchmarks.registry import TaskSpec
 from probes.beat_head import BeatFit, fit_one
@@ -16,8 +16,8 @@ from probes.beats import BeatScores, Tracking
 from probes.matrix import FeatureMatrix
 from probes.result import Outputs
 from probes.scaled import ScaledFrames
-from probes.sequence import ALL, Layer, Policy
-from probes.sweep import WEIGHTED, Journal, Setting, sweep
+from probes.sequence import Layer, Policy, layer_number
+from probes.sweep import Journal, Setting, sweep
 
 COLUMNS = {"f_dbn": "dbn", "f_peak": "peak"}
 
@@ -34,11 +34,11 @@ def beat_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, options: 
     store = ScaledFrames(matrix, tuple(beats["train"])) if options.standardize else matrix
     policy = Policy(options.epochs(task.max_epochs), task.patience)
 
-    def fit(settings: Sequence[Setting]) -> list[Fitted]:
-        return [Fitted(fit_one(
-            store, beats["train"], beats["valid"], layer=layer_of(matrix, setting.layer), lr=setting.lr,
+    def fit(settings: Sequence[Setting]) -> list[BeatFit]:
+        return [fit_one(
+            store, beats["train"], beats["valid"], layer=layer_number(matrix.layers, setting.layer), lr=setting.lr,
             seed=setting.seed, tracking=tracking, policy=policy, device=options.device,
-        )) for setting in settings]  # fmt: skip
+        ) for setting in settings]  # fmt: skip
 
     grid = options.grid(matrix.layers)
     total = len(list(grid.settings()))
@@ -48,14 +48,14 @@ def beat_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, options: 
     swept = sweep(grid, fit, journal, 1, lambda row: options.fitted(row, total))
     outputs, seeds = [], []
     for seed, fitted in swept.heads.items():
-        scores = test(fitted.fit, store, beats["test"], layer_of(matrix, swept.layer), rule)
+        scores = test(fitted, store, beats["test"], layer_number(matrix.layers, swept.layer), rule)
         outputs.append(columns(scores, protocol["beat_agg"]))
         means = 100 * outputs[-1].mean(axis=0)
         seeds.append({"seed": seed, "epoch": fitted.epoch, "valid": {"f_measure": fitted.score},
                       "test": dict(zip(COLUMNS, means.tolist(), strict=True))})  # fmt: skip
     pooled = protocol["beat_agg"] == "pooled"
     return Evaluated(
-        rows_of(swept.rows), swept.layer, swept.lr, seeds,
+        [row.as_json() for row in swept.rows], swept.layer, swept.lr, seeds,
         Outputs(np.array(list(beats["test"])), np.zeros(0), np.stack(outputs).astype(np.float32), tuple(COLUMNS)),
         {"kind": "frame-wise mlp", "hidden": 512, "dropout": 0.2, "optimizer": "Adam", "crop_s": 10.0,
          "loss": "binary cross-entropy, targets 0.25 0.5 1 0.5 0.25 about a beat", "epoch_by": "validation loss",
@@ -63,18 +63,6 @@ def beat_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, options: 
          "max_epochs": policy.max_epochs, "patience": list(policy.patience)},
         ["F is pooled over all beats; its interval takes their number as given"] if pooled else [],
     )  # fmt: skip
-
-
-class Fitted:
-    """A fit of the beat head as a sweep sees it."""
-
-    def __init__(self, fit: BeatFit) -> None:
-        self.fit, self.score, self.epoch = fit, 100 * fit.valid, fit.epoch
-
-
-def layer_of(matrix: FeatureMatrix, name: str) -> Layer:
-    """A layer option as the frame-wise heads know it."""
-    return ALL if name == WEIGHTED else matrix.layers.index(name)
 
 
 def annotated(dataset: Dataset, split: str, matrix: FeatureMatrix) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mir_benchmarks.evaluated import Evaluated, Options, hear, rows_of
+from mir_benchmarks.evaluated import Evaluated, Options, hear
 from mir_benchmarks.items import SPLITS, Dataset, Item, TaskError
 from mir_benchmarks.registry import TaskSpec
 from mir_benchmarks.songs import Songs, by_song
@@ -48,7 +48,7 @@ def clip_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, options: 
                       "ensemble": ensemble})  # fmt: skip
     test_split = probe.labelled["test"]
     return Evaluated(
-        rows_of(swept.rows), swept.layer, swept.lr, seeds,
+        [row.as_json() for row in swept.rows], swept.layer, swept.lr, seeds,
         Outputs(np.array(test_split.ids), test_split.targets, np.stack(outputs), rules.classes),
         {"kind": "mlp" if rules.hidden else "linear", "hidden": rules.hidden, "dropout": 0.2, "optimizer": "Adam",
          "batch": "as many windows as 64 clips have", "max_epochs": rules.max_epochs, "patience": list(rules.patience)},

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +74,3 @@ def hear(dataset: Dataset, matrix: FeatureMatrix, options: Options) -> None:
     clips = [Clip(item.id, item.audio) for item in dataset.items]
     options.say(f"{len(clips)} recordings to hear with {matrix.encoder.facts.name}; features in {matrix.folder}")
     matrix.extract(clips, lambda made: options.heard(made, len(clips)))
-
-
-def rows_of(rows: list[Row]) -> list[dict[str, Any]]:
-    """The grid as JSON has it, which knows no infinity: None for a fit that did not converge."""
-    return [asdict(row) | {"valid": row.valid if math.isfinite(row.valid) else None} for row in rows]

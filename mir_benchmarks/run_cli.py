@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from probes.probe_cli import HeadKind, chosen_device, grid_of
+
 if TYPE_CHECKING:
     from mir_benchmarks.evaluated import Options
     from mir_benchmarks.registry import TaskSpec
@@ -24,11 +26,6 @@ class Suite(StrEnum):
 class Context(StrEnum):
     window = "window"
     training = "training"
-
-
-class Head(StrEnum):
-    mlp = "mlp"
-    linear = "linear"
 
 
 TINY_EPOCHS = 30
@@ -66,7 +63,7 @@ def run(
     layers: Annotated[str | None, typer.Option(help='Names or "all" (weighted); default: each, and "all".')] = None,
     lrs: Numbers = None,
     seeds: Numbers = None,
-    head: Annotated[Head, typer.Option(help="512 hidden units, or none.")] = Head.mlp,
+    head: Annotated[HeadKind, typer.Option(help="512 hidden units, or none.")] = HeadKind.mlp,
     switches: Annotated[list[str] | None, typer.Option("--set", help="A protocol switch: beat_tol=0.02.")] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Items of each split; marks the result.")] = None,
     context: Annotated[Context, typer.Option(help="Hear a window at once, or in training contexts.")] = Context.window,
@@ -77,8 +74,6 @@ def run(
     revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
 ) -> None:
     """Probe a model on tasks: features once, every layer and rate, chosen on validation, tested once."""
-    import torch
-
     from mert.errors import MertError, UsageError
     from mir_benchmarks.evaluated import Options
     from mir_benchmarks.run import Places, run_task
@@ -87,15 +82,16 @@ def run(
     chosen = tasks_of(tasks)
     if data_home is None and suite is None:
         raise UsageError("mert bench run", "there is no data", "give --data-home D, or --suite tiny")
-    if head is Head.linear and (framewise := [task.name for task in chosen if task.kind in ("beats", "separation")]):
+    framewise = [task.name for task in chosen if task.kind in ("beats", "separation")]
+    if head is HeadKind.linear and framewise:
         raise UsageError("--head linear", f"{framewise[0]} has a head of its own", "name tasks with a label a clip")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    device = chosen_device(device)
     home = data_home or out / f"suite-{suite}"
     if suite is None:
         refuse_missing(chosen, home)
     encoder = load_encoder(model, context.value, device, revision)
     options = Options(
-        layers=tuple(layers.split(",")) if layers else None, hidden=512 if head is Head.mlp else 0,
+        layers=tuple(layers.split(",")) if layers else None, hidden=512 if head is HeadKind.mlp else 0,
         max_epochs=max_epochs or (TINY_EPOCHS if suite is Suite.tiny else None), standardize=not raw, limit=limit,
         device=device,
         protocol=(SUITE_SWITCHES[suite] if suite else {}) | switches_of(chosen, switches or []),
@@ -186,17 +182,6 @@ def switches_of(tasks: list[TaskSpec], pairs: list[str]) -> dict[str, str]:
                 raise UsageError("--set", f"{name} cannot be {value!r}", f"give one of {', '.join(options)}")
         values[name] = value
     return values
-
-
-def grid_of(lrs: str | None, seeds: str | None) -> dict[str, Any]:
-    """The parts of the grid that were given."""
-    from mert.errors import UsageError
-
-    try:
-        given: dict[str, Any] = {"lrs": tuple(map(float, lrs.split(",")))} if lrs else {}
-        return given | ({"seeds": tuple(map(int, seeds.split(",")))} if seeds else {})
-    except ValueError as error:
-        raise UsageError("--lrs, --seeds", str(error), "give numbers: --lrs 1e-3,1e-2 --seeds 0,1") from None
 
 
 def generate(home: Path, suite: Suite, corpora: set[str]) -> None:

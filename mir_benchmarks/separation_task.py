@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import soxr
 
-from mir_benchmarks.evaluated import Evaluated, Options, rows_of
+from mir_benchmarks.evaluated import Evaluated, Options
 from mir_benchmarks.items import Dataset
 from mir_benchmarks.registry import TaskSpec
 from probes.clips import Clip, wave_digest
@@ -23,9 +23,9 @@ from probes.result import Outputs
 from probes.scaled import ScaledFrames
 from probes.sdr import global_sdrs, ideal_masks, imported_museval, mixture_as_estimate, museval_sdrs
 from probes.separation import Magnitudes, SeparationFit, fit_one, magnitudes, scratch, separate, song_masks
-from probes.sequence import ALL, FrameStore, Layer, Policy
+from probes.sequence import FrameStore, Policy, layer_number
 from probes.stems import RATE_HZ, Stems, load_stems, segments
-from probes.sweep import WEIGHTED, Journal, Setting, sweep
+from probes.sweep import Journal, Setting, sweep
 
 COLUMNS = tuple(f"sdr_{stem}" for stem in STEMS)
 SDRS = {"global": global_sdrs, "museval": museval_sdrs}
@@ -79,7 +79,7 @@ def separation_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, opt
 
     def fit(settings: Sequence[Setting]) -> list[Fitted]:
         return [Fitted(tuple(fit_one(
-            store, train.magnitudes, valid.magnitudes, target=target, layer=layer_of(matrix, setting.layer),
+            store, train.magnitudes, valid.magnitudes, target=target, layer=layer_number(matrix.layers, setting.layer),
             lr=setting.lr, seed=setting.seed, hidden=hidden, policy=policy, device=options.device,
         ) for target in STEMS)) for setting in settings]  # fmt: skip
 
@@ -97,7 +97,7 @@ def separation_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, opt
         test = dict(zip(COLUMNS, np.nanmean(values, axis=0).tolist(), strict=True))
         seeds.append({"seed": seed, "epoch": fitted.epoch, "valid": {"loss": -fitted.score}, "test": test})
     return Evaluated(
-        rows_of(swept.rows), swept.layer, swept.lr, seeds,
+        [row.as_json() for row in swept.rows], swept.layer, swept.lr, seeds,
         Outputs(np.array(list(songs)), np.zeros(0), np.stack(outputs).astype(np.float32), COLUMNS),
         {"kind": "open-unmix", "hidden": hidden, "dropout": 0.4, "optimizer": "Adam", "segment_s": SEGMENT_S,
          "max_epochs": policy.max_epochs, "patience": list(policy.patience)},
@@ -163,11 +163,6 @@ def medians(kind: str, values_SnJ: np.ndarray) -> list[str]:
         return []
     told = " ".join(f"{value:.2f}" for value in np.nanmedian(values_SnJ, axis=1).mean(axis=0))
     return [f"museval's own number is the median over songs: {told} dB for {', '.join(STEMS)}; the metrics are means"]
-
-
-def layer_of(matrix: FeatureMatrix, name: str) -> Layer:
-    """A layer option as the heads know it."""
-    return ALL if name == WEIGHTED else matrix.layers.index(name)
 
 
 def digest(matrix: FeatureMatrix, ids: list[str]) -> str:

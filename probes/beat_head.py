@@ -71,6 +71,11 @@ class BeatFit:
     valid: float
     epoch: int
 
+    @property
+    def score(self) -> float:
+        """Validation F in points, by which a sweep chooses."""
+        return 100 * self.valid
+
 
 def fit_one(
     store: FrameStore,

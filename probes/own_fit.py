@@ -6,7 +6,7 @@ Shapes: K recordings, R rows, L layers, T frames, D and P widths, C outputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -115,6 +115,7 @@ def fit_frames(table: LabelTable, features: FeatureFiles, options: FitOptions) -
     """A head on single frames, as for beats."""
     from probes.beats import Tracking
     from probes.own_frames import FrameProbe, heard
+    from probes.own_frames import parameters as parameters_of
 
     if not options.hidden:
         raise UsageError("--head linear", "frame-wise heads have one hidden layer", "leave it out")
@@ -124,11 +125,11 @@ def fit_frames(table: LabelTable, features: FeatureFiles, options: FitOptions) -
     probe = FrameProbe(features, table, parts, tracking, Policy(options.max_epochs), options.device)
     swept = options.sweep(features.layers, probe.fit)
     seeds = [{"seed": seed, "epoch": fitted.epoch, "valid": {"f_measure": fitted.score},
-              "test": {"f_measure": probe.test(fitted, swept.layer)}}
+              "test": {"f_measure": probe.test(fitted)}}
              for seed, fitted in swept.heads.items()]  # fmt: skip
     card = card_of(table, features, parts, options, swept, seeds)
-    parameters = swept.heads[card.head["seed"]].parameters()
-    return SavedHead.of(card, parameters, probe.store(swept.layer).scaling)
+    parameters = parameters_of(swept.heads[card.head["seed"]].head)
+    return SavedHead.of(card, parameters, probe.scaling(swept.layer))
 
 
 class OwnProbe(ClipProbe):
@@ -195,11 +196,6 @@ def card_of(
         scores={"metric": monitor, "unit": "points", "valid": valid, "test": test, "seeds": seeds},
         tracking={"post": options.post, "tolerance_s": options.tolerance_s} if table.task == "frames" else None,
         split={"how": parts.how, "seed": parts.seed} | {part: list(files) for part, files in parts.files.items()},
-        counts=counts(table, parts), grid=[row_of(row) for row in swept.rows], notes=list(table.notes),
+        counts=counts(table, parts), grid=[row.as_json() for row in swept.rows], notes=list(table.notes),
         versions=library_versions(),
     )  # fmt: skip
-
-
-def row_of(row: Row) -> dict[str, Any]:
-    """A point of the grid as JSON has it, which knows no infinity."""
-    return asdict(row) | {"valid": row.valid if np.isfinite(row.valid) else None}

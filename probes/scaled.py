@@ -6,7 +6,9 @@ Shapes: L layers, T frames, D feature size.
 from __future__ import annotations
 
 import numpy as np
+import torch
 
+from probes.clip_probe import Scaling
 from probes.sequence import FrameStore, Layer
 
 
@@ -19,10 +21,7 @@ class ScaledFrames:
 
     def frames(self, clip_id: str, layer: Layer) -> np.ndarray:
         """[T, D] of one layer, [L, T, D] of a slice."""
-        key = repr(layer)
-        if key not in self._scales:
-            self._scales[key] = self._scale(layer)
-        mean, deviation = self._scales[key]
+        mean, deviation = self._scale(layer)
         scaled: np.ndarray = (self._store.frames(clip_id, layer) - mean) / deviation
         return scaled
 
@@ -30,7 +29,19 @@ class ScaledFrames:
         """Seconds of a clip's frames."""
         return self._store.times(clip_id)
 
+    def scaling(self, layer: Layer) -> Scaling:
+        """The scales of a layer option [D], or of several [L, D], to be kept with a head."""
+        mean, deviation = self._scale(layer)
+        return Scaling(torch.from_numpy(mean[..., 0, :]), torch.from_numpy(deviation[..., 0, :]))
+
     def _scale(self, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation, [1, D] or [L, 1, D], computed once."""
+        key = repr(layer)
+        if key not in self._scales:
+            self._scales[key] = self._measured(layer)
+        return self._scales[key]
+
+    def _measured(self, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
         count, total, squares = 0, np.zeros(1), np.zeros(1)
         for clip in self._train:
             values = self._store.frames(clip, layer).astype(np.float64)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,9 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from probes.sweep import WEIGHTED
+
 Layer = int | slice  # one layer, or several to be summed with learnt weights
 ALL = slice(1, None)  # layer01 and those above it: the published "all" leaves out the encoder's input
 Score = tuple[float, ...]
+
+
+def layer_number(layers: Sequence[str], option: str) -> Layer:
+    """A layer option as frames are asked for.
+
+    >>> layer_number(("embed", "layer01", "layer02"), "layer01"), layer_number(("embed", "layer01", "layer02"), "all")
+    (1, slice(1, None, None))
+    """
+    return ALL if option == WEIGHTED else layers.index(option)
 
 
 class FrameStore(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,6 +45,10 @@ class Row:
     seed: int
     valid: float
     epoch: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; JSON knows no infinity: None for a fit that did not converge."""
+        return asdict(self) | {"valid": self.valid if math.isfinite(self.valid) else None}
 
 
 @dataclass(frozen=True)

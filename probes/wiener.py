@@ -13,20 +13,17 @@ from torch import Tensor
 FLOOR = 1e-10  # of the power of the loudest bin: keeps covariances invertible where channels agree or are silent
 
 
-def wiener(mixture_CFT: Tensor, magnitudes_JCFT: Tensor, iterations: int = 1, residual: bool = False) -> Tensor:
+def wiener(mixture_CFT: Tensor, magnitudes_JCFT: Tensor, iterations: int = 1) -> Tensor:
     """Sources [J, C, F, T] of a mixture, from magnitudes with the mixture's phase (that is 0 iterations).
 
-    Their sum is the mixture wherever a source has power. `residual` adds a last source for what magnitudes leave out,
-    which takes part and is then left out. In double precision; the whole stretch shares the spatial matrices.
+    Their sum is the mixture wherever a source has power. In double precision; the whole stretch shares the spatial
+    matrices.
 
     >>> mixture = torch.randn(2, 5, 9, dtype=torch.complex128)
     >>> sources = wiener(mixture, torch.rand(4, 2, 5, 9).double())
     >>> sources.shape, bool((sources.sum(0) - mixture).abs().max() < 1e-6)
     (torch.Size([4, 2, 5, 9]), True)
     """
-    if residual:
-        rest_CFT = (mixture_CFT.abs() - magnitudes_JCFT.sum(0)).clamp_min(0)
-        return wiener(mixture_CFT, torch.cat([magnitudes_JCFT, rest_CFT[None]]), iterations)[:-1]
     scale = torch.maximum(mixture_CFT.abs().max(), magnitudes_JCFT.max()).double().clamp_min(1e-30)
     mixture_CFT = mixture_CFT.to(torch.complex128) / scale
     sources_JCFT = torch.polar(magnitudes_JCFT.double() / scale, mixture_CFT.angle().expand_as(magnitudes_JCFT))

@@ -7,9 +7,9 @@ from pathlib import Path
 from mir_benchmarks.items import Dataset, Item, TaskError
 from mir_benchmarks.readers.common import find, leak_notes
 from mir_benchmarks.splits import musdb_validation
+from probes.metrics import STEMS
+from probes.stems import STREAMS
 
-STEMS = ("vocals", "drums", "bass", "other")
-STREAMS = {"mixture": 0, "drums": 1, "bass": 2, "other": 3, "vocals": 4}  # of a .stem.mp4
 PACKED = ".stem.mp4"
 GET = "get MUSDB18-HQ (Zenodo 3338373) or musdb18.zip (Zenodo 1117372) and unpack it there: train/, test/"
 
