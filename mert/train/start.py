@@ -19,7 +19,7 @@ from mert.train.heads import CodeHead
 from mert.train.objective import Pretrainer
 
 LOWEST_HZ, HIGHEST = 50.0, 0.9  # the bands of the second layer: from there to this share of half the rate
-RIDGE = 1e-3
+LEVEL_HZ = 667.0  # gain 1 here and 6 dB an octave: music of variance 1 then has a median of about 1 in every band
 
 
 def informed_start(objective: Pretrainer, filterbank: bool, codebooks: Mapping[str, Sequence[Tensor]]) -> None:
@@ -36,29 +36,31 @@ def informed_start(objective: Pretrainer, filterbank: bool, codebooks: Mapping[s
 def filterbank_start(frontend: ConvFrontend, rate_hz: int) -> None:
     """Make a front end of two convolutions a filterbank: mel-spaced bands over its whole receptive field.
 
-    Every filter comes in quadrature and with both signs. GELU(x) - GELU(-x) = x, so the second layer hears the wave
-    itself through the first and can compose long narrow filters from short wide ones (least squares); behind its
-    own GELU the four phases of a band add up to its magnitude. UsageError for any other front end.
+    The first layer hands the samples themselves on, one tap a channel: all are as loud as the clip, so the norm behind
+    it takes off the clip's level and leaves its spectrum, where a norm behind filters would make every band as loud
+    as the next and hide timbre. Everything comes with both signs, as GELU(x) - GELU(-x) = x: what the second layer
+    hears is linear in the wave. Behind its own GELU the four phases of a band add up to its magnitude. Channels that
+    are left over begin as short filters which the second layer does not listen to yet. UsageError for any other front
+    end.
     """
     weights = [convolution.get_parameter("weight") for convolution in frontend.convs]
     channels, _, taps = weights[0].shape
-    if len(frontend.kernels) != 2 or channels % 4:
+    if len(frontend.kernels) != 2 or channels % 4 or channels < 2 * taps:
         reason = f"{len(frontend.kernels)} convolutions of {channels} channels cannot begin as a filterbank"
-        raise UsageError("filterbank_start", reason, "give two convolutions of 4 n channels, or filterbank_start=false")
-    n_bands, hop = channels // 4, frontend.strides[0]
-    length = taps + hop * (frontend.kernels[1] - 1)
-    spacing_hz = rate_hz / 2 / n_bands
-    wide_FK = gabor((np.arange(n_bands) + 0.5) * spacing_hz, taps, rate_hz)
-    narrow_FN = gabor(mel_spaced(LOWEST_HZ, HIGHEST * rate_hz / 2, n_bands), length, rate_hz)
-    shifted_FKN = torch.zeros(len(wide_FK), frontend.kernels[1], length, dtype=torch.float64)
-    for k in range(frontend.kernels[1]):
-        shifted_FKN[:, k, k * hop : k * hop + taps] = wide_FK
-    parts_MN = shifted_FKN.flatten(0, 1)
-    gram_MM = parts_MN @ parts_MN.T
-    gram_MM.diagonal().add_(RIDGE * gram_MM.diagonal().mean())
-    weight_FFK = torch.linalg.solve(gram_MM, parts_MN @ narrow_FN.T).T.unflatten(1, shifted_FKN.shape[:2])
-    weights[0].copy_(both_signs(wide_FK, 0).unsqueeze(1))
-    weights[1].copy_(both_signs(both_signs(weight_FFK, 1), 0))
+        remedy = "give two convolutions of 4 n channels, two a tap at least, or filterbank_start=false"
+        raise UsageError("filterbank_start", reason, remedy)
+    n_bands, n_spare, hop = channels // 4, channels // 2 - taps, frontend.strides[0]
+    centres_hz = mel_spaced(LOWEST_HZ, HIGHEST * rate_hz / 2, n_bands)
+    narrow_FN = gabor(centres_hz, taps + hop * (frontend.kernels[1] - 1), rate_hz)
+    narrow_FN *= torch.from_numpy(centres_hz / LEVEL_HZ).repeat_interleave(2)[:, None]
+    spare_hz = (np.arange(math.ceil(n_spare / 2)) + 0.5) * rate_hz / max(n_spare, 1)
+    first_CK = torch.cat([torch.eye(taps, dtype=torch.float64), gabor(spare_hz, taps, rate_hz)[:n_spare]])
+    second_FCK = torch.zeros(len(narrow_FN), len(first_CK), frontend.kernels[1], dtype=torch.float64)
+    pieces_FKH = narrow_FN[:, : hop * frontend.kernels[1]].unflatten(1, (frontend.kernels[1], hop))
+    second_FCK[:, :hop] = pieces_FKH.transpose(1, 2)
+    second_FCK[:, hop:taps, -1] = narrow_FN[:, hop * frontend.kernels[1] :]
+    weights[0].copy_(both_signs(first_CK, 0).unsqueeze(1))
+    weights[1].copy_(both_signs(both_signs(second_FCK, 1), 0))
 
 
 def gabor(centres_hz: np.ndarray, length: int, rate_hz: int) -> Tensor:
