@@ -15,6 +15,7 @@ from mir_benchmarks.ablation_cli import ablate
 from mir_benchmarks.prepare_cli import prepare
 from mir_benchmarks.report_cli import report
 from mir_benchmarks.run_cli import ls, run, validate
+from mir_benchmarks.segments_cli import robustness, triplets
 
 app = typer.Typer(no_args_is_help=True, help="Music to train and test on, and the benchmark of MIR tasks.")
 
@@ -25,6 +26,8 @@ app.command()(run)
 app.command()(validate)
 app.command()(report)
 app.command()(prepare)
+app.command()(robustness)
+app.command()(triplets)
 
 
 class Purpose(StrEnum):
