@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from mir_benchmarks.ablation_cli import ablate
+from mir_benchmarks.card_cli import card
 from mir_benchmarks.prepare_cli import prepare
 from mir_benchmarks.report_cli import report
 from mir_benchmarks.run_cli import ls, run, validate
@@ -21,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, help="Music to train and test on, and th
 
 
 app.command()(ablate)
+app.command()(card)
 app.command()(ls)
 app.command()(run)
 app.command()(validate)

@@ -25,6 +25,11 @@ CSV_COLUMNS = (
 
 def markdown(table: Table) -> str:
     """A GitHub table below its title, the note under it."""
+    return f"## {md_text(table.title)}\n\n{md_grid(table)}"
+
+
+def md_grid(table: Table) -> str:
+    """A GitHub table, the note under it."""
     rule = [":--" if table.is_text(c) else "--:" for c in range(len(table.columns))]
     rows = [
         [f"**{md_text(cell)}**" if (r, c) in table.best else md_text(cell) for c, cell in enumerate(row)]
@@ -32,7 +37,7 @@ def markdown(table: Table) -> str:
     ]
     lines = [list(map(md_text, table.columns)), rule, *rows]
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"## {md_text(table.title)}\n\n{body}\n" + (f"\n{md_text(table.note)}\n" if table.note else "")
+    return f"{body}\n" + (f"\n{md_text(table.note)}\n" if table.note else "")
 
 
 def md_text(text: str) -> str:

@@ -37,6 +37,11 @@ from probes.encoders import Encoder
 
 MP3_HZ = 44_100
 MP3_MOST, MP3_LEAST = 320, 32  # kbit/s at this rate: what libsndfile's compression levels 0 and 1 stand for
+COSINE = (
+    "Cosine between clean and changed segments, averaged over time, as seen from the mean of all clean ones (as seen "
+    "from zero any two sounds are near 1). Full scale is 1; noise is white up to half the model's sample rate; MP3 is "
+    "mono at 44.1 kHz, of constant bit rate, aligned; speed/pitch is resampling, higher and shorter at once."
+)
 EQUAL = 1e-9  # cosines nearer than this are equal
 
 
@@ -165,13 +170,12 @@ def robustness_tables(measured: Mapping[str, Any]) -> tuple[Table, Table]:
         ]
 
     extent = (
-        f"{models[0]['n_segments']} segments of {measured['segment_s']:g} s of {models[0]['n_recordings']} recordings, "
-        "each recording counted alike; 95 % bootstrap intervals over recordings."
+        f"{models[0]['n_segments']} segments of {measured['segment_s']:g} s (shorter recordings whole) of "
+        f"{models[0]['n_recordings']} recordings, each counted alike; 95 % bootstrap intervals over recordings."
     )
-    cosine = "Cosine between clean and changed segments, averaged over time, as seen from the mean of all clean ones."
     found = f"How often the clean segment nearest to a changed one is its own source; {models[0]['chance']:.1f} % by "
     found += "chance."
     return (
-        Table("Cosine under changes of the sound", columns, rows("cosine", 3), f"{cosine} {extent}"),
+        Table("Cosine under changes of the sound", columns, rows("cosine", 3), f"{COSINE} {extent}"),
         Table("Found again, %", columns, rows("retrieval", 1), f"{found} {extent}"),
     )
