@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import current_thread
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ pytest.importorskip("yaml")
 pytest.importorskip("tensorboard")
 pytest.importorskip("matplotlib")
 
-from mert.errors import UsageError
+from mert.errors import AudioError, UsageError
 from mert.train.batches import Batches
 from mert.train.checkpoint import MARKER, Checkpoints
 from mert.train.corpus import CorpusError, open_corpus
@@ -120,6 +121,26 @@ def test_batches_are_pure_functions_of_seed_and_step(recordings: Path, tmp_path:
     changed = Batches(read_recipe(str(tmp_path / "recipe.yaml"), ["group_clips=3", "seed=8"]), made[0].corpus,
                       made[0].teachers, made[0].device)  # fmt: skip
     assert not torch.equal(one.wave_BN, changed.group(2, 1).wave_BN)
+
+
+def test_groups_are_read_ahead_and_a_failure_comes_in_its_own_step(recordings: Path, tmp_path: Path) -> None:
+    """Two groups a step: from the second on, all are read by the thread; the sixth cannot be."""
+    trained = engine(read_recipe(str(recipe_file(tmp_path, recordings)), ["group_clips=3"]))
+    corpus, threads = trained.batches.corpus, []
+
+    def read(index: int, start: int, n_samples: int) -> np.ndarray:
+        threads.append(current_thread().name)
+        if len(threads) > 5 * 3:
+            raise AudioError("a.wav", "is gone", "leave it")
+        return type(corpus).read(corpus, index, start, n_samples)
+
+    corpus.read = read  # type: ignore[method-assign]
+    trained.step(1)
+    trained.step(2)
+    with pytest.raises(AudioError, match="is gone"):
+        trained.step(3)
+    assert threads[:3] == [current_thread().name] * 3
+    assert all(name.startswith("read-ahead") for name in threads[3:])
 
 
 def test_an_epoch_takes_each_training_recording_once_and_none_held_out(recordings: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
@@ -23,6 +24,8 @@ from teachers.base import Teacher
 from teachers.labels import LabelStore
 
 log = logging.getLogger("mert")
+
+Crop = tuple[int, int]  # recording, and the frame it begins at
 
 CROP, MASK, MIX, DROPOUT, LAYER_DROP, ORDER, VALIDATION = range(7)  # purposes of random streams
 
@@ -41,7 +44,8 @@ class Batches:
     """Groups of a recipe over a corpus. The last `validate_clips` recordings are held out for validation.
 
     `group(step, g)` is group g of the batch of update `step` (from 1); every process that asks gets the same. Each
-    epoch goes through the training recordings once, in an order of its own.
+    epoch goes through the training recordings once, in an order of its own. What `read_ahead` was told of is decoded
+    or composed by a thread, while the model learns from what came before.
     """
 
     def __init__(self, recipe: Recipe, corpus: Corpus, teachers: Mapping[str, Teacher], device: torch.device) -> None:
@@ -49,6 +53,8 @@ class Batches:
         self.n_held_out = min(recipe.validate_clips, len(corpus) // 2)
         self.n_training = len(corpus) - self.n_held_out
         self.stride = recipe.model.stride
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
+        self._ahead: dict[tuple[int, int], Future[np.ndarray]] = {}
         with torch.device("meta"):
             self.n_frames = int(ConvFrontend(recipe.model).n_frames(recipe.clip_samples))
         for name, teacher in teachers.items():
@@ -64,13 +70,17 @@ class Batches:
 
     def group(self, step: int, number: int) -> Group:
         """Group `number` of the batch of update `step`, disturbed by its own clips."""
-        recipe = self.recipe
-        first = (step - 1) * recipe.batch_clips + number * recipe.group_clips
-        indices = [self._recording(place) for place in range(first, first + recipe.group_clips)]
-        mask_BT = self._mask(stream(recipe.seed, MASK, step, number), len(indices))
-        clean = self._clean(indices, mask_BT, stream(recipe.seed, CROP, step, number))
+        recipe, crops = self.recipe, self._crops(step, number)
+        read = self._ahead.pop((step, number), None)
+        wave_BN = self._read(crops) if read is None else read.result()
+        mask_BT = self._mask(stream(recipe.seed, MASK, step, number), len(crops))
+        clean = self._with_targets(wave_BN, crops, mask_BT)
         mixed_BN = recipe.mixing(clean.wave_BN, stream(recipe.seed, MIX, step, number))
         return Group(mixed_BN, clean.mask_BT, clean.codes, clean.frames)
+
+    def read_ahead(self, step: int, number: int) -> None:
+        """Begin to read a group that `group` will be asked for next; what was begun before is forgotten."""
+        self._ahead = {(step, number): self._reader.submit(self._read, self._crops(step, number))}
 
     def n_masked(self, step: int, number: int) -> int:
         """Masked frames of a group, without its audio."""
@@ -83,7 +93,8 @@ class Batches:
             places = range(number * recipe.group_clips, min(self.n_held_out, (number + 1) * recipe.group_clips))
             random = stream(recipe.seed, VALIDATION, number)
             mask_BT = self._mask(random, len(places))
-            groups.append(self._clean([self.n_training + place for place in places], mask_BT, random))
+            crops = self._cropped([self.n_training + place for place in places], random)
+            groups.append(self._with_targets(self._read(crops), crops, mask_BT))
         return groups
 
     def skipped_layers(self, step: int, micro_step: int) -> tuple[int, ...]:
@@ -96,18 +107,30 @@ class Batches:
         epoch, within = divmod(place, self.n_training)
         return int(_order(self.recipe.seed, epoch, self.n_training)[within])
 
-    def _clean(self, indices: Sequence[int], mask_BT: torch.Tensor, random: np.random.Generator) -> Group:
-        """Crops and their targets. Crops begin on whole frames, so that stored labels fit to the sample."""
+    def _crops(self, step: int, number: int) -> list[Crop]:
+        recipe = self.recipe
+        first = (step - 1) * recipe.batch_clips + number * recipe.group_clips
+        indices = [self._recording(place) for place in range(first, first + recipe.group_clips)]
+        return self._cropped(indices, stream(recipe.seed, CROP, step, number))
+
+    def _cropped(self, indices: Sequence[int], random: np.random.Generator) -> list[Crop]:
+        """Crops begin on whole frames, so that stored labels fit to the sample."""
         n_samples = self.recipe.clip_samples
         latest = [(self.corpus.n_samples(index) - n_samples) // self.stride for index in indices]
-        frames = [int(random.integers(0, last, endpoint=True)) for last in latest]
-        crops = zip(indices, frames, strict=True)
-        clips = [self.corpus.read(index, frame * self.stride, n_samples) for index, frame in crops]
-        wave_BN = torch.from_numpy(np.stack(clips)).to(self.device)
+        return [
+            (index, int(random.integers(0, last, endpoint=True))) for index, last in zip(indices, latest, strict=True)
+        ]
+
+    def _read(self, crops: Sequence[Crop]) -> np.ndarray:
+        n_samples = self.recipe.clip_samples
+        return np.stack([self.corpus.read(index, frame * self.stride, n_samples) for index, frame in crops])
+
+    def _with_targets(self, clips_BN: np.ndarray, crops: Sequence[Crop], mask_BT: torch.Tensor) -> Group:
+        wave_BN = torch.from_numpy(clips_BN).to(self.device)
         codes, values = {}, {}
         for name, teacher in self.teachers.items():
             if isinstance(teacher, LabelStore):
-                codes[name] = self._stored(teacher, indices, frames)
+                codes[name] = self._stored(teacher, crops)
                 continue
             targets = teacher.targets(wave_BN)
             if targets.codes is not None:
@@ -116,9 +139,11 @@ class Batches:
                 values[name] = targets.frames[:, : self.n_frames]
         return Group(wave_BN, mask_BT, codes, values)
 
-    def _stored(self, store: LabelStore, indices: Sequence[int], frames: Sequence[int]) -> torch.Tensor:
-        names = [(self.corpus.name(index), self.corpus.n_samples(index)) for index in indices]
-        rows = [store.codes(*name, frame, self.n_frames) for name, frame in zip(names, frames, strict=True)]
+    def _stored(self, store: LabelStore, crops: Sequence[Crop]) -> torch.Tensor:
+        rows = [
+            store.codes(self.corpus.name(index), self.corpus.n_samples(index), frame, self.n_frames)
+            for index, frame in crops
+        ]
         return torch.from_numpy(np.stack(rows).astype(np.int64)).to(self.device)
 
     def _mask(self, random: np.random.Generator, n_clips: int) -> torch.Tensor:
