@@ -1,4 +1,4 @@
-"""The published MERT models: where they are, what they are, and under which licence."""
+"""The MERT models known by name: where they are, what they are, and under which licence."""
 
 from __future__ import annotations
 
@@ -63,6 +63,12 @@ def _base(
 REGISTRY: dict[str, ModelInfo] = {
     model.name: model
     for model in (
+        ModelInfo(
+            name="mert-nano", repo="mert-nano", licence="Apache-2.0", n_params=6_586_240, sample_rate=24_000,
+            frame_rate=75.0, n_layers=6, dim=256, window_s=1.0, recommended_layer="layer05",
+            sha256="9f06134d8a984b01babb3486e4d306bdd56bd8c26c09f321da891108835fe5e3",
+            note="comes with this package; trained on synthesised music only",
+        ),
         _base(
             "mert-v1-95m", "m-a-p/MERT-v1-95M", "EnCodec and CQT targets",
             revision="12af15fef9d0ac838c3f475bfbbf26d2060dd4f5",
