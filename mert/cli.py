@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -125,7 +126,7 @@ def export(
     from mert.hub import load
     from mert.publish import save_pretrained
 
-    if (Path(name) / "recipe.yaml").exists():
+    if (Path(name) / "recipe.yaml").exists() and not (Path(name) / "config.json").exists():
         from mert.train.export import export_run
 
         export_run(Path(name), out, half)
@@ -155,6 +156,8 @@ def main() -> None:
     from mert.embed_cli import printable
     from mert.errors import MertError, UsageError
 
+    for known in ("torch.distributed is disabled", "TypedStorage is deprecated"):  # one process is all that was asked
+        warnings.filterwarnings("ignore", known)
     try:
         app()
     except (UsageError, ValueError) as error:

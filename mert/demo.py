@@ -12,9 +12,11 @@ import typer
 from rich.progress import track
 
 from mert.audio import Recording
-from mert.embed import Embedder, random_model
+from mert.embed import Embedder
 from mert.errors import MertError
 from mert.features import Features
+from mert.hub import load
+from mert.jobs import recommended
 
 RATE_HZ = 24_000
 BAR_S = 2.0
@@ -62,7 +64,7 @@ def main(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("demo_out"),
     audio: Annotated[Path | None, typer.Option(help="Your own recording; default: a synthesised one.")] = None,
 ) -> None:
-    """Embed a recording with a small untrained model and draw its self-similarity."""
+    """Embed a recording with `mert-nano`, the model that comes with the package, and draw its self-similarity."""
     import soundfile
 
     from mert.plots import save_ssm
@@ -72,15 +74,15 @@ def main(
         audio = out / "song.wav"
         soundfile.write(audio, song(), RATE_HZ)
         typer.echo(f"synthesised {audio}: 24 s, form {FORM}")
-    typer.echo("No trained weights are bundled yet: this model is RANDOM, its features carry no musical knowledge.")
-    m = random_model("nano")
+    m = load("mert-nano")
+    typer.echo(f"{m.info.name}: {m.info.licence}, {m.info.note}")
     start = time.perf_counter()
     features = embedded(m, audio)
     elapsed = time.perf_counter() - start
     n_layers, n_frames, dim = features.values.shape
     seconds = features.meta["seconds"]
     features.save(out / "features.npz")
-    save_ssm(features, out / "self_similarity.png", layer=m.layer_names[-1])
+    save_ssm(features, out / "self_similarity.png", layer=recommended(m))
     times = features.times if features.times is not None else np.zeros(1)
     typer.echo(
         f"embedded {audio}: {seconds:.2f} s in {elapsed:.2f} s ({seconds / elapsed:.0f} x real time, "

@@ -51,7 +51,7 @@ def embed(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the features.", file_okay=False)],
     inputs: Annotated[list[Path] | None, typer.Argument(help="Audio files and folders.", show_default=False)] = None,
     listing: Annotated[Path | None, typer.Option("--list", help="Text file with one path a line.")] = None,
-    model: Annotated[str, typer.Option("--model", "-m", envvar="MERT_MODEL", help="Name or folder.")] = "mert-v1-95m",
+    model: Annotated[str, typer.Option("--model", "-m", envvar="MERT_MODEL", help="Name or folder.")] = "mert-nano",
     revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
     layers: Annotated[str, typer.Option(help="last (or the recommended one), all, or a list: 3,layer06,-1.")] = "last",
     pool: Annotated[PoolMode, typer.Option(help="Keep frames, or their mean (and deviation).")] = PoolMode.none,

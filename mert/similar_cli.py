@@ -26,7 +26,7 @@ def similar(
     queries: Annotated[list[Path], typer.Argument(help="Recordings to compare with.", show_default=False)],
     folder: Annotated[Path, typer.Argument(help="Folder of recordings to rank.", show_default=False)],
     k: Annotated[int, typer.Option("-k", min=1, help="How many to show.")] = 10,
-    model: Annotated[str, typer.Option("--model", "-m", envvar="MERT_MODEL", help="Name or folder.")] = "mert-v1-95m",
+    model: Annotated[str, typer.Option("--model", "-m", envvar="MERT_MODEL", help="Name or folder.")] = "mert-nano",
     revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
     layer: Annotated[str, typer.Option(help="One layer: last (or the recommended one), 7, layer07, -1.")] = "last",
     window: Annotated[str | None, typer.Option(help='Seconds, or "whole"; default: the training context.')] = None,

@@ -69,12 +69,19 @@ def _loss(axes: Axes, rows: Rows) -> None:
     axes.set_ylabel("loss, all heads", fontsize=9)
 
 
+def _numbers(k: int, n_codebooks: int) -> str:
+    """Which codebooks the k-th line and its like stand for."""
+    if k == 0:
+        return "codebook 1"
+    return "codebook 2" if n_codebooks == 2 else f"codebooks 2 to {n_codebooks}"
+
+
 def _accuracy(axes: Axes, rows: Rows) -> None:
     for name, colour in zip(_named(rows, "/accuracy_0"), COLOURS, strict=False):
         stem = name.removesuffix("_0")
         codebooks = list(takewhile(lambda found: found[0], (points(rows, f"{stem}_{k}") for k in count())))
         for k, (steps, values) in enumerate(codebooks):
-            label = f"{_of(name)}, codebook {1 if k == 0 else f'2 to {len(codebooks)}'}" if k < 2 else None
+            label = f"{_of(name)}, {_numbers(k, len(codebooks))}" if k < 2 else None
             style: dict[str, Any] = {"ms": 3.5, "lw": 1.4} if k == 0 else {"ms": 2, "lw": 0.7, "alpha": 0.45}
             axes.plot(steps, 100 * np.array(values), "o-", color=colour, label=label, **style)
         steps, values = points(rows, stem.replace("/accuracy", "/most_frequent") + "_0")

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 from hub_server import Hub
 
-from mert.registry import REGISTRY
-
 nbformat = pytest.importorskip("nbformat")
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +69,6 @@ def test_ruff_has_nothing_to_say(command: tuple[str, ...]) -> None:
 
 
 @pytest.mark.check
-@pytest.mark.skipif("mert-nano" not in REGISTRY, reason="mert-nano is not bundled yet")
 @each_notebook
 def test_it_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip("nbclient")

@@ -61,6 +61,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
         server.commit_folder("m-a-p/MERT-v1-95M", published)
         yield folder, os.environ | {
             "HF_ENDPOINT": server.url, "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": "hf_local",
             "PYTHONPATH": str(folder / "site"), "HF_HUB_DISABLE_TELEMETRY": "1",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }  # fmt: skip

@@ -33,7 +33,7 @@ def export_run(run: Path, out: Path, half: bool = False) -> Path:
     by_fairseq2 = (run / fairseq2_checkpoint.BEGUN).exists()
     marker = fairseq2_checkpoint.load_newest(model, run) if by_fairseq2 else load_newest(model, run)
     restricted = any("NC" in licence for licence in marker["state"]["licences"].values())
-    info = ModelInfo.of(model, run.name, licence="CC BY-NC 4.0" if restricted else "Apache-2.0")
+    info = ModelInfo.of(model, out.resolve().name, licence="CC BY-NC 4.0" if restricted else "Apache-2.0")
     info = replace(info, note=story(recipe, marker, read_rows(run / "metrics.jsonl")))
     save_pretrained(Embedder(model, info, digest(model), "cpu"), out, half=half)
     for name in ("curves.png", "metrics.jsonl", "recipe.yaml"):

@@ -11,6 +11,7 @@ import yaml
 
 from mert.config import MertConfig, base_95m, large_330m, nano
 from mert.errors import UsageError
+from mert.registry import bundled
 from mert.train.mixing import Mixing
 from mert.train.objective import Weights
 
@@ -138,17 +139,21 @@ NAMED = {"nano": nano_recipe, "v0_95m": v0_95m, "v1_95m": v1_95m, "v1_330m": v1_
 
 
 def read_recipe(config: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A named recipe or a YAML file (which may name a `base`), changed by `key=value`; unknown keys are errors.
+    """A named recipe, that of a bundled model or of a folder, or a YAML file (with a `base`), changed by `key=value`.
 
-    Keys may be dotted (`mixing.apply_prob=0`); values are YAML, checked against the type of their field.
+    Keys may be dotted (`mixing.apply_prob=0`); values are YAML, checked against the type of their field, and unknown
+    keys are errors.
     """
     if config in NAMED:
         recipe, values = NAMED[config](), {}
     else:
+        path = bundled(config) or Path(config)
         try:
-            values = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+            values = yaml.safe_load((path / "recipe.yaml" if path.is_dir() else path).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
-            raise UsageError(config, f"no recipe of this name or file ({error})", f"try {', '.join(NAMED)}") from None
+            raise UsageError(
+                config, f"no recipe of this name or file ({error})", f"try mert-nano, {', '.join(NAMED)}"
+            ) from None
         if not isinstance(values, dict):
             raise UsageError(config, "holds no mapping", "write `key: value` lines")
         recipe = NAMED[values.pop("base", "nano")]()

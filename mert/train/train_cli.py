@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mert.train.corpus import Corpus
     from mert.train.recipe import Recipe
 
-Config = Annotated[str, typer.Argument(help="nano, v0_95m, v1_95m, v1_330m, or a YAML file.")]
+Config = Annotated[str, typer.Argument(help="nano, mert-nano, v0_95m, v1_95m, v1_330m, or a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as steps=500 mixing.apply_prob=0.")]
 
 
