@@ -151,9 +151,8 @@ def read_recipe(config: str, overrides: Sequence[str] = ()) -> Recipe:
         try:
             values = yaml.safe_load((path / "recipe.yaml" if path.is_dir() else path).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
-            raise UsageError(
-                config, f"no recipe of this name or file ({error})", f"try mert-nano, {', '.join(NAMED)}"
-            ) from None
+            known = ", ".join(["mert-nano", *NAMED])
+            raise UsageError(config, f"no recipe of this name or file ({error})", f"try {known}") from None
         if not isinstance(values, dict):
             raise UsageError(config, "holds no mapping", "write `key: value` lines")
         recipe = NAMED[values.pop("base", "nano")]()
@@ -162,8 +161,8 @@ def read_recipe(config: str, overrides: Sequence[str] = ()) -> Recipe:
         if not equals:
             raise UsageError(override, "is not key=value", "write for example steps=1000")
         target = values
-        *path, last = key.split(".")
-        for part in path:
+        *parents, last = key.split(".")
+        for part in parents:
             target = target.setdefault(part, {})
         target[last] = yaml.safe_load(text)
     return changed(recipe, values, "")
