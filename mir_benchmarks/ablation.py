@@ -9,8 +9,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from mert.errors import MertError
 from mir_benchmarks.stats import Comparison, Sample, compare
@@ -101,13 +103,23 @@ class Ablation:
                     f"mert {arguments[0]}", f"failed ({words})", "mend that, then run the same command again"
                 )
 
-    def compared(self, variants: Sequence[Variant] = VARIANTS) -> Iterator[tuple[Variant, int, Comparison]]:
-        """Each variant against the base of the same seed, task by task."""
+    def compared(self, variants: Sequence[Variant] = VARIANTS) -> Iterator[tuple[Variant, Comparison, list[float]]]:
+        """Each variant against the base, task by task, as means over pretraining's seeds; and each seed's difference.
+
+        The interval is over test items: what another pretraining would give is seen in the seeds.
+        """
         for variant in variants:
-            for seed in self.seeds if variant.name != BASE else ():
-                for task in TASKS:
-                    yield variant, seed, compare(self._sample(variant.name, seed, task), self._sample(BASE, seed, task))
+            for task in TASKS if variant.name != BASE else ():
+                tried, base = ([self._sample(name, seed, task) for seed in self.seeds] for name in (variant.name, BASE))
+                each = [compare(one, other).difference for one, other in zip(tried, base, strict=True)]
+                yield variant, compare(mean_of(tried), mean_of(base)), each
 
     def _sample(self, variant: str, seed: int, task: str) -> Sample:
         path = self.folder / "results" / f"{variant}-{seed}" / f"{task}.json"
         return Sample.of(Result.load(path), load_outputs(path))
+
+
+def mean_of(samples: Sequence[Sample]) -> Sample:
+    """The mean score of several models on the same items: all draw the same ones."""
+    mean = float(np.mean([sample.mean for sample in samples]))
+    return replace(samples[0], mean=mean, draws=np.mean([sample.draws for sample in samples], axis=0))

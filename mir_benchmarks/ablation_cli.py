@@ -46,17 +46,16 @@ def chosen(only: str | None) -> list[Variant]:
 
 
 def rows(ablation: Ablation, variants: list[Variant]) -> str:
-    """A markdown table: difference to the base of each variant, task and seed, with its 95 % interval."""
+    """A markdown table: each variant's difference to the base with its 95 % interval, and below it each seed's."""
     from mir_benchmarks.ablation import TASKS
 
-    cells: dict[tuple[str, int], dict[str, str]] = {}
-    for variant, seed, compared in ablation.compared(variants):
+    cells: dict[str, dict[str, str]] = {}
+    for variant, compared, each in ablation.compared(variants):
         low, high = compared.ci95
         sure = "**" if low > 0 or high < 0 else ""
-        cell = f"{sure}{compared.difference:+.1f}{sure} [{low:+.1f}, {high:+.1f}]"
-        cells.setdefault((variant.name, seed), {})[compared.task] = cell
-    says = {variant.name: variant.says for variant in variants}
-    head = ["| variant | seed | " + " | ".join(TASKS) + " |", "|---" * (2 + len(TASKS)) + "|"]
-    body = [f"| {says[name]} | {seed} | " + " | ".join(of[task] for task in TASKS) + " |"
-            for (name, seed), of in cells.items()]  # fmt: skip
+        seeds = ", ".join(f"{difference:+.1f}" for difference in each)
+        cell = f"{sure}{compared.difference:+.1f}{sure} [{low:+.1f}, {high:+.1f}]<br>({seeds})"
+        cells.setdefault(variant.says, {})[compared.task] = cell
+    head = ["| variant | " + " | ".join(TASKS) + " |", "|---" * (1 + len(TASKS)) + "|"]
+    body = [f"| {says} | " + " | ".join(of[task] for task in TASKS) + " |" for says, of in cells.items()]
     return "\n".join([*head, *body]) + "\n"
