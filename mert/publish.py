@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from mert.embed import Embedder
 
 GOLDEN = "golden.safetensors"
-TOLERANCE = 1e-5  # of the larger of 1 and a layer's rms, in float32
+TOLERANCE = 1e-5  # of the larger of 1 and a layer's rms
 
 _CARD = """\
 ---
@@ -73,11 +74,11 @@ def save_pretrained(embedder: Embedder, folder: str | Path, licence: str | None 
     """Write config.json, model.safetensors, README.md and golden.safetensors; returns the folder.
 
     `licence` is a hub licence id such as "cc-by-4.0"; by default it stays that of the loaded model. `half`
-    stores the weights in fp16: half the size, and what is loaded (in float32) is what the golden states are of.
+    stores the weights in fp16: half the size, and what is loaded (widened) is what the golden states are of.
     OutputError if the disk refuses.
     """
     folder = write_model(embedder.model, folder, torch.float16 if half else torch.float32)
-    model, checkpoint, _ = load_model(folder)  # golden states come from what was written, on CPU in float32
+    model, checkpoint, _ = load_model(folder)  # golden states come from what was written
     wave_N = _golden_wave(model.config.sample_rate)
     golden = {"wave": wave_N, "states": _states(model, wave_N)}
     card = model_card(embedder.info, model, checkpoint.sha256, licence)
@@ -88,7 +89,9 @@ def save_pretrained(embedder: Embedder, folder: str | Path, licence: str | None 
 
 
 def verify(folder: str | Path) -> VerifyReport:
-    """Check that weights load strictly, are finite, are those of the golden file, and still give its states.
+    """Check that weights load strictly, are finite, are those of the golden file, and still give its states in float64.
+
+    Float32 would tell less: trained weights amplify its rounding, which differs from processor to processor.
 
     Raises CheckpointError that names what fails. A folder without golden.safetensors passes with `golden` None.
     """
@@ -160,9 +163,9 @@ def _read_golden(path: Path) -> tuple[Tensor, Tensor, str]:
 
 
 def _states(model: Mert, wave_N: Tensor) -> Tensor:
-    """All states in float64: trained weights amplify float32's rounding, which differs from processor to processor."""
+    """All states [L, T, D], computed by a copy in float64."""
     with torch.inference_mode():
-        return torch.cat(model.eval().double()(wave_N.double()[None])).float()
+        return torch.cat(deepcopy(model).eval().double()(wave_N.double()[None])).float()
 
 
 def _golden_wave(sample_rate: int) -> Tensor:

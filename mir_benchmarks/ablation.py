@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mert.errors import MertError
+from mert.errors import MertError, UsageError
+from mert.files import read_json, write_json
 from mir_benchmarks.stats import Comparison, Sample, compare
 from probes.result import Result, load_outputs
 
@@ -65,8 +66,8 @@ class Ablation:
         """(file that says a step is done, arguments of `mert`) of every step, in order.
 
         >>> steps = list(Ablation(Path("a"), Path("d")).commands(VARIANTS[:1]))
-        >>> [arguments[0] for _, arguments in steps]
-        ['fit-teacher', 'pretrain', 'export', 'bench', 'pretrain', 'export', 'bench']
+        >>> [arguments[0] for _, arguments in steps] == ["fit-teacher", *["pretrain", "export", *["bench"] * 4] * 2]
+        True
         """
         for variant in variants:
             teacher = self.folder / "teachers" / variant.teacher_folder
@@ -85,13 +86,22 @@ class Ablation:
             *self.overrides, *variant.overrides,
         ]  # fmt: skip
         yield model / "model.safetensors", ["export", str(run), str(model)]
-        yield results / f"{TASKS[-1]}.json", [
-            "bench", "run", "-m", str(model), "-t", ",".join(TASKS), "--suite", self.suite,
-            "--data-home", str(self.data_home), "-o", str(results), *self.probe,
-        ]  # fmt: skip
+        for task in TASKS:
+            yield results / f"{task}.json", [
+                "bench", "run", "-m", str(model), "-t", task, "--suite", self.suite,
+                "--data-home", str(self.data_home), "-o", str(results), *self.probe,
+            ]  # fmt: skip
 
     def run(self, variants: Sequence[Variant] = VARIANTS, tell: Callable[[str], None] = print) -> None:
-        """Run every step that is not done; MertError with its last words where one fails."""
+        """Run every step that is not done; MertError with its last words where one fails.
+
+        UsageError where the folder was begun with other overrides: its models would not be comparable.
+        """
+        plan, path = {"suite": self.suite, "overrides": list(self.overrides)}, self.folder / "ablation.json"
+        if path.exists() and read_json(path) != plan:
+            raise UsageError(path, f"was begun with {read_json(path)}", "give the same, or another folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, plan)
         for done, arguments in self.commands(variants):
             if done.exists():
                 continue

@@ -12,6 +12,11 @@ from mir_benchmarks.run_cli import Suite
 if TYPE_CHECKING:
     from mir_benchmarks.ablation import Ablation, Variant
 
+NOTE = (
+    "Points above or below the base, as means over the seeds of pretraining [95 % interval over test items] (each "
+    "seed). Bold: the interval excludes 0 and all seeds agree; not corrected for the number of comparisons."
+)
+
 
 def ablate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for teachers, runs, models, results.")],
@@ -52,10 +57,10 @@ def rows(ablation: Ablation, variants: list[Variant]) -> str:
     cells: dict[str, dict[str, str]] = {}
     for variant, compared, each in ablation.compared(variants):
         low, high = compared.ci95
-        sure = "**" if low > 0 or high < 0 else ""
+        sure = "**" if (low > 0 and min(each) > 0) or (high < 0 and max(each) < 0) else ""
         seeds = ", ".join(f"{difference:+.1f}" for difference in each)
         cell = f"{sure}{compared.difference:+.1f}{sure} [{low:+.1f}, {high:+.1f}]<br>({seeds})"
         cells.setdefault(variant.says, {})[compared.task] = cell
     head = ["| variant | " + " | ".join(TASKS) + " |", "|---" * (1 + len(TASKS)) + "|"]
     body = [f"| {says} | " + " | ".join(of[task] for task in TASKS) + " |" for says, of in cells.items()]
-    return "\n".join([*head, *body]) + "\n"
+    return "\n".join([*head, *body, "", NOTE]) + "\n"

@@ -229,8 +229,9 @@ def limits_section(evidence: Evidence) -> str:
         )
         limits.insert(0, synthetic + "all of it, and real sounds are new to the model.")
     limits.append(
-        f"Its context is {config['window_s']:g} s: in the default windows nothing further apart than that is related "
-        "by the model (longer recordings are read window by window)."
+        f"Its context is {config['window_s']:g} s: `embed`, and with it robustness and triplets above, reads longer "
+        "recordings window by window, and relates nothing further apart. The tasks above were heard as MARBLE hears "
+        "them, in whole task windows at once (`--context window`)."
     )
     if evidence.run and evidence.run.synthetic:
         limits.append(
@@ -240,6 +241,12 @@ def limits_section(evidence: Evidence) -> str:
     if evidence.triplets or evidence.robustness:
         limits.append("Robustness and triplets were measured on few recordings: other music may give other numbers.")
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
+
+
+def recordings_of(evidence: Evidence) -> str:
+    """Names of all recordings that robustness and triplets were measured on."""
+    measured = filter(None, (evidence.robustness, evidence.triplets))
+    return ", ".join(sorted({md_text(one["name"]) for found in measured for one in found["recordings"]}))
 
 
 def repeat_section(evidence: Evidence, sources: Sources) -> str:
@@ -252,7 +259,7 @@ def repeat_section(evidence: Evidence, sources: Sources) -> str:
             lines.append(segments_command(kind, measured, [str(one["model"]["name"]) for one in measured["models"]]))
     lines.append(f"mert verify {name}")
     beside = "`recipe.yaml`, beside this card, is the whole recipe. " if training else ""
-    audio = "AUDIO are the recordings named above. " if evidence.robustness or evidence.triplets else ""
+    audio = f"AUDIO are {recordings_of(evidence)}. " if evidence.robustness or evidence.triplets else ""
     return (
         "## How to repeat it\n\n```sh\n" + "\n".join(lines) + "\n```\n\n"
         f"{beside}{audio}`mert verify` checks the SHA-256 and the golden states."

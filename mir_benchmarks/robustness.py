@@ -28,9 +28,9 @@ from mir_benchmarks.segments import (
     described,
     hear,
     label,
+    mean_and_interval,
     over_recordings,
     report,
-    with_interval,
 )
 from mir_benchmarks.tables import Table
 from probes.encoders import Encoder
@@ -165,7 +165,7 @@ def robustness_tables(measured: Mapping[str, Any]) -> tuple[Table, Table]:
 
     def rows(what: str, digits: int) -> list[tuple[str, ...]]:
         return [
-            (change, *(with_interval(one["changes"][change][one["layer"]][what], digits) for one in models))
+            (change, *(mean_and_interval(one["changes"][change][one["layer"]][what], digits) for one in models))
             for change in models[0]["changes"]
         ]
 

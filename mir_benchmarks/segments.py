@@ -198,10 +198,10 @@ def label(one: Mapping[str, Any]) -> str:
     return name if layer == name else f"{name}, {layer}"
 
 
-def with_interval(summary: Mapping[str, Any], digits: int) -> str:
+def mean_and_interval(summary: Mapping[str, Any], digits: int) -> str:
     """Mean and interval as text.
 
-    >>> with_interval({"mean": 0.9, "ci95": [0.85, 0.95]}, 2), with_interval({"mean": 0.9, "ci95": None}, 1)
+    >>> mean_and_interval({"mean": 0.9, "ci95": [0.85, 0.95]}, 2), mean_and_interval({"mean": 0.9, "ci95": None}, 1)
     ('0.90 [0.85, 0.95]', '0.9')
     """
     low_high = ", ".join(f"{value:.{digits}f}" for value in summary["ci95"] or ())

@@ -20,8 +20,8 @@ from mir_benchmarks.segments import (
     chosen_layer,
     described,
     hear,
+    mean_and_interval,
     report,
-    with_interval,
 )
 from mir_benchmarks.stats import LEVELS, draw
 from mir_benchmarks.tables import Table
@@ -96,7 +96,12 @@ def accuracy(units_nP: np.ndarray, owner_n: np.ndarray) -> dict[str, Any]:
 def triplets_table(measured: Mapping[str, Any]) -> Table:
     """A row a model, at its layer."""
     rows: list[tuple[str, ...]] = [
-        (one["model"]["name"], one["layer"], with_interval(one["layers"][one["layer"]], 1), f"{one['n_triplets']:,}")
+        (
+            one["model"]["name"],
+            one["layer"],
+            mean_and_interval(one["layers"][one["layer"]], 1),
+            f"{one['n_triplets']:,}",
+        )
         for one in measured["models"]
     ]
     first = measured["models"][0]

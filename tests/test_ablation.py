@@ -14,7 +14,7 @@ from mir_benchmarks.stats import summarise
 from probes.result import Outputs, Result
 
 TINY = ("steps=1", "warmup_steps=1", "batch_clips=2", "group_clips=2", "validate_clips=2", "model.dim=32",
-        "model.n_heads=2", "model.n_layers=1", "model.ffn_dim=32", "model.conv_dim=32", "clip_s=0.5")  # fmt: skip
+        "model.n_heads=2", "model.n_layers=1", "model.ffn_dim=32", "model.conv_dim=128", "clip_s=0.5")  # fmt: skip
 
 
 def pretraining(ablation: Ablation, name: str) -> set[str]:

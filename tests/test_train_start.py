@@ -47,7 +47,31 @@ def test_the_second_layer_hears_long_filters_through_the_first() -> None:
     assert cosine_F.min() > 0.98
 
 
+def heard_db(wave_N: np.ndarray) -> np.ndarray:
+    """Level of each band before the second GELU, in dB."""
+    frontend, heard = started(), []
+    frontend.convs[1].register_forward_hook(lambda module, inputs, output: heard.append(output))
+    with torch.no_grad():
+        frontend(torch.from_numpy(wave_N.astype(np.float32))[None])
+    return 10 * np.log10(heard[0][0].square().mean(0).unflatten(0, (64, 4)).sum(1).numpy())
+
+
+def test_the_norm_takes_off_the_level_and_leaves_the_spectrum() -> None:
+    """Treble 20 dB softer is heard 20 dB softer below the same bass; a norm behind filters would hide it."""
+    random, n = np.random.default_rng(0), 2 * RATE_HZ
+    spectrum, hz = np.fft.rfft(random.standard_normal(n)), np.fft.rfftfreq(n, 1 / RATE_HZ)
+    bass, treble = (np.fft.irfft(spectrum * kept, n) for kept in ((hz > 150) & (hz < 1500), (hz > 4000) & (hz < 9000)))
+    centres_hz = mel_spaced(LOWEST_HZ, HIGHEST * RATE_HZ / 2, 64)
+    low, high = (centres_hz > 300) & (centres_hz < 1200), (centres_hz > 5000) & (centres_hz < 8000)
+    equal_db, softer_db = heard_db(bass + treble), heard_db(bass + 0.1 * treble)
+    tilt_db = (softer_db - equal_db)[high].mean() - (softer_db - equal_db)[low].mean()
+    assert tilt_db == pytest.approx(-20, abs=1)
+    assert heard_db(0.2 * (bass + treble)) == pytest.approx(equal_db, abs=0.05)
+
+
 def test_other_front_ends_are_refused() -> None:
+    with pytest.raises(UsageError, match="2 convolutions of 64 channels cannot begin as a filterbank"):
+        started(n_channels=64)
     with pytest.raises(UsageError, match="7 convolutions of 128 channels cannot begin as a filterbank"):
         seven = replace(nano(), conv_dim=128, conv_kernels=(10, 3, 3, 3, 3, 2, 2), conv_strides=(5, 2, 2, 2, 2, 2, 2))
         filterbank_start(ConvFrontend(seven), RATE_HZ)

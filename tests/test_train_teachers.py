@@ -55,3 +55,21 @@ def test_a_model_learns_from_every_acoustic_teacher(name: str, tmp_path: Path, w
     for loss in [*losses, "cqt/loss"]:
         first, last = (np.mean([row[loss] for row in part]) for part in (rows[:8], rows[-8:]))
         assert last < 0.9 * first, loss
+
+
+def test_a_teacher_is_fitted_at_the_rate_of_its_music(tmp_path: Path, write: Callable[..., Path]) -> None:
+    """k-means listens at 16 kHz of itself, as HuBERT's did: the command tells it what it is given."""
+    from mert.errors import UsageError
+    from mert.train.train_cli import fit_teacher as command
+
+    for i in range(3):
+        write(f"music/{i}.wav", music(1.2, seed=i))
+    for asked_hz, settings in ((24_000, []), (16_000, []), (16_000, ["sample_rate=16000"])):
+        out = tmp_path / f"{asked_hz}-{len(settings)}"
+        command("kmeans", str(tmp_path / "music"), out, ["n_classes=8", *settings], clips=3, rate_hz=asked_hz)
+        teacher = load_teacher(str(out))
+        assert (teacher.sample_rate, teacher.rate_hz) == (asked_hz, asked_hz / 320)
+    with pytest.raises(
+        UsageError, match="is asked for 16000 Hz, and the music comes at 24000 Hz; give --rate-hz 16000"
+    ):
+        command("kmeans", str(tmp_path / "music"), tmp_path / "x", ["sample_rate=16000"], clips=3, rate_hz=24_000)

@@ -22,7 +22,7 @@ log = logging.getLogger("mert")
 
 
 class Corpus(Protocol):
-    """Recordings of known length that can be read from any sample on."""
+    """Recordings of known length that can be read from any sample on, by several threads at once."""
 
     rate_hz: int
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mert.embed_cli import Executor
-from mert.errors import MertError
+from mert.errors import MertError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,12 +87,20 @@ def fit_teacher(
     rate_hz: Annotated[int, typer.Option(help="Sample rate.")] = 24_000,
 ) -> None:
     """Fit a teacher on a sample of a corpus."""
+    from inspect import signature
+
     import yaml
 
     from mert.train.corpus import open_corpus
     from teachers import fit_teacher as fit
+    from teachers.registry import teacher_class
 
     values = {key: yaml.safe_load(text) for key, _, text in (item.partition("=") for item in settings or [])}
+    if "sample_rate" in signature(getattr(teacher_class(name), "fit", fit)).parameters:
+        values.setdefault("sample_rate", rate_hz)
+    if (asked := values.get("sample_rate", rate_hz)) != rate_hz:
+        reason = f"is asked for {asked} Hz, and the music comes at {rate_hz} Hz"
+        raise UsageError(f"teacher {name}", reason, f"give --rate-hz {asked}")
     corpus = open_corpus(data, rate_hz, rate_hz, {})
     teacher = fit(name, _waves(corpus, clips), **values)
     teacher.save(out)

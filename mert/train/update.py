@@ -36,7 +36,8 @@ class Update:
         recipe, (place, part) = self.batches.recipe, divmod(micro_step, self.n_parts)
         if part == 0:
             group = self.batches.group(self.step, self.share[place])
-            self.batches.read_ahead(*self._after(place))
+            if after := self._after(place):
+                self.batches.read_ahead(*after)
             self._parts = group.split(recipe.clips_at_once or recipe.group_clips)
             torch.manual_seed(torch_seed(recipe.seed, DROPOUT, self.step, self.share[place]))
         skip = self.batches.skipped_layers(self.step, place)
@@ -49,10 +50,11 @@ class Update:
             self._sums[name] = self._sums.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.double()
         return loss * (self.world.size / self.n_masked)  # DDP and FSDP take means over processes
 
-    def _after(self, place: int) -> tuple[int, int]:
-        """Step and number of the group that this process needs next."""
-        last = place == len(self.share) - 1
-        return (self.step + 1, self.share[0]) if last else (self.step, self.share[place + 1])
+    def _after(self, place: int) -> tuple[int, int] | None:
+        """Step and number of the group that this process needs next, if the run goes on."""
+        if place + 1 < len(self.share):
+            return self.step, self.share[place + 1]
+        return (self.step + 1, self.share[0]) if self.step < self.batches.recipe.steps else None
 
     def row(self) -> dict[str, Any]:
         """Metrics of the step: means over the masked frames of the batch, summed over all processes in one exchange."""
