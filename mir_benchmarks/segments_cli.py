@@ -20,6 +20,7 @@ Audio = Annotated[list[Path], typer.Argument(help="Recordings, or folders of the
 Models = Annotated[
     list[str], typer.Option("--model", "-m", help="Name, folder, log-mel, mfcc, cqt-chroma, random-nano; repeatable.")
 ]
+Out = Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.", dir_okay=False)]
 Layer = Annotated[str | None, typer.Option(help="Shown in the table; default: recommended, else last. JSON has all.")]
 Seconds = Annotated[float, typer.Option(min=0.1, help="Length of a segment.")]
 Heard = Annotated[Context, typer.Option(help="Hear a segment at once, or as `mert embed`, in training contexts.")]
@@ -29,7 +30,7 @@ Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cu
 def robustness(
     audio: Audio,
     model: Models,
-    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.", dir_okay=False)],
+    out: Out,
     layer: Layer = None,
     segment_s: Seconds = 3.0,
     context: Heard = Context.training,
@@ -50,7 +51,7 @@ def robustness(
 def triplets(
     audio: Audio,
     model: Models,
-    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.", dir_okay=False)],
+    out: Out,
     layer: Layer = None,
     segment_s: Seconds = 3.0,
     context: Heard = Context.training,

@@ -107,5 +107,4 @@ def has_published(server: Hub, notebook: Any) -> None:
     if "transformers is not installed" not in said:
         found = re.findall(r"^\w+: largest difference (\S+), rms (\S+)$", said, re.MULTILINE)
         assert len(found) > 1
-        # both sides round in float32, 1e-5 each; in float64 the two agree to 1e-11
-        assert all(float(difference) <= 3e-5 * max(1.0, float(rms)) for difference, rms in found)
+        assert all(float(difference) <= 1e-5 * max(1.0, float(rms)) for difference, rms in found)
