@@ -3,7 +3,7 @@ PYTHON ?= python3
 LIGHT := .venv-light
 FULL := .venv-full
 PIP := -m pip install --quiet --disable-pip-version-check
-ALL := train,probe,encodec,fairseq2,jobs,codecs,plots,dev
+ALL := train,probe,encodec,fairseq2,jobs,codecs,plots,onnx,dev
 # Models in tests are tiny: on busy cores a second thread makes their steps many times slower, not faster.
 PYTEST := OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -q
 LIGHT_TESTS := tests/test_model.py tests/test_formats.py tests/test_checkpoints.py tests/test_audio.py \

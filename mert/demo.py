@@ -16,7 +16,7 @@ from mert.embed import Embedder
 from mert.errors import MertError
 from mert.features import Features
 from mert.hub import load
-from mert.jobs import recommended
+from mert.stage import recommended
 
 RATE_HZ = 24_000
 BAR_S = 2.0

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mert import config as sizes
 from mert.audio import RESAMPLER, ArrayRecording, Recording, Source, as_float
 from mert.errors import OutputError
 from mert.features import Features, Pool, Pooling
-from mert.forward import DTYPES, Forward, Settings
+from mert.forward import Forward, Piece, Settings
 from mert.model import Mert
 from mert.registry import ModelInfo
 from mert.windows import Span, Windowing
@@ -80,15 +81,17 @@ class Embedder:
         pool: Pool = None,
         window: float | str | None = None,
         hop: float | None = None,
-        dtype: str = "float32",
+        dtype: str = "auto",
         max_seconds: float | None = None,
     ) -> Features:
         """Features of one recording: a path, bytes, binary file, or an array with its rate `sr`.
 
         `layers` are names or integers (0 = embed, negatives from the end) or "all"; `window` is seconds (default:
-        the training context) or "whole"; `hop` seconds between windows (default: a window). Raises AudioError for
-        recordings that cannot be used, OutputError for results over half of the free memory, TypeError for an
-        array without `sr`. CONTRIBUTING.md says what a window reads.
+        the training context) or "whole"; `hop` seconds between windows (default: a window); `dtype` is float32,
+        bfloat16, float16, int8, or "auto": bfloat16 where the device computes in it by itself and the model bears
+        it, else float32. Values are float32 in any case. Raises AudioError for recordings that cannot be used,
+        OutputError for results over half of the free memory, TypeError for an array without `sr`. CONTRIBUTING.md
+        says what a window reads.
         """
         settings = self.settings(layers, pool, window, hop, dtype)
         recording = self._recording(source, sr)
@@ -104,7 +107,7 @@ class Embedder:
         pool: Pool = None,
         window: float | str | None = None,
         hop: float | None = None,
-        dtype: str = "float32",
+        dtype: str = "auto",
         batch_size: int | str = "auto",
     ) -> Iterator[Features]:
         """Features of each path or (array, sr), in input order; windows of neighbours share batches.
@@ -125,10 +128,10 @@ class Embedder:
         layers: Layers = "all",
         window: float | str | None = None,
         hop: float | None = None,
-        dtype: str = "float32",
+        dtype: str = "auto",
     ) -> Iterator[Features]:
         """Features window by window from blocks [N] or [N, C], as they come: together equal to those of `embed`."""
-        settings = self.settings(layers, None, window, hop, dtype, batch_size=1)
+        settings = replace(self.settings(layers, None, window, hop, dtype, batch_size=1), read_ahead=False)
         recording = StreamRecording(blocks, sr)
         frames = self.frames(recording, settings)
         return (self._wrapped(values_LTD, span.keep_from, recording, settings) for span, values_LTD in frames)
@@ -139,14 +142,13 @@ class Embedder:
         pool: Pool = None,
         window: float | str | None = None,
         hop: float | None = None,
-        dtype: str = "float32",
+        dtype: str = "auto",
         batch_size: int | str = "auto",
     ) -> Settings:
         """Check and resolve the options of `embed`; ValueError says what is wrong with them."""
         if pool is not None:
             Pooling(pool)
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+        dtype = self._forward.precision(dtype)
         windowing = Windowing.of(self.clock, self.window_s, window, hop)
         if batch_size == "auto":
             batch_size = self._forward.auto_batch_size(windowing)
@@ -161,6 +163,15 @@ class Embedder:
         for _, span, values_LTD in self._forward.pieces(iter([recording]), settings, max_seconds):
             if span is not None and values_LTD is not None:
                 yield span, values_LTD
+
+    def pieces(
+        self, recordings: Iterator[Recording], settings: Settings, max_seconds: float | None = None
+    ) -> Generator[Piece]:
+        """(recording, span, frames) of many recordings, window by window, and (recording, None, None) where one ends.
+
+        Windows of neighbours share batches. The error of a recording is raised after all that came before it.
+        """
+        return self._forward.pieces(recordings, settings, max_seconds)
 
     def meta(self, recording: Recording, settings: Settings) -> dict[str, Any]:
         """Provenance of the features of a recording that has been read."""

@@ -16,7 +16,7 @@ import typer
 if TYPE_CHECKING:
     from mert.features import Pool
     from mert.inputs import Job
-    from mert.jobs import EmbedOptions
+    from mert.stage import EmbedOptions
 
 SAMPLED = 200  # headers read to foretell the size of the output
 Row = dict[str, Any]
@@ -28,9 +28,11 @@ class Executor(StrEnum):
 
 
 class Precision(StrEnum):
+    auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+    int8 = "int8"
 
 
 class Stored(StrEnum):
@@ -57,7 +59,9 @@ def embed(
     pool: Annotated[PoolMode, typer.Option(help="Keep frames, or their mean (and deviation).")] = PoolMode.none,
     window: Annotated[str | None, typer.Option(help='Seconds, or "whole"; default: the training context.')] = None,
     hop: Annotated[float | None, typer.Option(help="Seconds from window to window; default: a window.")] = None,
-    dtype: Annotated[Precision, typer.Option(help="Precision of the computation.")] = Precision.float32,
+    dtype: Annotated[
+        Precision, typer.Option(help="Of the computation; auto: bfloat16 where it is native.")
+    ] = Precision.auto,
     save_dtype: Annotated[Stored, typer.Option(help="Precision on disk.")] = Stored.float16,
     batch_size: Annotated[str, typer.Option(help="Windows a forward pass, or auto.")] = "auto",
     device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
@@ -73,7 +77,7 @@ def embed(
     Exit code 0: all well; 2: wrong usage; 3: some files failed (see report.jsonl).
     """
     from mert import inputs as finding
-    from mert.jobs import EmbedOptions
+    from mert.stage import EmbedOptions
 
     plan = finding.plan(inputs or [], out, listing)
     jobs = finding.shard_of(plan.jobs, shard) if shard else plan.jobs
@@ -118,10 +122,11 @@ def started(
     from rich.console import Console
 
     from mert import jobs as work
+    from mert.stage import EmbedStage
 
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     check_device(options.device)
-    stage = work.EmbedStage(options)
+    stage = EmbedStage(options)
     embedder, settings = stage.embedder, stage.settings
     names = embedder.names(settings)
     shown = names[0] if len(names) == 1 else f"{len(names)} layers"
@@ -140,7 +145,7 @@ def started(
         + (f"; {passed_over} other files in the folders passed over" if passed_over else "")
     )
     if executor == "local" and workers == 1:
-        return work.run_here(stage, jobs)
+        return work.run_here(stage.rows(jobs))
     del stage, embedder
     return work.run(jobs, options, executor, workers)
 

@@ -101,17 +101,26 @@ class NormedConv(Conv):
         self.norm = nn.GroupNorm(c_out, c_out, eps=eps)  # holds the affine parameters
 
     def forward(self, wave_BN: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        centre_B1K, kernel_BKC, shift_B1C = self.folded(wave_BN, lengths_B)
+        patches_BTK = wave_BN.unfold(1, self.weight.shape[-1], self.stride)
+        dtype = self.weight.dtype
+        return torch.baddbmm(shift_B1C.to(dtype), patches_BTK - centre_B1K, kernel_BKC.to(dtype))
+
+    def folded(self, wave_BN: Tensor, lengths_B: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Convolution and norm as (patches - centre [B, 1, K]) @ kernel [B, K, C] + shift [B, 1, C].
+
+        Kernel and shift are float64. The centre is taken off first, so that an offset costs no precision.
+        """
         patches_BTK = wave_BN.unfold(1, self.weight.shape[-1], self.stride)
         with torch.autocast(wave_BN.device.type, enabled=False):
             mean_B1K, cov_BKK = self._moments(patches_BTK.double(), lengths_B)
-            centre_B1K = mean_B1K.to(wave_BN.dtype)  # taken off first, so that an offset costs no precision
+            centre_B1K = mean_B1K.to(wave_BN.dtype)
             weight_CK = self.weight.squeeze(1).double()
             var_BC = torch.einsum("ck,bkl,cl->bc", weight_CK, cov_BKK, weight_CK)
             scale_B1C = (self.norm.weight.double() * (var_BC + self.eps).rsqrt()).unsqueeze(1)
             kernel_BKC = weight_CK.T * scale_B1C
             shift_B1C = self.norm.bias.double() - (mean_B1K - centre_B1K) @ kernel_BKC
-        dtype = self.weight.dtype
-        return torch.baddbmm(shift_B1C.to(dtype), patches_BTK - centre_B1K, kernel_BKC.to(dtype))
+        return centre_B1K, kernel_BKC, shift_B1C
 
     def _moments(self, patches_BTK: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean [B, 1, K] and covariance [B, K, K] over each row's valid patches."""

@@ -20,8 +20,8 @@ from mert.embed import Embedder
 from mert.errors import AudioError, OutputError, UsageError
 from mert.features import Features, Pooling
 from mert.files import sha256_file
-from mert.jobs import recommended, stop_if_asked
 from mert.npz import read_npz, write_npz
+from mert.stage import recommended, stop_if_asked
 
 SCHEMA = 1
 SETTLED_NS = 2_000_000_000  # clocks of file systems are coarse: a file changed twice within them looks unchanged
@@ -94,9 +94,16 @@ def shown(facts: dict[str, Any], fact: str) -> str:
 class Listener:
     """A model that hears a recording as one vector: the mean over time of one layer, over all its windows."""
 
-    def __init__(self, embedder: Embedder, layer: str | int | None = None, window: float | str | None = None) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        layer: str | int | None = None,
+        window: float | str | None = None,
+        dtype: str = "auto",
+    ) -> None:
         self.embedder = embedder
-        self._settings = embedder.settings([recommended(embedder) if layer is None else layer], None, window)
+        layers = [recommended(embedder) if layer is None else layer]
+        self._settings = embedder.settings(layers, None, window, dtype=dtype)
         (self.layer,) = embedder.names(self._settings)
         meta = embedder.meta(Recording(b""), self._settings) | {"layer": self.layer}
         self.facts = {fact: meta[fact] for fact in (*COMPARABLE, "model", "window", "hop", "version")}

@@ -51,7 +51,8 @@ def similar(
     from mert.hub import load
     from mert.similar import Index, Listener
 
-    listener = Listener(load(model, revision=revision, device=device), chosen, parse_window(window))
+    dtype = held.facts["dtype"] if held else "auto"  # an index may come from a machine of another kind
+    listener = Listener(load(model, revision=revision, device=device), chosen, parse_window(window), dtype)
     if held:
         _refuse_other(held, listener, path)
     held = held or Index(listener.facts)
@@ -147,7 +148,7 @@ def _update(
     try:
         with Progress(*columns, console=notes, disable=not waiting) as bar:
             task = bar.add_task(f"embedding, {listener.layer}", total=len(waiting))
-            for outcome in run_here(add, waiting):
+            for outcome in run_here(map(add, waiting)):
                 counts[outcome] += 1
                 bar.advance(task)
                 keeper.save(every_s=SAVE_EVERY_S)

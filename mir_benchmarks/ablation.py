@@ -60,7 +60,7 @@ class Ablation:
     suite: str = "small"
     seeds: tuple[int, ...] = (0, 1)
     overrides: tuple[str, ...] = ()
-    probe: tuple[str, ...] = ("--lrs", "5e-4,1e-3,5e-3", "--seeds", "0,1")
+    probe: tuple[str, ...] = ("--lrs", "1e-3,5e-3", "--seeds", "0")
 
     def commands(self, variants: Sequence[Variant] = VARIANTS) -> Iterator[tuple[Path, list[str]]]:
         """(file that says a step is done, arguments of `mert`) of every step, in order.

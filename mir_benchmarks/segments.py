@@ -17,8 +17,8 @@ from mert.audio import SILENT_RANGE
 from mert.errors import AudioError, UsageError
 from mert.files import sha256_file
 from mert.inputs import audio_under
-from mert.jobs import recommended
 from mert.similar import directions
+from mert.stage import recommended
 from mir_benchmarks.run import model_of
 from mir_benchmarks.stats import LEVELS, draw
 from probes.clips import Clip

@@ -99,12 +99,14 @@ class MertEncoder(Encoder):
         self.embedder, self._batch_size = embedder, batch_size
 
     def frames(self, wave_N: np.ndarray, window_s: float | None = None) -> np.ndarray:
-        return self.embedder.embed(wave_N, sr=self.facts.sample_rate, window=self._window(window_s)).values
+        rate_hz, window = self.facts.sample_rate, self._window(window_s)
+        return self.embedder.embed(wave_N, sr=rate_hz, window=window, dtype=self.facts.dtype).values
 
     def pooled(self, waves: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         pairs = [(wave_N, self.facts.sample_rate) for wave_N in waves]
         size = self._batch_size if self.facts.context == "window" else "auto"
-        for features in self.embedder.embed_many(pairs, window=self._window(None), pool="mean", batch_size=size):
+        options: dict[str, Any] = {"pool": "mean", "batch_size": size, "dtype": self.facts.dtype}
+        for features in self.embedder.embed_many(pairs, window=self._window(None), **options):
             yield features.values
 
     def times(self, n_frames: int) -> np.ndarray:

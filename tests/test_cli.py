@@ -25,6 +25,7 @@ import mert
 from mert import Features, cli
 
 COMMANDS = ("embed", "similar", "models", "info", "verify", "convert", "export", "push", "plot", "bench")
+EXACT = ("-d", "cpu", "--dtype", "float32")
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(["mert.hub", "mert.jobs", "mert.embed_cli", "rich.progress"])
 
@@ -126,7 +127,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
         with open(path, "wb") as file:
             soundfile.write(file, music(1 + i % 3, seed=i), 24_000, format=path.suffix[1:].upper())
     (home / "in" / "notes.txt").write_text("not audio")
-    started = Started(home, ("embed", home / "in", "-o", home / "out", "-m", model, "-d", "cpu"), fork=False)
+    started = Started(home, ("embed", home / "in", "-o", home / "out", "-m", model, *EXACT), fork=False)
     return House(str(model), home / "in", home / "out", started.end())
 
 
@@ -138,7 +139,7 @@ def embed(house: House, tmp_path: Path) -> Embed:
         *options: object, inputs: tuple[object, ...] | None = None, fork: bool = True, limit: bool = False
     ) -> Started:
         given = (house.corpus,) if inputs is None else inputs
-        words = ("embed", "-m", house.model, "-d", "cpu", "-o", tmp_path / "out", *options, "--", *given)
+        words = ("embed", "-m", house.model, *EXACT, "-o", tmp_path / "out", *options, "--", *given)
         return Started(tmp_path, words, fork, limit)
 
     return begin
@@ -389,7 +390,7 @@ def test_wrong_usage_is_2_and_one_line(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["embed"], ["embed", "x.wav"], ["embed", "-o", "out"], ["embed", "x.wav", "-o", "out", "--dtype", "int8"],
+        ["embed"], ["embed", "x.wav"], ["embed", "-o", "out"], ["embed", "x.wav", "-o", "out", "--dtype", "int4"],
         ["embed", "x.wav", "-o", "out", "--workers", "0"], ["embed", "x.wav", "-o", "out", "--limit", "0"],
         ["embed", "x.wav", "-o", "out", "--executor", "cloud"], ["embed", "x.wav", "-o", "out", "--pool", "max"],
         ["sing"], ["info"], ["models", "--yaml"], ["export", "a", "b", "--to", "onnx"],

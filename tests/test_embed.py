@@ -267,7 +267,7 @@ def test_layers_that_do_not_exist_or_come_twice_are_a_value_error(tiny: Embedder
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"pool": "max"}, {"dtype": "int8"}, {"window": 0.01}, {"hop": 2.0}, {"window": "all"}]
+    "wrong", [{"pool": "max"}, {"dtype": "int4"}, {"window": 0.01}, {"hop": 2.0}, {"window": "all"}]
 )
 def test_options_that_mean_nothing_are_a_value_error(tiny: Embedder, wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError):

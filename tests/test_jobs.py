@@ -26,8 +26,9 @@ from conftest import all_close, music, tiny_embedder
 import mert
 from mert import Features, jobs
 from mert.inputs import Job
-from mert.jobs import EmbedOptions, EmbedStage, run
+from mert.jobs import run
 from mert.npz import FrameWriter, write_npz
+from mert.stage import EmbedOptions, EmbedStage
 
 NAMES = ["a.wav", "b.wav", "bad.wav", "sub/c.wav"]
 
@@ -39,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def options(model: str) -> EmbedOptions:
-    return EmbedOptions(model, device="cpu")
+    return EmbedOptions(model, device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +326,7 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(
                 (folder / name).mkdir(exist_ok=True)
                 (folder / name / "0.raw").write_bytes(b"half")
             code = (
-                "import sys, json; from mert.jobs import *; options = EmbedOptions(sys.argv[1], device='cpu', "
+                "import sys; from mert.stage import *; options = EmbedOptions(sys.argv[1], device='cpu', "
                 "skip_existing=sys.argv[2] == 'True'); print(EmbedStage(options)(Job(*sys.argv[3:]))['status'])"
             )
             command = [sys.executable, "-c", code, options.model, str(skip), job.source, job.output]
@@ -387,11 +388,63 @@ def test_processes_survive_the_death_of_a_worker_and_agree_with_local(
     assert all(agree(tmp_path / name, local / name) for name in contents(local))
 
 
-def fatal(job: Job) -> dict[str, Any]:
+def test_short_files_share_batches_and_give_what_they_give_alone(
+    options: EmbedOptions, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that fails among them costs its neighbours nothing; rows come in order."""
+    names = ["a.wav", "b.wav", "bad.wav", "sub/c.wav", "none.wav", "a.wav"]
+    wanted = [Job(str(corpus / name), str(tmp_path / f"{i}.npz")) for i, name in enumerate(names)]
+    exact = dataclasses.replace(options, save_dtype="float32", batch_size=8, skip_existing=True)
+    stage = EmbedStage(exact)
+    sizes: list[int] = []
+    compute = stage.embedder._forward._states
+    monkeypatch.setattr(stage.embedder._forward, "_states", lambda w, s: (sizes.append(len(w)), compute(w, s))[1])
+    rows = list(stage.rows(iter(wanted)))
+    assert [row["status"] for row in rows] == ["ok", "ok", "failed", "ok", "failed", "ok"]
+    assert [row["output"] for row in rows] == [job.output for job in wanted]
+    assert max(sizes) > 2  # windows of a.wav and b.wav together
+    for row in rows:
+        if row["status"] == "ok":
+            alone = stage.embedder.embed(row["source"], layers=[-1], dtype="float32")
+            assert all_close(Features.load(row["output"]).values, alone.values)
+    assert sorted(contents(tmp_path)) == ["0.npz", "1.npz", "3.npz", "5.npz"]
+    again = list(stage.rows(iter(wanted)))
+    assert [row["status"] for row in again] == ["skipped", "skipped", "failed", "skipped", "failed", "skipped"]
+
+
+def test_a_disk_that_refuses_one_output_spoils_no_other_of_its_batch(
+    options: EmbedOptions, corpus: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "1.npz").mkdir()
+    outputs = [Job(str(corpus / "a.wav"), str(tmp_path / f"{i}.npz")) for i in range(3)]
+    rows = list(EmbedStage(dataclasses.replace(options, batch_size=16)).rows(outputs))
+    assert [row["status"] for row in rows] == ["ok", "failed", "ok"] and "1.npz" in rows[1]["error"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.npz", "1.npz", "2.npz"]
+
+
+def test_a_stage_that_is_given_up_leaves_nothing_behind(options: EmbedOptions, corpus: Path, tmp_path: Path) -> None:
+    stage = EmbedStage(dataclasses.replace(options, batch_size=1))
+    rows = stage.rows([Job(str(corpus / "a.wav"), str(tmp_path / f"{i}.npz")) for i in range(3)])
+    next(rows)
+    rows.close()  # type: ignore[attr-defined]
+    assert [path.name for path in tmp_path.iterdir()] == ["0.npz"]
+
+
+def test_bundles_hold_small_neighbours_and_leave_work_for_all(tmp_path: Path) -> None:
+    for i in range(40):
+        (tmp_path / f"{i}").write_bytes(bytes(10_000_000 if i == 20 else 100))
+    found = [Job(str(tmp_path / f"{i}"), "") for i in range(40)]
+    made = jobs.bundles([*found, Job("missing", "")], workers=2)
+    assert [job for bundle in made for job in bundle] == [*found, Job("missing", "")]
+    assert [found[20]] in made and max(map(len, made)) == 5
+    assert [len(bundle) for bundle in jobs.bundles(found[:4], workers=2)] == [1, 1, 1, 1]
+
+
+def fatal(bundle: list[Job]) -> list[dict[str, Any]]:
     """What a decoder that crashes on one file does to its process."""
-    if "bad" in job.source:
+    if any("bad" in job.source for job in bundle):
         os.kill(os.getpid(), signal.SIGKILL)
-    return jobs._stage(job)
+    return list(jobs._stage.rows(bundle))
 
 
 def test_files_that_kill_their_workers_fail_alone(

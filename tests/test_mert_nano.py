@@ -104,7 +104,7 @@ def test_it_is_pushed_to_a_hub_and_comes_back(nano: Embedder, folder: Path, tmp_
         "import sys, json, mert; from mert.hub import push_to_hub\n"
         "revision = push_to_hub(sys.argv[1], 'you/my-nano')\n"
         "m = mert.load('you/my-nano', revision=revision, device='cpu')\n"
-        "m.embed(sys.argv[2]).save(sys.argv[3]); print(json.dumps([m.info.sha256, m.info.licence]))\n"
+        "m.embed(sys.argv[2], dtype='float32').save(sys.argv[3]); print(json.dumps([m.info.sha256, m.info.licence]))\n"
     )
     soundfile.write(tmp_path / "song.wav", music(2.5), 24_000)
     with Hub() as server:

@@ -1,0 +1,164 @@
+"""Operators of inference: oneDNN's fused ones on a CPU, where it has them; elsewhere, and in other types, torch's own.
+
+Torch hands float32 products on x86 to MKL, which reaches less than half of oneDNN's speed on CPUs that are not
+Intel's. OneDNN also applies GELU or adds a residual while a result is still in the cache.
+Shapes: B clips, T frames, Q queries, S keys, K inputs, W taps, O outputs, H heads, E width of a head, G heads of clips.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mert.linear import onednn
+
+QUERIES_AT_ONCE = 512
+SCORES_AT_ONCE = 5 << 19  # numbers that stay in the cache from one product of attention to the next
+
+
+@cache
+def has_bfloat16(device_type: str) -> bool:
+    """Whether a device computes in bfloat16 by itself: GPUs since Ampere, CPUs with AMX or AVX512_BF16.
+
+    A CPU whose oneDNN is held back (ONEDNN_MAX_CPU_ISA) does not.
+    """
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    except AttributeError:
+        return False
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    return native and (most in ("ALL", "DEFAULT") or any(name in most for name in ("BF16", "FP16", "AMX")))
+
+
+def fused(x: Tensor) -> bool:
+    """Whether oneDNN takes this tensor."""
+    if x.device.type != "cpu" or onednn() is None:
+        return False
+    return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and has_bfloat16("cpu"))
+
+
+def linear(
+    x: Tensor, weight_OK: Tensor, bias_O: Tensor | None, gelu: bool = False, residual: Tensor | None = None
+) -> Tensor:
+    """[..., K] -> [..., O]: `x @ weight.T + bias`, then GELU or plus `residual`.
+
+    >>> linear(torch.ones(2, 3), torch.ones(1, 3), torch.ones(1), residual=torch.ones(2, 1)).tolist()
+    [[5.0], [5.0]]
+    """
+    if not fused(x):
+        y = F.linear(x, weight_OK, bias_O)
+        return F.gelu(y) if gelu else y if residual is None else y + residual
+    operator = torch.ops.mkldnn._linear_pointwise
+    if residual is not None:
+        return operator.binary(x, residual, weight_OK, bias_O, "add")
+    return operator(x, weight_OK, bias_O, "gelu" if gelu else "none", [], "none" if gelu else "")
+
+
+def conv_gelu(x_BTK: Tensor, weight_OK1W: Tensor, bias_O: Tensor | None, stride: int = 1, padding: int = 0) -> Tensor:
+    """GELU of a convolution over time, in groups where the weight has fewer inputs: [B, T, K] -> [B, T', O].
+
+    The weight is in channels-last order, as `x` is. In float32 oneDNN sums all taps in one chain, with three times the
+    rounding error of `taps_gelu`.
+
+    >>> conv_gelu(torch.ones(1, 6, 4), torch.ones(4, 2, 1, 3), None, stride=2).shape
+    torch.Size([1, 2, 4])
+    """
+    picture_BK1T = x_BTK.transpose(1, 2).unsqueeze(2)
+    groups = x_BTK.shape[2] // weight_OK1W.shape[1]
+    steps, pads, ones = [1, stride], [0, padding], [1, 1]
+    if fused(x_BTK):
+        operator = torch.ops.mkldnn._convolution_pointwise
+        y_BO1T = operator(picture_BK1T, weight_OK1W, bias_O, pads, steps, ones, groups, "gelu", [], "none")
+    else:
+        y_BO1T = F.gelu(F.conv2d(picture_BK1T, weight_OK1W, bias_O, steps, pads, ones, groups))
+    return y_BO1T.squeeze(2).transpose(1, 2)
+
+
+def taps_gelu(x_BTK: Tensor, weight_OWK: Tensor, stride: int) -> Tensor:
+    """As `conv_gelu`, by one matrix product over copied taps: a little slower, and as exact as products are.
+
+    >>> taps_gelu(torch.ones(1, 6, 4), torch.ones(4, 3, 4), stride=2).shape
+    torch.Size([1, 2, 4])
+    """
+    taps_BTWK = x_BTK.unfold(1, weight_OWK.shape[1], stride).transpose(2, 3)
+    return linear(taps_BTWK.flatten(2), weight_OWK.flatten(1), None, gelu=True)
+
+
+def attention(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, valid_BT: Tensor | None) -> Tensor:
+    """Softmax attention [B, H, T, E] of queries that are scaled already, to the first frames, those that are valid.
+
+    On a CPU two products a head, over few enough scores to stay in the cache, take half the time of torch's own.
+    """
+    if not fused(q_BHTE):
+        mask_B11T = None if valid_BT is None else valid_BT[:, None, None, :]
+        return F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, attn_mask=mask_B11T, scale=1.0)
+    if valid_BT is None:
+        parts = (part.flatten(0, 1) for part in (q_BHTE, k_BHTE, v_BHTE))
+        return attended(*parts).view_as(q_BHTE)
+    clips = zip(q_BHTE, k_BHTE, v_BHTE, valid_BT.sum(1).tolist(), strict=True)
+    return torch.stack([attended(q_HTE, k_HTE[:, :n], v_HTE[:, :n]) for q_HTE, k_HTE, v_HTE, n in clips])
+
+
+def attended(q_GQE: Tensor, k_GSE: Tensor, v_GSE: Tensor) -> Tensor:
+    """Attention of each of G heads to its keys: [G, Q, E]. Softmax sums in float32."""
+    out_GQE = torch.empty_like(q_GQE)
+    n_queries = min(QUERIES_AT_ONCE, q_GQE.shape[1])
+    n_heads = max(1, SCORES_AT_ONCE // (n_queries * k_GSE.shape[1])) if q_GQE.dtype == torch.bfloat16 else 1
+    for g in range(0, len(q_GQE), n_heads):
+        heads = slice(g, g + n_heads)
+        keys_GSE, values_GES = k_GSE[heads], v_GSE[heads].transpose(1, 2).contiguous()
+        for q in range(0, q_GQE.shape[1], n_queries):
+            queries = slice(q, q + n_queries)
+            weights_GQS = head_product(q_GQE[heads, queries], keys_GSE).softmax(-1)
+            out_GQE[heads, queries] = head_product(weights_GQS, values_GES)
+    return out_GQE
+
+
+def head_product(a_GMK: Tensor, b_GNK: Tensor) -> Tensor:
+    """[G, M, K] times [G, N, K] -> [G, M, N]; torch's batched product is oneDNN's in bfloat16, and MKL's in float32."""
+    if a_GMK.dtype == torch.bfloat16:
+        return torch.bmm(a_GMK, b_GNK.transpose(1, 2))
+    return torch.stack([linear(a_MK, b_NK, None) for a_MK, b_NK in zip(a_GMK, b_GNK, strict=True)])
+
+
+class Product:
+    """A linear layer in `dtype`: [..., K] -> [..., O], then GELU or plus a residual."""
+
+    def __init__(self, weight_OK: Tensor, bias_O: Tensor, dtype: torch.dtype) -> None:
+        self.weight_OK, self.bias_O = weight_OK.detach().to(dtype), bias_O.detach().to(dtype)
+
+    def __call__(self, x: Tensor, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
+        return linear(x, self.weight_OK, self.bias_O, gelu, residual)
+
+
+class Int8Product:
+    """The same with 8-bit weights, a scale for each output, and inputs rounded to 8 bits as they come.
+
+    By torch's quantised operators, on a CPU; what goes in and out is of the type of `x`.
+
+    >>> product = Int8Product(torch.eye(64), torch.zeros(64))
+    >>> bool((product(torch.ones(2, 64)) - 1).abs().max() < 0.02)
+    True
+    """
+
+    def __init__(self, weight_OK: Tensor, bias_O: Tensor) -> None:
+        scale_O = weight_OK.detach().float().abs().amax(1).clamp(min=1e-9) / 127
+        zeros_O = torch.zeros_like(scale_O, dtype=torch.int64)
+        steps_OK = torch.quantize_per_channel(weight_OK.detach().float(), scale_O, zeros_O, 0, torch.qint8)
+        before = torch.backends.quantized.engine
+        try:
+            if "onednn" in torch.backends.quantized.supported_engines:
+                torch.backends.quantized.engine = "onednn"
+            self._packed = torch.ops.quantized.linear_prepack(steps_OK, bias_O.detach().float())
+        finally:
+            torch.backends.quantized.engine = before
+
+    def __call__(self, x: Tensor, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
+        y = torch.ops.quantized.linear_dynamic(x.float(), self._packed).to(x.dtype)
+        return F.gelu(y) if gelu else y if residual is None else y + residual
