@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from mert.embed_cli import embed
+from mert.errors import UsageError
 from mert.plot_cli import app as plot
 from mert.similar_cli import similar
 from mert.train.train_cli import continue_pretrain, fit_teacher, pretrain, tokenize
@@ -42,6 +43,7 @@ class Format(StrEnum):
     hubert = "hubert"
     safetensors = "safetensors"
     fairseq2 = "fairseq2"
+    onnx = "onnx"
 
 
 @app.command()
@@ -116,9 +118,10 @@ def export(
     name: Name,
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     to: Annotated[
-        Format, typer.Option(help="hubert loads in plain transformers; fairseq2 adds an asset card.")
+        Format, typer.Option(help="hubert loads in plain transformers; fairseq2 adds an asset card; onnx: one file.")
     ] = Format.hubert,
     half: Annotated[bool, typer.Option("--half", help="Weights in fp16, in our format.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Run the ONNX file, and compare its states.")] = False,
 ) -> None:
     """Write a model for other software, or a finished run as a model (always in our format then)."""
     from mert.asset_card import write_asset_card
@@ -126,6 +129,11 @@ def export(
     from mert.hub import load
     from mert.publish import save_pretrained
 
+    if check and to is not Format.onnx:
+        raise UsageError("--check", "goes with --to onnx", "check other formats with `mert verify`")
+    if to is Format.onnx:
+        typer.echo(as_onnx(name, out, check))
+        return
     if (Path(name) / "recipe.yaml").exists() and not (Path(name) / "config.json").exists():
         from mert.train.export import export_run
 
@@ -137,6 +145,18 @@ def export(
     if to is Format.fairseq2:
         write_asset_card(out, out.resolve().name)
     typer.echo(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+def as_onnx(name: str, out: Path, check: bool) -> str:
+    """Write `out`/model.onnx, and say how near it is where that is to be checked."""
+    from mert.hub import load
+    from mert.onnx_export import check_onnx, export_onnx
+
+    model = load(name, device="cpu").model
+    path = export_onnx(model, out / "model.onnx")
+    if not check:
+        return f"{path}: wave [batch, samples] -> states [layer, batch, frame, width]"
+    return f"{path}: largest difference {check_onnx(model, path):.1e} of max(1, rms of the layer)"
 
 
 @app.command()
@@ -154,7 +174,7 @@ def push(
 def main() -> None:
     """Run `mert`; errors of ours are one line on stderr, exit code 2 for wrong usage and 1 otherwise."""
     from mert.embed_cli import printable
-    from mert.errors import MertError, UsageError
+    from mert.errors import MertError
 
     for known in ("torch.distributed is disabled", "TypedStorage is deprecated"):  # one process is all that was asked
         warnings.filterwarnings("ignore", known)

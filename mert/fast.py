@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mert.encoder import Block
 from mert.frontend import Conv, NormedConv
-from mert.kernels import Int8Product, Product, attention, conv_gelu, taps_gelu
+from mert.kernels import ConvGelu, Int8Product, Product, TapsGelu, attention
 from mert.model import Mert
 
 # Of the first convolution's output, the largest tensor. On a CPU what follows finds it in the cache, and memory of
@@ -46,10 +46,7 @@ class FastMert:
         self.norm = model.projection.norm
         self.project = Product(model.projection.linear.weight, model.projection.linear.bias, dtype)
         position = model.encoder.position.conv
-        bias = position.bias.detach().to(dtype)
-        self.position = partial(
-            conv_gelu, weight_OK1W=picture(position.weight, dtype), bias_O=bias, padding=position.padding[0]
-        )
+        self.position = ConvGelu(position.weight, position.bias, dtype, padding=position.padding[0])
         product = Int8Product if int8 else partial(Product, dtype=dtype)
         self.blocks = [FastBlock(cast(Block, block), product) for block in model.encoder.blocks]
 
@@ -149,18 +146,12 @@ def norm(x: Tensor, layer: nn.LayerNorm) -> Tensor:
     return F.layer_norm(x.float(), layer.normalized_shape, layer.weight, layer.bias, layer.eps).to(x.dtype)
 
 
-def conv_layer(conv: nn.Module, dtype: torch.dtype, exact: bool = False) -> Callable[[Tensor], Tensor]:
-    """A convolution and its GELU, [B, T, C] -> [B, T', O]."""
+def conv_layer(conv: nn.Module, dtype: torch.dtype, exact: bool) -> ConvGelu | TapsGelu:
+    """A convolution without a bias, and its GELU."""
     conv = cast(Conv, conv)
     if exact:
-        weight_OKC = conv.weight.detach().to(dtype).transpose(1, 2).contiguous()
-        return partial(taps_gelu, weight_OWK=weight_OKC, stride=conv.stride)
-    return partial(conv_gelu, weight_OK1W=picture(conv.weight, dtype), bias_O=None, stride=conv.stride)
-
-
-def picture(weight_OCK: Tensor, dtype: torch.dtype) -> Tensor:
-    """A convolution's weight for pictures one row high, in channels-last order."""
-    return weight_OCK.detach().to(dtype).unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        return TapsGelu(conv.weight, dtype, conv.stride)
+    return ConvGelu(conv.weight, None, dtype, conv.stride)
 
 
 def halves(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

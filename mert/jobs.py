@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
@@ -71,8 +71,20 @@ def bundles(jobs: Iterable[Job], workers: int) -> list[list[Job]]:
 _stage: EmbedStage  # one a worker process
 
 
-def _start_worker(options: EmbedOptions, threads: int) -> None:
+def device_of(worker: int, device: str, n_gpus: int) -> str:
+    """The device of a worker: where there are several GPUs and none was named, workers take turns at them.
+
+    >>> [device_of(worker, "auto", 2) for worker in range(3)], device_of(1, "cuda:0", 2), device_of(1, "auto", 0)
+    (['cuda:0', 'cuda:1', 'cuda:0'], 'cuda:0', 'auto')
+    """
+    return f"cuda:{worker % n_gpus}" if device in ("auto", "cuda") and n_gpus > 1 else device
+
+
+def _start_worker(options: EmbedOptions, threads: int, count: Any) -> None:
     global _stage
+    with count.get_lock():
+        count.value += 1
+        options = replace(options, device=device_of(count.value - 1, options.device, torch.cuda.device_count()))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
@@ -104,7 +116,9 @@ def _run_pool(left: deque[list[Job]], options: EmbedOptions, workers: int) -> Ge
     """Take bundles from `left` until none are; returns early, with the jobs then at work, where a worker dies."""
     threads = max(1, (os.cpu_count() or 1) // workers)
     running: dict[Future[list[Row]], list[Job]] = {}
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (options, threads)) as pool:
+    spawn = get_context("spawn")
+    start = options, threads, spawn.Value("i", 0)
+    with ProcessPoolExecutor(workers, spawn, _start_worker, start) as pool:
         try:
             while left or running:
                 while left and len(running) < 2 * workers:  # no more, so that Ctrl-C need not wait for all

@@ -2,7 +2,8 @@
 
 Torch hands float32 products on x86 to MKL, which reaches less than half of oneDNN's speed on CPUs that are not
 Intel's. OneDNN also applies GELU or adds a residual while a result is still in the cache.
-Shapes: B clips, T frames, Q queries, S keys, K inputs, W taps, O outputs, H heads, E width of a head, G heads of clips.
+Shapes: B clips, T frames, Q queries, S keys, K inputs, W taps, P = W K, O outputs, H heads, E width of a head, G heads
+of clips.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ def fused(x: Tensor) -> bool:
     return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and has_bfloat16("cpu"))
 
 
+def packs(x: Tensor) -> bool:
+    """Whether weights for this tensor are kept in oneDNN's own order; those of float32 stay shared with the model."""
+    return x.dtype == torch.bfloat16 and fused(x)
+
+
 def linear(
     x: Tensor, weight_OK: Tensor, bias_O: Tensor | None, gelu: bool = False, residual: Tensor | None = None
 ) -> Tensor:
@@ -58,36 +64,6 @@ def linear(
     if residual is not None:
         return operator.binary(x, residual, weight_OK, bias_O, "add")
     return operator(x, weight_OK, bias_O, "gelu" if gelu else "none", [], "none" if gelu else "")
-
-
-def conv_gelu(x_BTK: Tensor, weight_OK1W: Tensor, bias_O: Tensor | None, stride: int = 1, padding: int = 0) -> Tensor:
-    """GELU of a convolution over time, in groups where the weight has fewer inputs: [B, T, K] -> [B, T', O].
-
-    The weight is in channels-last order, as `x` is. In float32 oneDNN sums all taps in one chain, with three times the
-    rounding error of `taps_gelu`.
-
-    >>> conv_gelu(torch.ones(1, 6, 4), torch.ones(4, 2, 1, 3), None, stride=2).shape
-    torch.Size([1, 2, 4])
-    """
-    picture_BK1T = x_BTK.transpose(1, 2).unsqueeze(2)
-    groups = x_BTK.shape[2] // weight_OK1W.shape[1]
-    steps, pads, ones = [1, stride], [0, padding], [1, 1]
-    if fused(x_BTK):
-        operator = torch.ops.mkldnn._convolution_pointwise
-        y_BO1T = operator(picture_BK1T, weight_OK1W, bias_O, pads, steps, ones, groups, "gelu", [], "none")
-    else:
-        y_BO1T = F.gelu(F.conv2d(picture_BK1T, weight_OK1W, bias_O, steps, pads, ones, groups))
-    return y_BO1T.squeeze(2).transpose(1, 2)
-
-
-def taps_gelu(x_BTK: Tensor, weight_OWK: Tensor, stride: int) -> Tensor:
-    """As `conv_gelu`, by one matrix product over copied taps: a little slower, and as exact as products are.
-
-    >>> taps_gelu(torch.ones(1, 6, 4), torch.ones(4, 3, 4), stride=2).shape
-    torch.Size([1, 2, 4])
-    """
-    taps_BTWK = x_BTK.unfold(1, weight_OWK.shape[1], stride).transpose(2, 3)
-    return linear(taps_BTWK.flatten(2), weight_OWK.flatten(1), None, gelu=True)
 
 
 def attention(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, valid_BT: Tensor | None) -> Tensor:
@@ -132,9 +108,59 @@ class Product:
 
     def __init__(self, weight_OK: Tensor, bias_O: Tensor, dtype: torch.dtype) -> None:
         self.weight_OK, self.bias_O = weight_OK.detach().to(dtype), bias_O.detach().to(dtype)
+        if packs(self.weight_OK):
+            self.weight_OK = torch.ops.mkldnn._reorder_linear_weight(self.weight_OK)
 
     def __call__(self, x: Tensor, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
         return linear(x, self.weight_OK, self.bias_O, gelu, residual)
+
+
+class ConvGelu:
+    """GELU of a convolution over time, [B, T, K] -> [B, T', O], on clips taken as pictures one row high.
+
+    In float32 oneDNN sums all taps in one chain, with three times the rounding error of `TapsGelu`.
+
+    >>> ConvGelu(torch.ones(4, 2, 3), None, torch.float32, stride=2)(torch.ones(1, 6, 4)).shape
+    torch.Size([1, 2, 4])
+    """
+
+    def __init__(
+        self, weight_OKW: Tensor, bias_O: Tensor | None, dtype: torch.dtype, stride: int = 1, padding: int = 0
+    ) -> None:
+        self.steps, self.pads, self.n_inputs = [1, stride], [0, padding], weight_OKW.shape[1]
+        self.bias_O = None if bias_O is None else bias_O.detach().to(dtype)
+        weight_OK1W = weight_OKW.detach().to(dtype).unsqueeze(2)
+        self.weight = weight_OK1W.contiguous(memory_format=torch.channels_last)
+        self._packed = False
+
+    def __call__(self, x_BTK: Tensor) -> Tensor:
+        picture_BK1T, groups = x_BTK.transpose(1, 2).unsqueeze(2), x_BTK.shape[2] // self.n_inputs
+        if not fused(x_BTK):
+            y_BO1T = F.gelu(F.conv2d(picture_BK1T, self.weight, self.bias_O, self.steps, self.pads, 1, groups))
+            return y_BO1T.squeeze(2).transpose(1, 2)
+        if packs(x_BTK) and not self._packed:
+            pack = torch._C._nn.mkldnn_reorder_conv2d_weight
+            self.weight = pack(self.weight.to_mkldnn(), self.pads, self.steps, [1, 1], groups)
+            self._packed = True
+        operator, steps, pads = torch.ops.mkldnn._convolution_pointwise, self.steps, self.pads
+        y_BO1T = operator(picture_BK1T, self.weight, self.bias_O, pads, steps, [1, 1], groups, "gelu", [], "none")
+        return y_BO1T.squeeze(2).transpose(1, 2)
+
+
+class TapsGelu:
+    """The same by one matrix product over copied taps: a little slower, and as exact as products are.
+
+    >>> TapsGelu(torch.ones(4, 4, 3), torch.float32, stride=2)(torch.ones(1, 6, 4)).shape
+    torch.Size([1, 2, 4])
+    """
+
+    def __init__(self, weight_OKW: Tensor, dtype: torch.dtype, stride: int) -> None:
+        self.n_taps, self.stride = weight_OKW.shape[2], stride
+        self.weight_OP = weight_OKW.detach().to(dtype).transpose(1, 2).flatten(1).contiguous()
+
+    def __call__(self, x_BTK: Tensor) -> Tensor:
+        taps_BTWK = x_BTK.unfold(1, self.n_taps, self.stride).transpose(2, 3)
+        return linear(taps_BTWK.flatten(2), self.weight_OP, None, gelu=True)
 
 
 class Int8Product:

@@ -5,6 +5,7 @@ Shapes: B clips, N samples, T frames, C conv channels, D model width, L layers.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from copy import deepcopy
 from pathlib import Path
@@ -66,6 +67,7 @@ def export_onnx(model: Mert, path: str | Path) -> Path:
     portable = Portable(model)
     example_BN = torch.zeros(2, model.config.sample_rate)
     free = {"wave_BN": {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=model.config.receptive_field)}}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names operators of packages that are not there
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         program = torch.onnx.export(

@@ -393,7 +393,8 @@ def test_wrong_usage_is_2_and_one_line(
         ["embed"], ["embed", "x.wav"], ["embed", "-o", "out"], ["embed", "x.wav", "-o", "out", "--dtype", "int4"],
         ["embed", "x.wav", "-o", "out", "--workers", "0"], ["embed", "x.wav", "-o", "out", "--limit", "0"],
         ["embed", "x.wav", "-o", "out", "--executor", "cloud"], ["embed", "x.wav", "-o", "out", "--pool", "max"],
-        ["sing"], ["info"], ["models", "--yaml"], ["export", "a", "b", "--to", "onnx"],
+        ["sing"], ["info"], ["models", "--yaml"], ["export", "a", "b", "--to", "coreml"],
+        ["export", "a", "b", "--check"],
     ],
 )  # fmt: skip
 def test_wrong_options_are_2(here: Callable[..., Run], arguments: list[str]) -> None:

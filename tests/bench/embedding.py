@@ -1,16 +1,23 @@
-"""Speed and memory of embedding, printed as a table: `make bench`. Ratios are of medians in one process."""
+"""Speed and memory of embedding, as tables and as JSON: `make bench`. Ratios are of medians, taken in turns.
+
+`--models`, `--seconds`, `--batches` and `--methods` choose a part of the grid (all of it takes most of an hour).
+"""
 
 from __future__ import annotations
 
+import argparse
+import ctypes
+import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -23,35 +30,182 @@ from rich.console import Console
 from rich.table import Table
 
 import mert
-from mert.config import base_95m
+from mert.config import MertConfig, base_95m, large_330m
+from mert.embed import Embedder, digest
+from mert.fast import FastMert
+from mert.inputs import plan
+from mert.kernels import has_bfloat16
 from mert.model import Mert
+from mert.onnx_export import export_onnx, folded
+from mert.registry import ModelInfo
+from mert.stage import EmbedOptions, EmbedStage
 
-ROUNDS = 5
+SIZES = {"mert-nano": None, "95m": base_95m, "330m": large_330m}
+METHODS = ("class eager", "class sdpa", "class tuned", "float32", "bfloat16", "int8", "onnx")
+LONG_S = 10.0  # a forward pass that takes longer is timed once behind its warm-up, others three times
+Forward = Callable[[], object]
 
 
-def interleaved(*functions: Callable[[], object]) -> list[float]:
+def interleaved(functions: dict[str, Forward], rounds: int = 3) -> dict[str, float]:
     """Median seconds of each function, run in turns so that a noisy machine disturbs all alike."""
-    for function in functions:
-        function()
-    times: list[list[float]] = [[] for _ in functions]
-    for _ in range(ROUNDS):
-        for function, spent in zip(functions, times, strict=True):
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    first: dict[str, float] = {}
+    for turn in range(1 + rounds):
+        for name, function in functions.items():
+            if turn > 1 and first[name] > LONG_S:
+                continue
             start = time.perf_counter()
             function()
-            spent.append(time.perf_counter() - start)
-    return [statistics.median(spent) for spent in times]
+            spent = time.perf_counter() - start
+            if turn:
+                times[name].append(spent)
+            first[name] = spent
+    return {name: statistics.median(spent) for name, spent in times.items()}
 
 
-def forward_ratio(table: Table) -> None:
+def extra_mib(function: Forward) -> float:
+    """Peak memory of a call over what the process held before it (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
+    before = status_kib("VmRSS")
+    function()
+    return (status_kib("VmHWM") - before) / 1024
+
+
+def status_kib(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def flops(config: MertConfig, n_samples: int) -> float:
+    """Multiplications and additions of a forward pass of one clip."""
+    total, n, c_in = 0.0, n_samples, 1
+    for kernel, stride in zip(config.conv_kernels, config.conv_strides, strict=True):
+        n = (n - kernel) // stride + 1
+        total += 2 * n * kernel * c_in * config.conv_dim
+        c_in = config.conv_dim
+    d = config.dim
+    position = n * d * config.position_kernel * d // config.position_groups
+    block = n * (4 * d * d + 2 * d * config.ffn_dim) + 2 * n * n * d
+    return total + 2 * (n * config.conv_dim * d + position + config.n_layers * block)
+
+
+def matrix_rate() -> float:
+    """FLOPs a second of a bfloat16 (or, where that is not native, float32) matrix product of the encoder's shape."""
+    dtype = torch.bfloat16 if has_bfloat16("cpu") else torch.float32
+    a, b = torch.randn(2244, 768).to(dtype), torch.randn(768, 3072).to(dtype)
+    (spent,) = interleaved({"product": lambda: [a @ b for _ in range(20)]}, rounds=9).values()
+    return 20 * 2 * 2244 * 768 * 3072 / spent
+
+
+def tuned(oracle: Hubert) -> Callable[[torch.Tensor], object]:
+    """The published class at its best: SDPA, bfloat16 weights, weight norm folded, compiled with frozen weights."""
+    from copy import deepcopy
+
+    import torch._inductor.config as inductor
+
+    inductor.freezing = True
+    model = deepcopy(oracle.model)
+    model.encoder.pos_conv_embed.conv = folded(model.encoder.pos_conv_embed.conv)
+    model = torch.compile(model.to(torch.bfloat16), dynamic=False)
+    return lambda wave_BN: model(wave_BN.to(torch.bfloat16), output_hidden_states=True)
+
+
+def methods(model: Mert, wave_BN: torch.Tensor, chosen: list[str], folder: Path) -> dict[str, Forward]:
+    """What is compared, by name; each gives all hidden states of `wave_BN`."""
+    made: dict[str, Forward] = {}
+    if "float32" in chosen:
+        exact = FastMert(model)
+        made["float32"] = lambda: exact(wave_BN)
+    if "bfloat16" in chosen:
+        half = FastMert(model, torch.bfloat16)
+        made["bfloat16"] = lambda: half(wave_BN)
+    if "int8" in chosen:
+        dtype = torch.bfloat16 if has_bfloat16("cpu") else torch.float32
+        int8 = FastMert(model, dtype, int8=True)
+        made["int8"] = lambda: int8(wave_BN)
+    if "onnx" in chosen:
+        made["onnx"] = onnx(model, wave_BN, folder)
+    if any(name.startswith("class") for name in chosen):
+        import transformers
+
+        oracle = Hubert(model)
+        if "class eager" in chosen:
+            eager = transformers.HubertModel._from_config(oracle.model.config, attn_implementation="eager").eval()
+            eager.load_state_dict(oracle.model.state_dict())
+            made["class eager"] = lambda: eager(wave_BN, output_hidden_states=True)
+        if "class sdpa" in chosen:
+            made["class sdpa"] = lambda: oracle.states(wave_BN)
+        if "class tuned" in chosen:
+            best = tuned(oracle)
+            made["class tuned"] = lambda: best(wave_BN)
+    return {name: made[name] for name in METHODS if name in made}
+
+
+def onnx(model: Mert, wave_BN: torch.Tensor, folder: Path) -> Forward:
+    import onnxruntime
+
+    path = folder / f"{digest(model)[:12]}.onnx"
+    if not path.exists():
+        export_onnx(model, path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(["states"], {"wave": wave_BN.numpy()})
+
+
+def model_named(name: str) -> Mert:
+    """mert-nano with its weights; the published shapes with random ones."""
     torch.manual_seed(0)
-    model = Mert(base_95m()).eval()
-    oracle = Hubert(model)
-    for clips, seconds in ((1, 30), (6, 5)):
-        wave = torch.from_numpy(np.stack([music(seconds, seed=i) for i in range(clips)]))
-        with torch.inference_mode():
-            ours, theirs = interleaved(lambda w=wave: model(w), lambda w=wave: oracle.states(w))
-        shown = f"{ours:.2f} s, HubertModel (SDPA) {theirs:.2f} s"
-        table.add_row(f"95M forward, float32, {clips} x {seconds} s", shown, f"ratio {ours / theirs:.2f}", "1.0")
+    size = SIZES[name]
+    return mert.load(name, device="cpu").model if size is None else Mert(size()).eval()
+
+
+def forward_rows(asked: argparse.Namespace, folder: Path, limit: float) -> list[dict[str, Any]]:
+    rows = []
+    for name in asked.models.split(","):
+        model = model_named(name)
+        for seconds in map(float, asked.seconds.split(",")):
+            for batch in map(int, asked.batches.split(",")):
+                wave_BN = torch.from_numpy(np.stack([music(seconds, seed=i) for i in range(batch)]))
+                functions = methods(model, wave_BN, asked.methods.split(","), folder)
+                with torch.inference_mode():
+                    spent = interleaved(functions)
+                    memory = {key: extra_mib(function) for key, function in functions.items()}
+                least_s = batch * flops(model.config, wave_BN.shape[1]) / limit
+                for key, value in spent.items():
+                    rows.append({"model": name, "window_s": seconds, "batch": batch, "method": key, "seconds": value,
+                                 "per_audio_second": value / (seconds * batch), "limit_seconds": least_s,
+                                 "of_limit": value / least_s, "extra_mib": memory[key]})  # fmt: skip
+                    print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def depth_row(model: Mert) -> dict[str, float]:
+    """Seconds of one 5 s window up to layer 6, and up to layer 12."""
+    fast, wave_BN = FastMert(model, torch.bfloat16), torch.from_numpy(music(30)[None])
+    return interleaved({f"layer{i:02}": lambda i=i: fast(wave_BN, layers=[i]) for i in (6, 12)}, rounds=5)  # type: ignore[misc]
+
+
+def job_row(name: str, folder: Path, n_files: int = 12) -> dict[str, float]:
+    """Seconds of audio a second: the corpus job on a folder of MP3, and the bare forward pass of the same windows."""
+    model = model_named(name)
+    where = mert.save_pretrained(Embedder(model, ModelInfo.of(model, name), digest(model), "cpu"), folder / name)
+    for i in range(n_files):
+        soundfile.write(folder / "mp3" / f"{i}.mp3", np.stack([music(30, 44_100, seed=i)] * 2, 1), 44_100)
+    jobs = plan([folder / "mp3"], folder / "out").jobs
+    stage = EmbedStage(EmbedOptions(str(where), device="cpu"))
+    embedder, settings = stage.embedder, stage.settings
+    n_samples = embedder.clock.n_samples(settings.windowing.frames or 0)
+    windows = [music(n_samples / 24_000, seed=i)[:n_samples] for i in range(settings.batch_size)]
+    n_windows = round(n_files * 30 / (n_samples / 24_000))
+
+    def bare() -> None:
+        for first in range(0, n_windows, len(windows)):
+            list(embedder._forward._states(windows[: min(len(windows), n_windows - first)], settings))
+
+    spent = interleaved({"job": lambda: list(stage.rows(jobs)), "bare": bare})
+    return {key: n_files * 30 / seconds for key, seconds in spent.items()}
 
 
 def peak_mib(model: Path, audio: Path, out: Path) -> float:
@@ -62,34 +216,83 @@ def peak_mib(model: Path, audio: Path, out: Path) -> float:
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout) / 1024
 
 
-def memory_ratio(table: Table, folder: Path) -> None:
+def memory_row(folder: Path) -> dict[str, float]:
+    """Peak MiB of `mert embed` on a minute and on an hour."""
     model = folder / "model"
     mert.save_pretrained(mert.random_model("nano"), model)
-    peaks, minute = [], music(60)
+    minute = music(60)
     for name, repeats in (("minute", 1), ("hour", 60)):
         with soundfile.SoundFile(folder / f"{name}.flac", "w", 24_000, 1) as file:
             for _ in range(repeats):
                 file.write(minute)
-        peaks.append(peak_mib(model, folder / f"{name}.flac", folder / "out"))
-    shown = f"1 h {peaks[1]:.0f} MiB, 1 min {peaks[0]:.0f} MiB"
-    table.add_row("peak memory of mert embed (nano)", shown, f"ratio {peaks[1] / peaks[0]:.2f}", "1.3")
+    return {name: peak_mib(model, folder / f"{name}.flac", folder / "out") for name in ("minute", "hour")}
 
 
-def help_time(table: Table) -> None:
+def help_seconds() -> float:
     command = [str(Path(sys.executable).parent / "mert"), "--help"]
-    (spent,) = interleaved(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
-    table.add_row("mert --help", f"{spent:.2f} s", "", "0.4 s")
+    run = interleaved({"help": lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)}, rounds=5)
+    return run["help"]
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers are of."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    return {
+        "cpu": facts.get("model name", platform.processor()),
+        "has": [flag for flag in wanted if flag in facts.get("flags", "").split()],
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def shown(results: dict[str, Any]) -> Table:
+    """Seconds per second of audio, and in brackets how many times as fast as the published class (eager)."""
+    table = Table(title=json.dumps(results["machine"]))
+    table.add_column("model, window, batch")
+    for method in METHODS:
+        table.add_column(method, justify="right")
+    cells: dict[tuple[str, float, int], dict[str, dict[str, Any]]] = {}
+    for row in results["forward"]:
+        cells.setdefault((row["model"], row["window_s"], row["batch"]), {})[row["method"]] = row
+    for (name, seconds, batch), of in cells.items():
+        eager = of.get("class eager", {}).get("seconds", float("nan"))
+        texts = [
+            f"{of[method]['per_audio_second'] * 1e3:.1f} ms ({eager / of[method]['seconds']:.2f}x)\n"
+            f"{of[method]['extra_mib']:.0f} MiB, limit x {of[method]['of_limit']:.2f}" if method in of else ""
+            for method in METHODS
+        ]  # fmt: skip
+        table.add_row(f"{name}, {seconds:g} s, {batch}", *texts)
+    return table
 
 
 def main() -> None:
-    table = Table("what", "measured", "", "at most", title=f"{platform.processor() or platform.machine()}, "
-                  f"{torch.get_num_threads()} threads, torch {torch.__version__}")  # fmt: skip
-    help_time(table)
-    with tempfile.TemporaryDirectory() as folder:
-        memory_ratio(table, Path(folder))
-    forward_ratio(table)
-    Console(width=120).print(table)
-    print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default=",".join(SIZES))
+    parser.add_argument("--seconds", default="5,30")
+    parser.add_argument("--batches", default="1,8")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--out", type=Path, default=Path("bench_out/embedding.json"))
+    parser.add_argument("--forward-only", action="store_true")
+    asked = parser.parse_args()
+    warnings.simplefilter("ignore")
+    limit = matrix_rate()
+    results: dict[str, Any] = {"machine": machine(), "matrix_gflops": limit / 1e9}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "mp3").mkdir()
+        results["forward"] = forward_rows(asked, folder, limit)
+        if not asked.forward_only:
+            results["depth_s"] = depth_row(model_named("95m"))
+            results["job_x_real_time"] = {size: job_row(size, folder) for size in ("95m", "mert-nano")}
+            results["peak_mib"] = memory_row(folder)
+            results["help_s"] = help_seconds()
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    Console(width=200).print(shown(results))
+    print(json.dumps({key: value for key, value in results.items() if key != "forward"}, indent=1))
+    print(f"written to {asked.out}")
 
 
 if __name__ == "__main__":
