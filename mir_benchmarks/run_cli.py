@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mert.embed_cli import Precision
 from probes.probe_cli import HeadKind, chosen_device, grid_of
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def run(
     switches: Annotated[list[str] | None, typer.Option("--set", help="A protocol switch: beat_tol=0.02.")] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Items of each split; marks the result.")] = None,
     context: Annotated[Context, typer.Option(help="Hear a window at once, or in training contexts.")] = Context.window,
+    dtype: Annotated[Precision, typer.Option(help="Of the model's computation.")] = Precision.float32,
     features: Annotated[Path | None, typer.Option(help="Where features are kept; default: OUT/features.")] = None,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Fewer than the task's own.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Do not scale features by the training split.")] = False,
@@ -89,7 +91,7 @@ def run(
     home = data_home or out / f"suite-{suite}"
     if suite is None:
         refuse_missing(chosen, home)
-    encoder = load_encoder(model, context.value, device, revision)
+    encoder = load_encoder(model, context.value, device, revision, dtype.value)
     options = Options(
         layers=tuple(layers.split(",")) if layers else None, hidden=512 if head is HeadKind.mlp else 0,
         max_epochs=max_epochs or (TINY_EPOCHS if suite is Suite.tiny else None), standardize=not raw, limit=limit,

@@ -78,7 +78,7 @@ class Encoder:
 
 class MertEncoder(Encoder):
     """A MERT: each window goes through the model at once (context "window"), or in the pieces it was trained on
-    (context "training").
+    (context "training"); `dtype` is what it computes in, float32 unless asked.
 
     >>> import mert
     >>> encoder = MertEncoder(mert.random_model("nano"))
@@ -86,14 +86,16 @@ class MertEncoder(Encoder):
     (7, 256)
     """
 
-    def __init__(self, embedder: Embedder, context: str = "window", batch_size: int = 4) -> None:
+    def __init__(
+        self, embedder: Embedder, context: str = "window", batch_size: int = 4, dtype: str = "float32"
+    ) -> None:
         if context not in ("window", "training"):
             raise ValueError(f'context is "window" or "training", not {context!r}')
         config = embedder.model.config
         facts = EncoderFacts(
             embedder.info.name, embedder.sha256, embedder.sample_rate, embedder.frame_rate, embedder.layer_names,
             embedder.dim, "mean", 200 / embedder.sample_rate, config.normalize, context,
-            revision=embedder.info.revision,
+            revision=embedder.info.revision, dtype=embedder.settings(dtype=dtype).dtype,
         )  # fmt: skip
         super().__init__(facts, self.frames)
         self.embedder, self._batch_size = embedder, batch_size
@@ -116,7 +118,9 @@ class MertEncoder(Encoder):
         return None if self.facts.context == "training" else window_s or "whole"
 
 
-def load_encoder(name: str, context: str = "window", device: str = "auto", revision: str | None = None) -> Encoder:
+def load_encoder(
+    name: str, context: str = "window", device: str = "auto", revision: str | None = None, dtype: str = "float32"
+) -> Encoder:
     """A MERT by name or folder, `random-nano`, `random-95m`, `random-330m`, or a hand-made baseline by its name."""
     from probes.baselines import BASELINES
 
@@ -126,5 +130,5 @@ def load_encoder(name: str, context: str = "window", device: str = "auto", revis
 
     if name.startswith("random-"):
         model = mert.random_model(name.removeprefix("random-"))
-        return MertEncoder(Embedder(model.model, model.info, model.sha256, device), context)
-    return MertEncoder(mert.load(name, revision=revision, device=device), context)
+        return MertEncoder(Embedder(model.model, model.info, model.sha256, device), context, dtype=dtype)
+    return MertEncoder(mert.load(name, revision=revision, device=device), context, dtype=dtype)

@@ -107,6 +107,20 @@ def test_every_result_says_what_it_is_of(whole: Whole) -> None:
     assert len(digests) == len(TASKS)
 
 
+def test_features_of_bfloat16_score_as_those_of_float32(whole: Whole, tmp_path: Path) -> None:
+    """Paired over test items, the interval of the difference holds 0."""
+    tasks, home = ("gtzan_genre", "nsynth_pitch", "emomusic"), whole.out / "suite-tiny"
+    words = ("-m", "random-nano", "-t", ",".join(tasks), "--suite", "tiny", "--data-home", home, "-o", tmp_path)
+    bench("run", *words, "--dtype", "bfloat16", *GRID)
+    for task in tasks:
+        paths = tmp_path / f"{task}.json", whole.out / f"{task}.json"
+        short, exact = (Result.load(path) for path in paths)
+        assert (short.model["dtype"], exact.model["dtype"]) == ("bfloat16", "float32")
+        samples = (Sample.of(found, load_outputs(path)) for found, path in zip((short, exact), paths, strict=True))
+        low, high = compare(*samples).ci95
+        assert low <= 0 <= high
+
+
 @pytest.mark.parametrize("form", ["html", "md", "csv", "tex"])
 def test_the_report_opens(form: str, whole: Whole) -> None:
     text = bench("report", whole.out, "--format", form)
