@@ -8,7 +8,7 @@ ALL := train,probe,encodec,fairseq2,jobs,codecs,plots,onnx,dev
 PYTEST := OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -q
 LIGHT_TESTS := tests/test_model.py tests/test_formats.py tests/test_checkpoints.py tests/test_audio.py \
 	tests/test_windows.py tests/test_features.py tests/test_embed.py tests/test_hub.py tests/test_jobs.py tests/test_cli.py \
-	tests/test_similar.py tests/test_plots.py tests/test_mert_nano.py
+	tests/test_fast.py tests/test_similar.py tests/test_plots.py tests/test_mert_nano.py
 
 .PHONY: demo test check lint light-test bench soak clean
 

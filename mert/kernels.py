@@ -9,6 +9,7 @@ of clips.
 from __future__ import annotations
 
 import os
+import warnings
 from functools import cache
 
 import torch
@@ -176,7 +177,9 @@ class Int8Product:
     def __init__(self, weight_OK: Tensor, bias_O: Tensor) -> None:
         scale_O = weight_OK.detach().float().abs().amax(1).clamp(min=1e-9) / 127
         zeros_O = torch.zeros_like(scale_O, dtype=torch.int64)
-        steps_OK = torch.quantize_per_channel(weight_OK.detach().float(), scale_O, zeros_O, 0, torch.qint8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch 2.13 announces the end of quantised tensors, and names no heir
+            steps_OK = torch.quantize_per_channel(weight_OK.detach().float(), scale_O, zeros_O, 0, torch.qint8)
         before = torch.backends.quantized.engine
         try:
             if "onednn" in torch.backends.quantized.supported_engines:
