@@ -118,7 +118,7 @@ class Recording:
             self.seconds = n / decoder.rate_hz
             if max_seconds is not None and self.seconds > max_seconds:
                 raise AudioError(self.name, f"longer than max_seconds={max_seconds:g}", "raise max_seconds")
-            mono_N = block_NC.mean(axis=1, dtype=np.float32) if block_NC.shape[1] > 1 else block_NC[:, 0]
+            mono_N = mixed(block_NC)
             self._low, self._high = min(self._low, mono_N.min()), max(self._high, mono_N.max())
             yield mono_N
 
@@ -153,14 +153,29 @@ class ArrayRecording(Recording):
 
 def check_samples(block_NC: np.ndarray, name: str, start: int, rate_hz: int) -> None:
     """Refuse NaN, infinity and absurd values, naming the first position."""
-    bad_N = ~(np.abs(block_NC) <= LOUDEST).all(axis=1)
-    if not bad_N.any():
+    usable_NC = np.abs(block_NC) <= LOUDEST
+    if usable_NC.all():
         return
-    at = int(bad_N.argmax())
+    at = int((~usable_NC.all(axis=1)).argmax())
     row_C = block_NC[at]
     value = row_C[~(np.abs(row_C) <= LOUDEST)][0]
     where = f"sample {start + at} ({(start + at) / rate_hz:.6f} s) is {value:g}"
     raise AudioError(name, where, "repair the recording: samples must be finite, at about -1 to 1")
+
+
+def mixed(block_NC: np.ndarray) -> np.ndarray:
+    """The mean over channels, float32 [N]; numpy's own takes many times as long over so short an axis.
+
+    >>> mixed(np.array([[0.5, 1.0], [0.0, 0.5]], np.float32))
+    array([0.75, 0.25], dtype=float32)
+    """
+    first_N, *others = block_NC.T
+    if not others:
+        return first_N
+    total_N = first_N.astype(np.float32)
+    for channel_N in others:
+        total_N += channel_N
+    return total_N / np.float32(len(others) + 1)
 
 
 def resampled(blocks: Iterator[np.ndarray], from_hz: int, to_hz: int) -> Iterator[np.ndarray]:

@@ -5,6 +5,7 @@ Shapes: B windows of a batch, N samples, L layers, T frames, D model width.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +63,7 @@ class Forward:
         waiting: list[Piece] = []
         error: Exception | None = None
         windows = self._windows(recordings, settings, max_seconds)
-        if settings.read_ahead:
+        if settings.read_ahead and self._has_a_core_to_spare():
             windows = read_ahead(windows, settings.batch_size)
         while error is None:
             try:
@@ -86,6 +87,10 @@ class Forward:
         budget, most = (8 << 30, 64) if self.device.type == "cuda" else (1 << 29, 32)
         rows = max(1, ROWS_ENOUGH // windowing.frames) if self.device.type == "cpu" else most
         return max(1, min(most, rows, budget // window_bytes))
+
+    def _has_a_core_to_spare(self) -> bool:
+        """Whether a thread may decode beside the model: taking a core from one that uses all makes the others wait."""
+        return self.device.type != "cpu" or torch.get_num_threads() < (os.cpu_count() or 1)
 
     def activation_bytes(self, n_samples: int) -> int:
         """Memory of a forward pass: a block's activations, and on a GPU the outputs of the first convolution."""

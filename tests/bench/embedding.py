@@ -198,7 +198,7 @@ def job_row(name: str, folder: Path, n_files: int = 12) -> dict[str, float]:
     embedder, settings = stage.embedder, stage.settings
     n_samples = embedder.clock.n_samples(settings.windowing.frames or 0)
     windows = [music(n_samples / 24_000, seed=i)[:n_samples] for i in range(settings.batch_size)]
-    n_windows = round(n_files * 30 / (n_samples / 24_000))
+    n_windows = n_files * len(settings.windowing.plan(embedder.clock.n_frames(30 * 24_000)))
 
     def bare() -> None:
         for first in range(0, n_windows, len(windows)):
