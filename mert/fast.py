@@ -2,7 +2,7 @@
 
     wave [B, N] --pieces that fit the cache--> [B, T, C] --norm, linear--> [B, T, D] --blocks--> L + 1 states [B, T, D]
 
-The same numbers as `Mert`, which is the page to read: in float32 to the tolerance of DESIGN rule 3, else to a cosine.
+The same numbers as `Mert`, which is the page to read: in float32 to the tolerance of CONTRIBUTING.md, else to a cosine.
 Shapes: B clips, N samples, T frames, K taps, C and O conv channels, D model width, H heads, E = D / H.
 """
 
@@ -39,10 +39,10 @@ class FastMert:
 
     def __init__(self, model: Mert, dtype: torch.dtype = torch.float32, int8: bool = False) -> None:
         self.model, self.dtype = model, dtype
-        first, second, *later = model.frontend.convs
+        first, *rest = model.frontend.convs
         self.first = cast(NormedConv, first)
         exact = dtype == torch.float32  # then only one layer, the longest, takes the faster and less exact way
-        self.convs = [conv_layer(conv, dtype, exact and conv is not second) for conv in (second, *later)]
+        self.convs = [conv_layer(conv, dtype, exact and i > 0) for i, conv in enumerate(rest)]
         self.norm = model.projection.norm
         self.project = Product(model.projection.linear.weight, model.projection.linear.bias, dtype)
         position = model.encoder.position.conv

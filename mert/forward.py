@@ -135,7 +135,8 @@ class Forward:
         if self.device.type == "cuda":
             wave = wave.pin_memory()
         wave = wave.to(self.device, non_blocking=True)
-        states = self._fast_model(settings.dtype)(wave, lengths_B, settings.layers)
+        with torch.backends.cudnn.flags(allow_tf32=False):  # else convolutions of float32 keep ten bits on a GPU
+            states = self._fast_model(settings.dtype)(wave, lengths_B, settings.layers)
         states_LBTD = torch.empty(len(states), *states[0].shape)
         for place, state in zip(states_LBTD, states, strict=True):
             place.copy_(state)
