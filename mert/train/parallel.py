@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -38,8 +39,13 @@ class World:
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
     def leave(self) -> None:
-        """Leave the group."""
+        """Leave the group.
+
+        Its threads need the interpreter to let go of their last tensors, and whoever holds the group last (DDP does)
+        waits for them without giving it up: on a busy machine a process then never ended. So they get a moment first.
+        """
         if dist.is_initialized():
+            time.sleep(0.2)
             dist.destroy_process_group()
 
     def share(self, n_groups: int) -> range:
