@@ -30,7 +30,7 @@ lint: $(FULL)/ready
 light-test: $(LIGHT)/ready-dev  ## the same code with the newest torch and huggingface_hub, without the extras
 	OMP_NUM_THREADS=1 $(LIGHT)/bin/python -m pytest -q -m "not check" $(LIGHT_TESTS)
 
-bench: $(FULL)/ready  ## speed and memory, as tables: some twenty minutes, and 12 GB for the reference
+bench: $(FULL)/ready  ## speed and memory, as tables: over an hour, and 12 GB for the reference
 	$(FULL)/bin/python tests/bench/embedding.py
 	$(FULL)/bin/python tests/bench/training.py
 	$(FULL)/bin/python tests/bench/probing.py
