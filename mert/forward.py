@@ -146,7 +146,7 @@ class Forward:
     def precision(self, dtype: str) -> str:
         """What is computed in where `dtype` is asked for; ValueError where it cannot be.
 
-        "auto" is bfloat16 where the device computes in it by itself and this model bears it: on a test sound the mean
+        "auto" is bfloat16 where the device computes in it by itself and this model bears it: on `golden_wave` the mean
         cosine to float32 is at least 0.999 in every layer. Else it is float32.
         """
         if dtype not in DTYPES:
@@ -161,7 +161,7 @@ class Forward:
         return self._auto
 
     def _bears(self, dtype: str) -> bool:
-        wave_BN = torch.from_numpy(sound(self.clock.rate_hz)[None]).to(self.device)
+        wave_BN = golden_wave(self.clock.rate_hz)[None].to(self.device)
         pairs = zip(self._fast_model("float32")(wave_BN), self._fast_model(dtype)(wave_BN), strict=True)
         cosines = [torch.cosine_similarity(exact, short.float(), dim=2).mean() for exact, short in pairs]
         return bool(torch.stack(cosines).min() >= LEAST_COSINE)  # also false for NaN
@@ -181,17 +181,16 @@ class Forward:
             self._fast, self._auto, self._weights = {}, "", weights
 
 
-def sound(rate_hz: int) -> np.ndarray:
-    """A second of four notes and a little noise, float32 [N], always the same.
+def golden_wave(sample_rate: int) -> torch.Tensor:
+    """One second of a decaying harmonic tone in a little noise, to try models by: [sample_rate] float32.
 
-    >>> len(sound(16_000))
-    16000
+    >>> golden_wave(16_000).shape
+    torch.Size([16000])
     """
-    random, times = np.random.default_rng(0), np.arange(rate_hz) / rate_hz
-    since = times % 0.25
-    notes_hz = 220 * 2 ** (np.array([0, 4, 7, 12]) / 12)[(times * 4).astype(int)]
-    harmonics = sum(np.sin(2 * np.pi * k * notes_hz * since) / k for k in range(1, 6))
-    return (0.2 * np.exp(-6 * since) * harmonics + 0.005 * random.standard_normal(rate_hz)).astype(np.float32)
+    time_N = torch.arange(sample_rate, dtype=torch.float64) / sample_rate
+    partials = [torch.sin(2 * torch.pi * 220 * k * time_N) * torch.exp(-3 * k * time_N) / k for k in range(1, 9)]
+    noise_N = torch.randn(sample_rate, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return (0.2 * torch.stack(partials).sum(0) + 0.01 * noise_N).float()
 
 
 def read_ahead(items: Iterator[T], depth: int) -> Iterator[T]:

@@ -19,7 +19,7 @@ import torch
 
 from mert.errors import MertError
 from mert.inputs import Job
-from mert.stage import EmbedOptions, EmbedStage, Row, _interrupts, stop_if_asked
+from mert.stage import EmbedOptions, EmbedStage, Row, interrupts, stop_if_asked
 
 SMALL_BYTES = 8 << 20  # of files that one worker takes together, so that short ones share batches
 T = TypeVar("T")
@@ -40,13 +40,13 @@ def run_here(results: Iterable[T]) -> Iterator[T]:
     if threading.current_thread() is not threading.main_thread():
         yield from results
         return
-    before = signal.signal(signal.SIGINT, lambda *_: _interrupts.append(True))
+    before = signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
     try:
         for result in results:
             yield result
             stop_if_asked()
     finally:
-        _interrupts.clear()
+        interrupts.clear()
         signal.signal(signal.SIGINT, before)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mert.errors import CheckpointError, MertError
 from mert.files import write_whole
-from mert.forward import normalized, sound
+from mert.forward import golden_wave, normalized
 from mert.model import Mert
 
 TOLERANCE = 1e-4  # of the larger of 1 and a layer's rms: other runtimes round and sum in their own ways
@@ -90,7 +90,7 @@ def check_onnx(model: Mert, path: str | Path) -> float:
     except ImportError:
         raise MertError("--check", "onnxruntime is not installed", INSTALL) from None
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    wave_N = np.tile(sound(model.config.sample_rate), 2)
+    wave_N = np.tile(golden_wave(model.config.sample_rate).numpy(), 2)
     worst = 0.0
     for clips in ([wave_N], [wave_N[:9_000], wave_N[20_000:29_000]]):
         (got_LBTD,) = session.run(["states"], {"wave": np.stack(clips)})

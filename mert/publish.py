@@ -15,6 +15,7 @@ from torch import Tensor
 from mert.checkpoints import LoadReport, load_model, write_model, write_tensors
 from mert.errors import CheckpointError
 from mert.files import write_whole
+from mert.forward import golden_wave
 from mert.model import Mert
 from mert.registry import ModelInfo
 
@@ -79,7 +80,7 @@ def save_pretrained(embedder: Embedder, folder: str | Path, licence: str | None 
     """
     folder = write_model(embedder.model, folder, torch.float16 if half else torch.float32)
     model, checkpoint, _ = load_model(folder)  # golden states come from what was written
-    wave_N = _golden_wave(model.config.sample_rate)
+    wave_N = golden_wave(model.config.sample_rate)
     golden = {"wave": wave_N, "states": _states(model, wave_N)}
     card = model_card(embedder.info, model, checkpoint.sha256, licence)
     with write_whole(folder / "README.md") as temporary:
@@ -166,11 +167,3 @@ def _states(model: Mert, wave_N: Tensor) -> Tensor:
     """All states [L, T, D], computed by a copy in float64."""
     with torch.inference_mode():
         return torch.cat(deepcopy(model).eval().double()(wave_N.double()[None])).float()
-
-
-def _golden_wave(sample_rate: int) -> Tensor:
-    """One second of a decaying harmonic tone in a little noise: [sample_rate] float32."""
-    time_N = torch.arange(sample_rate, dtype=torch.float64) / sample_rate
-    partials = [torch.sin(2 * torch.pi * 220 * k * time_N) * torch.exp(-3 * k * time_N) / k for k in range(1, 9)]
-    noise_N = torch.randn(sample_rate, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return (0.2 * torch.stack(partials).sum(0) + 0.01 * noise_N).float()

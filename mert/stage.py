@@ -210,10 +210,10 @@ def recommended(embedder: Embedder) -> str:
     return embedder.info.recommended_layer or embedder.layer_names[-1]
 
 
-_interrupts: list[bool] = []  # a Ctrl-C that `mert.jobs.run_here` has seen
+interrupts: list[bool] = []  # a Ctrl-C that `mert.jobs.run_here` has seen
 
 
 def stop_if_asked() -> None:
     """KeyboardInterrupt, if Ctrl-C was pressed while `run_here` works."""
-    if _interrupts:
+    if interrupts:
         raise KeyboardInterrupt

@@ -182,7 +182,7 @@ def forward_rows(asked: argparse.Namespace, folder: Path, limit: float) -> list[
 
 
 def depth_row(model: Mert) -> dict[str, float]:
-    """Seconds of one 5 s window up to layer 6, and up to layer 12."""
+    """Seconds of one 30 s window in bfloat16 up to layer 6, and up to layer 12."""
     fast, wave_BN = FastMert(model, torch.bfloat16), torch.from_numpy(music(30)[None])
     return interleaved({f"layer{i:02}": lambda i=i: fast(wave_BN, layers=[i]) for i in (6, 12)}, rounds=5)  # type: ignore[misc]
 
