@@ -8,12 +8,9 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import music
+from measuring import interleaved, machine, named, write
 from oracle import Hubert
 from rich.console import Console
 from rich.table import Table
@@ -42,25 +40,7 @@ from mert.stage import EmbedOptions, EmbedStage
 
 SIZES = {"mert-nano": None, "95m": base_95m, "330m": large_330m}
 METHODS = ("class eager", "class sdpa", "class tuned", "float32", "bfloat16", "int8", "onnx")
-LONG_S = 10.0  # a forward pass that takes longer is timed once behind its warm-up, others three times
 Forward = Callable[[], object]
-
-
-def interleaved(functions: dict[str, Forward], rounds: int = 3) -> dict[str, float]:
-    """Median seconds of each function, run in turns so that a noisy machine disturbs all alike."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    first: dict[str, float] = {}
-    for turn in range(1 + rounds):
-        for name, function in functions.items():
-            if turn > 1 and first[name] > LONG_S:
-                continue
-            start = time.perf_counter()
-            function()
-            spent = time.perf_counter() - start
-            if turn:
-                times[name].append(spent)
-            first[name] = spent
-    return {name: statistics.median(spent) for name, spent in times.items()}
 
 
 def extra_mib(function: Forward) -> float:
@@ -234,22 +214,9 @@ def help_seconds() -> float:
     return run["help"]
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers are of."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-    return {
-        "cpu": facts.get("model name", platform.processor()),
-        "has": [flag for flag in wanted if flag in facts.get("flags", "").split()],
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-
-
 def shown(results: dict[str, Any]) -> Table:
     """Seconds per second of audio, and in brackets how many times as fast as the published class (eager)."""
-    table = Table(title=json.dumps(results["machine"]))
+    table = Table(title=named(results["machine"]))
     table.add_column("model, window, batch")
     for method in METHODS:
         table.add_column(method, justify="right")
@@ -288,11 +255,9 @@ def main() -> None:
             results["job_x_real_time"] = {size: job_row(size, folder) for size in ("95m", "mert-nano")}
             results["peak_mib"] = memory_row(folder)
             results["help_s"] = help_seconds()
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     Console(width=200).print(shown(results))
     print(json.dumps({key: value for key, value in results.items() if key != "forward"}, indent=1))
-    print(f"written to {asked.out}")
+    write(results, asked.out)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ import json
 import resource
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
-import torch
+from measuring import machine, write
 
 from probes.clip_probe import ClipProbe, Labelled, Rules
 from probes.sweep import Grid, Journal, Setting, sweep
@@ -46,6 +47,7 @@ class Matrix:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("bench_out/probing.json"))
     options = parser.parse_args()
     labels = np.random.default_rng(1).integers(0, len(GENRES), sum(SPLITS))
     ends = np.cumsum((0, *SPLITS))
@@ -63,7 +65,7 @@ def main() -> None:
     measured = {"heads": len(swept.rows), "seconds": round(seconds, 1), "layer": swept.layer, "lr": swept.lr,
                 "test_accuracy": round(float((outputs.argmax(1) == labels[parts[2]]).mean()), 3),
                 "epochs": sum(row.epoch for row in swept.rows), "peak_mib": round(peak),
-                "threads": torch.get_num_threads(), "device": options.device}  # fmt: skip
+                "device": options.device}  # fmt: skip
     if options.device != "cpu":
         settings = [Setting("layer12", lr, seed) for lr in grid.lrs for seed in grid.seeds]
         list(probe.fit(settings[:1]))
@@ -75,6 +77,7 @@ def main() -> None:
             timed.append(time.perf_counter() - started)
         measured |= {"plain_loop_over_stack": round(timed[0] / timed[1], 1)}
     print(json.dumps(measured))
+    write({"machine": machine()} | measured, options.out)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -33,6 +32,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import music
+from measuring import interleaved, machine, named, write
 from rich.console import Console
 from rich.table import Table
 
@@ -205,18 +205,6 @@ def time_steps(dtype: str, rounds: int) -> dict[str, Any]:
     return result
 
 
-def interleaved(rounds: int, *functions: Callable[[], object]) -> list[float]:
-    """Median seconds of each function, run in turns so that a noisy machine disturbs all alike."""
-    times: list[list[float]] = [[] for _ in functions]
-    for number in range(rounds + 1):
-        for function, spent in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            function()
-            if number:
-                spent.append(time.perf_counter() - start)
-    return [statistics.median(spent) for spent in times]
-
-
 @torch.no_grad()
 def time_cqt(rounds: int) -> list[dict[str, float]]:
     """The CQT of 1 and 4 clips with 1 and 2 threads, against nnAudio's."""
@@ -233,42 +221,17 @@ def time_cqt(rounds: int) -> list[dict[str, float]]:
             wave_BN = torch.from_numpy(np.stack([music(SECONDS, seed=i) for i in range(clips)]))
             got, wanted = ours.cqt(wave_BN).double(), theirs(wave_BN).transpose(1, 2).double()
             error = float((got - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
-            spent = interleaved(rounds, partial(ours.targets, wave_BN), partial(theirs, wave_BN))
-            rows.append(dict(zip(("ours_s", "nnaudio_s"), spent, strict=True), threads=threads, clips=clips, rms=error))
+            sides = {"ours_s": partial(ours.targets, wave_BN), "nnaudio_s": partial(theirs, wave_BN)}
+            rows.append(interleaved(sides, rounds) | {"threads": threads, "clips": clips, "rms": error})
     torch.set_num_threads(before)
     return rows
 
 
-def has_amx() -> bool:
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.exists() and "amx_bf16" in cpuinfo.read_text()
-
-
-def machine() -> dict[str, Any]:
-    """Where and of what these numbers are."""
-    root = Path(__file__).parents[2]
-    model = platform.processor() or platform.machine()
-    if (cpuinfo := Path("/proc/cpuinfo")).exists():
-        lines = cpuinfo.read_text().splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    try:
-        git = partial(subprocess.run, cwd=root, check=True, capture_output=True, text=True)
-        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout
-        commit = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip() + (" and changes" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    return {
-        "cpu": model, "cores": os.cpu_count(), "amx": has_amx(), "threads": torch.get_num_threads(),
-        "omp_wait_policy": os.environ["OMP_WAIT_POLICY"],
-        "load_before": os.getloadavg(), "torch": torch.__version__, "python": platform.python_version(),
-        "commit": commit, "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
-
-
-def rows_of(dtype: str, steps: dict[str, Any], peaks: dict[str, dict[str, float]]) -> Iterator[Row]:
-    """A result as lines of the table."""
+def rows_of(dtype: str, results: dict[str, Any]) -> Iterator[Row]:
+    """A type's results as lines of the table."""
+    steps, peaks = results["steps"][dtype], results["peaks"][dtype]
     ours, theirs = (statistics.median(steps[side]) for side in ("ours_s", "reference_s"))
-    held = dtype == "float32" or has_amx()
+    held = dtype == "float32" or "amx_bf16" in results["machine"]["has"]
     wanted = f">= {AT_LEAST[dtype]:g}" if held else f">= {AT_LEAST[dtype]:g} with AMX, not here"
     yield f"step, {dtype}", f"{ours:.2f} s, reference {theirs:.2f} s", f"{theirs / ours:.2f} times faster", wanted
     for side, peak in peaks.items():
@@ -283,7 +246,7 @@ def rows_of(dtype: str, steps: dict[str, Any], peaks: dict[str, dict[str, float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="JSON file for the results")
+    parser.add_argument("--out", type=Path, default=Path("bench_out/training.json"))
     parser.add_argument("--rounds", type=int, default=3, help="steps that count; medians are taken")
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
@@ -292,29 +255,27 @@ def main() -> None:
     if arguments.peak_of:
         print(json.dumps(peaks_of(arguments.peak_of, dtypes[0])))
         return
-    results: dict[str, Any] = {"machine": machine(), "cqt": [], "steps": {}, "peaks": {}}
+    facts = machine() | {"omp_wait_policy": os.environ["OMP_WAIT_POLICY"]}
+    results: dict[str, Any] = {"machine": facts, "cqt": [], "steps": {}, "peaks": {}}
     for dtype in dtypes:
         results["peaks"][dtype] = {side: peaks_apart(side, dtype) for side in SIDES}
     results["cqt"] = time_cqt(max(5, arguments.rounds))
     for dtype in dtypes:
         results["steps"][dtype] = time_steps(dtype, arguments.rounds)
-    facts = results["machine"]
-    title = f"training, {facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, commit {facts['commit']}"
-    table = Table("what", "measured", "", "wanted", title=title)
+    table = Table("what", "measured", "", "wanted", title=f"training, {named(facts)}")
     for row in results["cqt"]:
         name = f"CQT of {row['clips']} x 5 s, {row['threads']} threads"
         shown = f"{1e3 * row['ours_s']:.0f} ms, nnAudio {1e3 * row['nnaudio_s']:.0f} ms, rms error {row['rms']:.0e}"
         table.add_row(name, shown, f"{row['nnaudio_s'] / row['ours_s']:.0f} times faster", ">= 10, <= 1e-4")
     for dtype in dtypes:
-        for line in rows_of(dtype, results["steps"][dtype], results["peaks"][dtype]):
+        for line in rows_of(dtype, results):
             table.add_row(*line)
     if {"float32", "bfloat16"} <= set(dtypes):
         ours, theirs = results["steps"]["bfloat16"]["ours_s"], results["steps"]["float32"]["reference_s"]
         ratio = statistics.median(theirs) / statistics.median(ours)
         table.add_row("bfloat16 against the reference in float32", "", f"{ratio:.2f} times faster", "")
     Console(width=120).print(table)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(results, indent=2) + "\n")
+    write(results, arguments.out)
 
 
 if __name__ == "__main__":
