@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mert.encoder import Block
 from mert.frontend import Conv, NormedConv
-from mert.kernels import ConvGelu, Int8Product, Product, TapsGelu, attention
+from mert.kernels import ConvGelu, Int8Product, Product, TapsGelu, arithmetic, attention
 from mert.model import Mert
 
 # Of the first convolution's output, the largest tensor. On a CPU what follows finds it in the cache, and memory of
@@ -101,8 +101,8 @@ class FastMert:
 
     def _first(self, patches_BTK: Tensor, kernel_BKC: Tensor, shift_B1C: Tensor) -> Tensor:
         """The first convolution, its norm folded into kernel and shift, as exact as the type of its result allows."""
-        if self.dtype == torch.float32:
-            return torch.baddbmm(shift_B1C.float(), patches_BTK, kernel_BKC.float())
+        if arithmetic(self.dtype, patches_BTK.device.type) == torch.float32:
+            return torch.baddbmm(shift_B1C.float(), patches_BTK, kernel_BKC.float()).to(self.dtype)
         # Each factor as a sum of two short ones: products of the large parts, and of the large and the small ones.
         high_BTK, low_BTK = halves(patches_BTK, self.dtype)
         high_BKC, low_BKC = halves(torch.cat((kernel_BKC, shift_B1C), 1), self.dtype)

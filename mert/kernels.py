@@ -24,18 +24,40 @@ SCORES_AT_ONCE = 5 << 19  # numbers that stay in the cache from one product of a
 
 @cache
 def has_bfloat16(device_type: str) -> bool:
-    """Whether a device computes in bfloat16 by itself: GPUs since Ampere, CPUs with AMX or AVX512_BF16.
-
-    A CPU whose oneDNN is held back (ONEDNN_MAX_CPU_ISA) does not.
-    """
+    """Whether a device computes in bfloat16 by itself: GPUs since Ampere, CPUs with AMX or AVX512_BF16."""
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    try:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    except AttributeError:
-        return False
+    native = cpu_says("_is_avx512_bf16_supported") or cpu_says("_is_amx_tile_supported")
+    return native and onednn_may_use("BF16", "FP16", "AMX")
+
+
+@cache
+def has_vnni() -> bool:
+    """Whether products of 8 bits by 8 bits are summed in 32 bits, where older x86 CPUs overflow at 16."""
+    return cpu_says("_is_vnni_supported") and onednn_may_use("VNNI", "BF16", "FP16", "AMX")
+
+
+def cpu_says(question: str) -> bool:
+    """Torch's answer to what a CPU can; False from a torch that does not know the question."""
+    return bool(getattr(torch.cpu, question, lambda: False)())
+
+
+def onednn_may_use(*names: str) -> bool:
+    """Whether instructions of these names are left to oneDNN by ONEDNN_MAX_CPU_ISA, which holds it back."""
     most = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
-    return native and (most in ("ALL", "DEFAULT") or any(name in most for name in ("BF16", "FP16", "AMX")))
+    return most in ("ALL", "DEFAULT") or any(name in most for name in names)
+
+
+def arithmetic(dtype: torch.dtype, device_type: str) -> torch.dtype:
+    """The type in which what is stored in `dtype` is computed: `dtype` itself, or float32 where a CPU would crawl.
+
+    Results are rounded to `dtype` either way, so that they are nearly those of a machine that has it.
+
+    >>> arithmetic(torch.float16, "cpu"), arithmetic(torch.float16, "cuda"), arithmetic(torch.float64, "cpu")
+    (torch.float32, torch.float16, torch.float64)
+    """
+    slow = dtype == torch.float16 or (dtype == torch.bfloat16 and not has_bfloat16("cpu"))
+    return torch.float32 if device_type == "cpu" and slow else dtype
 
 
 def fused(x: Tensor) -> bool:
@@ -53,11 +75,16 @@ def packs(x: Tensor) -> bool:
 def linear(
     x: Tensor, weight_OK: Tensor, bias_O: Tensor | None, gelu: bool = False, residual: Tensor | None = None
 ) -> Tensor:
-    """[..., K] -> [..., O]: `x @ weight.T + bias`, then GELU or plus `residual`.
+    """[..., K] -> [..., O] of the type of `x`: `x @ weight.T + bias`, then GELU or plus `residual`.
+
+    Computed in the type of the weights.
 
     >>> linear(torch.ones(2, 3), torch.ones(1, 3), torch.ones(1), residual=torch.ones(2, 1)).tolist()
     [[5.0], [5.0]]
     """
+    if x.dtype != weight_OK.dtype:
+        residual = None if residual is None else residual.to(weight_OK.dtype)
+        return linear(x.to(weight_OK.dtype), weight_OK, bias_O, gelu, residual).to(x.dtype)
     if not fused(x):
         y = F.linear(x, weight_OK, bias_O)
         return F.gelu(y) if gelu else y if residual is None else y + residual
@@ -72,6 +99,9 @@ def attention(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, valid_BT: Tensor |
 
     On a CPU two products a head, over few enough scores to stay in the cache, take half the time of torch's own.
     """
+    dtype = arithmetic(q_BHTE.dtype, q_BHTE.device.type)
+    if dtype != q_BHTE.dtype:
+        return attention(q_BHTE.to(dtype), k_BHTE.to(dtype), v_BHTE.to(dtype), valid_BT).to(q_BHTE.dtype)
     if not fused(q_BHTE):
         mask_B11T = None if valid_BT is None else valid_BT[:, None, None, :]
         return F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, attn_mask=mask_B11T, scale=1.0)
@@ -104,11 +134,16 @@ def head_product(a_GMK: Tensor, b_GNK: Tensor) -> Tensor:
     return torch.stack([linear(a_MK, b_NK, None) for a_MK, b_NK in zip(a_GMK, b_GNK, strict=True)])
 
 
+def rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight with the digits of `dtype`, held in the type it is computed in."""
+    return weight.detach().to(dtype).to(arithmetic(dtype, weight.device.type))
+
+
 class Product:
     """A linear layer in `dtype`: [..., K] -> [..., O], then GELU or plus a residual."""
 
     def __init__(self, weight_OK: Tensor, bias_O: Tensor, dtype: torch.dtype) -> None:
-        self.weight_OK, self.bias_O = weight_OK.detach().to(dtype), bias_O.detach().to(dtype)
+        self.weight_OK, self.bias_O = rounded(weight_OK, dtype), rounded(bias_O, dtype)
         if packs(self.weight_OK):
             self.weight_OK = torch.ops.mkldnn._reorder_linear_weight(self.weight_OK)
 
@@ -129,12 +164,15 @@ class ConvGelu:
         self, weight_OKW: Tensor, bias_O: Tensor | None, dtype: torch.dtype, stride: int = 1, padding: int = 0
     ) -> None:
         self.steps, self.pads, self.n_inputs = [1, stride], [0, padding], weight_OKW.shape[1]
-        self.bias_O = None if bias_O is None else bias_O.detach().to(dtype)
-        weight_OK1W = weight_OKW.detach().to(dtype).unsqueeze(2)
+        self.bias_O = None if bias_O is None else rounded(bias_O, dtype)
+        weight_OK1W = rounded(weight_OKW, dtype).unsqueeze(2)
         self.weight = weight_OK1W.contiguous(memory_format=torch.channels_last)
+        self._dtype = weight_OK1W.dtype
         self._packed = False
 
     def __call__(self, x_BTK: Tensor) -> Tensor:
+        if x_BTK.dtype != self._dtype:
+            return self(x_BTK.to(self._dtype)).to(x_BTK.dtype)
         picture_BK1T, groups = x_BTK.transpose(1, 2).unsqueeze(2), x_BTK.shape[2] // self.n_inputs
         if not fused(x_BTK):
             y_BO1T = F.gelu(F.conv2d(picture_BK1T, self.weight, self.bias_O, self.steps, self.pads, 1, groups))
@@ -157,7 +195,7 @@ class TapsGelu:
 
     def __init__(self, weight_OKW: Tensor, dtype: torch.dtype, stride: int) -> None:
         self.n_taps, self.stride = weight_OKW.shape[2], stride
-        self.weight_OP = weight_OKW.detach().to(dtype).transpose(1, 2).flatten(1).contiguous()
+        self.weight_OP = rounded(weight_OKW, dtype).transpose(1, 2).flatten(1).contiguous()
 
     def __call__(self, x_BTK: Tensor) -> Tensor:
         taps_BTWK = x_BTK.unfold(1, self.n_taps, self.stride).transpose(2, 3)
@@ -167,7 +205,8 @@ class TapsGelu:
 class Int8Product:
     """The same with 8-bit weights, a scale for each output, and inputs rounded to 8 bits as they come.
 
-    By torch's quantised operators, on a CPU; what goes in and out is of the type of `x`.
+    By torch's quantised operators, on a CPU; what goes in and out is of the type of `x`. CPUs without VNNI get weights
+    of seven bits: they add two products of inputs up to 255 and weights up to 127 in 16 bits, which would overflow.
 
     >>> product = Int8Product(torch.eye(64), torch.zeros(64))
     >>> bool((product(torch.ones(2, 64)) - 1).abs().max() < 0.02)
@@ -175,7 +214,7 @@ class Int8Product:
     """
 
     def __init__(self, weight_OK: Tensor, bias_O: Tensor) -> None:
-        scale_O = weight_OK.detach().float().abs().amax(1).clamp(min=1e-9) / 127
+        scale_O = weight_OK.detach().float().abs().amax(1).clamp(min=1e-9) / (127 if has_vnni() else 63)
         zeros_O = torch.zeros_like(scale_O, dtype=torch.int64)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch 2.13 announces the end of quantised tensors, and names no heir

@@ -26,6 +26,7 @@ from mert.model import Mert
 WAVE_BN = torch.from_numpy(np.stack([music(2.3, seed=i) for i in range(3)]))
 SHORT_B = torch.tensor([55_200, 20_001, 400])
 native = pytest.mark.skipif(not kernels.has_bfloat16("cpu"), reason="this CPU has no bfloat16 of its own")
+vnni = pytest.mark.skipif(not kernels.has_vnni(), reason="this CPU sums 8-bit products in 16 bits")
 
 
 def model_of(config: MertConfig, seed: int = 0) -> Mert:
@@ -101,6 +102,30 @@ def test_machines_without_onednn_get_the_same_from_torch(config: MertConfig, mon
     assert all(state.isfinite().all() for state in FastMert(model, torch.bfloat16)(WAVE_BN))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_cpu_without_a_short_type_computes_in_float32_and_rounds(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's own short products take a hundred times as long there."""
+    monkeypatch.setattr(kernels, "has_bfloat16", lambda device: False)
+    model = model_of(tiny_config())
+    fast = FastMert(model, dtype)
+    assert fast.blocks[0].up.weight_OK.dtype == torch.float32
+    assert torch.equal(fast.blocks[0].up.weight_OK, model.encoder.blocks[0].ffn.up.weight.to(dtype).float())  # type: ignore[union-attr]
+    for lengths_B in (None, SHORT_B):
+        got, wanted = fast(WAVE_BN, lengths_B), FastMert(model)(WAVE_BN, lengths_B)
+        assert all(state.dtype == dtype for state in got)
+        assert min(cosines([state[:1] for state in got], [state[:1] for state in wanted])) >= 0.9999
+
+
+@native
+def test_bfloat16_is_nearly_the_same_where_it_is_not_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(nano())
+    wanted = FastMert(model, torch.bfloat16)(WAVE_BN)
+    monkeypatch.setattr(kernels, "has_bfloat16", lambda device: False)
+    assert min(cosines(FastMert(model, torch.bfloat16)(WAVE_BN), wanted)) >= 0.9999
+
+
 def test_nothing_above_the_highest_layer_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = FastMert(model_of(tiny_config()))
     all_states = fast(WAVE_BN)
@@ -168,7 +193,14 @@ def test_auto_is_float32_for_a_model_that_does_not_bear_less(monkeypatch: pytest
     assert m.embed(music(1), sr=24_000, dtype="bfloat16").meta["dtype"] == "bfloat16"  # who asks for it gets it
 
 
-def test_int8_rounds_weights_by_row_and_keeps_the_engine_as_it_was() -> None:
+@pytest.mark.parametrize("wide_sums", [False, pytest.param(True, marks=vnni)])
+def test_int8_rounds_weights_by_row_and_keeps_the_engine_as_it_was(
+    wide_sums: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On inputs and weights at their largest, where sums of 16 bits overflow, too."""
+    monkeypatch.setattr(kernels, "has_vnni", lambda: wide_sums)
+    product = kernels.Int8Product(torch.ones(8, 64), torch.zeros(8))
+    assert (product(torch.linspace(0.9, 1.0, 320).view(5, 64)).sub(64 * 0.95).abs() < 5).all()
     engine = torch.backends.quantized.engine
     torch.manual_seed(0)
     weight_OK, x_BTK = torch.randn(8, 32) * torch.logspace(-3, 3, 8)[:, None], torch.randn(2, 5, 32)

@@ -109,7 +109,7 @@ def methods(model: Mert, wave_BN: torch.Tensor, chosen: list[str], folder: Path)
     if any(name.startswith("class") for name in chosen):
         import transformers
 
-        oracle = Hubert(model)
+        oracle = Hubert(model, torch.float32)
         if "class eager" in chosen:
             eager = transformers.HubertModel._from_config(oracle.model.config, attn_implementation="eager").eval()
             eager.load_state_dict(oracle.model.state_dict())
