@@ -165,11 +165,12 @@ class Embedder:
                 yield span, values_LTD
 
     def pieces(
-        self, recordings: Iterator[Recording], settings: Settings, max_seconds: float | None = None
+        self, recordings: Iterator[Recording | None], settings: Settings, max_seconds: float | None = None
     ) -> Generator[Piece]:
         """(recording, span, frames) of many recordings, window by window, and (recording, None, None) where one ends.
 
-        Windows of neighbours share batches. The error of a recording is raised after all that came before it.
+        Windows of neighbours share batches; None among the recordings comes back in its place. The error of a
+        recording is raised after all that came before it.
         """
         return self._forward.pieces(recordings, settings, max_seconds)
 
@@ -214,6 +215,7 @@ class Embedder:
         pooled = Pooling(settings.pool) if settings.pool else None
         limit = free_memory() / 2
         for recording, span, values_LTD in self._forward.pieces(recordings, settings, max_seconds):
+            assert recording, "none is left out here"
             if span is not None and values_LTD is not None:
                 if pooled:
                     pooled.add(values_LTD)

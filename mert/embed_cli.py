@@ -92,7 +92,7 @@ def embed(
     out.mkdir(parents=True, exist_ok=True)
     name = f"report-{shard.replace('/', '-of-')}.jsonl" if shard else "report.jsonl"
     counts = follow(rows, len(jobs), out / name, append=skip_existing)
-    raise typer.Exit(3 if counts["failed"] or counts["unreported"] else 0)
+    raise typer.Exit(3 if counts["failed"] or counts["unreported"] or counts["lost"] else 0)
 
 
 def parse_layers(text: str) -> str | list[str | int]:
@@ -122,10 +122,13 @@ def started(
     from rich.console import Console
 
     from mert import jobs as work
+    from mert.errors import UsageError
     from mert.stage import EmbedStage
 
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     check_device(options.device)
+    if executor == "ray" and ":" in options.device:
+        raise UsageError(f"--device {options.device}", "Ray gives each actor a GPU of its own", "give cuda or auto")
     stage = EmbedStage(options)
     embedder, settings = stage.embedder, stage.settings
     names = embedder.names(settings)
@@ -185,9 +188,13 @@ class Report:
         if not append:
             path.write_bytes(b"")
         self._file = open(path, "ab", 0)  # noqa: SIM115 - unbuffered appends do not mix with those of others
+        self._made = set(made_by(path))
         self._waiting, self.error = b"", ""
 
     def add(self, row: Row) -> None:
+        """Write a line, unless the file is skipped and has one: a run that was killed may have left it without."""
+        if row["status"] == "skipped" and row["output"] in self._made:
+            return
         self._waiting += json.dumps(row).encode() + b"\n"
         self.flush()
 
@@ -217,8 +224,7 @@ def follow(rows: Iterator[Row], n_jobs: int, report: Path, append: bool) -> Coun
         task = bar.add_task("starting", total=n_jobs)
         for row in rows:
             counts[row["status"]] += 1
-            if row["status"] != "skipped":
-                lines.add(row)
+            lines.add(row)
             seconds, frames = seconds + row["seconds"], frames + row["frames"]
             for note in [row["error"]] if row["error"] else row["warnings"]:
                 name = "" if row["error"] else row["source"] + ": "
@@ -226,6 +232,7 @@ def follow(rows: Iterator[Row], n_jobs: int, report: Path, append: bool) -> Coun
             elapsed = time.perf_counter() - start
             speed = f"{sum(counts.values()) / elapsed:.2f} files/s, {seconds / elapsed:.1f} x real time"
             bar.update(task, advance=1, description=speed)
+    counts["lost"] = n_jobs - counts.total()
     elapsed = time.perf_counter() - start
     console.print(
         f"{counts['ok']} embedded, {counts['skipped']} kept, {counts['failed']} failed: {seconds:.1f} s of audio, "
@@ -234,7 +241,19 @@ def follow(rows: Iterator[Row], n_jobs: int, report: Path, append: bool) -> Coun
     if lines.error:
         counts["unreported"] = 1
         console.print(f"{printable(str(report))}: lines are missing ({lines.error})")
+    if counts["lost"]:
+        console.print(f"{counts['lost']} files were not reached: run the same command with --skip-existing")
     return counts
+
+
+def made_by(path: Path) -> Iterator[str]:
+    """Outputs that a report says are there."""
+    with open(path, "rb") as file:
+        for line in file:
+            with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut off
+                row = json.loads(line)
+                if row["status"] != "failed":
+                    yield row["output"]
 
 
 def duration(seconds: float) -> str:

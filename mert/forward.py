@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from mert.model import Mert
 from mert.windows import Clock, Span, Windowing, cut
 
 ROWS_ENOUGH = 3000  # frames of a batch that fill a CPU's matrix units
-Piece = tuple[Recording, Span | None, np.ndarray | None]  # a window or its frames; None marks a recording's end
+Piece = tuple[Recording | None, Span | None, np.ndarray | None]  # a window or its frames; without one, an end
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 LEAST_COSINE = 0.999  # to float32, for a shorter type to be chosen by "auto"
 T = TypeVar("T")
@@ -53,34 +54,38 @@ class Forward:
         self._auto = ""
 
     def pieces(
-        self, recordings: Iterator[Recording], settings: Settings, max_seconds: float | None = None
+        self, recordings: Iterator[Recording | None], settings: Settings, max_seconds: float | None = None
     ) -> Generator[Piece]:
         """Float32 frames [L, T, D] of each recording, window by window, in constant memory.
 
-        `batch_size` windows are computed at a time, those of neighbouring recordings together. An error in one
-        recording is raised after all that came before it was given.
+        `batch_size` windows are computed at a time, those of neighbouring recordings together. None among the
+        recordings comes back in its place. An error in one recording is raised after all that came before it was
+        given; then nothing more is read.
         """
         waiting: list[Piece] = []
         error: Exception | None = None
         windows = self._windows(recordings, settings, max_seconds)
         if settings.read_ahead and self._has_a_core_to_spare():
             windows = read_ahead(windows, settings.batch_size)
-        while error is None:
-            try:
-                waiting.append(next(windows))
-            except StopIteration:
-                break
-            except Exception as raised:
-                error = raised
-            if sum(wave is not None for _, _, wave in waiting) == settings.batch_size:
-                yield from self._run(waiting, settings)
-                waiting = []
-        yield from self._run(waiting, settings)
+        try:
+            while error is None:
+                try:
+                    waiting.append(next(windows))
+                except StopIteration:
+                    break
+                except Exception as raised:
+                    error = raised
+                if sum(wave is not None for _, _, wave in waiting) in (0, settings.batch_size):
+                    yield from self._run(waiting, settings)
+                    waiting = []
+            yield from self._run(waiting, settings)
+        finally:
+            windows.close()
         if error:
             raise error
 
     def auto_batch_size(self, windowing: Windowing) -> int:
-        """As many windows as fill half a GiB on a CPU (more is not faster), 8 GiB on a GPU; fixed, so repeatable."""
+        """As many windows as make 3000 frames on a CPU (more is not faster), or fill 8 GiB of a GPU; repeatable."""
         if windowing.frames is None:
             return 1
         window_bytes = self.activation_bytes(self.clock.n_samples(windowing.frames))
@@ -89,7 +94,7 @@ class Forward:
         return max(1, min(most, rows, budget // window_bytes))
 
     def _has_a_core_to_spare(self) -> bool:
-        """Whether a thread may decode beside the model: taking a core from one that uses all makes the others wait."""
+        """Whether a thread may decode beside this process's: taking a core from one of many makes the others wait."""
         return self.device.type != "cpu" or torch.get_num_threads() < (os.cpu_count() or 1)
 
     def activation_bytes(self, n_samples: int) -> int:
@@ -100,9 +105,12 @@ class Forward:
         return block + first
 
     def _windows(
-        self, recordings: Iterator[Recording], settings: Settings, max_seconds: float | None
-    ) -> Iterator[Piece]:
+        self, recordings: Iterator[Recording | None], settings: Settings, max_seconds: float | None
+    ) -> Generator[Piece]:
         for recording in recordings:
+            if recording is None:
+                yield None, None, None
+                continue
             blocks = recording.blocks(self.clock.rate_hz, max_seconds)
             for span, wave_N in cut(blocks, self.clock, settings.windowing, recording.name):
                 yield recording, span, wave_N
@@ -112,12 +120,13 @@ class Forward:
         waves = [wave_N for _, _, wave_N in batch if wave_N is not None]
         states = iter(self._states(waves, settings)) if waves else iter(())
         for recording, span, wave_N in batch:
-            if span is None or wave_N is None:
+            if recording is None or span is None or wave_N is None:
                 yield recording, None, None
                 continue
             values_LTD = next(states)[:, span.keep_from - span.start : span.keep_to - span.start]
             if not np.isfinite(values_LTD).all():
-                raise MertError(recording.name, f"hidden states overflow in {settings.dtype}", "use dtype float32")
+                remedy = "check the weights" if settings.dtype == "float32" else "use dtype float32"
+                raise MertError(recording.name, f"hidden states overflow in {settings.dtype}", remedy)
             yield recording, span, values_LTD
 
     @torch.inference_mode()
@@ -126,16 +135,20 @@ class Forward:
         if self.model.config.normalize:
             waves = [normalized(wave_N) for wave_N in waves]
         lengths = [len(wave_N) for wave_N in waves]
+        ragged = min(lengths) < max(lengths)
+        if ragged and settings.dtype == "int8":  # which would take padding for what it scales its steps to
+            for wave_N in waves:
+                yield from self._states([wave_N], settings)
+            return
         wave_BN = np.zeros((len(waves), max(lengths)), np.float32)
         for row_N, wave_N in zip(wave_BN, waves, strict=True):
             row_N[: len(wave_N)] = wave_N
-        ragged = min(lengths) < max(lengths)
         lengths_B = torch.tensor(lengths, device=self.device) if ragged else None
         wave = torch.from_numpy(wave_BN)
         if self.device.type == "cuda":
             wave = wave.pin_memory()
         wave = wave.to(self.device, non_blocking=True)
-        with torch.backends.cudnn.flags(allow_tf32=False):  # else convolutions of float32 keep ten bits on a GPU
+        with whole_float32(self.device):
             states = self._fast_model(settings.dtype)(wave, lengths_B, settings.layers)
         states_LBTD = torch.empty(len(states), *states[0].shape)
         for place, state in zip(states_LBTD, states, strict=True):
@@ -162,12 +175,17 @@ class Forward:
 
     def _bears(self, dtype: str) -> bool:
         wave_BN = golden_wave(self.clock.rate_hz)[None].to(self.device)
-        pairs = zip(self._fast_model("float32")(wave_BN), self._fast_model(dtype)(wave_BN), strict=True)
+        with whole_float32(self.device):
+            exact = FastMert(self.model)(wave_BN)  # not kept, for want of use
+        pairs = zip(exact, self._fast_model(dtype)(wave_BN), strict=True)
         cosines = [torch.cosine_similarity(exact, short.float(), dim=2).mean() for exact, short in pairs]
         return bool(torch.stack(cosines).min() >= LEAST_COSINE)  # also false for NaN
 
     def _fast_model(self, dtype: str) -> FastMert:
-        """The model as `dtype` runs it: made when first asked for, and made anew when its weights have changed."""
+        """The model as `dtype` runs it: made when first asked for, and made anew when its weights have changed.
+
+        (Not where they were changed through `.data`, which torch does not count.)
+        """
         self._notice_changed_weights()
         if dtype not in self._fast:
             int8 = dtype == "int8"  # what that does not quantise is in the type that suits the CPU
@@ -176,7 +194,8 @@ class Forward:
         return self._fast[dtype]
 
     def _notice_changed_weights(self) -> None:
-        weights = tuple((tensor.data_ptr(), tensor._version) for tensor in self.model.parameters())
+        tensors = self.model.parameters()
+        weights = tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
         if weights != self._weights:
             self._fast, self._auto, self._weights = {}, "", weights
 
@@ -193,7 +212,22 @@ def golden_wave(sample_rate: int) -> torch.Tensor:
     return (0.2 * torch.stack(partials).sum(0) + 0.01 * noise_N).float()
 
 
-def read_ahead(items: Iterator[T], depth: int) -> Iterator[T]:
+@contextmanager
+def whole_float32(device: torch.device) -> Iterator[None]:
+    """Float32 convolutions in float32: else a GPU keeps ten bits of each number in them (TF32)."""
+    if device.type != "cuda":
+        yield
+        return
+    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
+
+
+def read_ahead(items: Iterator[T], depth: int) -> Generator[T]:
     """The same items in the same order, up to `depth` of them made by a thread before they are asked for.
 
     >>> list(read_ahead(iter("abc"), 2))

@@ -167,7 +167,7 @@ def _run_ray(jobs: Iterable[Job], options: EmbedOptions, workers: int) -> Iterat
     table = ray.data.from_items(items, override_num_blocks=max(1, min(len(items), 1000)))
     actors = ray.data.ActorPoolStrategy(size=workers)
     stage: Any = _RayStage
-    gpus = 1 if options.device != "cpu" and torch.cuda.is_available() else 0  # Ray hides GPUs nobody asked for
+    gpus = 1 if options.device != "cpu" and ray.cluster_resources().get("GPU") else 0  # it hides those nobody asked for
     rows = table.flat_map(stage, fn_constructor_args=(options, os.getcwd()), compute=actors, num_cpus=1, num_gpus=gpus)
     for row in rows.iter_rows():
         yield json.loads(row["row"])

@@ -203,13 +203,13 @@ class TapsGelu:
 
 
 class Int8Product:
-    """The same with 8-bit weights, a scale for each output, and inputs rounded to 8 bits as they come.
+    """The same with 8-bit weights, a scale for each output, and inputs [B, T, K] rounded to 8 bits, clip by clip.
 
     By torch's quantised operators, on a CPU; what goes in and out is of the type of `x`. CPUs without VNNI get weights
     of seven bits: they add two products of inputs up to 255 and weights up to 127 in 16 bits, which would overflow.
 
     >>> product = Int8Product(torch.eye(64), torch.zeros(64))
-    >>> bool((product(torch.ones(2, 64)) - 1).abs().max() < 0.02)
+    >>> bool((product(torch.ones(1, 2, 64)) - 1).abs().max() < 0.02)
     True
     """
 
@@ -228,5 +228,6 @@ class Int8Product:
             torch.backends.quantized.engine = before
 
     def __call__(self, x: Tensor, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
-        y = torch.ops.quantized.linear_dynamic(x.float(), self._packed).to(x.dtype)
+        multiply = torch.ops.quantized.linear_dynamic
+        y = torch.stack([multiply(clip_TK.float(), self._packed) for clip_TK in x]).to(x.dtype)
         return F.gelu(y) if gelu else y if residual is None else y + residual

@@ -87,11 +87,7 @@ class FrameWriter:
 
     def add(self, values_LTD: np.ndarray) -> None:
         """Append frames; OutputError where a value does not fit the dtype, or the disk is full."""
-        with np.errstate(over="ignore"):
-            stored_LTD = values_LTD.astype(self.dtype)
-        if not np.isfinite(stored_LTD).all():
-            worst = np.abs(values_LTD).max()
-            raise OutputError(self.path, f"a value of {worst:g} does not fit {self.dtype}", "store float32")
+        stored_LTD = fitting(values_LTD, self.dtype, self.path)
         with _disk_errors(self.path):
             if not self._files:  # unbuffered, so that a full disk is noticed here
                 self._files = [open(self._folder / f"{i}.raw", "w+b", 0) for i in range(len(stored_LTD))]  # noqa: SIM115
@@ -111,6 +107,15 @@ class FrameWriter:
             for file in self._files:
                 file.seek(0)
                 shutil.copyfileobj(file, out, 1 << 20)
+
+
+def fitting(values: np.ndarray, dtype: str | np.dtype, path: str | Path) -> np.ndarray:
+    """Values in the type they are stored in at `path`; OutputError where one is too large for it."""
+    with np.errstate(over="ignore"):
+        stored = values.astype(dtype)
+    if not np.isfinite(stored).all():
+        raise OutputError(path, f"a value of {np.abs(values).max():g} does not fit {dtype}", "store float32")
+    return stored
 
 
 def _write_archive(

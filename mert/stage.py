@@ -25,7 +25,7 @@ from mert.errors import MertError, OutputError
 from mert.features import Features, Pool, Pooling
 from mert.files import sha256_file
 from mert.inputs import Job
-from mert.npz import FrameWriter, sweep
+from mert.npz import FrameWriter, fitting, sweep
 
 Row = dict[str, Any]
 
@@ -98,25 +98,24 @@ class EmbedStage:
         recordings = self._begin(jobs, begun)
         with closing(self.embedder.pieces(recordings, self.settings, self.options.max_seconds)) as pieces:
             for recording, span, values_LTD in pieces:
-                while begun[0].recording is not recording:
-                    yield begun.popleft().ended()
                 if span is not None and values_LTD is not None:
                     stop_if_asked()
                     begun[0].add(values_LTD)
-                else:
+                    continue
+                if recording is not None:
                     begun[0].finish()
-                    yield begun.popleft().ended()
-        while begun:
-            yield begun.popleft().ended()
+                yield begun.popleft().ended()
 
-    def _begin(self, jobs: Iterator[Job], begun: deque[_Work]) -> Iterator[Recording]:
-        """The recordings of jobs that have no output yet; each job is appended to `begun`."""
+    def _begin(self, jobs: Iterator[Job], begun: deque[_Work]) -> Iterator[Recording | None]:
+        """The recordings of jobs, None for those that have their output; each job is appended to `begun`."""
         for job in jobs:
+            stop_if_asked()
             work = _Work(job, self)
             begun.append(work)
             if self.options.skip_existing and self._is_made(job, work.row):
                 work.row["status"] = "skipped"
                 sweep(Path(job.output).parent)
+                yield None
             else:
                 yield work.recording
 
@@ -169,7 +168,7 @@ class _Work:
         meta = embedder.meta(self.recording, settings) | self._stage.identity(self.job)
         n_frames = embedder.clock.n_frames(round(self.recording.seconds * embedder.sample_rate))
         if self._pooled:
-            values_LD = self._pooled.result().astype(self._stage.options.save_dtype)
+            values_LD = fitting(self._pooled.result(), self._stage.options.save_dtype, self.job.output)
             Features(values_LD, None, embedder.names(settings), meta).save(self.job.output)
         elif self._writer:
             n_frames = self._writer.n_frames
@@ -202,7 +201,8 @@ def _drained(waiting: deque[Job], later: Iterator[Job]) -> Iterator[Job]:
     """First what waits, each taken away as it is given, then what comes later."""
     while waiting:
         yield waiting.popleft()
-    yield from later
+    for job in later:  # noqa: UP028 - where a file fails this is closed, and `later` must not be with it
+        yield job
 
 
 def recommended(embedder: Embedder) -> str:

@@ -22,7 +22,7 @@ import soundfile
 from conftest import all_close, music, tiny_embedder
 
 import mert
-from mert import Features, cli
+from mert import Features, cli, embed_cli
 
 COMMANDS = ("embed", "similar", "models", "info", "verify", "convert", "export", "push", "plot", "bench")
 # A window alone has the same bits in any run; of windows that share a batch, some CPUs round the last ones otherwise.
@@ -248,6 +248,21 @@ def test_shards_limits_and_skipping_add_up_to_the_whole(house: House, embed: Emb
     assert len(times) == 5 and all(path.stat().st_mtime_ns == time for path, time in times.items())
     assert files(tmp_path / "out") == files(house.whole)
     assert len(report(tmp_path / "out")) == 24  # what the first run tried, and what the second did
+
+
+def test_a_report_that_a_kill_left_short_is_completed(house: House, embed: Embed, tmp_path: Path) -> None:
+    assert embed().end().code == 0
+    lines = (tmp_path / "out" / "report.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "out" / "report.jsonl").write_text("".join(lines[:20]))
+    assert "0 embedded, 24 kept" in embed("--skip-existing").end().out
+    rows = report(tmp_path / "out")
+    assert len({row["output"] for row in rows}) == len(rows) == 24
+    assert [row["status"] for row in rows] == ["ok"] * 20 + ["skipped"] * 4
+
+
+def test_rows_that_an_executor_owes_are_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = embed_cli.follow(iter(()), 2, tmp_path / "report.jsonl", append=False)
+    assert counts["lost"] == 2 and "2 files were not reached" in capsys.readouterr().out
 
 
 def test_a_shard_without_files_is_0(embed: Embed, house: House, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import SHARED, music, tiny_config, tiny_embedder
+from conftest import SHARED, all_close, music, tiny_config, tiny_embedder
 from oracle import Hubert, worst
 
 import mert
@@ -20,7 +20,7 @@ from mert.audio import Recording
 from mert.config import MertConfig, base_95m, large_330m, nano
 from mert.embed import Embedder
 from mert.fast import FastMert
-from mert.forward import read_ahead
+from mert.forward import read_ahead, whole_float32
 from mert.model import Mert
 
 WAVE_BN = torch.from_numpy(np.stack([music(2.3, seed=i) for i in range(3)]))
@@ -92,14 +92,31 @@ def test_long_attention_goes_by_parts_and_changes_nothing(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("config", shapes(), ids=range(5))
 def test_machines_without_onednn_get_the_same_from_torch(config: MertConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also the way of GPUs, which cannot be run here."""
     model = model_of(config)
     wanted = FastMert(model)(WAVE_BN, SHORT_B)
     monkeypatch.setattr(kernels, "fused", lambda x: False)
     got = FastMert(model)(WAVE_BN, SHORT_B)
     for row, n in enumerate(model.frontend.n_frames(SHORT_B).tolist()):  # type: ignore[union-attr]
         assert worst([state[row, :n] for state in got], [state[row, :n] for state in wanted]) <= 1e-5
-    assert all(state.isfinite().all() for state in FastMert(model, torch.bfloat16)(WAVE_BN))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("config", shapes()[:3], ids=range(3))
+def test_the_way_of_gpus_in_short_types(
+    config: MertConfig, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's own short products, slow on a CPU; with an offset, which the split first layer takes off."""
+    model = model_of(config)
+    for waves_BN, lengths_B in ((WAVE_BN[:, :24_000] + 0.7, None), (WAVE_BN[:, :20_001], SHORT_B.clamp(max=20_001))):
+        wanted = FastMert(model)(waves_BN, lengths_B)
+        with monkeypatch.context() as patched:
+            patched.setattr(kernels, "fused", lambda x: False)
+            for module in ("mert.kernels", "mert.fast"):
+                patched.setattr(f"{module}.arithmetic", lambda dtype, device: dtype)
+            got = FastMert(model, dtype)(waves_BN, lengths_B)
+        frames_B = model.frontend.n_frames(torch.tensor([24_000] * 3) if lengths_B is None else lengths_B)
+        for row, n in enumerate(frames_B.tolist()):  # type: ignore[union-attr]
+            assert min(cosines([state[row, :n] for state in got], [state[row, :n] for state in wanted])) >= 0.999
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -200,7 +217,7 @@ def test_int8_rounds_weights_by_row_and_keeps_the_engine_as_it_was(
     """On inputs and weights at their largest, where sums of 16 bits overflow, too."""
     monkeypatch.setattr(kernels, "has_vnni", lambda: wide_sums)
     product = kernels.Int8Product(torch.ones(8, 64), torch.zeros(8))
-    assert (product(torch.linspace(0.9, 1.0, 320).view(5, 64)).sub(64 * 0.95).abs() < 5).all()
+    assert (product(torch.linspace(0.9, 1.0, 320).view(1, 5, 64)).sub(64 * 0.95).abs() < 5).all()
     engine = torch.backends.quantized.engine
     torch.manual_seed(0)
     weight_OK, x_BTK = torch.randn(8, 32) * torch.logspace(-3, 3, 8)[:, None], torch.randn(2, 5, 32)
@@ -209,6 +226,43 @@ def test_int8_rounds_weights_by_row_and_keeps_the_engine_as_it_was(
     error_O = (product(x_BTK) - wanted).pow(2).mean((0, 1)).sqrt() / wanted.pow(2).mean((0, 1)).sqrt()
     assert error_O.max() < 0.02  # with one scale for all rows the smallest would be lost
     assert torch.backends.quantized.engine == engine
+
+
+def test_int8_does_not_notice_neighbours_padding_or_blocks() -> None:
+    """Each clip has a scale of its own."""
+    m = mert.random_model("nano")
+    waves = [(music(s, seed=i) * (1 + 9 * i), 24_000) for i, s in enumerate((1.0, 0.4, 2.2))]
+    for (wave_N, _), together in zip(waves, m.embed_many(waves, dtype="int8", batch_size=8), strict=True):
+        alone = m.embed(wave_N, sr=24_000, dtype="int8")
+        assert alone.meta["dtype"] == "int8" and all_close(together.values, alone.values)
+        parts = [part.values for part in m.stream(np.array_split(wave_N, 5), sr=24_000, dtype="int8")]
+        assert all_close(np.concatenate(parts, axis=1), alone.values)
+
+
+def test_float32_is_whole_on_a_gpu_and_the_users_settings_stay() -> None:
+    """TF32 keeps ten bits; nothing else of cuDNN is touched, and on a CPU nothing at all."""
+    cudnn = torch.backends.cudnn
+    before = torch.backends.fp32_precision
+    try:
+        torch.backends.fp32_precision = "tf32"
+        with whole_float32(torch.device("cuda")):
+            assert cudnn.conv.fp32_precision == "ieee" and cudnn.enabled
+        assert cudnn.conv.fp32_precision == "tf32"
+        assert tiny_embedder().embed(music(0.5), sr=24_000).values.size
+    finally:
+        torch.backends.fp32_precision = before
+
+
+def test_a_model_made_in_inference_mode_embeds() -> None:
+    with torch.inference_mode():
+        m = tiny_embedder()
+    assert all_close(m.embed(music(1), sr=24_000).values, tiny_embedder().embed(music(1), sr=24_000).values)
+
+
+def test_choosing_a_type_keeps_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mert.forward.has_bfloat16", lambda device: True)
+    m = tiny_embedder()
+    assert m.embed(music(1), sr=24_000).meta["dtype"] == "bfloat16" and list(m._forward._fast) == ["bfloat16"]
 
 
 def test_weights_that_change_are_noticed() -> None:

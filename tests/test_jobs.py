@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import all_close, music, tiny_embedder
 
 import mert
@@ -163,19 +164,20 @@ def test_a_recording_over_max_seconds_is_refused(options: EmbedOptions, job: Job
     assert row["status"] == "failed" and "max_seconds=1" in row["error"] and not Path(job.output).exists()
 
 
-def test_values_too_large_for_float16_are_refused_not_stored_as_infinity(tmp_path: Path, corpus: Path) -> None:
+@pytest.mark.parametrize("pool", [None, "mean"])
+def test_values_too_large_for_float16_are_refused_not_stored_as_infinity(
+    pool: Any, tmp_path: Path, corpus: Path
+) -> None:
     embedder = tiny_embedder()
-    with_huge = embedder.model.state_dict()
-    with_huge = {name: tensor * (1e6 if "layers.2" in name or "blocks.2" in name else 1)
-                 for name, tensor in with_huge.items()}  # fmt: skip
-    embedder.model.load_state_dict(with_huge)
+    with torch.no_grad():
+        embedder.model.encoder.blocks[2].ffn_norm.weight.mul_(1e7)  # type: ignore[union-attr,operator]
     model = str(mert.save_pretrained(embedder, tmp_path / "huge"))
     job = Job(str(corpus / "a.wav"), str(tmp_path / "a.npz"))
-    if EmbedStage(EmbedOptions(model, save_dtype="float32"))(job)["status"] != "ok":
-        pytest.skip("the scaled model overflows float32 itself")
-    values = Features.load(job.output).values
-    row = EmbedStage(EmbedOptions(model, save_dtype="float16"))(job)
-    assert (row["status"] == "failed" and "does not fit float16" in row["error"]) == bool(np.abs(values).max() > 65504)
+    long = EmbedOptions(model, device="cpu", pool=pool, save_dtype="float32")
+    assert EmbedStage(long)(job)["status"] == "ok" and np.abs(Features.load(job.output).values).max() > 65504
+    os.unlink(job.output)
+    row = EmbedStage(dataclasses.replace(long, save_dtype="float16"))(job)
+    assert row["status"] == "failed" and "does not fit float16" in row["error"] and not os.path.exists(job.output)
 
 
 def test_an_output_made_the_same_way_is_kept(options: EmbedOptions, stage: EmbedStage, job: Job) -> None:
@@ -410,6 +412,51 @@ def test_short_files_share_batches_and_give_what_they_give_alone(
     assert sorted(contents(tmp_path)) == ["0.npz", "1.npz", "3.npz", "5.npz"]
     again = list(stage.rows(iter(wanted)))
     assert [row["status"] for row in again] == ["skipped", "skipped", "failed", "skipped", "failed", "skipped"]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_batch_that_fails_loses_no_file(
+    ahead: bool, options: EmbedOptions, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads ahead stops then, and what it had read is heard again; also of jobs that can be drawn only once."""
+    wanted = [Job(str(corpus / "a.wav"), str(tmp_path / f"{i}.npz")) for i in range(12)]
+    stage = EmbedStage(dataclasses.replace(options, batch_size=4))
+    forward = stage.embedder._forward
+    windows, compute, calls = forward._windows, forward._states, iter(range(1000))
+
+    def slow(*given: Any) -> Iterator[Any]:
+        for piece in windows(*given):
+            time.sleep(0.02)
+            yield piece
+
+    def failing(*given: Any) -> Iterator[np.ndarray]:
+        if next(calls) in (0, 2):
+            raise RuntimeError("out of memory")
+        yield from compute(*given)
+
+    monkeypatch.setattr(forward, "_has_a_core_to_spare", lambda: ahead)
+    monkeypatch.setattr(forward, "_windows", slow)
+    monkeypatch.setattr(forward, "_states", failing)
+    rows = list(stage.rows(job for job in wanted))
+    assert [row["output"] for row in rows] == [job.output for job in wanted]
+    assert [row["status"] for row in rows].count("failed") == 2
+    assert {row["output"] for row in rows if row["status"] == "ok"} == set(map(str, tmp_path.iterdir()))
+
+
+def test_rows_of_skipped_files_come_at_once_and_ctrl_c_ends_them(
+    options: EmbedOptions, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = [Job(str(corpus / "a.wav"), str(tmp_path / f"{i}.npz")) for i in range(6)]
+    list(EmbedStage(options).rows(outputs))
+    drawn: list[Job] = []
+    stage = EmbedStage(dataclasses.replace(options, skip_existing=True, batch_size=4))
+    monkeypatch.setattr(stage.embedder._forward, "_has_a_core_to_spare", lambda: False)
+    rows = stage.rows(job for job in outputs if not drawn.append(job))  # type: ignore[func-returns-value]
+    for i in range(1, 4):
+        assert next(rows)["status"] == "skipped" and len(drawn) == i
+    monkeypatch.setattr("mert.stage.interrupts", [True])
+    with pytest.raises(KeyboardInterrupt):
+        next(rows)
 
 
 def test_a_disk_that_refuses_one_output_spoils_no_other_of_its_batch(

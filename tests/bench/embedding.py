@@ -70,16 +70,20 @@ def flops(config: MertConfig, n_samples: int) -> float:
     return total + 2 * (n * config.conv_dim * d + position + config.n_layers * block)
 
 
+def best_type() -> torch.dtype:
+    return torch.bfloat16 if has_bfloat16("cpu") else torch.float32
+
+
 def matrix_rate() -> float:
-    """FLOPs a second of a bfloat16 (or, where that is not native, float32) matrix product of the encoder's shape."""
-    dtype = torch.bfloat16 if has_bfloat16("cpu") else torch.float32
+    """FLOPs a second of a matrix product of the encoder's shape in `best_type`."""
+    dtype = best_type()
     a, b = torch.randn(2244, 768).to(dtype), torch.randn(768, 3072).to(dtype)
     (spent,) = interleaved({"product": lambda: [a @ b for _ in range(20)]}, rounds=9).values()
     return 20 * 2 * 2244 * 768 * 3072 / spent
 
 
 def tuned(oracle: Hubert) -> Callable[[torch.Tensor], object]:
-    """The published class at its best: SDPA, bfloat16 weights, weight norm folded, compiled with frozen weights."""
+    """The published class at its best: SDPA, the type that suits, weight norm folded, compiled, weights frozen."""
     from copy import deepcopy
 
     import torch._inductor.config as inductor
@@ -87,8 +91,9 @@ def tuned(oracle: Hubert) -> Callable[[torch.Tensor], object]:
     inductor.freezing = True
     model = deepcopy(oracle.model)
     model.encoder.pos_conv_embed.conv = folded(model.encoder.pos_conv_embed.conv)
-    model = torch.compile(model.to(torch.bfloat16), dynamic=False)
-    return lambda wave_BN: model(wave_BN.to(torch.bfloat16), output_hidden_states=True)
+    dtype = best_type()
+    model = torch.compile(model.to(dtype), dynamic=False)
+    return lambda wave_BN: model(wave_BN.to(dtype), output_hidden_states=True)
 
 
 def methods(model: Mert, wave_BN: torch.Tensor, chosen: list[str], folder: Path) -> dict[str, Forward]:
@@ -97,12 +102,11 @@ def methods(model: Mert, wave_BN: torch.Tensor, chosen: list[str], folder: Path)
     if "float32" in chosen:
         exact = FastMert(model)
         made["float32"] = lambda: exact(wave_BN)
-    if "bfloat16" in chosen:
+    if "bfloat16" in chosen and best_type() == torch.bfloat16:
         half = FastMert(model, torch.bfloat16)
         made["bfloat16"] = lambda: half(wave_BN)
     if "int8" in chosen:
-        dtype = torch.bfloat16 if has_bfloat16("cpu") else torch.float32
-        int8 = FastMert(model, dtype, int8=True)
+        int8 = FastMert(model, best_type(), int8=True)
         made["int8"] = lambda: int8(wave_BN)
     if "onnx" in chosen:
         made["onnx"] = onnx(model, wave_BN, folder)
@@ -162,8 +166,8 @@ def forward_rows(asked: argparse.Namespace, folder: Path, limit: float) -> list[
 
 
 def depth_row(model: Mert) -> dict[str, float]:
-    """Seconds of one 30 s window in bfloat16 up to layer 6, and up to layer 12."""
-    fast, wave_BN = FastMert(model, torch.bfloat16), torch.from_numpy(music(30)[None])
+    """Seconds of one 30 s window in `best_type` up to layer 6, and up to layer 12."""
+    fast, wave_BN = FastMert(model, best_type()), torch.from_numpy(music(30)[None])
     return interleaved({f"layer{i:02}": lambda i=i: fast(wave_BN, layers=[i]) for i in (6, 12)}, rounds=5)  # type: ignore[misc]
 
 
