@@ -86,19 +86,21 @@ def check(
     findings: list[Finding] = []
     counts = {}
     corpora: dict[str, dict[Path, Item]] = {}
+    by_task: dict[str, list[dict[Path, Item]]] = defaultdict(list)  # whose splits may differ
     for task in (TASKS[name] for name in tasks):
         dataset = _read(task, data_home, findings)
         if dataset is not None:
             counts[task.name] = dataset.counts
-            files = corpora.setdefault(task.corpus, {})
-            files.update(_all_files(dataset))
+            by_task[task.corpus].append(_all_files(dataset))
+            corpora.setdefault(task.corpus, {}).update(by_task[task.corpus][-1])
     for corpus, files in corpora.items():
         home = Path(data_home) / corpus
         for done, path in enumerate(sorted(files), start=1):
             findings += _audio_findings(corpus, path, home, decode)
             if tell:
                 tell(done, len(files))
-        findings += _duplicates(corpus, files, home) if duplicates else ()
+        for of_task in by_task[corpus] if duplicates else ():
+            findings += _duplicates(corpus, of_task, home)
         unread = [task for task in TASKS.values() if task.corpus == corpus and task.name not in counts]
         also = [dataset for task in unread if (dataset := _read(task, data_home, []))]
         findings += _others(corpus, {path for dataset in also for path in _all_files(dataset)} | set(files), home)

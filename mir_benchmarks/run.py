@@ -123,7 +123,11 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
         items = dataset.split(split)
         chosen = np.unique(np.linspace(0, len(items) - 1, min(limit, len(items))).round().astype(int))
         kept += [items[i] for i in chosen]
-    return replace(dataset, items=tuple(kept))
+    facts = dict(dataset.facts)
+    if "songs" in facts:
+        ids = {item.id for item in kept}
+        facts["songs"] = {clip: song for clip, song in facts["songs"].items() if clip in ids}
+    return replace(dataset, items=tuple(kept), facts=facts)
 
 
 def duplicates(dataset: Dataset, waves: Mapping[str, str]) -> list[str]:
@@ -148,14 +152,15 @@ def model_of(encoder: Encoder) -> dict[str, Any]:
 
 
 def task_of(task: TaskSpec, dataset: Dataset, waves: Mapping[str, str], home: Path) -> dict[str, Any]:
-    """Which data it was: real or synthetic, its checksum over labels and audio, the sizes of its splits."""
-    sha = hashlib.sha256()
+    """Which data it was: real or synthetic, checksums over all of it and over labels, the sizes of its splits."""
+    sha, labels = hashlib.sha256(), hashlib.sha256()
     for item in sorted(dataset.items, key=lambda item: item.id):
         sha.update(json.dumps([item.id, item.split, item.label, waves.get(item.id, "")]).encode())
+        labels.update(json.dumps([item.id, item.split, item.label]).encode())
     facts = synthetic_facts(home)
     generated = {} if facts is None else {key: facts[key] for key in ("generator", "seed", "size") if key in facts}
     return {
         "name": task.name, "title": task.title, "version": task.version,
-        "data": "real" if facts is None else "synthetic", "checksum": sha.hexdigest(), "counts": dataset.counts,
-        "classes": list(dataset.classes),
+        "data": "real" if facts is None else "synthetic", "checksum": sha.hexdigest(),
+        "labels": labels.hexdigest(), "counts": dataset.counts, "classes": list(dataset.classes),
     } | generated  # fmt: skip

@@ -37,13 +37,14 @@ SEGMENT_S = 6.0
 class Pool:
     """Segments of a split: their names, the mixtures as clips to embed, and the magnitudes to learn from.
 
-    `waves` are the digests of the songs they were cut from.
+    `waves` are the digests of the songs they were cut from, `sound` is that of the segments and all their stems.
     """
 
     names: tuple[str, ...]
     clips: tuple[Clip, ...]
     magnitudes: Magnitudes
     waves: dict[str, str]
+    sound: str
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def separation_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, opt
     grid = options.grid(matrix.layers)
     total = len(list(grid.settings()))
     rules = {
-        "data": digest(matrix, [clip.id for clip in clips]),
+        "data": digest(matrix, [clip.id for clip in clips]) + train.sound + valid.sound,
         "rules": repr((policy, hidden, options.standardize, 2)),
     }
     swept = sweep(grid, fit, Journal(options.journal, rules), 1, lambda row: options.fitted(row, total))
@@ -124,7 +125,10 @@ def pool(dataset: Dataset, split: str, per_track: int, matrix: FeatureMatrix) ->
         Clip(name, wave=partial(heard, wave_5CN[0]), fingerprint=hashlib.sha256(wave_5CN[0].tobytes()).hexdigest())
         for name, wave_5CN in zip(names, cut, strict=True)
     )
-    return Pool(names, clips, magnitudes(cut, names, matrix.folder), waves)
+    sound = hashlib.sha256()
+    for wave_5CN in cut:
+        sound.update(wave_5CN.tobytes())
+    return Pool(names, clips, magnitudes(cut, names, matrix.folder), waves, sound.hexdigest())
 
 
 def heard(mixture_CN: np.ndarray, rate_hz: int) -> np.ndarray:

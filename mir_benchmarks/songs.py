@@ -30,7 +30,7 @@ class Songs:
 
 
 def by_song(splits: Mapping[str, Labelled], song_of: Mapping[str, str]) -> dict[str, Labelled]:
-    """Splits of songs, each with the target of its first clip; TaskError for a song in two splits.
+    """Splits of songs, each with the target of its clips; TaskError where they differ, and for a song in two splits.
 
     >>> clips = Labelled(("x1", "x2", "y1"), np.array([3, 3, 5]))
     >>> by_song({"train": clips}, {"x1": "x", "x2": "x", "y1": "y"})["train"]
@@ -42,7 +42,10 @@ def by_song(splits: Mapping[str, Labelled], song_of: Mapping[str, str]) -> dict[
         first: dict[str, int] = {}
         for i, clip in enumerate(clips.ids):
             song = song_of.get(clip, clip)
-            first.setdefault(song, i)
+            at = first.setdefault(song, i)
+            if not np.array_equal(clips.targets[at], clips.targets[i], equal_nan=clips.targets.dtype.kind == "f"):
+                reason = f"its clips {clips.ids[at]} and {clip} have different labels"
+                raise TaskError(song, reason, "correct them, or leave out ori_uid")
             if home.setdefault(song, split) != split:
                 raise TaskError(song, f"has clips in {home[song]} and in {split}", "correct ori_uid, or the splits")
         made[split] = Labelled(tuple(first), clips.targets[list(first.values())])

@@ -24,7 +24,7 @@ LEVELS = (0.025, 0.975)
 BLOCK = 250  # resamples at a time, so that the largest task stays below 200 MB
 FEWEST = 5  # resamples beyond zero that a p-value is counted from
 BIASED = {"ap"}  # resamples repeat positives, and the AP of few is too high by as much again as it already is
-SAME = ("name", "version", "data", "generator", "seed", "size", "counts")  # of a task, to be compared
+SAME = ("name", "version", "data", "generator", "seed", "size", "counts", "labels")  # of a task, to be compared
 
 Protocol = Mapping[str, str]
 

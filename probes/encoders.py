@@ -6,6 +6,8 @@ Shapes: N samples, L layers, T frames, D width of a frame, P width of a pooled w
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,7 +24,8 @@ Frames = Callable[[np.ndarray], np.ndarray]
 class EncoderFacts:
     """Who an encoder is: name and SHA-256 identify it, `first_frame_s` and `frame_rate` are its clock.
 
-    `pool` is how a window becomes one vector; `context` says how much the encoder hears at once.
+    `pool` is how a window becomes one vector; `context` says how much the encoder hears at once; `config` is the
+    SHA-256 of a model's configuration, for what weights do not tell: heads, norms, the training window.
     """
 
     name: str
@@ -37,6 +40,7 @@ class EncoderFacts:
     context: str = "window"
     dtype: str = "float32"
     revision: str | None = None
+    config: str = ""
 
     @property
     def width(self) -> int:
@@ -92,10 +96,12 @@ class MertEncoder(Encoder):
         if context not in ("window", "training"):
             raise ValueError(f'context is "window" or "training", not {context!r}')
         config = embedder.model.config
+        told = json.dumps(dataclasses.asdict(config), sort_keys=True).encode()
         facts = EncoderFacts(
             embedder.info.name, embedder.sha256, embedder.sample_rate, embedder.frame_rate, embedder.layer_names,
             embedder.dim, "mean", 200 / embedder.sample_rate, config.normalize, context,
             revision=embedder.info.revision, dtype=embedder.settings(dtype=dtype).dtype,
+            config=hashlib.sha256(told).hexdigest(),
         )  # fmt: skip
         super().__init__(facts, self.frames)
         self.embedder, self._batch_size = embedder, batch_size

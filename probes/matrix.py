@@ -188,8 +188,12 @@ class FeatureMatrix:
                     self.entries[entry.id] = placed
                 file.flush()
                 os.fsync(file.fileno())
-            with open(self.folder / "journal.jsonl", "a", encoding="utf-8") as journal:
-                journal.write("".join(lines))
+            with open(self.folder / "journal.jsonl", "a+b") as journal:
+                if journal.seek(0, os.SEEK_END):
+                    journal.seek(-1, os.SEEK_END)
+                    if journal.read(1) != b"\n":  # a line that was cut off
+                        journal.write(b"\n")
+                journal.write("".join(lines).encode())
         except OSError as error:
             reason = f"cannot be written ({error.strerror or error})"
             raise OutputError(path, reason, "free space, then run again: what was made is kept") from error
@@ -236,13 +240,13 @@ def check_values(clip: Clip, values_RLP: np.ndarray, shape: tuple[int, int]) -> 
 
 
 def read_journal(path: Path) -> list[Entry]:
-    """The lines of an unfinished run; the last may be cut off."""
+    """The lines of an unfinished run; some may be cut off, and what they vouched for is made again."""
     found = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             found.append(Entry(**json.loads(line)))
         except (ValueError, TypeError):
-            break
+            continue
     return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mert.audio import SUFFIXES
 from mert.errors import OutputError
-from probes.own_labels import LabelError, LabelledFile, LabelTable
+from probes.own_labels import LabelError, LabelledFile, LabelTable, classes_of
 
 
 def matched(table: LabelTable, folder: Path, partial: bool = False) -> tuple[LabelTable, dict[str, Path]]:
@@ -39,7 +39,11 @@ def matched(table: LabelTable, folder: Path, partial: bool = False) -> tuple[Lab
     notes = [f"{len(missing)} labelled files without features are left out"] if missing else []
     notes += [f"{len(unlabelled)} features without a label are left out"] if unlabelled else []
     kept = tuple(item for item in table.items if item.file in paths)
-    return replace(table, items=kept, notes=(*table.notes, *notes)), paths
+    classes = table.classes
+    if missing and table.task in ("classification", "multilabel"):  # some may be of those left out alone
+        held = set(classes_of(table.task, kept))
+        classes = tuple(name for name in classes if name in held)
+    return replace(table, items=kept, classes=classes, notes=(*table.notes, *notes)), paths
 
 
 def found(folder: Path) -> dict[str, list[Path]]:

@@ -229,6 +229,19 @@ def test_a_head_that_diverges_is_no_end_of_the_grid(suite: Path, tmp_path: Path)
 # Once is enough
 
 
+def test_stems_that_are_corrected_are_scored_anew(suite: Path, tmp_path: Path) -> None:
+    """Those of a validation song change neither a mixture nor a training segment."""
+    copied(suite, "musdb18", tmp_path)
+    words = {**QUICK, "protocol": {"musdb_segments": "4", "musdb_hidden": "64"}, "max_epochs": 1, "lrs": (1e-3,)}
+    before = run("musdb18", Small(), tmp_path, tmp_path / "out", **words)
+    song = TASKS["musdb18"].read(tmp_path).split("valid")[0].audio.parent
+    for one, other in (("vocals.wav", "kept"), ("other.wav", "vocals.wav"), ("kept", "other.wav")):
+        (song / one).rename(song / other)
+    after = run("musdb18", Small(), tmp_path, tmp_path / "out", **words)
+    assert after.grid != before.grid
+    assert after.grid == run("musdb18", Small(), tmp_path, tmp_path / "new", **words).grid
+
+
 def test_four_subsets_of_jamendo_are_heard_once_and_a_second_run_hears_nothing(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,9 @@ import pytest
 import soundfile
 from planting import plant
 
+from mir_benchmarks.items import Dataset, Item
 from mir_benchmarks.prepare import Report, check
+from mir_benchmarks.registry import TaskSpec
 from mir_benchmarks.splits import gtzan_splits
 
 NAMES = ("blues.00029", "blues.00000", "blues.00012", "jazz.00054")  # train, valid, test, train
@@ -134,3 +136,19 @@ def test_the_command(home: Path) -> None:
     (home / "gtzan" / "genres" / "blues" / "blues.00012.wav").write_bytes(b"")
     done = run("gtzan_genre", "--check")
     assert done.returncode == 1 and "genres/blues/blues.00012.wav" in done.stdout and "not ready" in done.stdout
+
+
+def test_the_same_file_in_two_splits_of_one_task_of_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """VocalSet's techniques are split by singer, its singers by recording."""
+    paths = [tmp_path / "vocalset" / name for name in ("a.wav", "b.wav")]
+    for path in paths:
+        write(path, 1)
+
+    def read(task: TaskSpec, *_: object) -> Dataset:
+        splits = ("train", "test") if task.name == "vocalset_technique" else ("train", "train")
+        items = [Item(path.stem, path, split, 0) for path, split in zip(paths, splits, strict=True)]
+        return Dataset(tuple(items), ("x",))
+
+    monkeypatch.setattr("mir_benchmarks.prepare._read", read)
+    for tasks in (["vocalset_technique", "vocalset_singer"], ["vocalset_singer", "vocalset_technique"]):
+        assert ("duplicate", "b.wav") in found(check(tmp_path, tasks, duplicates=True))

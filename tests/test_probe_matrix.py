@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,6 +139,34 @@ def test_a_run_cut_off_anywhere_goes_on(tmp_path: Path, damage: str) -> None:
     held.extract(made)
     assert np.array_equal(held.windows(held.rows([clip.id for clip in made])[0], 0), wanted)
     assert again.heard == {"index": 10, "values": 2, "journal": 4}[damage]
+
+
+def test_work_behind_a_line_that_was_cut_off_is_kept(tmp_path: Path) -> None:
+    """A run is killed in the middle of a line, the next one behind it."""
+    made = clips(tmp_path)
+    whole = matrix(tmp_path)
+    whole.extract(made[:2])
+    lines = [json.dumps(vars(whole.entries[clip.id])) for clip in made[:2]]
+    (whole.folder / "index.parquet").unlink()
+    (whole.folder / "journal.jsonl").write_text("\n".join(lines)[:-20])
+    second = matrix(tmp_path)
+    with second._locked():
+        second._open()
+        second._append(made[1:4], None)
+    again = Counting()
+    matrix(tmp_path, again).extract(made[:4])
+    assert again.heard == 0
+
+
+@pytest.mark.parametrize("change", [{"window_s": 0.5}, {"n_heads": 1}])
+def test_a_model_that_differs_in_what_weights_do_not_tell_has_features_of_its_own(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    first, second = tiny_embedder(), tiny_embedder()
+    second.model.config = dataclasses.replace(second.model.config, **change)
+    assert first.sha256 == second.sha256
+    held = [FeatureMatrix(tmp_path, MertEncoder(each, "training"), Windowing(1.0)) for each in (first, second)]
+    assert held[0].digest != held[1].digest and held[0].folder != held[1].folder
 
 
 def test_a_key_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -431,6 +431,17 @@ def test_labels_and_features_must_meet(house: House, tmp_path: Path, write_label
     assert run.code == 1 and "flute/00 and flute/00.wav are one recording" in run.err
 
 
+@pytest.mark.parametrize(("header", "last"), [("file,label", "d,harp"), ("file,tags", "d,harp;x")])
+def test_a_class_of_files_left_out_alone_is_left_out(
+    header: str, last: str, tmp_path: Path, write_labels: Callable[..., Path]
+) -> None:
+    for name in ("a.wav", "b.wav", "c.wav"):
+        Features(np.ones((1, 2), np.float32), None, ("layer01",), META).save(tmp_path / "f" / f"{name}.npz")
+    table = read_labels(write_labels("\n".join([header, "a,x", "b,y", "c,x", last])))
+    assert table.classes == ("harp", "x", "y")
+    assert matched(table, tmp_path / "f", partial=True)[0].classes == ("x", "y")
+
+
 def test_two_recordings_of_one_stem_need_their_suffix(tmp_path: Path, write_labels: Callable[..., Path]) -> None:
     for name in ("a.wav", "a.flac", "b.wav"):
         Features(np.ones((1, 2), np.float32), None, ("layer01",), META).save(tmp_path / "f" / f"{name}.npz")

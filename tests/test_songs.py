@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,9 @@ def test_keys_from_jsonl_are_scored_song_by_song(tmp_path: Path) -> None:
     assert outputs.ids.tolist() == ["test0", "test1", "test2", "test3"]
     assert result.score["n"] == 4 and result.score["mean"] == 100.0
     assert any("clips of 14 songs, scored song by song" in note for note in result.notes)
+    few = Places(tmp_path, tmp_path / "few", tmp_path / "new")  # nothing heard before
+    result = Result.load(run_task(TASKS["giantsteps_key"], Encoder(FACTS, level), few, replace(options, limit=6)))
+    assert result.score["n"] == 4 and result.limit == "6 items of each split"
 
 
 def test_a_song_has_the_windows_of_its_clips_in_order() -> None:
@@ -61,6 +65,12 @@ def test_a_song_has_the_windows_of_its_clips_in_order() -> None:
     source = Songs(Rows(), {"7": "b", "2": "a", "9": "b"})
     rows, owners = source.rows(["b", "a", "5"])
     assert rows.tolist() == [7, 9, 2, 5] and owners.tolist() == [0, 0, 1, 2]
+
+
+def test_a_song_of_two_labels_is_refused() -> None:
+    for targets in (np.array([3, 5]), np.array([[0.5, np.nan], [0.5, 0.1]])):
+        with pytest.raises(TaskError, match="x: its clips a and b have different labels"):
+            by_song({"train": Labelled(("a", "b"), targets)}, {"a": "x", "b": "x"})
 
 
 def test_a_song_in_two_splits_is_refused() -> None:

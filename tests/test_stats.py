@@ -214,6 +214,7 @@ def test_results_of_other_labels_are_not_compared() -> None:
         ({"protocol": {"beat_tol": "0.02"}}, "protocol"),
         ({"limit": "9 items"}, "limit"),
         ({"task": {"name": "gtzan_genre", "version": "2"}}, "version"),
+        ({"task": {"name": "gtzan_genre", "version": "1", "data": "real", "labels": "cd"}}, "labels"),
     ],
 )
 def test_results_of_another_protocol_are_not_compared(change: dict, said: str) -> None:
