@@ -10,6 +10,8 @@ import importlib
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -165,8 +167,23 @@ class CodeTeacher(StoredTeacher):
     def targets(self, wave_BN: Tensor) -> Targets:
         """`codes` [B, K, ceil(N / 320)]; rows are computed one by one, so that none can sway another's rounding."""
         wave_BN = check_wave(wave_BN, self.name)
-        codes_BKT = torch.stack([self._codes(wave_1N) for wave_1N in wave_BN.split(1)])
+        with whole_float32(wave_BN.device):
+            codes_BKT = torch.stack([self._codes(wave_1N) for wave_1N in wave_BN.split(1)])
         return Targets(codes_BKT, None, self.rate_hz, self.fingerprint)
+
+
+@contextmanager
+def whole_float32(device: torch.device) -> Iterator[None]:
+    """Convolutions and LSTMs in float32: else a GPU keeps ten bits in them (TF32), and gives other codes than a CPU."""
+    kinds: list[Any] = [torch.backends.cudnn.conv, torch.backends.cudnn.rnn]  # type: ignore[attr-defined]
+    before = [kind.fp32_precision for kind in kinds] if device.type == "cuda" else []
+    try:
+        for kind, _ in zip(kinds, before, strict=False):
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=False):
+            kind.fp32_precision = precision
 
 
 def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from teachers.base import StoredTeacher, Targets, TeacherError, check_wave, require
+from teachers.base import StoredTeacher, Targets, TeacherError, check_wave, require, whole_float32
 
 LICENCE = "CC BY-NC 4.0"
 PUBLISHED = "encodec_24khz-d7cc33bc.th"
@@ -151,7 +151,8 @@ class EncodecTeacher(StoredTeacher):
         """`codes` [B, K, ceil(N / 320)]; rows are computed one by one, so that none can sway another's rounding."""
         wave_BN = check_wave(wave_BN, self.name)
         self.parts.to(wave_BN.device)
-        codes_BKT = torch.stack([self._codes(wave_1N) for wave_1N in wave_BN.split(1)])
+        with whole_float32(wave_BN.device):
+            codes_BKT = torch.stack([self._codes(wave_1N) for wave_1N in wave_BN.split(1)])
         return Targets(codes_BKT, None, self.rate_hz, self.fingerprint)
 
     def _codes(self, wave_1N: Tensor) -> Tensor:

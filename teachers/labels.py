@@ -80,7 +80,11 @@ class LabelStore:
             except (OSError, ValueError, LookupError) as error:
                 raise TeacherError(shard, f"is damaged ({error})", AGAIN) from None
             for row in rows:
-                self._rows[row["name"]] = row["n_samples"], self._checked(row, f"{shard}: {row['name']}")
+                codes_KT = self._checked(row, f"{shard}: {row['name']}")
+                first = self._rows.setdefault(row["name"], (row["n_samples"], codes_KT))
+                if not np.array_equal(first[1], codes_KT):
+                    reason = f"{row['name']} is the name of two recordings"
+                    raise TeacherError(shard, reason, "give each a name of its own, and " + AGAIN)
 
     def _checked(self, row: dict[str, Any], source: str) -> np.ndarray:
         """Codes int16 [K, T] of a row: as many as its samples need, none out of range."""

@@ -49,7 +49,7 @@ def test_keys_from_jsonl_are_scored_song_by_song(tmp_path: Path) -> None:
     assert any("clips of 14 songs, scored song by song" in note for note in result.notes)
     few = Places(tmp_path, tmp_path / "few", tmp_path / "new")  # nothing heard before
     result = Result.load(run_task(TASKS["giantsteps_key"], Encoder(FACTS, level), few, replace(options, limit=6)))
-    assert result.score["n"] == 4 and result.limit == "6 items of each split"
+    assert result.score["n"] == 4 and str(result.limit).startswith("6 items of each split")
 
 
 def test_a_song_has_the_windows_of_its_clips_in_order() -> None:

@@ -108,6 +108,55 @@ def test_a_stopped_run_goes_on_with_the_same_bits_across_an_epoch(tmp_path: Path
         assert (tmp_path / "parts/run" / name).exists()
 
 
+def test_a_run_stopped_before_every_layer_was_trained_goes_on(tmp_path: Path, recordings: Path) -> None:
+    """Layers that were dropped in all steps so far have moments, too."""
+    model = tiny_config(layer_drop=0.95).to_dict()
+    whole = engine(read_recipe(str(recipe_file(tmp_path / "whole", recordings, model=model))))
+    whole.run(until=2)
+    recipe = read_recipe(str(recipe_file(tmp_path / "parts", recordings, model=model, checkpoint_every=1)))
+    engine(recipe).run(until=1)
+    second = engine(recipe)
+    second.run(until=2)
+    assert same_bits(whole, second)
+
+
+def test_a_resume_takes_the_optimisers_settings_from_its_recipe(tmp_path: Path, recordings: Path) -> None:
+    config = str(recipe_file(tmp_path, recordings, checkpoint_every=1))
+    engine(read_recipe(config)).run(until=1)
+    second = engine(read_recipe(config, ["weight_decay=0.5", "eps=1e-3"]))
+    assert second._resume() == 1
+    (group,) = second.optimizer.param_groups
+    assert (group["weight_decay"], group["eps"]) == (0.5, 1e-3)
+
+
+@pytest.mark.parametrize(
+    "field", ["batch_clips", "group_clips", "validate_every", "checkpoint_every", "keep_checkpoints"]
+)
+@pytest.mark.parametrize("value", [0, -2])
+def test_zeros_in_a_recipe_are_refused_before_any_work(
+    field: str, value: int, tmp_path: Path, recordings: Path
+) -> None:
+    with pytest.raises(UsageError, match=f"{field}={value}; give 1 or more"):
+        read_recipe(str(recipe_file(tmp_path, recordings)), [f"{field}={value}"])
+
+
+def test_recordings_of_a_dataset_have_names_of_their_own_and_stay_on_the_disk(tmp_path: Path) -> None:
+    """Parquet as it lies on the hub: the sound inside, and a path that is no more than a file name."""
+    datasets = pytest.importorskip("datasets")
+    waves = [music(0.6, seed=i) for i in range(3)]
+    sounds = []
+    for i, wave_N in enumerate(waves):
+        soundfile.write(tmp_path / f"{i}.wav", wave_N, 24_000, subtype="FLOAT")
+        sounds.append({"bytes": (tmp_path / f"{i}.wav").read_bytes(), "path": "audio.wav"})
+    (tmp_path / "data").mkdir()
+    features = datasets.Features({"audio": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}})
+    datasets.Dataset.from_dict({"audio": sounds}, features).to_parquet(tmp_path / "data" / "train.parquet")
+    corpus = open_corpus(f"hf:{tmp_path / 'data'}", 24_000, 1_000, {})
+    assert [corpus.name(i) for i in range(3)] == ["0:audio.wav", "1:audio.wav", "2:audio.wav"]
+    assert all(np.array_equal(corpus.read(i, 0, len(waves[i])), waves[i]) for i in range(3))
+    assert all(callable(source) for _, source, _ in corpus._items)  # type: ignore[attr-defined]
+
+
 def test_batches_are_pure_functions_of_seed_and_step(recordings: Path, tmp_path: Path) -> None:
     recipe = read_recipe(str(recipe_file(tmp_path, recordings)), ["group_clips=3"])
     made = [engine(recipe).batches for _ in range(2)]

@@ -73,3 +73,26 @@ def test_a_teacher_is_fitted_at_the_rate_of_its_music(tmp_path: Path, write: Cal
         UsageError, match="is asked for 16000 Hz, and the music comes at 24000 Hz; give --rate-hz 16000"
     ):
         command("kmeans", str(tmp_path / "music"), tmp_path / "x", ["sample_rate=16000"], clips=3, rate_hz=24_000)
+    command("random_projection", str(tmp_path / "music"), tmp_path / "rp", [], clips=3, rate_hz=16_000)
+    assert load_teacher(str(tmp_path / "rp")).sample_rate == 16_000
+    with pytest.raises(UsageError, match="hears 24000 Hz, and the music came at 16000 Hz"):
+        codec = ["steps=1", "crop_s=0.5", "n_filters=2", "dimension=8", "n_codebooks=1", "n_classes=4"]
+        command("encodec_small", str(tmp_path / "music"), tmp_path / "x", codec, clips=3, rate_hz=16_000)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("n, clips, heard", [(10, 4, 4), (7, 4, 4), (3, 4, 3), (9, 5, 5)])
+def test_a_teacher_hears_at_most_so_many_clips(n: int, clips: int, heard: int) -> None:
+    from mert.train.corpus import GeneratedCorpus
+    from mert.train.train_cli import _waves
+
+    class Ones:
+        seconds = 0.1
+
+        def __len__(self) -> int:
+            return n
+
+        def read(self, index: int) -> np.ndarray:
+            return np.ones(2_400, np.float32)
+
+    assert heard // 2 < len(list(_waves(GeneratedCorpus(Ones(), 24_000), clips))) <= heard

@@ -86,7 +86,11 @@ class Checkpoints:
         return None
 
     def load(self, path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
-        """Restore weights and moments, at any number of processes; returns the step and the rest of the state."""
+        """Restore weights and moments, at any number of processes; returns the step and the rest of the state.
+
+        Learning rate, betas, eps and weight decay stay those of the optimizer's own recipe.
+        """
+        own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         weights, moments = get_state_dict(module, optimizer)
         found: dict[str, Any] = {"model": weights, "optimizer": moments}
         try:
@@ -94,8 +98,19 @@ class Checkpoints:
         except (RuntimeError, dcp.api.CheckpointException) as error:
             raise CheckpointError(path, f"does not fit this recipe ({error})", "resume with its own recipe") from error
         set_state_dict(module, optimizer, model_state_dict=found["model"], optim_state_dict=found["optimizer"])
+        for group, settings in zip(optimizer.param_groups, own, strict=True):
+            group.update(settings)
         marker = read_json(path / MARKER)
         return int(marker["step"]), dict(marker["state"])
+
+
+def begin_moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """AdamW's state of every parameter from the start: else a layer dropped so far has none, and does not load."""
+    for parameter in module.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter),
+        }  # fmt: skip
 
 
 def cause(error: BaseException) -> str:

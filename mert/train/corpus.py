@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from mert.audio import SUFFIXES, Recording, Source
 from mert.errors import AudioError, MertError, UsageError
 
 log = logging.getLogger("mert")
+Found = Source | Callable[[], Source]  # what is large in memory is fetched when it is read
 
 
 class Corpus(Protocol):
@@ -44,13 +46,13 @@ class FileCorpus:
     Lengths are those of the decoded audio; `dropped` maps names to reasons. CorpusError where nothing is left.
     """
 
-    def __init__(self, sources: Sequence[tuple[str, Source]], rate_hz: int, shortest: int) -> None:
+    def __init__(self, sources: Sequence[tuple[str, Found]], rate_hz: int, shortest: int) -> None:
         self.rate_hz = rate_hz
         self.dropped: dict[str, str] = {}
-        self._items: list[tuple[str, Source, int]] = []
+        self._items: list[tuple[str, Found, int]] = []
         for name, source in sources:
             try:
-                length = sum(len(block_N) for block_N in Recording(source).blocks(rate_hz))
+                length = sum(len(block_N) for block_N in heard(source).blocks(rate_hz))
             except (AudioError, OSError) as error:
                 self.dropped[name] = str(error)
                 continue
@@ -84,7 +86,7 @@ class FileCorpus:
         """Float32 [N] from sample `start`; decoding stops there, too."""
         _, source, _ = self._items[index]
         blocks, end = [], 0
-        for block_N in Recording(source).blocks(self.rate_hz):
+        for block_N in heard(source).blocks(self.rate_hz):
             blocks.append(block_N[max(0, start - end) :])
             end += len(block_N)
             if end >= start + n_samples:
@@ -93,6 +95,10 @@ class FileCorpus:
             reason = f"ends after {end / self.rate_hz:.2f} s, and was longer when the run began"
             raise AudioError(self.name(index), reason, "leave recordings alone while they are trained on")
         return np.concatenate(blocks)[:n_samples]
+
+
+def heard(source: Found) -> Recording:
+    return Recording(source() if callable(source) else source)
 
 
 class GeneratedCorpus:
@@ -163,7 +169,8 @@ def _of_manifest(path: Path) -> Iterator[tuple[str, Source]]:
             yield str(name), path.parent / name
 
 
-def _of_datasets(name: str, options: dict[str, Any]) -> Iterator[tuple[str, Source]]:
+def _of_datasets(name: str, options: dict[str, Any]) -> Iterator[tuple[str, Found]]:
+    """Names begin with the number of the row: a path in a dataset is often no more than `audio.wav`."""
     try:
         import datasets
     except ImportError:
@@ -171,5 +178,10 @@ def _of_datasets(name: str, options: dict[str, Any]) -> Iterator[tuple[str, Sour
     rows = datasets.load_dataset(name, **({"split": "train"} | options))
     rows = rows.cast_column("audio", datasets.Audio(decode=False))
     for i, row in enumerate(rows):
-        audio = row["audio"]
-        yield audio["path"] or f"{name}:{i}", audio["bytes"] or audio["path"]
+        yield f"{i}:{Path(row['audio']['path'] or name).name}", partial(_audio_of, rows, i)
+
+
+def _audio_of(rows: Any, i: int) -> Source:
+    audio: dict[str, Any] = rows[i]["audio"]
+    found: Source = audio["bytes"] or audio["path"]
+    return found

@@ -15,7 +15,7 @@ from torch import nn
 from mert.errors import MertError
 from mert.model import Mert
 from mert.train.batches import Batches
-from mert.train.checkpoint import Checkpoints
+from mert.train.checkpoint import Checkpoints, begin_moments
 from mert.train.corpus import Corpus
 from mert.train.guard import Guard
 from mert.train.objective import Pretrainer, recompute_blocks
@@ -40,7 +40,7 @@ class Engine:
 
     Everything of a step follows from the recipe and the step's number; what else a checkpoint holds are weights,
     moments and the guard's memory. So a run that was stopped goes on with the same bits, at the same number of
-    processes, and with the same losses (1e-5) at another.
+    processes, and where no layers are dropped with the same losses (1e-5) at another.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Engine:
             self.module.parameters(), lr=recipe.lr, betas=recipe.betas[:2], eps=recipe.eps,  # type: ignore[arg-type]
             weight_decay=recipe.weight_decay, fused=True,
         )  # fmt: skip
+        begin_moments(self.module, self.optimizer)
         self.guard = Guard()
         self.checkpoints = Checkpoints(Path(recipe.out), world, recipe.keep_checkpoints)
         self.facts = {

@@ -62,6 +62,9 @@ class Recipe:
     max_bad_steps: int = 5
 
     def __post_init__(self) -> None:
+        for name in ("batch_clips", "group_clips", "checkpoint_every", "validate_every", "keep_checkpoints"):
+            if (value := getattr(self, name)) < 1:
+                raise UsageError("recipe", f"{name}={value}", "give 1 or more")
         problems = [
             (self.batch_clips % self.group_clips, "batch_clips must be a multiple of group_clips"),
             (self.clips_at_once < 0, "clips_at_once is at least 1, or 0 for all clips of a group"),

@@ -87,7 +87,7 @@ def fit_teacher(
     rate_hz: Annotated[int, typer.Option(help="Sample rate.")] = 24_000,
 ) -> None:
     """Fit a teacher on a sample of a corpus."""
-    from inspect import signature
+    from inspect import Parameter, signature
 
     import yaml
 
@@ -96,19 +96,23 @@ def fit_teacher(
     from teachers.registry import teacher_class
 
     values = {key: yaml.safe_load(text) for key, _, text in (item.partition("=") for item in settings or [])}
-    if "sample_rate" in signature(getattr(teacher_class(name), "fit", fit)).parameters:
+    parameters = signature(getattr(teacher_class(name), "fit", fit)).parameters
+    if any(key == "sample_rate" or word.kind is Parameter.VAR_KEYWORD for key, word in parameters.items()):
         values.setdefault("sample_rate", rate_hz)
     if (asked := values.get("sample_rate", rate_hz)) != rate_hz:
         reason = f"is asked for {asked} Hz, and the music comes at {rate_hz} Hz"
         raise UsageError(f"teacher {name}", reason, f"give --rate-hz {asked}")
     corpus = open_corpus(data, rate_hz, rate_hz, {})
     teacher = fit(name, _waves(corpus, clips), **values)
+    if teacher.sample_rate != rate_hz:
+        reason = f"hears {teacher.sample_rate} Hz, and the music came at {rate_hz} Hz"
+        raise UsageError(f"teacher {name}", reason, f"give --rate-hz {teacher.sample_rate}")
     teacher.save(out)
     typer.echo(f"{out}: {name}, {teacher.n_classes} classes, fingerprint {teacher.fingerprint[:12]}")
 
 
 def _waves(corpus: Corpus, clips: int) -> Iterator[np.ndarray]:
-    step = max(1, len(corpus) // clips)
+    step = -(-len(corpus) // clips)
     for index in range(0, len(corpus), step):
         yield corpus.read(index, 0, corpus.n_samples(index))
 
