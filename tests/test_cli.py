@@ -324,7 +324,8 @@ def test_several_commands_at_once_on_one_output_folder_do_no_harm(house: House, 
     runs = [process.end() for process in [embed(), embed(), embed("--skip-existing")]]
     assert [run.code for run in runs] == [0, 0, 0], runs
     assert files(tmp_path / "out") == files(house.whole)
-    assert {row["status"] for row in report(tmp_path / "out")} == {"ok"}  # every line is whole
+    rows = report(tmp_path / "out")  # every line is whole; the last command may have met outputs not reported yet
+    assert {row["status"] for row in rows} <= {"ok", "skipped"} and len({row["output"] for row in rows}) == 24
 
 
 def test_a_full_disk_is_3_leaves_nothing_partial_and_a_second_run_completes(
