@@ -132,14 +132,14 @@ class Forward:
     @torch.inference_mode()
     def _states(self, waves: list[np.ndarray], settings: Settings) -> Iterator[np.ndarray]:
         """Hidden states [L, T, D] of each wave; shorter waves are padded, which the model does not notice."""
-        if self.model.config.normalize:
-            waves = [normalized(wave_N) for wave_N in waves]
         lengths = [len(wave_N) for wave_N in waves]
         ragged = min(lengths) < max(lengths)
         if ragged and settings.dtype == "int8":  # which would take padding for what it scales its steps to
             for wave_N in waves:
                 yield from self._states([wave_N], settings)
             return
+        if self.model.config.normalize:
+            waves = [normalized(wave_N) for wave_N in waves]
         wave_BN = np.zeros((len(waves), max(lengths)), np.float32)
         for row_N, wave_N in zip(wave_BN, waves, strict=True):
             row_N[: len(wave_N)] = wave_N

@@ -99,8 +99,7 @@ def check(
             findings += _audio_findings(corpus, path, home, decode)
             if tell:
                 tell(done, len(files))
-        for of_task in by_task[corpus] if duplicates else ():
-            findings += _duplicates(corpus, of_task, home)
+        findings += _duplicates(corpus, files, by_task[corpus], home) if duplicates else ()
         unread = [task for task in TASKS.values() if task.corpus == corpus and task.name not in counts]
         also = [dataset for task in unread if (dataset := _read(task, data_home, []))]
         findings += _others(corpus, {path for dataset in also for path in _all_files(dataset)} | set(files), home)
@@ -159,18 +158,20 @@ def _audio_findings(corpus: str, path: Path, home: Path, decode: bool) -> Iterat
         yield Finding(corpus, "damaged", about, "; ".join(recording.warnings))
 
 
-def _duplicates(corpus: str, files: dict[Path, Item], home: Path) -> Iterator[Finding]:
-    """Files of items in different splits that are bit for bit the same."""
+def _duplicates(corpus: str, files: Iterable[Path], tasks: Iterable[dict[Path, Item]], home: Path) -> Iterator[Finding]:
+    """Files that are bit for bit the same, and of items in different splits of one of the tasks."""
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path in sorted(files):
         if path.exists():
             by_size[path.stat().st_size].append(path)
-    first: dict[str, Path] = {}
-    for path in (path for paths in by_size.values() if len(paths) > 1 for path in paths):
-        one = first.setdefault(sha256_file(path), path)
-        if files[one].split != files[path].split:
-            where = f"{_short(one, home)} ({files[one].split})"
-            yield Finding(corpus, "duplicate", _short(path, home), f"of {files[path].split} is {where}")
+    digests = {path: sha256_file(path) for paths in by_size.values() if len(paths) > 1 for path in paths}
+    for items in tasks:
+        first: dict[str, Path] = {}
+        for path in (path for path in digests if path in items):
+            one = first.setdefault(digests[path], path)
+            if items[one].split != items[path].split:
+                where = f"{_short(one, home)} ({items[one].split})"
+                yield Finding(corpus, "duplicate", _short(path, home), f"of {items[path].split} is {where}")
 
 
 def _others(corpus: str, used: set[Path], home: Path) -> Iterator[Finding]:

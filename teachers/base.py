@@ -175,14 +175,17 @@ class CodeTeacher(StoredTeacher):
 @contextmanager
 def whole_float32(device: torch.device) -> Iterator[None]:
     """Convolutions and LSTMs in float32: else a GPU keeps ten bits in them (TF32), and gives other codes than a CPU."""
+    if device.type != "cuda":
+        yield
+        return
     kinds: list[Any] = [torch.backends.cudnn.conv, torch.backends.cudnn.rnn]  # type: ignore[attr-defined]
-    before = [kind.fp32_precision for kind in kinds] if device.type == "cuda" else []
+    before = [kind.fp32_precision for kind in kinds]
     try:
-        for kind, _ in zip(kinds, before, strict=False):
+        for kind in kinds:
             kind.fp32_precision = "ieee"
         yield
     finally:
-        for kind, precision in zip(kinds, before, strict=False):
+        for kind, precision in zip(kinds, before, strict=True):
             kind.fp32_precision = precision
 
 

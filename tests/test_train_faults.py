@@ -366,6 +366,11 @@ def test_a_store_with_codes_out_of_range_or_missing_is_refused(store: Store) -> 
         parquet.write_table(Table.from_pydict(columns, schema=honest.schema), path)
         with pytest.raises(TeacherError, match=reason):
             LabelStore(path.parent)
+    columns = honest.to_pydict()
+    columns["name"][3] = columns["name"][2]
+    parquet.write_table(Table.from_pydict(columns, schema=honest.schema), path)
+    with pytest.raises(TeacherError, match=r"02\.wav is the name of two recordings"):
+        LabelStore(path.parent)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(TeacherError, match=rf"{path.name}: is damaged \(.*\); remove it, and run"):
         LabelStore(path.parent)
