@@ -126,9 +126,9 @@ def started(
     from mert.stage import EmbedStage
 
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    check_device(options.device)
     if executor == "ray" and ":" in options.device:
         raise UsageError(f"--device {options.device}", "Ray gives each actor a GPU of its own", "give cuda or auto")
+    check_device(options.device)
     stage = EmbedStage(options)
     embedder, settings = stage.embedder, stage.settings
     names = embedder.names(settings)
@@ -154,15 +154,16 @@ def started(
 
 
 def check_device(name: str) -> None:
-    """UsageError for a device that is not there."""
+    """UsageError for a device that is not there, or has no float64 (as Apple's), in which the first norm's sums are."""
     import torch
 
     from mert.errors import UsageError
 
     try:
-        torch.zeros(0, device="cpu" if name == "auto" else name)
-    except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
-        raise UsageError(f"--device {name}", str(error).split("\n")[0], "give auto, cpu, cuda or cuda:1") from None
+        torch.zeros(0, dtype=torch.float64, device="cpu" if name == "auto" else name)
+    except (RuntimeError, AssertionError, TypeError) as error:  # of a torch without CUDA, and of one without float64
+        reason = str(error).split("\n")[0].split(". ")[0]
+        raise UsageError(f"--device {name}", reason, "give auto, cpu, cuda or cuda:1") from None
 
 
 def expected_seconds(jobs: tuple[Job, ...]) -> tuple[float, bool]:

@@ -395,6 +395,7 @@ def test_all_layers_in_float32_agree_with_embed(house: House, embed: Embed, tmp_
         (["--batch-size", "many"], "batch_size is a positive integer"),
         (["--shard", "3/2"], "not a shard"),
         (["--device", "abacus"], "--device abacus"),
+        (["--device", "cuda:0", "--executor", "ray"], "Ray gives each actor a GPU of its own"),
         (["--list", "missing\nlist.txt"], "missing\\nlist.txt: no such file"),
     ],
 )

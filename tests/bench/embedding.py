@@ -1,6 +1,7 @@
 """Speed and memory of embedding, as tables and as JSON: `make bench`. Ratios are of medians, taken in turns.
 
 `--models`, `--seconds`, `--batches` and `--methods` choose a part of the grid (all of it takes most of an hour).
+`--device cuda --models 95m,330m --batches 8,64` gives hours of audio a second on a GPU.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +42,17 @@ from mert.stage import EmbedOptions, EmbedStage
 
 SIZES = {"mert-nano": None, "95m": base_95m, "330m": large_330m}
 METHODS = ("class eager", "class sdpa", "class tuned", "float32", "bfloat16", "int8", "onnx")
+CPU_ONLY = ("int8", "onnx")
 Forward = Callable[[], object]
 
 
-def extra_mib(function: Forward) -> float:
-    """Peak memory of a call over what the process held before it (Linux)."""
+def extra_mib(function: Forward, device: str) -> float:
+    """Peak memory of a call, of the GPU or of the process (Linux), over what was held before it."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        function()
+        return (torch.cuda.max_memory_allocated() - held) / 2**20
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
     before = status_kib("VmRSS")
@@ -70,19 +78,31 @@ def flops(config: MertConfig, n_samples: int) -> float:
     return total + 2 * (n * config.conv_dim * d + position + config.n_layers * block)
 
 
-def best_type() -> torch.dtype:
-    return torch.bfloat16 if has_bfloat16("cpu") else torch.float32
+def best_type(device: str) -> torch.dtype:
+    return torch.bfloat16 if has_bfloat16(device) else torch.float32
 
 
-def matrix_rate() -> float:
-    """FLOPs a second of a matrix product of the encoder's shape in `best_type`."""
-    dtype = best_type()
-    a, b = torch.randn(2244, 768).to(dtype), torch.randn(768, 3072).to(dtype)
-    (spent,) = interleaved({"product": lambda: [a @ b for _ in range(20)]}, rounds=9).values()
-    return 20 * 2 * 2244 * 768 * 3072 / spent
+def finished(function: Forward, device: str) -> Forward:
+    """The same call, which returns when the device has done it."""
+
+    def call() -> None:
+        function()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return call
 
 
-def tuned(oracle: Hubert) -> Callable[[torch.Tensor], object]:
+def matrix_rate(device: str) -> float:
+    """FLOPs a second of a matrix product of the encoder's shape in `best_type`, of as many rows as fill the device."""
+    rows = 2244 if device == "cpu" else 2244 * 32
+    a, b = (torch.randn(shape, device=device).to(best_type(device)) for shape in ((rows, 768), (768, 3072)))
+    products = finished(lambda: [a @ b for _ in range(20)], device)
+    (spent,) = interleaved({"products": products}, rounds=9).values()
+    return 20 * 2 * rows * 768 * 3072 / spent
+
+
+def tuned(oracle: Hubert, device: str) -> Callable[[torch.Tensor], object]:
     """The published class at its best: SDPA, the type that suits, weight norm folded, compiled, weights frozen."""
     from copy import deepcopy
 
@@ -91,22 +111,24 @@ def tuned(oracle: Hubert) -> Callable[[torch.Tensor], object]:
     inductor.freezing = True
     model = deepcopy(oracle.model)
     model.encoder.pos_conv_embed.conv = folded(model.encoder.pos_conv_embed.conv)
-    dtype = best_type()
-    model = torch.compile(model.to(dtype), dynamic=False)
+    dtype = best_type(device)
+    model = torch.compile(model.to(dtype), dynamic=False, mode="max-autotune" if device == "cuda" else None)
     return lambda wave_BN: model(wave_BN.to(dtype), output_hidden_states=True)
 
 
 def methods(model: Mert, wave_BN: torch.Tensor, chosen: list[str], folder: Path) -> dict[str, Forward]:
-    """What is compared, by name; each gives all hidden states of `wave_BN`."""
+    """What is compared, by name; each gives all hidden states of `wave_BN`, on the device where that lies."""
+    device = wave_BN.device.type
+    chosen = [name for name in chosen if device == "cpu" or name not in CPU_ONLY]
     made: dict[str, Forward] = {}
     if "float32" in chosen:
         exact = FastMert(model)
         made["float32"] = lambda: exact(wave_BN)
-    if "bfloat16" in chosen and best_type() == torch.bfloat16:
+    if "bfloat16" in chosen and best_type(device) == torch.bfloat16:
         half = FastMert(model, torch.bfloat16)
         made["bfloat16"] = lambda: half(wave_BN)
     if "int8" in chosen:
-        int8 = FastMert(model, best_type(), int8=True)
+        int8 = FastMert(model, best_type(device), int8=True)
         made["int8"] = lambda: int8(wave_BN)
     if "onnx" in chosen:
         made["onnx"] = onnx(model, wave_BN, folder)
@@ -114,14 +136,16 @@ def methods(model: Mert, wave_BN: torch.Tensor, chosen: list[str], folder: Path)
         import transformers
 
         oracle = Hubert(model, torch.float32)
+        oracle.model.to(device)
         if "class eager" in chosen:
             eager = transformers.HubertModel._from_config(oracle.model.config, attn_implementation="eager").eval()
             eager.load_state_dict(oracle.model.state_dict())
+            eager.to(device)
             made["class eager"] = lambda: eager(wave_BN, output_hidden_states=True)
         if "class sdpa" in chosen:
-            made["class sdpa"] = lambda: oracle.states(wave_BN)
+            made["class sdpa"] = lambda: oracle.model(wave_BN, output_hidden_states=True)
         if "class tuned" in chosen:
-            best = tuned(oracle)
+            best = tuned(oracle, device)
             made["class tuned"] = lambda: best(wave_BN)
     return {name: made[name] for name in METHODS if name in made}
 
@@ -148,37 +172,40 @@ def model_named(name: str) -> Mert:
 def forward_rows(asked: argparse.Namespace, folder: Path, limit: float) -> list[dict[str, Any]]:
     rows = []
     for name in asked.models.split(","):
-        model = model_named(name)
+        model = model_named(name).to(asked.device)
         for seconds in map(float, asked.seconds.split(",")):
             for batch in map(int, asked.batches.split(",")):
-                wave_BN = torch.from_numpy(np.stack([music(seconds, seed=i) for i in range(batch)]))
-                functions = methods(model, wave_BN, asked.methods.split(","), folder)
+                wave_BN = torch.from_numpy(np.stack([music(seconds, seed=i) for i in range(batch)])).to(asked.device)
+                made = methods(model, wave_BN, asked.methods.split(","), folder)
+                functions = {key: finished(function, asked.device) for key, function in made.items()}
                 with torch.inference_mode():
                     spent = interleaved(functions)
-                    memory = {key: extra_mib(function) for key, function in functions.items()}
+                    memory = {key: extra_mib(function, asked.device) for key, function in functions.items()}
                 least_s = batch * flops(model.config, wave_BN.shape[1]) / limit
                 for key, value in spent.items():
                     rows.append({"model": name, "window_s": seconds, "batch": batch, "method": key, "seconds": value,
-                                 "per_audio_second": value / (seconds * batch), "limit_seconds": least_s,
+                                 "per_audio_second": value / (seconds * batch),
+                                 "audio_hours_per_second": seconds * batch / value / 3600, "limit_seconds": least_s,
                                  "of_limit": value / least_s, "extra_mib": memory[key]})  # fmt: skip
                     print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
-def depth_row(model: Mert) -> dict[str, float]:
+def depth_row(model: Mert, device: str) -> dict[str, float]:
     """Seconds of one 30 s window in `best_type` up to layer 6, and up to layer 12."""
-    fast, wave_BN = FastMert(model, best_type()), torch.from_numpy(music(30)[None])
-    return interleaved({f"layer{i:02}": lambda i=i: fast(wave_BN, layers=[i]) for i in (6, 12)}, rounds=5)  # type: ignore[misc]
+    fast, wave_BN = FastMert(model.to(device), best_type(device)), torch.from_numpy(music(30)[None]).to(device)
+    calls = {f"layer{i:02}": finished(partial(fast, wave_BN, layers=[i]), device) for i in (6, 12)}
+    return interleaved(calls, rounds=5)
 
 
-def job_row(name: str, folder: Path, n_files: int = 12) -> dict[str, float]:
+def job_row(name: str, folder: Path, device: str, n_files: int = 12) -> dict[str, float]:
     """Seconds of audio a second: the corpus job on a folder of MP3, and the bare forward pass of the same windows."""
     model = model_named(name)
     where = mert.save_pretrained(Embedder(model, ModelInfo.of(model, name), digest(model), "cpu"), folder / name)
     for i in range(n_files):
         soundfile.write(folder / "mp3" / f"{i}.mp3", np.stack([music(30, 44_100, seed=i)] * 2, 1), 44_100)
     jobs = plan([folder / "mp3"], folder / "out").jobs
-    stage = EmbedStage(EmbedOptions(str(where), device="cpu"))
+    stage = EmbedStage(EmbedOptions(str(where), device=device))
     embedder, settings = stage.embedder, stage.settings
     n_samples = embedder.clock.n_samples(settings.windowing.frames or 0)
     windows = [music(n_samples / 24_000, seed=i)[:n_samples] for i in range(settings.batch_size)]
@@ -194,7 +221,7 @@ def job_row(name: str, folder: Path, n_files: int = 12) -> dict[str, float]:
 
 def peak_mib(model: Path, audio: Path, out: Path) -> float:
     """Peak resident memory of `mert embed`, in a process of its own."""
-    command = [sys.executable, "-m", "mert.cli", "embed", str(audio), "-m", str(model), "-o", str(out)]
+    command = [sys.executable, "-m", "mert.cli", "embed", str(audio), "-m", str(model), "-o", str(out), "-d", "cpu"]
     code = f"import resource, subprocess; subprocess.run({command!r}, check=True, stdout=subprocess.DEVNULL);"
     code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout) / 1024
@@ -230,7 +257,7 @@ def shown(results: dict[str, Any]) -> Table:
     for (name, seconds, batch), of in cells.items():
         eager = of.get("class eager", {}).get("seconds", float("nan"))
         texts = [
-            f"{of[method]['per_audio_second'] * 1e3:.1f} ms ({eager / of[method]['seconds']:.2f}x)\n"
+            f"{of[method]['per_audio_second'] * 1e3:.3g} ms ({eager / of[method]['seconds']:.2f}x)\n"
             f"{of[method]['extra_mib']:.0f} MiB, limit x {of[method]['of_limit']:.2f}" if method in of else ""
             for method in METHODS
         ]  # fmt: skip
@@ -244,19 +271,20 @@ def main() -> None:
     parser.add_argument("--seconds", default="5,30")
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, default=Path("bench_out/embedding.json"))
     parser.add_argument("--forward-only", action="store_true")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
-    limit = matrix_rate()
+    limit = matrix_rate(asked.device)
     results: dict[str, Any] = {"machine": machine(), "matrix_gflops": limit / 1e9}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "mp3").mkdir()
         results["forward"] = forward_rows(asked, folder, limit)
         if not asked.forward_only:
-            results["depth_s"] = depth_row(model_named("95m"))
-            results["job_x_real_time"] = {size: job_row(size, folder) for size in ("95m", "mert-nano")}
+            results["depth_s"] = depth_row(model_named("95m"), asked.device)
+            results["job_x_real_time"] = {size: job_row(size, folder, asked.device) for size in ("95m", "mert-nano")}
             results["peak_mib"] = memory_row(folder)
             results["help_s"] = help_seconds()
     Console(width=200).print(shown(results))
