@@ -5,8 +5,9 @@ FULL := .venv-full
 PIP := -m pip install --quiet --disable-pip-version-check
 ALL := train,probe,encodec,fairseq2,jobs,codecs,plots,onnx,dev
 # Models in tests are tiny: on busy cores a second thread makes their steps many times slower, not faster. So two
-# processes of one thread each share the tests.
-PYTEST := -m pytest -q -n 2 --dist worksteal
+# processes of one thread each share the tests, but for the long ones, most of which are two processes by themselves.
+PYTEST := OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -q
+IN_TWO := -n 2 --dist worksteal
 LIGHT_TESTS := tests/test_model.py tests/test_formats.py tests/test_checkpoints.py tests/test_audio.py \
 	tests/test_windows.py tests/test_features.py tests/test_embed.py tests/test_hub.py tests/test_jobs.py tests/test_cli.py \
 	tests/test_fast.py tests/test_similar.py tests/test_plots.py tests/test_mert_nano.py
@@ -17,10 +18,10 @@ demo: $(LIGHT)/ready  ## embed a synthesised song, or AUDIO=path, and draw it
 	$(LIGHT)/bin/python -m mert.demo $(if $(AUDIO),--audio "$(AUDIO)")
 
 test: $(FULL)/ready lint  ## everything but the long tests, in the environment with every extra
-	OMP_NUM_THREADS=1 $(FULL)/bin/python $(PYTEST) -m "not check"
+	$(PYTEST) $(IN_TWO) -m "not check"
 
 check: $(FULL)/ready  ## the long tests
-	OMP_NUM_THREADS=1 $(FULL)/bin/python $(PYTEST) -m check
+	$(PYTEST) -m check
 
 lint: $(FULL)/ready
 	$(FULL)/bin/ruff check .
@@ -29,7 +30,7 @@ lint: $(FULL)/ready
 	$(FULL)/bin/lint-imports
 
 light-test: $(LIGHT)/ready-dev  ## the same code with the newest torch and huggingface_hub, without the extras
-	OMP_NUM_THREADS=1 $(LIGHT)/bin/python $(PYTEST) -m "not check" $(LIGHT_TESTS)
+	OMP_NUM_THREADS=1 $(LIGHT)/bin/python -m pytest -q $(IN_TWO) -m "not check" $(LIGHT_TESTS)
 
 bench: $(FULL)/ready  ## speed and memory, as tables: over an hour, and 12 GB for the reference
 	$(FULL)/bin/python tests/bench/embedding.py

@@ -150,6 +150,7 @@ def _python(code: str, *arguments: object, **variables: str) -> str:
 
 
 @pytest.mark.check
+@pytest.mark.timeout(1_200)
 def test_two_runs_of_its_recipe_begin_with_the_same_hundred_losses(tmp_path: Path) -> None:
     """Bit for bit, on one CPU. With `steps=101` the first hundred have the learning rates of the whole run."""
     fit = ["fit-teacher", "mel_rvq", "synth", "-o", "mel_rvq", "--clips", "30"]
