@@ -5,7 +5,7 @@ FULL := .venv-full
 PIP := -m pip install --quiet --disable-pip-version-check
 ALL := train,probe,encodec,fairseq2,jobs,codecs,plots,onnx,dev
 # Models in tests are tiny: on busy cores a second thread makes their steps many times slower, not faster. So two
-# processes of one thread each share the tests, but for the long ones, most of which are two processes by themselves.
+# processes of one thread each share the tests.
 PYTEST := OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -q
 IN_TWO := -n 2 --dist worksteal
 LIGHT_TESTS := tests/test_model.py tests/test_formats.py tests/test_checkpoints.py tests/test_audio.py \
@@ -21,7 +21,7 @@ test: $(FULL)/ready lint  ## everything but the long tests, in the environment w
 	$(PYTEST) $(IN_TWO) -m "not check"
 
 check: $(FULL)/ready  ## the long tests
-	$(PYTEST) -m check
+	$(PYTEST) $(IN_TWO) -m check
 
 lint: $(FULL)/ready
 	$(FULL)/bin/ruff check .
