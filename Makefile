@@ -8,14 +8,12 @@ ALL := train,probe,encodec,fairseq2,jobs,codecs,plots,onnx,dev
 # processes of one thread each share the tests.
 PYTEST := OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -q
 IN_TWO := -n 2 --dist worksteal
-LIGHT_TESTS := tests/test_model.py tests/test_formats.py tests/test_checkpoints.py tests/test_audio.py \
-	tests/test_windows.py tests/test_features.py tests/test_embed.py tests/test_hub.py tests/test_jobs.py tests/test_cli.py \
-	tests/test_fast.py tests/test_similar.py tests/test_plots.py tests/test_mert_nano.py
+LIGHT_TESTS := tests/mert --ignore-glob='*/test_train_*'
 
 .PHONY: demo test check lint light-test bench soak clean
 
 demo: $(LIGHT)/ready  ## embed a synthesised song, or AUDIO=path, and draw it
-	$(LIGHT)/bin/python -m mert.demo $(if $(AUDIO),--audio "$(AUDIO)")
+	$(LIGHT)/bin/python -m mert.cli.demo $(if $(AUDIO),--audio "$(AUDIO)")
 
 test: $(FULL)/ready lint  ## everything but the long tests, in the environment with every extra
 	$(PYTEST) $(IN_TWO) -m "not check"

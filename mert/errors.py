@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 
 class MertError(Exception):
@@ -35,3 +37,16 @@ class OutputError(MertError):
 
 class UsageError(MertError):
     """A command was asked for something that cannot be meant."""
+
+
+def need(module: str, extra: str, asked_for: str) -> Any:
+    """Import an optional dependency; MertError about what was asked for, with the install line, where it is missing.
+
+    >>> need("json", "probe", "labels").__name__
+    'json'
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        raise MertError(asked_for, f"{missing} is not installed", f'pip install -e ".[{extra}]"') from None

@@ -16,8 +16,8 @@ import numpy as np
 
 from mert.errors import MertError, UsageError
 from mert.files import read_json, write_json
-from mir_benchmarks.stats import Comparison, Sample, compare
-from probes.result import Result, load_outputs
+from mir_benchmarks.statistics import Comparison, Sample, compare
+from probes.results import Result, load_outputs
 
 TASKS = ("mtt", "giantsteps_key", "gtzan_genre", "emomusic")
 BASE = "base"
@@ -106,7 +106,7 @@ class Ablation:
             if done.exists():
                 continue
             tell("mert " + " ".join(arguments))
-            ended = subprocess.run([sys.executable, "-m", "mert.cli", *arguments], capture_output=True, text=True)
+            ended = subprocess.run([sys.executable, "-m", "mert.cli.main", *arguments], capture_output=True, text=True)
             if ended.returncode:
                 words = (ended.stderr.strip().splitlines() or ["no word"])[-1]
                 raise MertError(

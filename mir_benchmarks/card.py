@@ -1,33 +1,277 @@
 """The measured sections of a model card, each from the files of a measurement: training, results, robustness, limits.
 
-What `mert.publish.model_card` wrote stays; everything below the mark is written anew each time.
+Beside each number stands the command that gives it again.
 """
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, count, takewhile
 from math import prod
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from safetensors import safe_open
+import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from mert.errors import CheckpointError, UsageError
-from mert.files import read_json, sha256_file, write_whole
-from mir_benchmarks.card_commands import run_commands, segments_command, training_commands
-from mir_benchmarks.card_training import Training, portable, read_recipe, training_section
-from mir_benchmarks.items import TaskError
-from mir_benchmarks.registry import TASKS
-from mir_benchmarks.render import md_grid, md_text
-from mir_benchmarks.robustness import robustness_tables
-from mir_benchmarks.runs import Run, load_runs
-from mir_benchmarks.segments import SCHEMA
-from mir_benchmarks.stats import Comparison, Sample, compare
-from mir_benchmarks.tables import scores_table, unit_of
-from mir_benchmarks.triplets import triplets_table
+from mert.files import read_json, read_rows, sha256_file, write_whole
+from mir_benchmarks.datasets.dataset import TaskError
+from mir_benchmarks.invariance.robustness import robustness_tables
+from mir_benchmarks.invariance.segments import SCHEMA
+from mir_benchmarks.invariance.triplets import triplets_table
+from mir_benchmarks.report.runs import Run, load_runs
+from mir_benchmarks.report.tables import Table, scores_table, unit_of
+from mir_benchmarks.report.text import md_grid, md_text
+from mir_benchmarks.statistics import Comparison, Sample, compare
+from mir_benchmarks.tasks.options import SUITE_SWITCHES, TINY_EPOCHS, Suite
+from mir_benchmarks.tasks.registry import TASKS
+from probes.results import Result
+
+
+def training_commands(run: Path, model: Path) -> Iterator[str]:
+    """From the recipe that lies beside the card to the model."""
+    yield shlex.join(["mert", "pretrain", "recipe.yaml", f"out={run.name}"])
+    yield shlex.join(["mert", "export", run.name, model.name, *["--half"] * is_half(model / "model.safetensors")])
+
+
+def is_half(weights: Path) -> bool:
+    """Whether a model's weights are stored in 16 bits."""
+    with safe_open(weights, framework="np") as file:
+        return any(file.get_slice(name).get_dtype() == "F16" for name in file.keys())  # noqa: SIM118
+
+
+def run_commands(run: Run, name: str) -> Iterator[str]:
+    """`mert bench run` for all results of a model, a line for each way in which they were made."""
+    tasks: dict[tuple[str, ...], list[str]] = {}
+    for task, result in run.results.items():
+        tasks.setdefault(tuple(_options(result)), []).append(task)
+    for options, names in tasks.items():
+        words = ["mert", "bench", "run", "-m", name, "-t", ",".join(names), *options, "-o", f"results/{name}"]
+        yield shlex.join(words)
+
+
+def _options(result: Result) -> Iterator[str]:
+    """What differs from the defaults of `mert bench run`."""
+    spec, size = TASKS[result.task["name"]], result.task.get("size")
+    suite = Suite(size) if size in set(Suite) else None
+    yield from ("--suite", suite.value) if suite else ("--data-home", "DATA")
+    layers = list(dict.fromkeys(str(row["layer"]) for row in result.grid))
+    if not set(result.model.get("layer_names", layers)) <= set(layers):
+        yield from ("--layers", ",".join(layers))
+    yield from ("--lrs", ",".join(f"{rate:g}" for rate in sorted({row["lr"] for row in result.grid})))
+    yield from ("--seeds", ",".join(str(seed) for seed in sorted({row["seed"] for row in result.grid})))
+    if result.head.get("kind") == "linear":
+        yield from ("--head", "linear")
+    epochs = spec.max_epochs if spec.kind == "separation" else result.head.get("max_epochs", spec.max_epochs)
+    if epochs < min(spec.max_epochs, TINY_EPOCHS if suite is Suite.tiny else spec.max_epochs):
+        yield from ("--max-epochs", str(epochs))
+    if limit := re.match(r"(\d+) items", result.limit or ""):
+        yield from ("--limit", limit[1])
+    if result.model.get("context") == "training":
+        yield from ("--context", "training")
+    if result.protocol.get("features") == "raw":
+        yield "--raw"
+    usual = spec.protocol() | (SUITE_SWITCHES[suite] if suite else {})
+    for switch, value in result.protocol.items():
+        if switch in spec.switches and value != usual[switch]:
+            yield from ("--set", f"{switch}={value}")
+
+
+def segments_command(kind: str, measured: Mapping[str, Any], names: Sequence[str]) -> str:
+    """`mert bench robustness` or `triplets`; its JSON says which recordings they were."""
+    words = ["mert", "bench", kind, *(word for name in names for word in ("-m", name))]
+    if measured["segment_s"] != 3:
+        words += ["--segment-s", f"{measured['segment_s']:g}"]
+    if all(one["model"].get("context") == "window" for one in measured["models"]):
+        words += ["--context", "window"]
+    return shlex.join([*words, "AUDIO", "-o", f"{kind}.json"])
+
+
+UNKNOWN = "not on record"
+REMEDY = "name the folder that `mert pretrain` wrote (out=)"
+PATHS = ("out", "data", "teachers")  # entries of a recipe that may name folders
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run: its recipe, the rows of its metrics up to the newest checkpoint, and what that checkpoint knows."""
+
+    folder: Path
+    recipe: dict[str, Any]
+    rows: list[dict[str, Any]]
+    state: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Training:
+        """UsageError for a folder that is no run."""
+        recipe, rows = read_recipe(folder / "recipe.yaml"), read_rows(folder / "metrics.jsonl")
+        if not rows:
+            raise UsageError(folder, "holds no metrics of a training run", REMEDY)
+        markers = sorted((folder / "ckpt").glob("step_*/COMPLETE.json"))
+        newest = read_json(markers[-1]) if markers else {"step": rows[-1]["step"], "state": {}}
+        return cls(folder, recipe, [row for row in rows if row["step"] <= newest["step"]], newest["state"])
+
+    @property
+    def steps(self) -> int:
+        """Updates that the weights have had."""
+        return int(self.rows[-1]["step"])
+
+    @property
+    def hours(self) -> float:
+        """Audio heard, clips that came again counted again."""
+        return float(self.steps * self.recipe["batch_clips"] * self.recipe["clip_s"] / 3600)
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the music was that of the built-in generator, made on the fly or by `mert bench synth`."""
+        return bool(self.recipe["data"] == "synth" or Path(self.recipe["data"], "scores.jsonl").exists())
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The entries of a recipe.yaml, as they are; UsageError where there is none."""
+    import yaml
+
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(path, f"cannot be read ({error})", REMEDY) from None
+    if not isinstance(recipe, dict) or not {"data", "teachers", "batch_clips", "clip_s"} <= set(recipe):
+        raise UsageError(path, "is no recipe", REMEDY)
+    return recipe
+
+
+def portable(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe in which folders have their last names only: it says what was done, not on whose machine.
+
+    >>> portable({"out": "/a/run", "data": "hf:org/music", "teachers": ["/b/mel_rvq", "cqt"], "steps": 5})
+    {'out': 'run', 'data': 'hf:org/music', 'teachers': ['mel_rvq', 'cqt'], 'steps': 5}
+    """
+    return {key: _named(value, key in PATHS) for key, value in recipe.items()}
+
+
+def _named(value: Any, is_path: bool) -> Any:
+    if isinstance(value, dict):
+        return {key: _named(of, is_path) for key, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [_named(of, is_path) for of in value]
+    if isinstance(value, str) and (PurePath(value).is_absolute() or (is_path and not value.startswith("hf:"))):
+        return PurePath(value).name
+    return value
+
+
+def training_section(training: Training | None, hardware: str | None) -> str:
+    """Facts of the run, what it reached on held-out music, and its curves."""
+    if training is None:
+        return f"## Training\n\nNot measured: no run was given. Hardware: {hardware or UNKNOWN}."
+    facts = Table("", ("", ""), [*_facts(training), ("hardware", hardware or UNKNOWN)], text=frozenset({""}))
+    parts = ["## Training", md_grid(facts).strip(), *_held_out(training)]
+    if (training.folder / "curves.png").exists():
+        parts.append("![loss, held-out accuracy and error, gradient norm by step](curves.png)")
+    return "\n\n".join(parts)
+
+
+def _facts(training: Training) -> list[tuple[str, str]]:
+    recipe = portable(training.recipe)
+    said = {key: recipe.get(key, UNKNOWN) for key in (
+        "lr", "warmup_steps", "betas", "eps", "weight_decay", "clip_norm", "mask_probability", "mask_length", "seed",
+        "dtype", "group_clips", "steps", "filterbank_start", "codebook_start",
+    )}  # fmt: skip
+    mixing, weights = recipe.get("mixing") or {}, recipe.get("weights") or {}
+    options = "".join(f", {key} {value}" for key, value in (recipe.get("data_options") or {}).items())
+    source = recipe["data"] + ", the built-in generator's music: all of it synthetic" * training.synthetic
+    seconds = [row["seconds"] for row in training.rows if "seconds" in row]
+    took = f"{sum(seconds) / 3600:.2f} h in steps, median {np.median(seconds):.2f} s a step" if seconds else UNKNOWN
+    skipped = sum("skipped" in row for row in training.rows)
+    return [
+        ("data", f"{source}{options}; corpus {str(training.state.get('corpus', UNKNOWN))[:12]}"),
+        *_teachers(training),
+        ("steps", f"{training.steps:,} of {said['steps']:,}" + f", {skipped} of them skipped" * bool(skipped)),
+        ("batch", f"{recipe['batch_clips']} clips of {recipe['clip_s']:g} s in groups of {said['group_clips']}"),
+        ("audio heard", f"{training.hours:.1f} h"),
+        ("masking", f"probability {said['mask_probability']}, spans of {said['mask_length']} frames"),
+        ("mixing", _pairs(mixing)),
+        ("weights of the losses", _pairs(weights)),
+        ("optimiser", f"AdamW, betas {said['betas']}, eps {said['eps']}, weight decay {said['weight_decay']}, "
+                      f"gradients clipped at {said['clip_norm']}"),
+        ("learning rate", f"{said['lr']} after {said['warmup_steps']} steps of warm-up, then linear to 0"),
+        ("informed starts", f"filterbank {said['filterbank_start']}, codebooks {said['codebook_start']}"),
+        ("seed, precision", f"{said['seed']}, {said['dtype']}"),
+        ("time", took),
+    ]  # fmt: skip
+
+
+def _teachers(training: Training) -> list[tuple[str, str]]:
+    """A row a teacher: what its folder says, or else what the checkpoint knows."""
+    prints, licences = (training.state.get(of, {}) for of in ("teachers", "licences"))
+    rows = []
+    for named in training.recipe["teachers"]:
+        name = PurePath(named).name
+        facts = read_json(Path(named, "teacher.json")) if Path(named, "teacher.json").exists() else {}
+        kind = facts.get("name", name)
+        codebooks = _codebooks(Path(named, "teacher.safetensors"))
+        said = [codebooks, _pairs(facts.get("settings", {})), facts.get("licence") or licences.get(kind)]
+        print_ = str(facts.get("fingerprint") or prints.get(kind) or UNKNOWN)[:12]
+        rows.append(("teacher", "; ".join([kind, *filter(None, said), f"fingerprint {print_}"])))
+    return rows
+
+
+def _codebooks(path: Path) -> str:
+    """How many codebooks of how many classes a fitted teacher holds, if it does."""
+    try:
+        with safe_open(path, framework="np") as file:
+            n_codebooks, n_classes, _ = file.get_slice("codebooks").get_shape()
+    except (OSError, SafetensorError, ValueError):
+        return ""
+    return f"{n_codebooks} codebooks of {n_classes} classes"
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    """Settings on one line, nested ones flat.
+
+    >>> _pairs({"mel": {"hop": 320, "n_fft": 2048}})
+    'hop 320, n_fft 2048'
+    """
+    return ", ".join(_pairs(of) if isinstance(of, dict) else f"{key} {json.dumps(of)}" for key, of in values.items())
+
+
+def _held_out(training: Training) -> list[str]:
+    """How well masked frames of held-out music were guessed, at the last validation."""
+    rows = [row for row in training.rows if "valid/loss" in row]
+    if not rows:
+        return ["Held-out music: not measured."]
+    last = rows[-1]
+    n_clips = training.recipe.get("validate_clips", UNKNOWN)
+    parts = [f"Masked frames of {n_clips} held-out clips at step {last['step']:,}: loss {last['valid/loss']:.3f}."]
+    for key in last:
+        name, _, what = key.removeprefix("valid/").rpartition("/")
+        if what == "accuracy_0":
+            parts.append(f"Codes of `{name}`:\n\n" + md_grid(_codes(last, f"valid/{name}")).strip())
+        elif what == "error":
+            parts.append(f"Squared error of `{name}`: {last[key]:.3f} of that of predicting each bin's training mean.")
+    return parts
+
+
+def _codes(row: Mapping[str, Any], stem: str) -> Table:
+    """Accuracy of each codebook beside the share of its most frequent code, which needs no listening."""
+    n_codebooks = sum(1 for _ in takewhile(lambda k: f"{stem}/accuracy_{k}" in row, count()))
+
+    def cells(what: str, scale: float, digits: int) -> Sequence[str]:
+        found = (row.get(f"{stem}/{what}_{k}") for k in range(n_codebooks))
+        return [UNKNOWN if value is None else f"{scale * value:.{digits}f}" for value in found]
+
+    rows = [
+        ("accuracy, %", *cells("accuracy", 100, 2)),
+        ("share of the most frequent code, %", *cells("most_frequent", 100, 2)),
+        ("perplexity of the codes", *cells("perplexity", 1, 0)),
+    ]
+    return Table("", ("codebook", *(str(k + 1) for k in range(n_codebooks))), rows)
+
 
 MARK = "<!-- measured: what follows is written by `mert bench card` -->"
 MISSING = "Not measured."

@@ -6,31 +6,20 @@ Shapes: K clips, R windows, L layers, P width of a window, C outputs.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mert.errors import MertError
+from probes.features.scaling import Scaling
+from probes.features.stores import WEIGHTED, Source
 from probes.fit import Fit, Setting, Training, Windows, fit, mean_over_clips
 from probes.metrics import METRICS
-from probes.sweep import WEIGHTED
 
 LOSSES = {"classification": "classes", "key": "classes", "multilabel": "tags", "regression": "values"}
-
-
-class Source(Protocol):
-    """Where pooled features come from: a FeatureMatrix, or files made by `mert embed`."""
-
-    layers: tuple[str, ...]
-
-    def rows(self, ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray]: ...
-
-    def windows(self, rows: np.ndarray, layer: int | slice) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -54,28 +43,6 @@ class Rules:
     ensembles: tuple[str, ...] = ("mean-logit",)
     standardize: bool = True
     per_window: bool = False  # every window is an item of its own (VocalSet)
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """Mean and deviation of each dimension over the training windows, [P] or [L, P]."""
-
-    mean: Tensor
-    deviation: Tensor
-
-    @classmethod
-    def of(cls, x: Tensor, wanted: bool = True) -> Scaling:
-        if not wanted:
-            return cls(torch.zeros(x.shape[1:]), torch.ones(x.shape[1:]))
-        mean = sum(piece.double().sum(dim=0) for piece in x.split(4096)) / len(x)
-        deviation = torch.sqrt(sum(((piece - mean) ** 2).sum(dim=0) for piece in x.split(4096)) / len(x))
-        return cls(mean.float(), torch.where(deviation > 1e-6, deviation, 1.0).float())
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """`x` itself, scaled in place and in its precision, piece by piece: there may be gigabytes of it."""
-        for piece in x.split(4096):
-            piece.copy_((piece.float() - self.mean) / self.deviation)
-        return x
 
 
 class ClipProbe:

@@ -8,12 +8,15 @@ Shapes: G heads at once, R windows (rows), B windows of a batch, K clips, P widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from mert.errors import MertError
@@ -197,3 +200,61 @@ def mean_over_clips(values_RC: np.ndarray, owners_R: np.ndarray) -> np.ndarray:
     starts = np.flatnonzero(np.diff(owners_R, prepend=-1))
     counts = np.diff(np.append(starts, len(owners_R)))
     return np.add.reduceat(values_RC, starts, axis=0) / counts[:, None]
+
+
+Scores = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When over `patience[0]` epochs bring no better score, Adam's rate is halved; after `patience[1]` all ends."""
+
+    max_epochs: int = 100
+    patience: tuple[int, int] = (6, 20)
+    factor: float = 0.5
+
+
+def train(
+    model: nn.Module,
+    lr: float,
+    policy: Policy,
+    epoch: Callable[[torch.optim.Optimizer], None],
+    validate: Callable[[], Scores],
+) -> tuple[Scores, int]:
+    """Run epochs and keep the weights of the best: (its score, its number from 1).
+
+    Scores are tuples, so that a second number may decide between equals. A score that is not finite ends the training;
+    if it is the first, the model stays untrained and its score is minus infinity.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), lr)
+    best: Scores = (-math.inf,)
+    best_epoch, best_state = 0, copy.deepcopy(model.state_dict())
+    waited = 0
+    for number in range(1, policy.max_epochs + 1):
+        model.train()
+        epoch(optimizer)
+        model.eval()
+        with torch.no_grad():
+            score = validate()
+        if not all(map(math.isfinite, score)):
+            break
+        if score > best:
+            best, best_epoch, best_state, waited = score, number, copy.deepcopy(model.state_dict()), 0
+            continue
+        waited += 1
+        if waited % (policy.patience[0] + 1) == 0:  # as torch's ReduceLROnPlateau counts
+            for group in optimizer.param_groups:
+                group["lr"] *= policy.factor
+        if waited >= policy.patience[1]:
+            break
+    model.load_state_dict(best_state)
+    model.eval()
+    return best, best_epoch
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[np.random.Generator]:
+    """Torch's random numbers (weights, dropout) come from `seed` within, and go on undisturbed; gives NumPy's too."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield np.random.default_rng(seed)

@@ -1,17 +1,19 @@
-"""Small heads, several at once: G heads with their own layers, rates and seeds as one stack of parameters.
+"""Small heads: stacks of G heads for pooled windows, and the same network for single frames.
 
-Shapes: G heads of the stack, B examples, L layers, P width of an example, H hidden units, C outputs.
+Shapes: G heads of the stack, B examples, L layers, T frames, P or D width of an example, H hidden units, C outputs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mert.linear import OneDnnLinear, onednn, trains_on_cpu
+from mert.models.cpu import Linear, OneDnnLinear, onednn, trains_on_cpu
 
 HIDDEN, DROPOUT = 512, 0.2
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -129,3 +131,55 @@ class StackAdam:
             second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
             size = second.sqrt().div_(scale).add_(EPSILON)
             tensor.sub_(first / size * rate_G.view(-1, *[1] * (tensor.ndim - 1)))
+
+
+class LayerSum(nn.Module):
+    """Layers [..., L, T, D] -> [..., T, D], summed with softmax weights that begin at random.
+
+    >>> LayerSum(3)(torch.ones(2, 3, 4, 5)).allclose(torch.ones(2, 4, 5))
+    True
+    """
+
+    def __init__(self, n_layers: int) -> None:
+        super().__init__()
+        self.logits_L = nn.Parameter(torch.randn(n_layers))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return torch.einsum("l,...ltd->...td", self.logits_L.softmax(0), frames)
+
+
+class BeatHead(nn.Module):
+    """Frames [T, D], or [L, T, D] if made for several layers, -> logits [T]: one hidden layer, each frame by itself."""
+
+    def __init__(self, dim: int, n_layers: int | None = None, hidden: int = HIDDEN) -> None:
+        super().__init__()
+        self.layers = nn.Identity() if n_layers is None else LayerSum(n_layers)
+        self.hidden = nn.Sequential(Linear(dim, hidden), nn.ReLU(), nn.Dropout(DROPOUT))
+        self.out = Linear(hidden, 1)
+
+    @classmethod
+    def for_frames(cls, frames: np.ndarray, hidden: int = HIDDEN) -> BeatHead:
+        """A head for frames like these, [T, D] or [L, T, D]."""
+        return cls(frames.shape[-1], len(frames) if frames.ndim == 3 else None, hidden)
+
+    @torch.no_grad()
+    def expect(self, rate: float) -> None:
+        """Begin with the share of frames that are beats: the first epochs would be spent on learning it."""
+        rate = min(max(rate, 1e-4), 1 - 1e-4)
+        nn.init.constant_(self.out.bias, math.log(rate / (1 - rate)))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        logits_T: Tensor = self.out(self.hidden(self.layers(frames))).squeeze(-1)
+        return logits_T
+
+    @torch.no_grad()
+    def logits(self, frames: np.ndarray) -> Tensor:
+        """Of a whole clip, without dropout."""
+        self.eval()
+        device = next(self.parameters()).device
+        logits_T: Tensor = self(torch.as_tensor(frames, dtype=torch.float32, device=device))
+        return logits_T
+
+    def activation(self, frames: np.ndarray) -> np.ndarray:
+        """Probability of a beat, [T] float64: in float32, sure frames would tie."""
+        return np.asarray(self.logits(frames).cpu().double().sigmoid().numpy())

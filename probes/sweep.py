@@ -20,7 +20,6 @@ from probes.fit import Setting
 
 LRS = (5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2)  # MARBLE, appendix A
 SEEDS = (0, 1, 2)
-WEIGHTED = "all"  # a softmax-weighted sum of layer01 and up
 
 
 class Fitted(Protocol):

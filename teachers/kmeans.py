@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from teachers.base import CodeTeacher, TeacherError
-from teachers.fitting import kmeans, nearest, sample_rows, standard
+from teachers.clustering import kmeans, nearest, sample_rows, standard
 from teachers.spectral import Spectral
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from teachers.base import CodeTeacher
-from teachers.fitting import residual_codes, residual_kmeans, sample_rows, standard
+from teachers.clustering import residual_codes, residual_kmeans, sample_rows, standard
 from teachers.spectral import Spectral
 
 

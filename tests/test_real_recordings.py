@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import SHARED, music
+from harness.sounds import SHARED, music
 
 import mert
-from mert.audio import SUFFIXES
+from mert.audio.find import SUFFIXES
 
 AUDIO = SHARED / "audio"
 pytestmark = pytest.mark.skipif(not AUDIO.is_dir(), reason="no ../shared/reference/audio beside the checkout")

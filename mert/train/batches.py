@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from mert.errors import UsageError
-from mert.frontend import ConvFrontend
+from mert.models.frontend import ConvFrontend
 from mert.train.corpus import Corpus
-from mert.train.masking import span_mask
+from mert.train.corruption import span_mask
 from mert.train.objective import Group
 from mert.train.recipe import Recipe
 from teachers import load_teacher

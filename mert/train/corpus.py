@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mert.audio import SUFFIXES, Recording, Source
+from mert.audio.find import SUFFIXES
+from mert.audio.recording import Recording, Source
 from mert.errors import AudioError, MertError, UsageError
 
 log = logging.getLogger("mert")

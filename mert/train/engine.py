@@ -3,29 +3,124 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from mert.errors import MertError
-from mert.model import Mert
-from mert.train.batches import Batches
-from mert.train.checkpoint import Checkpoints, begin_moments
+from mert.models.mert import Mert
+from mert.train.batches import DROPOUT, Batches, torch_seed
+from mert.train.checkpoints import Checkpoints, begin_moments
 from mert.train.corpus import Corpus
-from mert.train.guard import Guard
-from mert.train.objective import Pretrainer, recompute_blocks
-from mert.train.parallel import World, spread
+from mert.train.initialisation import informed_start
+from mert.train.objective import Group, Pretrainer, recompute_blocks
+from mert.train.parallel import World, gradients_meet, spread
 from mert.train.recipe import Recipe
-from mert.train.runlog import RunLog
-from mert.train.start import informed_start
-from mert.train.update import Update
-from mert.train.validate import held_out_metrics
+from mert.train.run_log import RunLog
+from mert.train.validation import held_out_metrics
 from teachers.base import Teacher
+
+SPIKE = 2.0  # times the running mean of the loss
+MEMORY = 0.98
+FIRST = 20  # steps before a jump can be told
+
+
+@dataclass
+class Guard:
+    """Judges each step by its loss and gradient norm; its state travels with checkpoints.
+
+    >>> guard = Guard()
+    >>> guard.judge(float("nan"), 1.0), guard.bad_in_a_row, guard.judge(2.0, 1.0), guard.bad_in_a_row
+    ('loss is nan', 1, None, 0)
+    """
+
+    mean: float = 0.0
+    seen: int = 0
+    bad_in_a_row: int = 0
+
+    def judge(self, loss: float, grad_norm: float) -> str | None:
+        """Why the update is to be skipped; None for a good one, which enters the running mean."""
+        reason = None
+        if not math.isfinite(loss):
+            reason = f"loss is {loss}"
+        elif not math.isfinite(grad_norm):
+            reason = f"gradient norm is {grad_norm}"
+        elif self.seen >= FIRST and loss > SPIKE * self.mean:
+            reason = f"loss {loss:.3f} is over {SPIKE:g} times its running mean {self.mean:.3f}"
+        if reason:
+            self.bad_in_a_row += 1
+            return reason
+        self.mean = loss if self.seen == 0 else MEMORY * self.mean + (1 - MEMORY) * loss
+        self.seen, self.bad_in_a_row = self.seen + 1, 0
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"mean": self.mean, "seen": self.seen, "bad_in_a_row": self.bad_in_a_row}
+
+
+class Update:
+    """This process's share of update `step` (from 1), as a pure function of seed and step, whoever drives it.
+
+    Call `loss(module, i).backward()` for i = 0, 1, ... below `n_micro_steps`, in order, then `row()`. A micro-step is a
+    group, or `clips_at_once` of its clips: mixed and masked together, they need not be in memory together.
+    """
+
+    def __init__(self, batches: Batches, world: World, step: int) -> None:
+        self.batches, self.world, self.step = batches, world, step
+        self.share = world.share(batches.recipe.n_groups)
+        # Masks need no audio, so this comes before the first forward pass.
+        count = sum(batches.n_masked(step, number) for number in self.share)
+        self.n_masked = float(world.total(torch.tensor(float(count), device=world.device)))
+        recipe = batches.recipe
+        self.n_parts = -(-recipe.group_clips // (recipe.clips_at_once or recipe.group_clips))
+        self.n_micro_steps = len(self.share) * self.n_parts
+        self._parts: list[Group] = []
+        self._sums: dict[str, Tensor] = {}
+
+    def loss(self, module: nn.Module, micro_step: int) -> Tensor:
+        """Loss of a micro-step, scaled so that all gradients of all processes make that of the batch's mean."""
+        recipe, (place, part) = self.batches.recipe, divmod(micro_step, self.n_parts)
+        if part == 0:
+            group = self.batches.group(self.step, self.share[place])
+            if after := self._after(place):
+                self.batches.read_ahead(*after)
+            self._parts = group.split(recipe.clips_at_once or recipe.group_clips)
+            torch.manual_seed(torch_seed(recipe.seed, DROPOUT, self.step, self.share[place]))
+        skip = self.batches.skipped_layers(self.step, place)
+        with (
+            gradients_meet(module, last=micro_step == self.n_micro_steps - 1),
+            torch.autocast(self.world.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"),
+        ):
+            loss, parts = module(self._parts[part], skip)
+        for name, value in (parts | {"loss": loss.detach()}).items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.double()
+        return loss * (self.world.size / self.n_masked)  # DDP and FSDP take means over processes
+
+    def _after(self, place: int) -> tuple[int, int] | None:
+        """Step and number of the group that this process needs next, if the run goes on."""
+        if place + 1 < len(self.share):
+            return self.step, self.share[place + 1]
+        return (self.step + 1, self.share[0]) if self.step < self.batches.recipe.steps else None
+
+    def row(self) -> dict[str, Any]:
+        """Metrics of the step: means over the masked frames of the batch, summed over all processes in one exchange."""
+        flat = self.world.total(torch.cat([part.flatten() for part in self._sums.values()]))
+        means = (flat / self.n_masked).tolist()
+        row: dict[str, Any] = {}
+        for name, part in self._sums.items():
+            values, means = means[: part.numel()], means[part.numel() :]
+            row |= {name: values[0]} if part.ndim == 0 else {f"{name}_{k}": value for k, value in enumerate(values)}
+        n_frames = self.batches.recipe.batch_clips * self.batches.n_frames
+        return {"step": self.step, "loss": row.pop("loss")} | row | {"masked_share": self.n_masked / n_frames}
+
 
 log = logging.getLogger("mert")
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)

@@ -10,16 +10,17 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 
-from mert.embed import Embedder, digest
+from mert.embedding.embedder import Embedder
 from mert.errors import CheckpointError
 from mert.files import read_json, read_rows
-from mert.model import Mert
-from mert.publish import save_pretrained
-from mert.registry import ModelInfo
-from mert.train import fairseq2_checkpoint
-from mert.train.checkpoint import MARKER, Checkpoints
+from mert.models.mert import Mert
+from mert.train.checkpoints import MARKER, Checkpoints
+from mert.train.fairseq2 import checkpoints as fairseq2_checkpoint
 from mert.train.parallel import World
 from mert.train.recipe import Recipe, read_recipe
+from mert.weights.checkpoints import digest
+from mert.weights.publish import save_pretrained
+from mert.weights.registry import ModelInfo
 
 
 def export_run(run: Path, out: Path, half: bool = False) -> Path:

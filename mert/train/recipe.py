@@ -9,11 +9,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
-from mert.config import MertConfig, base_95m, large_330m, nano
 from mert.errors import UsageError
-from mert.registry import bundled
-from mert.train.mixing import Mixing
+from mert.models.config import MertConfig, base_95m, large_330m, nano
+from mert.train.corruption import Mixing
 from mert.train.objective import Weights
+from mert.weights.registry import bundled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,8 @@ class Recipe:
     `data` is a folder, a JSONL manifest, `synth`, or `hf:NAME` for the datasets library; `teachers` are names or
     folders. A batch is `batch_clips` clips in groups of `group_clips`, the unit of mixing and masking. `clips_at_once`
     (0: all of a group) bounds the memory: only so many clips are in the model at a time, and gradients add up. The
-    informed starts of `mert.train.start` (`filterbank_start`, `codebook_start`) are ours; the paper begins at random.
+    informed starts of `mert.train.initialisation` (`filterbank_start`, `codebook_start`) are ours; the paper begins at
+    random.
     """
 
     out: str = "run"

@@ -115,7 +115,7 @@ class _RayStage:
 
 
 def _on_ray(options: TokenizeOptions, n_shards: int, workers: int) -> Iterator[np.ndarray]:
-    from mert.jobs import started_ray
+    from mert.collection.executors import started_ray
 
     ray = started_ray()
     rows = ray.data.from_items([{"number": number} for number in range(n_shards)])

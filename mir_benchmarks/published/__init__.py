@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from mir_benchmarks.items import TaskError
-from mir_benchmarks.registry import TASKS
+from mir_benchmarks.datasets.dataset import TaskError
+from mir_benchmarks.tasks.registry import TASKS
 from probes.metrics import METRICS, score_parts
 
 COLUMNS = ("table", "model", "task", "metric", "value", "source", "status")

@@ -23,22 +23,23 @@ import soundfile
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from conftest import music
+from harness.oracle import Hubert
+from harness.sounds import music
 from measuring import interleaved, machine, named, write
-from oracle import Hubert
 from rich.console import Console
 from rich.table import Table
 
 import mert
-from mert.config import MertConfig, base_95m, large_330m
-from mert.embed import Embedder, digest
-from mert.fast import FastMert
-from mert.inputs import plan
-from mert.kernels import has_bfloat16
-from mert.model import Mert
-from mert.onnx_export import export_onnx, folded
-from mert.registry import ModelInfo
-from mert.stage import EmbedOptions, EmbedStage
+from mert.collection.job import EmbedOptions, EmbedStage
+from mert.collection.plan import plan
+from mert.embedding.embedder import Embedder
+from mert.inference.fast import FastMert
+from mert.inference.kernels import has_bfloat16
+from mert.models.config import MertConfig, base_95m, large_330m
+from mert.models.mert import Mert
+from mert.weights.checkpoints import digest
+from mert.weights.onnx_export import export_onnx, folded
+from mert.weights.registry import ModelInfo
 
 SIZES = {"mert-nano": None, "95m": base_95m, "330m": large_330m}
 METHODS = ("class eager", "class sdpa", "class tuned", "float32", "bfloat16", "int8", "onnx")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import mert
-from mert.audio import SUFFIXES
+from mert.audio.find import SUFFIXES
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ from nnAudio.features import CQT
 from torch import Tensor, nn
 from transformers import HubertConfig, HubertModel
 
-from mert.formats import names, to_huggingface
 from mert.train.objective import Group, Pretrainer
 from mert.train.recipe import Recipe
+from mert.weights.formats import names, to_huggingface
 
 
 class ReferenceStep(nn.Module):

@@ -14,13 +14,14 @@ import soundfile
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from conftest import music, tiny_config
 from embedding import peak_mib
+from harness.sounds import music, tiny_config
 
 import mert
-from mert.embed import Embedder, digest
-from mert.model import Mert
-from mert.registry import ModelInfo
+from mert.embedding.embedder import Embedder
+from mert.models.mert import Mert
+from mert.weights.checkpoints import digest
+from mert.weights.registry import ModelInfo
 
 HOURS = 24
 RATE_HZ = 24_000

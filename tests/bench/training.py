@@ -31,13 +31,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch comes
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from conftest import music
+from harness.sounds import music
 from measuring import interleaved, machine, named, write
 from rich.console import Console
 from rich.table import Table
 
-from mert.config import base_95m
-from mert.train import update
+from mert.models.config import base_95m
+from mert.train import engine as update
 from mert.train.batches import Batches
 from mert.train.corpus import GeneratedCorpus
 from mert.train.engine import Engine

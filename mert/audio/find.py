@@ -1,0 +1,40 @@
+"""Which files of a folder are recordings."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+SUFFIXES = frozenset(
+    {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff", ".aifc"}
+    | {".au", ".snd", ".caf", ".w64", ".rf64"}
+)
+
+
+def audio_under(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
+    """Audio files below a folder, sorted; links to folders are followed once, so that loops end."""
+    seen: set[str] = set()
+
+    def unreadable(error: OSError) -> None:
+        passed_over["unreadable folders"] += 1
+
+    for root, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            passed_over["linked folders seen before"] += 1
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        for name in sorted(files):
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in SUFFIXES:
+                path = Path(root, name)
+                if path.is_fifo():  # opening it would wait for ever
+                    passed_over["pipes"] += 1
+                else:
+                    yield path
+            else:
+                passed_over[suffix or "no suffix"] += 1

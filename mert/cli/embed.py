@@ -1,0 +1,209 @@
+"""The command `mert embed`: a corpus in, a mirrored tree of features and a report out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mert.cli.terminal import (
+    Device,
+    Executor,
+    Model,
+    Precision,
+    Revision,
+    Window,
+    check_device,
+    console,
+    duration,
+    parse_layers,
+    parse_window,
+    printable,
+    progress,
+)
+
+if TYPE_CHECKING:
+    from mert.collection.job import EmbedOptions
+    from mert.collection.plan import Job
+    from mert.embedding.features import Pool
+
+SAMPLED = 200  # headers read to foretell the size of the output
+Row = dict[str, Any]
+
+
+Stored = Literal["float16", "float32"]
+PoolMode = Literal["none", "mean", "meanstd"]
+POOLS: dict[str, Pool] = {"none": None, "mean": "mean", "meanstd": "meanstd"}
+
+
+def embed(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the features.", file_okay=False)],
+    inputs: Annotated[list[Path] | None, typer.Argument(help="Audio files and folders.", show_default=False)] = None,
+    listing: Annotated[Path | None, typer.Option("--list", help="Text file with one path a line.")] = None,
+    model: Model = "mert-nano",
+    revision: Revision = None,
+    layers: Annotated[str, typer.Option(help="last (or the recommended one), all, or a list: 3,layer06,-1.")] = "last",
+    pool: Annotated[PoolMode, typer.Option(help="Keep frames, or their mean (and deviation).")] = "none",
+    window: Window = None,
+    hop: Annotated[float | None, typer.Option(help="Seconds from window to window; default: a window.")] = None,
+    dtype: Annotated[Precision, typer.Option(help="Of the computation; auto: bfloat16 where it is native.")] = "auto",
+    save_dtype: Annotated[Stored, typer.Option(help="Precision on disk.")] = "float16",
+    batch_size: Annotated[str, typer.Option(help="Windows a forward pass, or auto.")] = "auto",
+    device: Device = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Processes (local) or actors (ray).")] = 1,
+    executor: Annotated[Executor, typer.Option(help="Where the work runs.")] = "local",
+    shard: Annotated[str | None, typer.Option(help="i/n: do only the i-th of n parts, i from 1.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Do only the first files.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(min=0, help="Refuse recordings longer than this.")] = None,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Keep outputs already made this way.")] = False,
+) -> None:
+    """Write time-stamped features of recordings: one .npz a file, the input tree mirrored.
+
+    Exit code 0: all well; 2: wrong usage; 3: some files failed (see report.jsonl).
+    """
+    from mert.collection import plan as finding
+    from mert.collection.job import EmbedOptions
+
+    plan = finding.plan(inputs or [], out, listing)
+    jobs = finding.shard_of(plan.jobs, shard) if shard else plan.jobs
+    jobs = jobs[:limit]
+    options = EmbedOptions(
+        model=model, revision=revision, layers=parse_layers(layers), pool=POOLS[pool],
+        window=parse_window(window), hop=hop, dtype=dtype, save_dtype=save_dtype, device=device,
+        batch_size=int(batch_size) if batch_size.isdecimal() else batch_size, max_seconds=max_seconds,
+        skip_existing=skip_existing,
+    )  # fmt: skip
+    rows = started(jobs, options, executor, workers, sum(plan.passed_over.values()))
+    out.mkdir(parents=True, exist_ok=True)
+    name = f"report-{shard.replace('/', '-of-')}.jsonl" if shard else "report.jsonl"
+    counts = follow(rows, len(jobs), out / name, append=skip_existing)
+    raise typer.Exit(3 if counts["failed"] or counts["unreported"] or counts["lost"] else 0)
+
+
+def started(
+    jobs: tuple[Job, ...], options: EmbedOptions, executor: str, workers: int, passed_over: int
+) -> Iterator[Row]:
+    """Check the options on a loaded model, say what will be done, and start."""
+    from mert.collection import executors as work
+    from mert.collection.job import EmbedStage
+    from mert.errors import UsageError
+
+    lines = console()
+    if executor == "ray" and ":" in options.device:
+        raise UsageError(f"--device {options.device}", "Ray gives each actor a GPU of its own", "give cuda or auto")
+    check_device(options.device)
+    stage = EmbedStage(options)
+    embedder, settings = stage.embedder, stage.settings
+    names = embedder.names(settings)
+    shown = names[0] if len(names) == 1 else f"{len(names)} layers"
+    lines.print(
+        f"{embedder.info.name} ({embedder.info.licence}) on {embedder.device}, {settings.dtype}; "
+        f"{shown}, {settings.pool or 'frames'}, stored as {options.save_dtype}"
+    )
+    width = 2 if options.save_dtype == "float16" else 4
+    seconds, exact = expected_seconds(jobs)
+    size = seconds * embedder.bytes_per_second(settings, width)
+    if settings.pool:
+        size = len(jobs) * len(names) * embedder.dim * width * (2 if settings.pool == "meanstd" else 1)
+    about = "" if exact else f" (from {SAMPLED} headers)"
+    lines.print(
+        f"{len(jobs)} files, {duration(seconds)} of audio{about}: {size / 2**20:,.1f} MiB expected"
+        + (f"; {passed_over} other files in the folders passed over" if passed_over else "")
+    )
+    if executor == "local" and workers == 1:
+        return work.run_here(stage.rows(jobs))
+    del stage, embedder
+    return work.run(jobs, options, executor, workers)
+
+
+def expected_seconds(jobs: tuple[Job, ...]) -> tuple[float, bool]:
+    """Seconds of audio that the headers announce: of all files, or foretold from an even sample of many."""
+    import math
+
+    from mert.audio.recording import Recording
+
+    step = max(1, len(jobs) // SAMPLED)
+    sample = jobs[::step]
+    total = 0.0
+    for job in sample:
+        with suppress(Exception):  # its error comes when it is tried
+            claimed_s = Recording(job.source).claimed_seconds()
+            total += claimed_s if math.isfinite(claimed_s) and claimed_s < 1e6 else 0.0
+    return total * len(jobs) / max(1, len(sample)), step == 1
+
+
+class Report:
+    """The report, a line a file: several commands may add to one, and lines that a full disk refuses wait."""
+
+    def __init__(self, path: Path, append: bool) -> None:
+        if not append:
+            path.write_bytes(b"")
+        self._file = open(path, "ab", 0)  # noqa: SIM115 - unbuffered appends do not mix with those of others
+        self._made = set(made_by(path))
+        self._waiting, self.error = b"", ""
+
+    def add(self, row: Row) -> None:
+        """Write a line, unless the file is skipped and has one: a run that was killed may have left it without."""
+        if row["status"] == "skipped" and row["output"] in self._made:
+            return
+        self._waiting += json.dumps(row).encode() + b"\n"
+        self.flush()
+
+    def flush(self) -> None:
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+            self.error = ""
+        except OSError as error:
+            self.error = str(error.strerror)
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
+
+
+def follow(rows: Iterator[Row], n_jobs: int, report: Path, append: bool) -> Counter[str]:
+    """Write a report line a file as it ends, show progress, print failures and the sum."""
+    counts: Counter[str] = Counter()
+    start, seconds, frames = time.perf_counter(), 0.0, 0
+    out = console()
+    with closing(Report(report, append)) as lines, progress(out) as bar:
+        task = bar.add_task("starting", total=n_jobs)
+        for row in rows:
+            counts[row["status"]] += 1
+            lines.add(row)
+            seconds, frames = seconds + row["seconds"], frames + row["frames"]
+            for note in [row["error"]] if row["error"] else row["warnings"]:
+                name = "" if row["error"] else row["source"] + ": "
+                bar.console.print(f"{row['status']}: {printable(name + note)}")
+            elapsed = time.perf_counter() - start
+            speed = f"{sum(counts.values()) / elapsed:.2f} files/s, {seconds / elapsed:.1f} x real time"
+            bar.update(task, advance=1, description=speed)
+    counts["lost"] = n_jobs - counts.total()
+    elapsed = time.perf_counter() - start
+    out.print(
+        f"{counts['ok']} embedded, {counts['skipped']} kept, {counts['failed']} failed: {seconds:.1f} s of audio, "
+        f"{frames} frames in {elapsed:.1f} s ({seconds / max(elapsed, 1e-9):.1f} x real time); {printable(str(report))}"
+    )
+    if lines.error:
+        counts["unreported"] = 1
+        out.print(f"{printable(str(report))}: lines are missing ({lines.error})")
+    if counts["lost"]:
+        out.print(f"{counts['lost']} files were not reached: run the same command with --skip-existing")
+    return counts
+
+
+def made_by(path: Path) -> Iterator[str]:
+    """Outputs that a report says are there."""
+    with open(path, "rb") as file:
+        for line in file:
+            with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut off
+                row = json.loads(line)
+                if row["status"] != "failed":
+                    yield row["output"]

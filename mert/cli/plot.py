@@ -1,0 +1,98 @@
+"""The commands `mert plot ...`: figures for a paper, as PNG, SVG or PDF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mert.cli.train import teachers_explain
+from mert.errors import UsageError
+
+
+@teachers_explain()
+def codes(
+    stores: Annotated[list[Path], typer.Argument(help="Label stores (mert tokenize), a row of panels each.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write (.png, .svg, .pdf).")],
+) -> None:
+    """Draw perplexity and use of the codes of label stores, codebook by codebook."""
+    from mert.plots import new_axes, picture_format, plot_codes, save_figure
+    from teachers.labels import LabelStore
+
+    picture_format(out)
+    for folder in stores:
+        if (folder / "teacher.json").exists():
+            remedy = f"make a store with it, mert tokenize MUSIC -o STORE --teacher {folder}, and name that"
+            raise UsageError(folder, "is a teacher, which holds no codes", remedy)
+    figure: Any = new_axes(9.0, 3.8 * len(stores)).figure
+    figure.clear()
+    for folder, panels in zip(stores, figure.subplots(len(stores), 2, squeeze=False), strict=True):
+        store = LabelStore(folder)
+        counts_KC = store.counts()
+        if not counts_KC.sum():
+            raise UsageError(folder, "holds no codes", "tokenize music of some seconds")
+        title = f"{store.name}: {counts_KC[0].sum():,} frames of {len(store):,} recordings"
+        plot_codes(counts_KC, store.n_classes, title, panels)
+    save_figure(figure, out)
+    typer.echo(str(out))
+
+
+app = typer.Typer(
+    name="plot", no_args_is_help=True, help="Draw features, layers, training runs and codes (PNG, SVG, PDF)."
+)
+app.command()(codes)
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Picture to write (.png, .svg, .pdf).")]
+
+
+@app.command()
+def ssm(
+    features: Annotated[Path, typer.Argument(help="A features .npz with frames.")],
+    out: Out,
+    layer: Annotated[str | None, typer.Option(help="Layer name; default: the last one held.")] = None,
+) -> None:
+    """Draw the self-similarity of a recording in one layer: its form, as blocks and stripes."""
+    from mert.embedding.features import Features
+    from mert.errors import UsageError
+    from mert.plots import picture_format, save_ssm
+
+    picture_format(out)
+    held = Features.load(features)
+    if layer is not None and layer not in held.layers:
+        raise UsageError(features, f"holds no layer {layer}", f"ask for {' or '.join(held.layers)}")
+    save_ssm(held, out, layer)
+    typer.echo(str(out))
+
+
+@app.command()
+def layers(
+    results: Annotated[Path, typer.Argument(help="A result's JSON, or a folder of them (mert bench run).")], out: Out
+) -> None:
+    """Draw validation by layer, a panel for each task, with the layer that was chosen."""
+    from mert.plots import picture_format, save_figure
+    from probes.results import plot_results, read_results
+
+    picture_format(out)
+    figure = plot_results(read_results(results))[0].get_figure(root=True)
+    assert figure is not None
+    save_figure(figure, out)
+    typer.echo(str(out))
+
+
+@app.command()
+def curves(
+    run: Annotated[Path, typer.Argument(help="The folder of a training run (out=), or its metrics.jsonl.")], out: Out
+) -> None:
+    """Draw the curves of a training run: loss, held-out accuracy and error, gradient norm, learning rate."""
+    from mert.errors import UsageError
+    from mert.files import read_rows
+    from mert.plots import picture_format, save_curves
+
+    picture_format(out)
+    path = run / "metrics.jsonl" if run.is_dir() else run
+    rows = [row for row in read_rows(path) if "step" in row and "loss" in row]
+    if not rows:
+        raise UsageError(path, "holds no steps of a training run", "name the folder that `mert pretrain` wrote (out=)")
+    save_curves(rows, out, title=path.absolute().parent.name)
+    typer.echo(str(out))

@@ -1,0 +1,100 @@
+"""What commands share: consoles and progress bars, options, and the parsing of their values.
+
+Every command of `mert`, `mert probe` and `mert bench` is read for `mert --help`, so nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+Executor = Literal["local", "ray"]
+Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+HeadKind = Literal["mlp", "linear"]
+
+Model = Annotated[str, typer.Option("--model", "-m", envvar="MERT_MODEL", help="Name or folder.")]
+Revision = Annotated[str | None, typer.Option(help="Revision of a hub model.")]
+Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:1, ...")]
+Window = Annotated[str | None, typer.Option(help='Seconds, or "whole"; default: the training context.')]
+Numbers = Annotated[str | None, typer.Option(help="Comma-separated; default: the published grid.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Picture = Annotated[Path, typer.Option("--out", "-o", help="Picture to write (.png, .svg, .pdf).")]
+
+
+def console(stderr: bool = False) -> Console:
+    """A console that prints text as it is: no markup, no colours for numbers, no broken lines."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(on: Console | None = None, transient: bool = False, disable: bool = False) -> Iterator[Progress]:
+    """A progress bar (by default on stderr): what is done, how much of how many, and the time that is left.
+
+    `transient` bars vanish at their end.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=on or console(stderr=True), transient=transient, disable=disable) as bar:
+        yield bar
+
+
+def parse_layers(text: str) -> str | list[str | int]:
+    """`last` and `all` as they are; "3,layer06,-1" as names and numbers.
+
+    >>> parse_layers("3,layer06,-1")
+    [3, 'layer06', -1]
+    """
+    if text in ("last", "all"):
+        return text
+    parts = [part.strip() for part in text.split(",")]
+    return [int(part) if part.lstrip("-").isdecimal() else part for part in parts]
+
+
+def parse_window(text: str | None) -> float | str | None:
+    """Seconds as a number; "whole" and None as they are."""
+    try:
+        return text if text is None else float(text)
+    except ValueError:
+        return text
+
+
+def check_device(name: str) -> None:
+    """UsageError for a device that is not there, or has no float64 (as Apple's), in which the first norm's sums are."""
+    import torch
+
+    from mert.errors import UsageError
+
+    try:
+        torch.zeros(0, dtype=torch.float64, device="cpu" if name == "auto" else name)
+    except (RuntimeError, AssertionError, TypeError) as error:  # of a torch without CUDA, and of one without float64
+        reason = str(error).split("\n")[0].split(". ")[0]
+        raise UsageError(f"--device {name}", reason, "give auto, cpu, cuda or cuda:1") from None
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> duration(75), duration(8640)
+    ('75 s', '2.40 h')
+    """
+    return f"{seconds:.0f} s" if seconds < 3600 else f"{seconds / 3600:.2f} h"
+
+
+def printable(text: str) -> str:
+    """Text with odd characters of file names made visible.
+
+    >>> printable("a" + chr(10) + "b.wav")
+    'a\\\\nb.wav'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

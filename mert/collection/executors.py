@@ -1,0 +1,173 @@
+"""Corpus jobs: one stage class that embeds files, run in this process, in several, or on Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import asdict, replace
+from multiprocessing import get_context, parent_process
+from typing import Any, TypeVar
+
+import torch
+
+from mert.collection.job import EmbedOptions, EmbedStage, Row, interrupts, stop_if_asked
+from mert.collection.plan import Job
+from mert.errors import MertError
+
+SMALL_BYTES = 8 << 20  # of files that one worker takes together, so that short ones share batches
+T = TypeVar("T")
+
+
+def run(jobs: Iterable[Job], options: EmbedOptions, executor: str = "local", workers: int = 1) -> Iterator[Row]:
+    """Rows of all jobs as they end: in this process, in `workers` processes, or on Ray ("local", "ray")."""
+    if executor == "ray":
+        return _run_ray(jobs, options, workers)
+    return run_here(EmbedStage(options).rows(jobs)) if workers == 1 else _run_processes(jobs, options, workers)
+
+
+def run_here(results: Iterable[T]) -> Iterator[T]:
+    """The same results, computed in this process.
+
+    Ctrl-C takes effect between windows: raised within a decoder's callback it would be lost, and the file cut off.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield from results
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
+    try:
+        for result in results:
+            yield result
+            stop_if_asked()
+    finally:
+        interrupts.clear()
+        signal.signal(signal.SIGINT, before)
+
+
+def bundles(jobs: Iterable[Job], workers: int) -> list[list[Job]]:
+    """Jobs as workers take them: small neighbours together, and several bundles for each worker."""
+    jobs = list(jobs)
+    most = min(16, max(1, len(jobs) // (4 * workers)))
+    made: list[list[Job]] = []
+    room = 0
+    for job in jobs:
+        size = SMALL_BYTES
+        with suppress(OSError):  # its error comes when it is tried
+            size = os.path.getsize(job.source)
+        if not made or size > room or len(made[-1]) == most:
+            made.append([])
+            room = SMALL_BYTES
+        made[-1].append(job)
+        room -= size
+    return made
+
+
+_stage: EmbedStage  # one a worker process
+
+
+def device_of(worker: int, device: str, n_gpus: int) -> str:
+    """The device of a worker: where there are several GPUs and none was named, workers take turns at them.
+
+    >>> [device_of(worker, "auto", 2) for worker in range(3)], device_of(1, "cuda:0", 2), device_of(1, "auto", 0)
+    (['cuda:0', 'cuda:1', 'cuda:0'], 'cuda:0', 'auto')
+    """
+    return f"cuda:{worker % n_gpus}" if device in ("auto", "cuda") and n_gpus > 1 else device
+
+
+def _start_worker(options: EmbedOptions, threads: int, count: Any) -> None:
+    global _stage
+    with count.get_lock():
+        count.value += 1
+        options = replace(options, device=device_of(count.value - 1, options.device, torch.cuda.device_count()))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    _stage = EmbedStage(options)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
+
+
+def _work(jobs: list[Job]) -> list[Row]:
+    return list(_stage.rows(jobs))
+
+
+def _run_processes(jobs: Iterable[Job], options: EmbedOptions, workers: int) -> Iterator[Row]:
+    left = deque(bundles(jobs, workers))
+    while left:
+        for job in (yield from _run_pool(left, options, workers)):  # each may have killed a worker: try them alone
+            if (yield from _run_pool(deque([[job]]), options, 1)):
+                error = f"{job.source}: the worker process died; try --workers 1 or fewer layers"
+                yield asdict(job) | {"status": "failed", "seconds": 0.0, "frames": 0, "warnings": [],
+                                     "error": error, "elapsed_s": 0.0}  # fmt: skip
+
+
+def _run_pool(left: deque[list[Job]], options: EmbedOptions, workers: int) -> Generator[Row, None, list[Job]]:
+    """Take bundles from `left` until none are; returns early, with the jobs then at work, where a worker dies."""
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    running: dict[Future[list[Row]], list[Job]] = {}
+    spawn = get_context("spawn")
+    start = options, threads, spawn.Value("i", 0)
+    with ProcessPoolExecutor(workers, spawn, _start_worker, start) as pool:
+        try:
+            while left or running:
+                while left and len(running) < 2 * workers:  # no more, so that Ctrl-C need not wait for all
+                    running[pool.submit(_work, left[0])] = left[0]
+                    left.popleft()
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    rows = future.result()
+                    del running[future]
+                    yield from rows
+        except BrokenProcessPool:
+            pass
+    return [job for jobs in running.values() for job in jobs]
+
+
+class _RayStage:
+    """The same stage as Ray Data calls it: a bundle of jobs in, a row for each out."""
+
+    def __init__(self, options: EmbedOptions, folder: str) -> None:
+        with suppress(OSError):  # where relative paths start; a node that has no such folder needs absolute ones
+            os.chdir(folder)
+        self.stage = EmbedStage(options)
+
+    def __call__(self, bundle: Row) -> list[Row]:
+        jobs = [Job(**job) for job in json.loads(bundle["jobs"])]
+        return [{"row": json.dumps(row)} for row in self.stage.rows(jobs)]
+
+
+def started_ray() -> Any:
+    """The ray module, on the cluster at hand or on one embedded in this process."""
+    try:
+        import ray
+    except ImportError:
+        raise MertError("--executor ray", "Ray is not installed", 'pip install -e ".[jobs]"') from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    return ray
+
+
+def _run_ray(jobs: Iterable[Job], options: EmbedOptions, workers: int) -> Iterator[Row]:
+    ray = started_ray()
+    # JSON, because Arrow takes no names that are not UTF-8
+    items = [{"jobs": json.dumps([asdict(job) for job in bundle])} for bundle in bundles(jobs, workers)]
+    table = ray.data.from_items(items, override_num_blocks=max(1, min(len(items), 1000)))
+    actors = ray.data.ActorPoolStrategy(size=workers)
+    stage: Any = _RayStage
+    gpus = 1 if options.device != "cpu" and ray.cluster_resources().get("GPU") else 0  # it hides those nobody asked for
+    rows = table.flat_map(stage, fn_constructor_args=(options, os.getcwd()), compute=actors, num_cpus=1, num_gpus=gpus)
+    for row in rows.iter_rows():
+        yield json.loads(row["row"])

@@ -1,0 +1,284 @@
+"""Recordings ranked by how alike they are to a model: one vector each, in an index that is saved and kept up to date.
+
+Shapes: N recordings, T frames, D model width.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mert.audio.recording import Recording
+from mert.collection.job import recommended, stop_if_asked
+from mert.embedding.embedder import Embedder
+from mert.embedding.features import Features, Pooling
+from mert.embedding.npz import read_npz, write_npz
+from mert.errors import AudioError, OutputError, UsageError
+from mert.files import sha256_file
+
+SCHEMA = 1
+SETTLED_NS = 2_000_000_000  # clocks of file systems are coarse: a file changed twice within them looks unchanged
+COMPARABLE = ("weights_sha256", "layer", "window_frames", "hop_frames", "normalize", "dtype", "resampler")
+KEYS = ("names", "sizes", "mtimes_ns", "sha256", "vectors", "meta")
+
+
+class Match(NamedTuple):
+    """One recording of an index and its similarity to what was asked, -1 to 1."""
+
+    name: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """How a file is known again: by size and time of change, and if these differ, by its bytes."""
+
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+def similarity(
+    a: Features | np.ndarray, b: Features | np.ndarray, layer: str | None = None, centre: np.ndarray | None = None
+) -> float:
+    """Cosine of two recordings, each one layer (default: the last held) averaged over time; arrays are [D] or [T, D].
+
+    Without a centre (that of an index) all pairs are much alike, and only the order of values tells something.
+    ValueError for features of different models or layers.
+
+    >>> similarity(np.array([1.0, 0.0]), np.array([[1.0, 0.0], [1.0, 2.0]])).__round__(3)
+    0.707
+    """
+    if isinstance(a, Features) and isinstance(b, Features):
+        if a.meta.get("weights_sha256") != b.meta.get("weights_sha256"):
+            raise ValueError(f"features of {a.meta.get('model')} and {b.meta.get('model')} have nothing in common")
+        if layer is None and a.layers[-1] != b.layers[-1]:
+            raise ValueError(f"the last layers are {a.layers[-1]} and {b.layers[-1]}: name one with layer=")
+    vectors_2D = np.stack((pooled(a, layer), pooled(b, layer)))
+    one_D, other_D = directions(vectors_2D, np.zeros(vectors_2D.shape[1]) if centre is None else centre)
+    return float(one_D @ other_D)
+
+
+def pooled(recording: Features | np.ndarray, layer: str | None = None) -> np.ndarray:
+    """The vector [D] of a recording, in float64."""
+    values = recording.layer(layer or recording.layers[-1]) if isinstance(recording, Features) else recording
+    values = np.asarray(values, np.float64)
+    if values.ndim not in (1, 2) or not values.size:
+        raise ValueError(f"a recording is a vector [D] or frames [T, D], not an array of shape {values.shape}")
+    return values if values.ndim == 1 else values.mean(axis=0)
+
+
+def directions(vectors_ND: np.ndarray, centre_D: np.ndarray) -> np.ndarray:
+    """Unit vectors [N, D] as seen from the centre; zero where a vector is the centre."""
+    seen_ND = vectors_ND - centre_D
+    return seen_ND / np.maximum(np.linalg.norm(seen_ND, axis=1, keepdims=True), 1e-12)
+
+
+def shown(facts: dict[str, Any], fact: str) -> str:
+    """A fact as people call it."""
+    if fact == "weights_sha256":
+        return f"model {facts.get('model')} (sha256 {str(facts.get(fact))[:8]})"
+    if fact == "layer":
+        return str(facts.get(fact))
+    fact = {"window_frames": "window", "hop_frames": "hop"}.get(fact, fact)
+    return f"{fact} {facts.get(fact)}"
+
+
+class Listener:
+    """A model that hears a recording as one vector: the mean over time of one layer, over all its windows."""
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        layer: str | int | None = None,
+        window: float | str | None = None,
+        dtype: str = "auto",
+    ) -> None:
+        self.embedder = embedder
+        layers = [recommended(embedder) if layer is None else layer]
+        self._settings = embedder.settings(layers, None, window, dtype=dtype)
+        (self.layer,) = embedder.names(self._settings)
+        meta = embedder.meta(Recording(b""), self._settings) | {"layer": self.layer}
+        self.facts = {fact: meta[fact] for fact in (*COMPARABLE, "model", "window", "hop", "version")}
+
+    def vector(self, path: str | Path) -> np.ndarray:
+        """Float32 [D]; AudioError for a recording that cannot be used."""
+        mean = Pooling("mean")
+        for _, values_LTD in self.embedder.frames(Recording(path), self._settings):
+            stop_if_asked()
+            mean.add(values_LTD)
+        return mean.result()[0]
+
+
+class Index:
+    """Vectors of recordings below a folder, by relative path, and the facts that make vectors comparable.
+
+    `index = Index.build(m, Path("my_music").rglob("*.wav"), "my_music")`, then `index.query(m.embed("song.mp3"))`.
+    """
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self.facts = facts
+        self.stamps: dict[str, Stamp] = {}
+        self._vectors: dict[str, np.ndarray] = {}  # by sha256, so that a file with a new name is known
+        self._held: set[str] = set()  # sha256 of recordings held now or before, not of queries
+
+    @classmethod
+    def build(
+        cls,
+        embedder: Embedder,
+        paths: Iterable[str | Path],
+        folder: str | Path = ".",
+        layer: str | int | None = None,
+        window: float | str | None = None,
+    ) -> Index:
+        """Embed recordings; their names are paths relative to `folder`. AudioError for the first that cannot be used.
+
+        `layer` is one name or number (default: the recommended one, else the last).
+        """
+        listener = Listener(embedder, layer, window)
+        index = cls(listener.facts)
+        for path in paths:
+            index.add(listener, folder, Path(os.path.relpath(path, folder)).as_posix())
+        return index
+
+    def __len__(self) -> int:
+        return len(self.stamps)
+
+    @property
+    def names(self) -> list[str]:
+        """Relative paths of the recordings held, in the order of `vectors`."""
+        return list(self.stamps)
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """Float32 vectors as the model gives them."""
+        return np.stack([self._vectors[stamp.sha256] for stamp in self.stamps.values()])
+
+    @property
+    def centre(self) -> np.ndarray:
+        """What similarities are seen from: the mean of all vectors, or zero where there are not two.
+
+        Raw means of a transformer's states share a large common direction, a few units that are high for any sound:
+        seen from zero all recordings are alike.
+        """
+        vectors_ND = self.vectors.astype(np.float64)
+        return vectors_ND.mean(axis=0) if len(vectors_ND) > 1 else np.zeros(vectors_ND.shape[1])
+
+    def outdated(self, folder: str | Path, names: Collection[str]) -> tuple[list[str], list[str]]:
+        """Names that are new or look changed, and those held that are not in `names` any more; these are dropped."""
+        gone = sorted(set(self.stamps) - set(names))
+        for name in gone:
+            del self.stamps[name]
+        return [name for name in names if not self._looks_known(Path(folder, name), self.stamps.get(name))], gone
+
+    def add(self, listener: Listener, folder: str | Path, name: str) -> bool:
+        """Hold a recording as it is now; returns whether its bytes are new: others are not embedded again.
+
+        AudioError where it cannot be used; then it is not held.
+        """
+        self.stamps.pop(name, None)
+        path = Path(folder, name)
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise AudioError(path, f"cannot be read ({error.strerror})", "check the path and permissions") from None
+        sha256, _ = self.heard(listener, path)
+        settled = time.time_ns() - status.st_mtime_ns > SETTLED_NS
+        self.stamps[name] = Stamp(status.st_size, status.st_mtime_ns if settled else -1, sha256)
+        is_new = sha256 not in self._held
+        self._held.add(sha256)
+        return is_new
+
+    def heard(self, listener: Listener, path: str | Path) -> tuple[str, np.ndarray]:
+        """SHA-256 and vector [D] of a recording, embedded only if its bytes are new."""
+        try:
+            sha256 = sha256_file(path)
+        except OSError as error:
+            raise AudioError(path, f"cannot be read ({error.strerror})", "check the path and permissions") from None
+        if sha256 not in self._vectors:
+            self._vectors[sha256] = listener.vector(path)
+        return sha256, self._vectors[sha256]
+
+    def query(self, features: Features | np.ndarray, k: int = 10, without: Collection[str] = ()) -> list[Match]:
+        """The `k` recordings nearest to features or an array [D] or [T, D], by cosine around the centre.
+
+        Recordings whose SHA-256 is in `without` are left out. UsageError for features made in another way.
+        """
+        layer = self.facts["layer"]
+        if isinstance(features, Features):
+            theirs = features.meta | {"layer": layer if layer in features.layers else " ".join(features.layers)}
+            if difference := self.difference(theirs):
+                raise UsageError("index", f"was made with {difference}", "embed both in one way")
+        if not self.stamps:
+            return []
+        centre_D = self.centre
+        vector_D = pooled(features, layer)
+        if vector_D.shape != centre_D.shape:
+            raise ValueError(f"a vector of width {len(vector_D)}, where the index has {len(centre_D)}")
+        cosines_N = directions(self.vectors, centre_D) @ directions(vector_D[None], centre_D)[0]
+        recordings = zip(self.stamps.items(), cosines_N.tolist(), strict=True)
+        matches = [Match(name, cosine) for (name, stamp), cosine in recordings if stamp.sha256 not in without]
+        return sorted(matches, key=lambda match: (-match.similarity, match.name))[:k]
+
+    def difference(self, facts: dict[str, Any]) -> str | None:
+        """Why vectors made with these facts cannot be compared with those held: "layer07, not layer12"."""
+        for fact in COMPARABLE:
+            if self.facts[fact] != facts.get(fact):
+                return f"{shown(self.facts, fact)}, not {shown(facts, fact)}"
+        return None
+
+    def save(self, path: str | Path) -> None:
+        """Write `.npz` (no pickle), whole or not at all; OutputError where the disk refuses."""
+        stamps = list(self.stamps.values())
+        arrays = {
+            "names": np.array(self.names, dtype=str),
+            "sizes": np.array([stamp.size for stamp in stamps], np.int64),
+            "mtimes_ns": np.array([stamp.mtime_ns for stamp in stamps], np.int64),
+            "sha256": np.array([stamp.sha256 for stamp in stamps], dtype=str),
+            "vectors": self.vectors if stamps else np.zeros((0, 0), np.float32),
+            "meta": np.array(json.dumps({"format": "mert-index", "schema": SCHEMA} | self.facts)),
+        }
+        write_npz(path, arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Index:
+        """The inverse of `save`; OutputError for files that are damaged or are no index."""
+        try:
+            arrays = read_npz(path, KEYS)
+            meta = json.loads(str(arrays["meta"]))
+            if (meta.pop("format"), meta.pop("schema")) != ("mert-index", SCHEMA):
+                raise ValueError(f"not of format mert-index, schema {SCHEMA}")
+            if missing := [fact for fact in COMPARABLE if fact not in meta]:
+                raise ValueError(f"no {', '.join(missing)}")
+            return cls(meta)._filled(arrays)
+        except (OutputError, ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = error.reason if isinstance(error, OutputError) else f"{type(error).__name__}: {error}"
+            raise OutputError(path, f"is no index, or damaged ({reason})", "remove it, and make it again") from None
+
+    def _filled(self, arrays: dict[str, np.ndarray]) -> Index:
+        names, vectors_ND = arrays["names"], arrays["vectors"]
+        if vectors_ND.ndim != 2 or not np.isfinite(vectors_ND).all():
+            raise ValueError("its vectors are not finite numbers [N, D]")
+        columns = (names, arrays["sizes"], arrays["mtimes_ns"], arrays["sha256"], vectors_ND)
+        for name, size, mtime_ns, sha256, vector_D in zip(*columns, strict=True):
+            self.stamps[str(name)] = Stamp(int(size), int(mtime_ns), str(sha256))
+            self._vectors[str(sha256)] = vector_D
+        self._held = set(self._vectors)
+        return self
+
+    @staticmethod
+    def _looks_known(path: Path, stamp: Stamp | None) -> bool:
+        if stamp is None:
+            return False
+        try:
+            status = path.stat()
+        except OSError:
+            return False  # its error comes when it is read
+        return (status.st_size, status.st_mtime_ns) == (stamp.size, stamp.mtime_ns)

@@ -1,0 +1,86 @@
+"""Which files a corpus job reads, and which output each of them gets."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mert.audio.find import audio_under
+from mert.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recording and where its features go."""
+
+    source: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All jobs of a command in a fixed order, and what was found in folders but is not audio, by suffix."""
+
+    jobs: tuple[Job, ...]
+    passed_over: Counter[str]
+
+
+def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None) -> Plan:
+    """Jobs for files, folders and a list of paths (one a line); the output tree mirrors the input's.
+
+    In folders only files with an audio suffix are taken; a file that is named is always tried. Outputs are
+    `<relative path with its suffix>.npz`. Raises UsageError where nothing is found or two inputs share an output.
+    """
+    passed_over: Counter[str] = Counter()
+    named: list[tuple[Path, Path]] = []
+    for path in inputs:
+        if os.path.isdir(path):
+            named += [(found, found.relative_to(path)) for found in audio_under(path, passed_over)]
+        else:
+            named.append((path, Path(path.name)))
+    if listing is not None:
+        named += _listed(listing)
+    outputs: dict[Path, Path] = {}
+    for source, relative in named:
+        output = out / relative.with_name(relative.name + ".npz")
+        if output in outputs and outputs[output] != source:
+            raise UsageError(
+                output, f"two inputs for one output: {outputs[output]} and {source}", "give one a new name"
+            )
+        outputs[output] = source
+    if not outputs:
+        raise UsageError(out, f"no audio files among the inputs ({_counted(passed_over)})", "name files to try them")
+    return Plan(tuple(Job(str(source), str(output)) for output, source in outputs.items()), passed_over)
+
+
+def shard_of(jobs: tuple[Job, ...], shard: str) -> tuple[Job, ...]:
+    """Shard "i/n" of the jobs, i from 1 to n: every n-th job, so that shards are of like size.
+
+    >>> jobs = tuple(Job(name, name) for name in "abcde")
+    >>> [job.source for job in shard_of(jobs, "2/2")]
+    ['b', 'd']
+    """
+    i, _, n = shard.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise UsageError(f"--shard {shard}", "not a shard", "give i/n with i from 1 to n, such as 1/8")
+    return jobs[int(i) - 1 :: int(n)]
+
+
+def _listed(listing: Path) -> list[tuple[Path, Path]]:
+    """Paths of a list file; outputs mirror them below their common folder."""
+    try:
+        lines = listing.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    except OSError as error:
+        raise UsageError(listing, str(error.strerror).lower(), "give a text file with one path a line") from None
+    paths = [Path(line) for line in lines if line.strip()]
+    if not paths:
+        raise UsageError(listing, "the list is empty", "write one path a line")
+    root = os.path.commonpath([os.path.abspath(path.parent) for path in paths])
+    return [(path, Path(os.path.relpath(os.path.abspath(path), root))) for path in paths]
+
+
+def _counted(passed_over: Counter[str]) -> str:
+    return ", ".join(f"{n} {suffix}" for suffix, n in passed_over.most_common(8)) or "nothing there"

@@ -1,0 +1,1 @@
+"""From recordings to features: windows on the frame clock, batches, the Embedder, Features and their files."""

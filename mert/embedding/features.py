@@ -1,0 +1,102 @@
+"""Features: the hidden states of one recording with their times, layers and provenance.
+
+Shapes: L layers, T frames, D model width.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mert.embedding.npz import read_npz, write_npz
+from mert.errors import OutputError
+
+Pool = Literal["mean", "meanstd"] | None
+
+
+@dataclass
+class Features:
+    """Hidden states of one recording: `values` [L, T, D] at `times` [T], or [L, D] (`meanstd`: [L, 2 D]) pooled.
+
+    `times` are seconds (float64), the centres of the frames' receptive fields; None once pooled. `layers` are names
+    (`embed`, `layer01`, ...); `meta` says which model, window and precision made them.
+
+    >>> features = Features(np.zeros((2, 3, 4), np.float32), np.arange(3.0), ("embed", "layer01"))
+    >>> features.layer("layer01").shape, features.pool("mean").values.shape
+    ((3, 4), (2, 4))
+    """
+
+    values: np.ndarray
+    times: np.ndarray | None
+    layers: tuple[str, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def layer(self, name: str) -> np.ndarray:
+        """One layer by its name; KeyError names those held."""
+        if name not in self.layers:
+            raise KeyError(f"no layer {name!r} among {', '.join(self.layers)}")
+        return self.values[self.layers.index(name)]
+
+    def pool(self, how: Literal["mean", "meanstd"]) -> Features:
+        """Mean over time, or mean and population standard deviation side by side, computed in float64."""
+        if self.times is None:
+            raise ValueError(f"already pooled ({self.meta.get('pool')})")
+        pooled = Pooling(how)
+        pooled.add(self.values)
+        return Features(pooled.result(), None, self.layers, self.meta | {"pool": how})
+
+    def save(self, path: str | Path) -> None:
+        """Write `.npz` with keys values, times (unless pooled), layers and meta (JSON); whole or not at all."""
+        arrays = {"values": self.values} | ({} if self.times is None else {"times": self.times})
+        write_npz(path, arrays | {"layers": np.array(self.layers), "meta": np.array(json.dumps(self.meta))})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Features:
+        """The inverse of `save`; OutputError for files that are damaged or were not written by it."""
+        arrays = read_npz(path, required=("values", "layers", "meta"))
+        layers = tuple(str(name) for name in arrays["layers"])
+        return cls(arrays["values"], arrays.get("times"), layers, _read_meta(path, arrays["meta"]))
+
+    @staticmethod
+    def load_meta(path: str | Path) -> dict[str, Any]:
+        """Provenance and layers (key `layers`) of a saved file, without its values."""
+        arrays = read_npz(path, required=("values", "layers", "meta"), leave_out=("values", "times"))
+        return _read_meta(path, arrays["meta"]) | {"layers": [str(name) for name in arrays["layers"]]}
+
+
+def _read_meta(path: str | Path, text: np.ndarray) -> dict[str, Any]:
+    try:
+        return dict(json.loads(str(text)))
+    except (ValueError, TypeError) as error:
+        raise OutputError(path, f"its meta is not a JSON object ({error})", "embed the recording again") from None
+
+
+class Pooling:
+    """Mean and deviation over frames that arrive in pieces [L, T, D], merged exactly (Chan et al. 1979)."""
+
+    def __init__(self, how: Literal["mean", "meanstd"]) -> None:
+        if how not in ("mean", "meanstd"):
+            raise ValueError(f'pool is None, "mean" or "meanstd", not {how!r}')
+        self.how = how
+        self._count = 0
+        self._mean: np.ndarray | float = 0.0
+        self._square: np.ndarray | float = 0.0
+
+    def add(self, values_LTD: np.ndarray) -> None:
+        values = values_LTD.astype(np.float64)
+        count, mean_LD = values.shape[1], values.mean(axis=1)
+        step, total = mean_LD - self._mean, self._count + count
+        self._square += ((values - mean_LD[:, None]) ** 2).sum(axis=1) + step**2 * (self._count * count / total)
+        self._mean += step * (count / total)
+        self._count = total
+
+    def result(self) -> np.ndarray:
+        """float32 [L, D] for mean, [L, 2 D] for meanstd."""
+        mean_LD = np.asarray(self._mean)
+        if self.how == "mean":
+            return mean_LD.astype(np.float32)
+        return np.concatenate([mean_LD, np.sqrt(self._square / self._count)], axis=-1).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Networks as they are run: folded, cast and laid out for the machine at hand."""

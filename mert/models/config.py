@@ -1,0 +1,112 @@
+"""What a MERT is made of: one frozen configuration, and the named sizes as functions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from mert.errors import CheckpointError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MertConfig:
+    """The shape and the recorded properties of one MERT (MERT paper, section 3; arXiv 2306.00107).
+
+    `pre_norm` is the only structural difference between the 95M (post-LN) and the 330M (pre-LN) models.
+    `normalize` records whether the weights expect zero-mean, unit-variance windows; `window_s` is the
+    training context in seconds and the default window of `embed`.
+
+    >>> base_95m().frame_rate, base_95m().receptive_field
+    (75.0, 400)
+    """
+
+    dim: int = 768
+    n_layers: int = 12
+    n_heads: int = 12
+    ffn_dim: int = 3072
+    pre_norm: bool = False
+    conv_dim: int = 512
+    conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    position_kernel: int = 128
+    position_groups: int = 16
+    sample_rate: int = 24_000
+    window_s: float = 5.0
+    normalize: bool = True
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.0
+    input_dropout: float = 0.1
+    layer_drop: float = 0.05
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.dim % self.n_heads or self.dim % self.position_groups:
+            raise ValueError(
+                f"dim={self.dim} must be a multiple of n_heads={self.n_heads} "
+                f"and of position_groups={self.position_groups}"
+            )
+        if len(self.conv_kernels) != len(self.conv_strides) or self.n_layers < 1:
+            raise ValueError("conv_kernels and conv_strides need one entry a convolution, n_layers at least 1")
+
+    @property
+    def stride(self) -> int:
+        """Samples from one frame to the next."""
+        return math.prod(self.conv_strides)
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one frame reads, which is also the shortest usable input."""
+        field = 1
+        for kernel, stride in zip(reversed(self.conv_kernels), reversed(self.conv_strides), strict=True):
+            field = (field - 1) * stride + kernel
+        return field
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.sample_rate / self.stride
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """`embed` (the encoder's input), then `layer01` and so on."""
+        return ("embed", *(f"layer{i:02d}" for i in range(1, self.n_layers + 1)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> MertConfig:
+        """The inverse of `to_dict`; an unknown key is an error that names it."""
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise CheckpointError("config", f"unknown keys {unknown}", "update mert-hub, or remove the keys")
+        typed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**typed)
+
+
+def nano() -> MertConfig:
+    """A MERT of 6.6 million parameters that runs many times faster than real time on a laptop core.
+
+    Two convolutions read the same 400 samples a frame as the seven of the published sizes. They cost less than half of
+    seven with half their channels, and can begin as a filterbank (`mert.train.initialisation`).
+    """
+    return MertConfig(
+        dim=256, n_layers=6, n_heads=4, ffn_dim=1024, conv_dim=256, conv_kernels=(40, 19), conv_strides=(20, 16),
+        pre_norm=True, dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layer_drop=0.0, normalize=False,
+    )  # fmt: skip
+
+
+def base_95m() -> MertConfig:
+    """MERT-v1-95M: 12 post-LN layers of 768, trained on 5 s crops."""
+    return MertConfig()
+
+
+def large_330m() -> MertConfig:
+    """MERT-v1-330M: 24 pre-LN layers of 1024, trained on 5.12 s crops."""
+    return MertConfig(
+        dim=1024, n_layers=24, n_heads=16, ffn_dim=4096, pre_norm=True, window_s=5.12, dropout=0.0,
+        attention_dropout=0.0, input_dropout=0.0, layer_drop=0.0,
+    )  # fmt: skip

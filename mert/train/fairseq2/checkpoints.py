@@ -1,0 +1,112 @@
+"""Checkpoints that fairseq2 writes: which of them a run can go on from, and their weights. Needs no fairseq2.
+
+`OUT/checkpoints/step_N/` holds `trainer`, `model`, `optimizer` and `data_reader`; `OUT/fairseq2.json` says how the run
+began.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mert.errors import CheckpointError, UsageError
+from mert.files import read_json, write_json
+from mert.models.mert import Mert
+from mert.train.engine import TrainingError
+from mert.train.parallel import World
+from mert.weights.pickles import open_torch
+
+log = logging.getLogger("mert")
+BEGUN = "fairseq2.json"
+
+
+def resume_point(out: Path, facts: dict[str, Any], world: World, resume: bool) -> int:
+    """The step of the newest checkpoint that is whole, or 0; damaged ones are moved aside, for fairseq2 stops at them.
+
+    TrainingError where the run began otherwise: fairseq2 would fail, or lose part of its state without a word.
+    """
+    if (out / "ckpt").exists():
+        raise UsageError(out, "holds a run of our own engine", "give another out=")
+    if world.rank == 0:
+        for path in checkpoints(out):
+            if reason := damage(path):
+                aside = path.with_name(f"{path.name}.damaged")
+                log.warning("%s: %s; it is moved to %s, an older one is used", path, reason, aside)
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+    world.barrier()
+    found = checkpoints(out)
+    if found and not resume:
+        raise UsageError(out, "holds checkpoints, from which fairseq2 would go on", "give another out=, or remove them")
+    if found:
+        refuse_changes(out / BEGUN, facts)
+    world.barrier()
+    if world.rank == 0:
+        write_json(out / BEGUN, facts)
+    return step_of(found[-1]) if found else 0
+
+
+def refuse_changes(path: Path, facts: dict[str, Any]) -> None:
+    """TrainingError if the run in this folder began with other facts."""
+    begun = read_json(path)
+    for name, fact in facts.items():
+        if (old := begun.get(name)) != fact:
+            was = "is not what it was" if isinstance(fact, dict) else f"is {fact} and was {old}"
+            reason = f"{name} {was} when the run began, and fairseq2 cannot change it"
+            raise TrainingError(path, reason, "go on as it began, or begin anew with another out=")
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """Checkpoint folders of fairseq2, oldest first."""
+    folders = (path for path in (out / "checkpoints").glob("step_*") if path.name.removeprefix("step_").isdigit())
+    return sorted(folders, key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """The step after which a checkpoint was written.
+
+    >>> step_of(Path("run/checkpoints/step_200"))
+    200
+    """
+    return int(folder.name.removeprefix("step_"))
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, as far as its checksums tell; None if nothing is."""
+    for kind in ("trainer", "model", "optimizer", "data_reader"):
+        files = sorted((folder / kind).rglob("*.pt"))
+        if not files:
+            return f"{kind} is missing"
+        for file in files:
+            try:
+                with zipfile.ZipFile(file) as archive:
+                    broken = archive.testzip()
+            except (zipfile.BadZipFile, OSError) as error:
+                return f"{file.relative_to(folder)} cannot be read ({error})"
+            if broken:
+                return f"{file.relative_to(folder)} is damaged"
+    return None
+
+
+def load_newest(model: Mert, run: Path) -> dict[str, Any]:
+    """Load the weights of the newest whole checkpoint; returns its step and how the run began.
+
+    CheckpointError if there is none. FSDP leaves a part of each tensor, cut along its first axis, in each file.
+    """
+    folder = next((path for path in reversed(checkpoints(run)) if damage(path) is None), None)
+    if folder is None:
+        raise CheckpointError(run, "has no complete checkpoint", "train it further: mert pretrain --engine fairseq2")
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in model.state_dict()}
+    for file in sorted((folder / "model").rglob("sdp_*.pt")):
+        with open_torch(file) as source:
+            for name, tensors in parts.items():
+                if math.prod(source.shapes[f"model.{name}"]):  # the last processes may have got nothing
+                    tensors.append(source.read(f"model.{name}"))
+    model.load_state_dict({name: torch.cat(tensors) for name, tensors in parts.items()})
+    return {"step": step_of(folder), "state": read_json(run / BEGUN)}

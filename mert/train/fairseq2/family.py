@@ -1,0 +1,108 @@
+"""Mert as model families of fairseq2: `mert`, and `mert_pretrainer` with its training heads.
+
+fairseq2 calls `register` by itself wherever mert-hub is installed (entry point `fairseq2.extension`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import soundfile  # noqa: F401 - first: brings the libsndfile that fairseq2 looks for
+import torch
+
+# isort: split
+import fairseq2.recipe.base  # noqa: F401 - then this: other first imports of fairseq2 0.8.1 are circular
+from fairseq2.composition import register_model_family
+from fairseq2.models import ModelFamily
+from fairseq2.nn.fsdp import FSDPWrapper
+from fairseq2.runtime.config_registry import ConfigRegistrar
+from fairseq2.runtime.dependency import DependencyContainer
+from torch import nn
+
+from mert.models.config import MertConfig, base_95m, large_330m, nano
+from mert.models.mert import Mert
+from mert.train.fairseq2.asset_card import FAMILY
+from mert.train.initialisation import informed_start
+from mert.train.objective import Pretrainer, Weights, recompute_blocks
+from teachers import load_teacher
+
+PRETRAINER = "mert_pretrainer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainerConfig:
+    """A `Pretrainer` and the seed of its first weights; `n_classes` and `n_bins` go by teacher.
+
+    `codebook_start` names the teachers whose codes tell where classes begin.
+    """
+
+    model: MertConfig = field(default_factory=nano)
+    n_classes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    n_bins: dict[str, int] = field(default_factory=dict)
+    class_width: int = 64
+    extra_classes: int = 0
+    weights: Weights = field(default_factory=Weights)
+    seed: int = 1337
+    filterbank_start: bool = False
+    codebook_start: tuple[str, ...] = ()
+
+
+def register(container: DependencyContainer) -> None:
+    """Make both families known to fairseq2; once more does nothing."""
+    families: Any = ModelFamily  # mypy takes no abstract class for a type[T]
+    if FAMILY in container.iter_keys(families):
+        return
+    hooks: dict[str, Any] = {
+        "fsdp_applier": shard_blocks,
+        "layerwise_ac_applier": recompute,
+        "compiler": compile_blocks,
+    }
+    register_model_family(container, FAMILY, Mert, MertConfig, factory=Mert, **hooks)
+    for name, config in {"nano": nano, "base_95m": base_95m, "large_330m": large_330m}.items():
+        ConfigRegistrar(container, MertConfig)(name)(config)
+    register_model_family(
+        container, PRETRAINER, Pretrainer, PretrainerConfig, factory=pretrainer, supports_meta=False, **hooks
+    )
+
+
+def pretrainer(config: PretrainerConfig) -> Pretrainer:
+    """The objective with the first weights that our own engine gives it, on torch's default device."""
+    device = torch.get_default_device()
+    with torch.device("cpu"):  # where our engine draws them
+        torch.manual_seed(config.seed)
+        model = Mert(config.model)
+        objective = Pretrainer(
+            model, config.n_classes, config.n_bins, config.class_width, config.weights, config.extra_classes
+        )
+        teachers = [load_teacher(name) for name in config.codebook_start]
+        places = {teacher.name: teacher.codebooks() for teacher in teachers if teacher.n_classes}
+        informed_start(objective, config.filterbank_start, places)
+    return objective.to(device)
+
+
+def shard_blocks(model: nn.Module, granularity: str, wrapper: FSDPWrapper) -> nn.Module:
+    """FSDP over each block ("layer") or over the encoder ("stack"); fairseq2 wraps the rest."""
+    encoder = mert_of(model).encoder
+    for module in [encoder] if granularity == "stack" else encoder.blocks:
+        wrapper(module)
+    return model
+
+
+def recompute(model: nn.Module, every_nth_layer: int) -> nn.Module:
+    """Activation checkpointing."""
+    recompute_blocks(mert_of(model), every_nth_layer)
+    return model
+
+
+def compile_blocks(model: nn.Module, *args: Any, **kwargs: Any) -> None:
+    """torch.compile, block by block."""
+    for block in mert_of(model).encoder.blocks:
+        block.compile(*args, **kwargs)
+
+
+def mert_of(model: nn.Module) -> Mert:
+    """The Mert, with or without heads around it."""
+    found = model.model if isinstance(model, Pretrainer) else model
+    assert isinstance(found, Mert)
+    return found

@@ -1,0 +1,226 @@
+"""Pretraining by fairseq2: its trainer, gangs and checkpoints around our model, objective, batches and learning rate.
+
+Losses are those of our own engine, line by line. What fairseq2 0.8.1 gets wrong is worked around, with the reason
+beside it, or refused. OUT holds what our engine writes, `checkpoints/` in fairseq2's format, and `logs/`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import soundfile  # noqa: F401 - see fairseq2_family for the order of these imports
+import torch
+
+# isort: split
+import fairseq2.recipe.base  # noqa: F401
+from fairseq2.error import OperationalError
+from fairseq2.optim.lr_schedulers import LRScheduler
+from fairseq2.recipe import config as fs
+from fairseq2.recipe.base import Recipe as Fairseq2Recipe
+from fairseq2.recipe.base import RecipeContext
+from fairseq2.recipe.component import register_component
+from fairseq2.recipe.run import run
+from fairseq2.runtime.config_registry import ConfigRegistrar
+from fairseq2.runtime.dependency import DependencyContainer
+from fairseq2.task import Task, TaskStopException
+from fairseq2.trainer import Trainer
+from torch.optim import Optimizer
+
+from mert.train.batches import Batches
+from mert.train.corpus import Corpus
+from mert.train.engine import TrainingError, Update
+from mert.train.fairseq2.checkpoints import resume_point
+from mert.train.fairseq2.family import PRETRAINER, PretrainerConfig, register
+from mert.train.fairseq2.unit import HeldOutUnit, PretrainUnit, RecipeLR, Steps
+from mert.train.parallel import World
+from mert.train.recipe import Recipe
+from mert.train.run_log import RunLog
+from teachers.base import Teacher
+
+
+def pretrain(recipe: Recipe, corpus: Corpus, teachers: dict[str, Teacher], resume: bool = True) -> int:
+    """Train to the last step, from the newest checkpoint that is whole; returns the last step done.
+
+    SIGTERM and SIGUSR1 stop the run after a step, with a checkpoint. TrainingError where a checkpoint cannot be gone
+    on from, UsageError where `out` holds another run.
+    """
+    task = MertRecipe(recipe, corpus, teachers, resume)
+    logging.getLogger("fairseq2").addFilter(hide_environment)
+    try:
+        with suppress(TaskStopException):  # every run ends so: see Pretraining
+            run(task, sections(recipe), Path(recipe.out), no_rich=True, no_progress=True)
+    except OperationalError as error:  # how fairseq2 hands on what a disk or a network refuses
+        reason = f"fairseq2 stopped ({error.__cause__ or error})"
+        raise TrainingError(recipe.out, reason, "mend that; the same command goes on") from error
+    return task.done
+
+
+def hide_environment(record: logging.LogRecord) -> bool:
+    """Keep fairseq2 from logging all environment variables, with the tokens and passwords that some of them hold."""
+    return not record.getMessage().startswith("Environment Variables")
+
+
+@dataclass(kw_only=True)
+class Sections:
+    """The sections by which fairseq2 configures its parts; it finds them by these names."""
+
+    model: fs.ModelSection
+    gang: fs.GangSection
+    trainer: fs.TrainerSection
+    optimizer: fs.OptimizerSection
+    lr_scheduler: fs.LRSchedulerSection
+    regime: fs.RegimeSection
+    common: fs.CommonSection
+
+
+def sections(recipe: Recipe) -> Sections:
+    """A recipe in fairseq2's terms."""
+    adamw = fs.AdamWConfig(
+        lr=recipe.lr, betas=(recipe.betas[0], recipe.betas[1]), eps=recipe.eps, weight_decay=recipe.weight_decay,
+        impl="fused",
+    )  # fmt: skip
+    n_threads = None if "OMP_NUM_THREADS" in os.environ else torch.get_num_threads()
+    return Sections(
+        model=fs.ModelSection(family=PRETRAINER, arch="recipe", compile=recipe.compile),
+        gang=fs.GangSection(),
+        trainer=fs.TrainerSection(
+            data_parallelism=recipe.parallel,  # type: ignore[arg-type]
+            # Autocast is the update's own, around the model alone. Static precision breaks validation under FSDP2.
+            mixed_precision=fs.MixedPrecisionConfig(mode="off"),
+            # So is accumulation without exchange: fairseq2's calls a method that FSDP2 does not have.
+            grad_accumulation=fs.GradAccumulationConfig(num_batches=1, no_sync=False),
+            activation_checkpointing=fs.ActivationCheckpointingConfig(
+                mode="layerwise" if recipe.activation_checkpointing else "off"
+            ),
+            max_grad_norm=recipe.clip_norm,
+        ),
+        optimizer=fs.OptimizerSection(config=adamw),
+        lr_scheduler=fs.LRSchedulerSection(name="recipe", config=None),
+        # No num_steps: with them, requests to stop are ignored. `Pretraining` asks for the stop at the last step, too.
+        regime=fs.RegimeSection(
+            validate_every_n_steps=recipe.validate_every,
+            checkpoint_every_n_steps=recipe.checkpoint_every,
+            keep_last_n_checkpoints=recipe.keep_checkpoints,
+            publish_metrics_every_n_steps=1,
+        ),
+        common=fs.CommonSection(
+            seed=recipe.seed,
+            no_sweep_dir=True,  # else every changed option would begin a new run in a folder of its own
+            torch=fs.TorchConfig(num_threads=n_threads, allow_tf32=False),  # torch's own settings
+            metric_recorders=fs.MetricRecordersConfig(
+                tensorboard=fs.TensorBoardConfig(enabled=False),  # ours writes it
+                wandb=fs.WandbConfig(enabled=False),
+            ),
+        ),
+    )
+
+
+class MertRecipe(Fairseq2Recipe):
+    """The recipe object that fairseq2 runs."""
+
+    def __init__(self, recipe: Recipe, corpus: Corpus, teachers: dict[str, Teacher], resume: bool) -> None:
+        self.recipe, self.corpus, self.teachers, self.resume = recipe, corpus, teachers, resume
+        self.done = 0
+
+    @property
+    def config_kls(self) -> type[object]:
+        return Sections
+
+    def has_static_autograd_graph(self, context: RecipeContext) -> bool:
+        """Dropped layers leave their parameters out of a step."""
+        return self.recipe.model.layer_drop == 0
+
+    def register(self, container: DependencyContainer) -> None:
+        """Our model families, the model of this recipe and its learning rate. The screen is for progress, not logs."""
+        for handler in logging.getLogger().handlers:
+            handler.setLevel(logging.WARNING)
+        register(container)
+        ConfigRegistrar(container, PretrainerConfig)("recipe")(self.model_config)
+        register_component(
+            container, LRScheduler, "recipe", NoneType,
+            lambda resolver, config: RecipeLR(resolver.resolve(Optimizer), self.recipe),
+        )  # fmt: skip
+
+    def model_config(self) -> PretrainerConfig:
+        """What our own engine would build."""
+        recipe, teachers = self.recipe, self.teachers
+        return PretrainerConfig(
+            model=recipe.model,
+            n_classes={name: teacher.n_classes for name, teacher in teachers.items() if teacher.n_classes},
+            n_bins={name: teacher.n_bins for name, teacher in teachers.items() if teacher.n_bins},
+            class_width=recipe.class_width, extra_classes=recipe.extra_classes, weights=recipe.weights,
+            seed=recipe.seed, filterbank_start=recipe.filterbank_start,
+            codebook_start=recipe.teachers if recipe.codebook_start else (),
+        )  # fmt: skip
+
+    def create_task(self, context: RecipeContext) -> Task:
+        """Look where the run stands, and give fairseq2's trainer its unit and reader."""
+        recipe, root = self.recipe, context.gangs.root
+        world = World(root.rank, root.size, context.device)
+        world.share(recipe.n_groups)  # refuses what cannot be shared
+        self.done = resume_point(Path(recipe.out), self.facts(world), world, self.resume)
+        batches = Batches(recipe, self.corpus, self.teachers, world.device)
+        objective: Any = context.get_model()
+        runlog = RunLog(recipe, self.done) if world.rank == 0 else None
+        unit = PretrainUnit(context.get_data_parallel_model(), batches, world, runlog)
+        held_out = [HeldOutUnit(unit, objective)] if batches.n_held_out else None
+        readers = [Steps(1, 0)] if batches.n_held_out else None
+        steps = Steps(Update(batches, world, 1).n_micro_steps, recipe.steps)
+        trainer = context.create_trainer(unit, steps, held_out, readers)
+        return Pretraining(self, trainer, unit, context)
+
+    def facts(self, world: World) -> dict[str, Any]:
+        """What must stay the same for a run to go on."""
+        recipe, teachers = self.recipe, self.teachers
+        return {
+            "processes": world.size,
+            "parallel": recipe.parallel,
+            "model": recipe.model.to_dict(),
+            "steps": recipe.steps,
+            "warmup_steps": recipe.warmup_steps,
+            "lr": recipe.lr,
+            "corpus": self.corpus.fingerprint,
+            "teachers": {name: teacher.fingerprint for name, teacher in teachers.items()},
+            "licences": {name: teacher.licence for name, teacher in teachers.items()},
+        }
+
+
+class Pretraining(Task):
+    """The trainer, stopped by the unit: at the last step, or after the step in which a signal came to any process."""
+
+    def __init__(self, recipe: MertRecipe, trainer: Trainer, unit: PretrainUnit, context: RecipeContext) -> None:
+        self.recipe, self.trainer, self.unit, self.gangs = recipe, trainer, unit, context.gangs
+        unit.stop = trainer.request_stop
+
+    def run(self) -> None:
+        """Train, unless all steps are done."""
+        if self.recipe.done >= self.recipe.recipe.steps:
+            self.gangs.close()
+            return
+        before = signal.signal(signal.SIGTERM, lambda number, frame: self.request_stop())
+        try:
+            self.trainer.run()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            self.recipe.done = self.trainer.step_nr
+
+    def request_stop(self) -> None:
+        """fairseq2 calls this at SIGUSR1."""
+        self.unit.wants_to_stop = True
+
+    @property
+    def step_nr(self) -> int:
+        return self.trainer.step_nr
+
+    def close(self) -> None:
+        """Close the records."""
+        self.trainer.close()
+        if self.unit.runlog:
+            self.unit.runlog.close()

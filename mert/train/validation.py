@@ -1,0 +1,102 @@
+"""How well the student guesses on held-out music, beside what guessing without listening would reach.
+
+Shapes: S masked frames, K codebooks, C classes, F bins, T frames.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from mert.models.encoder import Attention
+from mert.models.mert import Mert
+from mert.train.batches import Batches
+from mert.train.objective import Group, Pretrainer
+
+log = logging.getLogger("mert")
+LEAST_PERPLEXITY = 2.0
+BASELINE_GROUPS = 8
+
+
+def held_out_metrics(objective: Pretrainer, batches: Batches, alone: bool) -> dict[str, float]:
+    """`validate` on the held-out groups; a process that is `alone`, with all weights at hand, adds attention peaks."""
+    groups = batches.validation()
+    first = min(BASELINE_GROUPS, batches.recipe.n_groups)
+    baselines = frame_baselines([batches.group(1, number) for number in range(first)])
+    peaks = attention_peaks(objective.model, groups[0]) if alone else {}
+    return validate(objective, groups, baselines) | peaks
+
+
+@torch.no_grad()
+def validate(objective: Pretrainer, groups: Sequence[Group], baselines: dict[str, Tensor]) -> dict[str, float]:
+    """Metrics of clean held-out groups.
+
+    `NAME/accuracy_k` of codebook k beside `NAME/most_frequent_k`, the share of its most frequent code, and
+    `NAME/perplexity_k` of the codes; `NAME/error` of frames relative to predicting each bin's mean in training
+    (`baselines`, [F]); `loss`. Every process computes all of it, alike.
+    """
+    objective.eval()
+    sums: dict[str, Tensor] = {}
+    for group in groups:
+        loss, parts = objective(group)
+        for name, part in (parts | {"loss": loss}).items():
+            sums[name] = sums.get(name, torch.zeros_like(part, dtype=torch.float64)) + part.double()
+    objective.train()
+    n_masked = sum(group.n_masked for group in groups)
+    metrics = {"loss": float(sums["loss"]) / n_masked}
+    for name in objective.code_heads:
+        accuracy_K = sums[f"{name}/right"] / n_masked
+        for k, accuracy in enumerate(accuracy_K.tolist()):
+            counts_C = torch.cat([g.codes[name][:, k, : g.mask_BT.shape[1]][g.mask_BT] for g in groups]).bincount()
+            share_C = counts_C[counts_C > 0] / counts_C.sum()
+            perplexity = float(torch.exp(-(share_C * share_C.log()).sum()))
+            metrics |= {
+                f"{name}/accuracy_{k}": accuracy,
+                f"{name}/most_frequent_{k}": float(share_C.max()),
+                f"{name}/perplexity_{k}": perplexity,
+            }
+            if perplexity < LEAST_PERPLEXITY:
+                log.warning("codebook %d of %s has collapsed: its codes' perplexity is %.2f", k, name, perplexity)
+    for name in objective.frame_heads:
+        frames_SF = torch.cat([g.frames[name][:, : g.mask_BT.shape[1]][g.mask_BT] for g in groups])
+        of_mean = float((frames_SF - baselines[name]).square().mean(1).sum())
+        metrics[f"{name}/error"] = float(sums[f"{name}/loss"]) / of_mean
+    return metrics
+
+
+@torch.no_grad()
+def attention_peaks(model: Mert, group: Group) -> dict[str, float]:
+    """Largest attention logit of each layer on one clip: where it grows without end, training is about to break."""
+    peaks: dict[str, float] = {}
+    hooks = []
+    for i, block in enumerate(model.encoder.blocks, start=1):
+        watch = partial(_watch, peaks, f"attention_peak/layer{i:02d}")
+        hooks.append(block.get_submodule("attention").register_forward_hook(watch))
+    was_training = model.training
+    model.eval()
+    model(group.wave_BN[:1], layers=[model.config.n_layers])
+    model.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return peaks
+
+
+def _watch(
+    peaks: dict[str, float], name: str, attention: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
+) -> None:
+    assert isinstance(attention, Attention)
+    q_HTE, k_HTE = (
+        linear(inputs[0][:1]).unflatten(-1, (attention.n_heads, -1)).transpose(1, 2)[0]
+        for linear in (attention.query, attention.key)
+    )
+    peaks[name] = float((q_HTE @ k_HTE.transpose(1, 2)).max() * q_HTE.shape[-1] ** -0.5)
+
+
+def frame_baselines(groups: Sequence[Group]) -> dict[str, Tensor]:
+    """Mean [F] of each frame teacher's targets over some training groups: what guessing without listening gives."""
+    names = groups[0].frames
+    return {name: torch.cat([group.frames[name].flatten(0, 1) for group in groups]).mean(0) for name in names}

@@ -1,0 +1,199 @@
+"""Weights in files: our format, Hugging Face and fairseq checkpoints in; our format and HuBERT exports out.
+
+Safetensors holds no code. `.bin` and `.pt` files are pickles, which can run anything when read naively: here
+their opcodes are screened, every class but tensors and plain containers becomes an inert stub, and only the
+tensors that a model asks for are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mert.errors import CheckpointError
+from mert.files import read_json, sha256_file, write_json, write_whole
+from mert.models.config import MertConfig
+from mert.models.mert import Mert
+from mert.weights import formats
+from mert.weights.pickles import AGAIN, _Source, open_torch
+
+_UNREADABLE = (SafetensorError, ValueError, RuntimeError, EOFError, OSError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights under our names in float32, the configuration they need, and where both came from."""
+
+    config: MertConfig
+    state: dict[str, Tensor]
+    dropped: tuple[str, ...]
+    weights_file: Path
+    sha256: str
+    source_format: str
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How many tensors found their place.
+
+    >>> print(LoadReport(211, 211, ("final_proj.bias",)))
+    211 of 211 tensors, 1 of training heads dropped
+    """
+
+    loaded: int
+    total: int
+    dropped: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        heads = f", {len(self.dropped)} of training heads dropped" if self.dropped else ""
+        return f"{self.loaded} of {self.total} tensors{heads}"
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a folder (ours or Hugging Face), a `.safetensors` or `.bin` file beside its config.json, or a `.pt`.
+
+    The `.pt` is fairseq's. Raises CheckpointError for whatever is missing, damaged, or not a MERT.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path, None)
+    if not path.is_file():
+        raise CheckpointError(path, "no such file or folder", "check the path")
+    if path.suffix == ".pt":
+        return _read_fairseq(path)
+    if path.suffix in (".safetensors", ".bin"):
+        return _read_folder(path.parent, path)
+    raise CheckpointError(path, "unknown kind of file", "give a folder, .safetensors, .bin or fairseq .pt")
+
+
+def load_state(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
+    """Copy the weights into `model`: all of them, and nothing else.
+
+    Raises CheckpointError that names missing, extra and misshapen tensors, and the first one with NaN or Inf.
+    A model on the meta device takes the checkpoint's own tensors instead of copies.
+    """
+    own, given, file = model.state_dict(), checkpoint.state, checkpoint.weights_file
+    wrong = [f"missing {name} {list(own[name].shape)}" for name in own if name not in given]
+    wrong += [f"extra {name} {list(given[name].shape)}" for name in given if name not in own]
+    wrong += [
+        f"{name} has shape {list(given[name].shape)} where the model has {list(own[name].shape)}"
+        for name in own
+        if name in given and given[name].shape != own[name].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        reason = f"weights do not fit the configuration: {', '.join(wrong[:8])}{more}"
+        raise CheckpointError(file, reason, "use the weights and the config.json of one checkpoint")
+    for name, tensor in given.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(file, f"{name} holds NaN or Inf", "use an earlier checkpoint")
+    model.load_state_dict(given, assign=any(tensor.is_meta for tensor in own.values()))
+    return LoadReport(len(given), len(own), checkpoint.dropped)
+
+
+def load_model(path: str | Path) -> tuple[Mert, Checkpoint, LoadReport]:
+    """A `Mert` in eval mode with the weights of `path`; no memory is taken before all shapes are known to fit."""
+    checkpoint = read_checkpoint(path)
+    with torch.device("meta"):
+        model = Mert(checkpoint.config)
+    report = load_state(model, checkpoint)
+    return model.eval(), checkpoint, report
+
+
+def write_model(model: Mert, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Write our format: config.json and model.safetensors, each whole or not at all; returns the folder."""
+    return _write(folder, dict(model.state_dict()), {"config.json": formats.to_mert_hub(model.config)}, dtype)
+
+
+def export_hubert(model: Mert, folder: str | Path) -> Path:
+    """Write a folder that plain `transformers.AutoModel` loads, without remote code; returns the folder."""
+    table = formats.names(model.config, "huggingface")
+    state = {table[name]: tensor for name, tensor in model.state_dict().items()}
+    config, preprocessor = formats.to_huggingface(model.config), formats.to_preprocessor(model.config)
+    return _write(folder, state, {"preprocessor_config.json": preprocessor, "config.json": config})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all; OutputError if the disk refuses."""
+    with write_whole(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={"format": "pt", **(metadata or {})})
+        except SafetensorError as error:  # it hides the OSError of a full disk
+            raise OSError(str(error)) from error
+
+
+def _write(
+    folder: str | Path, state: dict[str, Tensor], documents: dict[str, Any], dtype: torch.dtype = torch.float32
+) -> Path:
+    folder = Path(folder)
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
+    write_tensors(folder / "model.safetensors", tensors)
+    for name, values in documents.items():
+        write_json(folder / name, values)
+    return folder
+
+
+def _read_folder(folder: Path, weights: Path | None) -> Checkpoint:
+    file = folder / "config.json"
+    values = read_json(file)
+    ours = values.get("format") == "mert-hub"
+    choices = ["model.safetensors"] if ours else ["model.safetensors", "pytorch_model.bin"]
+    weights = weights or next((folder / name for name in choices if (folder / name).is_file()), None)
+    if weights is None:
+        raise CheckpointError(folder, f"holds no {' or '.join(choices)}", "download the weights into it")
+    if ours:
+        config = formats.from_mert_hub(values, str(file))
+    else:
+        extra = folder / "preprocessor_config.json"
+        config = formats.from_huggingface(values, read_json(extra) if extra.is_file() else None, str(file))
+    with _open_safetensors(weights) if weights.suffix == ".safetensors" else open_torch(weights) as source:
+        return _checkpoint(source, config, weights, None if ours else "huggingface")
+
+
+def _read_fairseq(path: Path) -> Checkpoint:
+    with open_torch(path, "model") as source:
+        settings = {key: source.objects.get(key) for key in ("cfg", "args")}
+        config = formats.from_fairseq(source.shapes, settings, str(path))
+        return _checkpoint(source, config, path, "fairseq")
+
+
+def _checkpoint(source: _Source, config: MertConfig, weights: Path, style: formats.Style | None) -> Checkpoint:
+    renamed, dropped = formats.to_ours(source.shapes, config, style, str(weights))
+    state = {}
+    for found, name in renamed.items():
+        try:
+            tensor = source.read(found)
+        except _UNREADABLE as error:
+            raise CheckpointError(weights, f"{found} cannot be read ({error})", AGAIN) from error
+        if not tensor.is_floating_point():
+            raise CheckpointError(weights, f"{found} is {tensor.dtype}", "use floating-point weights")
+        state[name] = tensor.to(torch.float32, copy=True)  # the file may change under a mapped tensor
+    return Checkpoint(config, state, dropped, weights, sha256_file(weights), style or "mert-hub")
+
+
+@contextmanager
+def _open_safetensors(path: Path) -> Iterator[_Source]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            yield _Source({}, shapes, file.get_tensor)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(path, f"is not a safetensors file ({error})", AGAIN) from error
+
+
+def digest(model: Mert) -> str:
+    """SHA-256 over names and values of all tensors: the identity of weights that are in no file."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        sha.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,180 @@
+"""The restricted reader of torch zip files (`.bin`, `.pt`), in which nothing executes.
+
+Pickles can run anything when read naively: here their opcodes are screened, every class but tensors and plain
+containers becomes an inert stub, and only the tensors that a model asks for are read.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mert.errors import CheckpointError
+
+AGAIN = "download the file again"
+MAX_OBJECTS_BYTES = 8 * 2**20  # of a data.pkl; that of a full fairseq checkpoint has less than 1 MB
+_DTYPES = {
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.DoubleStorage": torch.float64,
+}
+
+
+class _Source(NamedTuple):
+    """An open weights file: its plain objects, the shape of each tensor, and a function that reads one."""
+
+    objects: Any
+    shapes: dict[str, tuple[int, ...]]
+    read: Callable[[str], Tensor]
+
+
+@contextmanager
+def open_torch(path: Path, key: str | None = None) -> Iterator[_Source]:
+    """A zip file of `torch.save`; the state dict is its entry `key`, or all of it for None."""
+    if not zipfile.is_zipfile(path):
+        reason = "is not a torch zip file: truncated, a bare pickle, or written by torch < 1.6"
+        raise CheckpointError(path, reason, "download it again, or re-save it with a current torch")
+    with zipfile.ZipFile(path) as archive:
+        try:
+            prefix = _check_archive(archive, path.stat().st_size)
+            objects = _read_objects(archive, prefix)
+        except Exception as error:  # what malformed opcodes raise is not bounded by any common type
+            raise CheckpointError(path, f"cannot be read ({error})", AGAIN) from error
+        state = objects.get(key) if isinstance(objects, dict) and key else objects
+        if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+            raise CheckpointError(path, "holds no state dict" + (f" {key!r}" if key else ""), AGAIN)
+        odd = [name for name, value in state.items() if not isinstance(value, _Lazy)]
+        if odd:
+            raise CheckpointError(path, f"{odd[0]} is not a tensor", "use a checkpoint of weights only")
+        shapes = {name: lazy.shape for name, lazy in state.items()}
+        yield _Source(objects, shapes, lambda name: _read_tensor(archive, prefix, state[name]))
+
+
+class _Storage(NamedTuple):
+    dtype: torch.dtype | None
+    key: str
+    numel: int
+
+
+class _Stub:
+    """What an unknown class becomes: it keeps what it is given and does nothing."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> Any:
+        self = object.__new__(cls)
+        vars(self).update(args=args, state=None, children=[])
+        return self
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        vars(self)["state"] = state
+
+    def __setitem__(self, key: object, value: object) -> None:
+        vars(self)["children"].append({key: value})
+
+    def extend(self, values: list[object]) -> None:
+        vars(self)["children"].extend(values)
+
+
+class _Dict(dict[Any, Any]):
+    """An OrderedDict without its attributes (torch hangs `_metadata` on state dicts)."""
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Lazy(_Stub):
+    """A tensor that is not read yet: a strided view of a storage."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __new__(cls, storage: object, offset: object, shape: Any, strides: Any, *rest: object) -> Any:
+        self = super().__new__(cls)
+        if not isinstance(storage, _Storage) or not all(_is_count(n) for n in (offset, *shape, *strides)):
+            raise ValueError("malformed tensor")
+        vars(self).update(storage=storage, offset=offset, shape=tuple(shape), strides=tuple(strides))
+        return self
+
+
+class _Parameter(_Stub):
+    def __new__(cls, data: object, *rest: object) -> Any:
+        return data
+
+
+_KNOWN: dict[str, type] = {
+    "collections.OrderedDict": _Dict,
+    "torch._utils._rebuild_tensor": _Lazy,
+    "torch._utils._rebuild_tensor_v2": _Lazy,
+    "torch._utils._rebuild_parameter": _Parameter,
+}
+
+
+class _Objects(pickle.Unpickler):
+    """Builds tensors not yet read, plain containers, and stubs."""
+
+    def find_class(self, module: str, name: str) -> type:
+        path = f"{module}.{name}"
+        return _KNOWN.get(path) or type(name, (_Stub,), {"path": path})
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        _, kind, key, _, numel = pid
+        if not isinstance(key, str) or not _is_count(numel):
+            raise ValueError("malformed storage")
+        return _Storage(_DTYPES.get(getattr(kind, "path", "")), key, numel)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _read_objects(archive: zipfile.ZipFile, prefix: str) -> Any:
+    if f"{prefix}/byteorder" in archive.namelist() and archive.read(f"{prefix}/byteorder") != b"little":
+        raise ValueError("byte order is not little")
+    data = archive.read(f"{prefix}/data.pkl")
+    for opcode, argument, _ in pickletools.genops(data):
+        memo = "PUT" in opcode.name and int(argument or 0) > len(data)  # a table that long
+        if memo or opcode.name.startswith("EXT") or opcode.name == "BYTEARRAY8":
+            raise ValueError(f"suspicious opcode {opcode.name}")
+    return _Objects(io.BytesIO(data)).load()
+
+
+def _check_archive(archive: zipfile.ZipFile, size: int) -> str:
+    """The folder inside a torch zip; ValueError unless its entries are stored, distinct and fit the file."""
+    entries = archive.infolist()
+    if any(e.compress_type != zipfile.ZIP_STORED or e.compress_size != e.file_size for e in entries):
+        raise ValueError("an entry is compressed")
+    if sum(e.file_size for e in entries) > size or len({e.filename for e in entries}) < len(entries):
+        raise ValueError("entries overlap")
+    objects = [e for e in entries if e.filename.endswith("/data.pkl") and e.filename.count("/") == 1]
+    if len(objects) != 1 or objects[0].file_size > MAX_OBJECTS_BYTES:
+        raise ValueError("no data.pkl of reasonable size")
+    return objects[0].filename.split("/")[0]
+
+
+def _read_tensor(archive: zipfile.ZipFile, prefix: str, lazy: _Lazy) -> Tensor:
+    (dtype, key, total), numel = lazy.storage, math.prod(lazy.shape)
+    if dtype is None:
+        raise ValueError("not a floating-point tensor")
+    reach = lazy.offset + sum((n - 1) * step for n, step in zip(lazy.shape, lazy.strides, strict=True)) + 1
+    entry = archive.NameToInfo.get(f"{prefix}/data/{key}")
+    if entry is None or entry.file_size != total * dtype.itemsize:
+        raise ValueError(f"its {total} numbers are not in the file")
+    if not 0 < numel <= total or reach > total:
+        raise ValueError(f"shape {list(lazy.shape)} does not fit its {total} numbers")
+    flat = torch.frombuffer(bytearray(archive.read(entry)), dtype=dtype)
+    return flat.as_strided(lazy.shape, lazy.strides, lazy.offset)

@@ -1,0 +1,1 @@
+"""The command `mert bench`, and its sub-commands."""

@@ -1,0 +1,66 @@
+"""The command `mert bench ablate`: pretraining variants beside each other, and the table of what helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mir_benchmarks.tasks.options import Suite
+
+if TYPE_CHECKING:
+    from mir_benchmarks.ablation import Ablation, Variant
+
+NOTE = (
+    "Points above or below the base, as means over the seeds of pretraining [95 % interval over test items] (each "
+    "seed). Bold: the interval excludes 0 and all seeds agree; not corrected for the number of comparisons."
+)
+
+
+def ablate(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for teachers, runs, models, results.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Of the recipe, for all: steps=300.")] = None,
+    suite: Annotated[Suite, typer.Option(help="Synthetic data to probe on.")] = Suite.small,
+    seeds: Annotated[str, typer.Option(help="Of the pretraining.")] = "0,1",
+    only: Annotated[str | None, typer.Option(help="Some variants; the base is always among them.")] = None,
+) -> None:
+    """Pretrain one variant for each factor of the recipe, probe all on four tasks, and compare. Resumable."""
+    from mir_benchmarks.ablation import Ablation
+
+    ablation = Ablation(
+        out, out / f"suite-{suite}", suite.value, tuple(int(seed) for seed in seeds.split(",")), tuple(overrides or ())
+    )
+    variants = chosen(only)
+    ablation.run(variants, typer.echo)
+    table = rows(ablation, variants)
+    (out / "ablation.md").write_text(table, encoding="utf-8")
+    typer.echo(table)
+
+
+def chosen(only: str | None) -> list[Variant]:
+    """The variants named, after the base; UsageError for names there are not."""
+    from mert.errors import UsageError
+    from mir_benchmarks.ablation import BASE, VARIANTS
+
+    names = {variant.name for variant in VARIANTS} if only is None else {BASE, *only.split(",")}
+    if unknown := names - {variant.name for variant in VARIANTS}:
+        known = ", ".join(variant.name for variant in VARIANTS)
+        raise UsageError("--only", f"no variant {', '.join(sorted(unknown))}", f"give some of {known}")
+    return [variant for variant in VARIANTS if variant.name in names]
+
+
+def rows(ablation: Ablation, variants: list[Variant]) -> str:
+    """A markdown table: each variant's difference to the base with its 95 % interval, and below it each seed's."""
+    from mir_benchmarks.ablation import TASKS
+
+    cells: dict[str, dict[str, str]] = {}
+    for variant, compared, each in ablation.compared(variants):
+        low, high = compared.ci95
+        sure = "**" if (low > 0 and min(each) > 0) or (high < 0 and max(each) < 0) else ""
+        seeds = ", ".join(f"{difference:+.1f}" for difference in each)
+        cell = f"{sure}{compared.difference:+.1f}{sure} [{low:+.1f}, {high:+.1f}]<br>({seeds})"
+        cells.setdefault(variant.says, {})[compared.task] = cell
+    head = ["| variant | " + " | ".join(TASKS) + " |", "|---" * (1 + len(TASKS)) + "|"]
+    body = [f"| {says} | " + " | ".join(of[task] for task in TASKS) + " |" for says, of in cells.items()]
+    return "\n".join([*head, *body, "", NOTE]) + "\n"

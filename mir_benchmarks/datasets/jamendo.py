@@ -1,0 +1,77 @@
+"""MTG-Jamendo: tags of full tracks in four subsets, with the artist-disjoint split-0 of the user's clone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mir_benchmarks.datasets.dataset import Dataset, Item
+from mir_benchmarks.datasets.reading import audio_at, bad_row, class_notes, find, leak_notes, read_text
+
+FILES = {"train": "train", "valid": "validation", "test": "test"}
+COLUMNS = ["TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS"]
+GET = "clone MTG/mtg-jamendo-dataset there: the splits are in its data/splits/split-0"
+AUDIO_FOLDERS = ("audio-low", "audio", "*/audio-low", "*/audio")
+
+
+def read_instrument(home: Path, protocol: dict[str, str]) -> Dataset:
+    """40 instruments."""
+    return _read(home, "instrument")
+
+
+def read_moodtheme(home: Path, protocol: dict[str, str]) -> Dataset:
+    """56 moods and themes."""
+    return _read(home, "moodtheme")
+
+
+def read_genre(home: Path, protocol: dict[str, str]) -> Dataset:
+    """87 genres."""
+    return _read(home, "genre")
+
+
+def read_top50(home: Path, protocol: dict[str, str]) -> Dataset:
+    """The 50 most frequent tags of all kinds."""
+    return _read(home, "top50tags")
+
+
+def _read(home: Path, subset: str) -> Dataset:
+    """Tags are spelled as in the files, `genre---rock`, and are classes in alphabetical order."""
+    name = f"autotagging_{subset}-train.tsv"
+    folders = ("data/splits/split-0", "*/data/splits/split-0", "split-0", "*/split-0", ".")
+    splits = find(home, (f"{folder}/{name}" for folder in folders), GET).parent
+    audio = next((found for pattern in AUDIO_FOLDERS for found in sorted(home.glob(pattern))), home / AUDIO_FOLDERS[0])
+    items, albums = [], {}
+    for split, of in FILES.items():
+        for item, album in _tracks(splits / f"autotagging_{subset}-{of}.tsv", split, audio):
+            items.append(item)
+            albums[item.id] = album
+    tags = tuple(sorted({tag for item in items for tag in _tags(item)}))
+    notes = leak_notes(items, {"albums": albums}) + class_notes(items, tags)
+    return Dataset(tuple(items), tags, tuple(notes))
+
+
+def _tags(item: Item) -> list[str]:
+    return [str(tag) for tag in item.label or ()]
+
+
+def _tracks(path: Path, split: str, audio: Path) -> Iterator[tuple[Item, str]]:
+    """Tracks and their albums; all cells from the sixth on are tags."""
+    lines = read_text(path, GET).replace("\r\n", "\n").split("\n")
+    if lines[0].split("\t") != COLUMNS:
+        raise bad_row(path, 1, f"does not begin with the columns {' '.join(COLUMNS)}", GET)
+    for number, line in enumerate(lines[1:], start=2):
+        track, artist, album, place, _, *tags = (*line.split("\t"), "", "", "", "", "")
+        label = tuple(tag.strip() for tag in tags if tag.strip())
+        if not line.strip():
+            continue
+        if not label:
+            raise bad_row(path, number, "has no tags", GET)
+        yield Item(track, _audio(audio, place), split, label, artist), album
+
+
+def _audio(folder: Path, place: str) -> Path:
+    """48/948.mp3 is 48/948.low.mp3 in the low quality, which may also lie below audio/."""
+    full, low = folder / place, folder / f"{place.removesuffix('.mp3')}.low.mp3"
+    first, second = (low, full) if folder.name == "audio-low" else (full, low)
+    there = (found for path in (first, second) if (found := audio_at(path)).exists()) if folder.exists() else ()
+    return next(iter(there), first)

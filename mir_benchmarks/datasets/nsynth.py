@@ -1,0 +1,52 @@
+"""NSynth: the instrument family, or the pitch, of single notes, with the official split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mir_benchmarks.datasets.dataset import SPLITS, Dataset, Item, TaskError
+from mir_benchmarks.datasets.reading import audio_at, class_notes, leak_notes, read_json
+
+FAMILIES = ("bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed", "string", "synth_lead", "vocal")
+PITCHES = tuple(map(str, range(128)))
+GET = "get nsynth-{train,valid,test}.jsonwav.tar.gz (magenta.tensorflow.org) and unpack them there"
+
+
+def read_instrument(home: Path, protocol: dict[str, str]) -> Dataset:
+    """One of 11 families for each note; no instrument of valid or test is heard in train."""
+    return _read(home, "instrument_family_str", FAMILIES)
+
+
+def read_pitch(home: Path, protocol: dict[str, str]) -> Dataset:
+    """The MIDI number, "0" to "127", of each note."""
+    return _read(home, "pitch", PITCHES)
+
+
+def _read(home: Path, field: str, classes: Sequence[str]) -> Dataset:
+    items = tuple(
+        item for split in SPLITS for item in _notes(home / f"nsynth-{split}", split, field, frozenset(classes))
+    )
+    notes = (note.replace("artists", "instruments") for note in leak_notes(items))
+    return Dataset(items, tuple(classes), (*notes, *class_notes(items, classes)))
+
+
+def _notes(folder: Path, split: str, field: str, classes: frozenset[str]) -> Iterator[Item]:
+    path = folder / "examples.json"
+    if not path.exists():
+        raise TaskError(path, "there is no such file", GET)
+    wanted = (field, "instrument_str")
+
+    def needed(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Only what is needed of a note: the whole file takes gigabytes in memory."""
+        values = dict(pairs)
+        return {key: values[key] for key in wanted} if all(key in values for key in wanted) else values
+
+    for note, facts in read_json(path, needed).items():
+        if not isinstance(facts, dict) or not set(wanted) <= set(facts):
+            raise TaskError(f"{path}, note {note}", f"there is no {' or no '.join(wanted)}", GET)
+        label = str(facts[field])
+        if label not in classes:
+            raise TaskError(f"{path}, note {note}", f"{field} is {label!r}", GET)
+        yield Item(note, audio_at(folder / "audio" / f"{note}.wav"), split, label, str(facts["instrument_str"]))

@@ -1,0 +1,115 @@
+"""VocalSet 1.1: ten vocal techniques, split by singer, and twenty singers, split by recording (splits/NOTICE.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from mir_benchmarks.datasets.dataset import Dataset, Item, TaskError
+from mir_benchmarks.datasets.reading import class_notes, find, leak_notes
+from mir_benchmarks.datasets.splits import vocalset, vocalset_singer_splits, vocalset_technique_splits
+
+ROOTS = ("FULL", "*/FULL", "data_by_singer", "*/data_by_singer")
+SINGER = re.compile(r"([fm])(?:emale|ale)?(\d+)")
+GET = "get VocalSet11.zip (Zenodo 1203819) and unpack it there: FULL/<singer>/<context>/<technique>/"
+OUR_SPLIT = "split by our own rule, for no lists have been published: MARBLE-like, not MARBLE's numbers"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One file of VocalSet under its corrected `name`, without .wav; `folder` is <singer>/<context>/<technique>."""
+
+    audio: Path
+    folder: str
+    technique: str
+    singer: str
+    name: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.folder}/{self.name}"
+
+
+def read_technique(home: Path, protocol: dict[str, str]) -> Dataset:
+    """One of ten techniques for each recording of them; no singer is in two splits."""
+    found, notes = recordings(home)
+    classes = tuple(vocalset()["task_techniques"])
+    splits = vocalset_technique_splits()
+    items = tuple(
+        Item(one.id, one.audio, splits[one.singer], one.technique, one.singer)
+        for one in found
+        if one.technique in classes
+    )
+    notes += [note.replace("artists", "singers") for note in leak_notes(items)]
+    return Dataset(items, classes, (OUR_SPLIT, *notes, *class_notes(items, classes)))
+
+
+def read_singer(home: Path, protocol: dict[str, str]) -> Dataset:
+    """One of twenty singers for each recording, whatever the technique; no recording is in two splits."""
+    found, notes = recordings(home)
+    classes = tuple(vocalset_technique_splits())
+    items = tuple(Item(one.id, one.audio, singer_split(one.name), one.singer) for one in found)
+    return Dataset(items, classes, (OUR_SPLIT, *notes, *class_notes(items, classes)))
+
+
+def singer_split(name: str) -> str:
+    """Split of a recording in the singer task, from its corrected name without .wav.
+
+    >>> singer_split("f1_arpeggios_belt_c_a"), singer_split("m8_row_straight")
+    ('train', 'test')
+    """
+    return vocalset_singer_splits()[int(hashlib.sha1(name.lower().encode()).hexdigest(), 16) % 25]
+
+
+def corrected(technique: str, file: str) -> str | None:
+    """The name a file should have; None for the five that are duplicates or not of VocalSet.
+
+    >>> corrected("straight", "row_straight.wav"), corrected("vibrato", "caro_vibrato.wav")
+    ('m8_row_straight.wav', None)
+    """
+    key = f"{technique}/{file}"
+    return None if key in vocalset()["deletions"] else vocalset()["renames"].get(key, file)
+
+
+def recordings(home: Path) -> tuple[list[Recording], list[str]]:
+    """All recordings of the 17 techniques in order of their path, and notes on what their names leave open."""
+    root = find(home, ROOTS, GET)
+    found: dict[str, Recording] = {}
+    odd: Counter[str] = Counter()
+    for path in sorted(root.glob("*/*/*/*.wav")):
+        folder, technique = path.parent, path.parent.name
+        name = corrected(technique, path.name)
+        if name is None or name.startswith("._"):
+            continue
+        if technique not in vocalset()["techniques"]:
+            odd["files of other techniques are left out"] += 1
+        elif name != path.name and (folder / name).exists():
+            odd["wrongly named duplicates are left out"] += 1
+        else:
+            one = _recording(path, name.removesuffix(".wav"), root, odd)
+            found[one.id] = one
+    if not found:
+        raise TaskError(root, "there is no <singer>/<context>/<technique>/<file>.wav", GET)
+    return list(found.values()), [f"{n} {what}" for what, n in odd.items()]
+
+
+def _recording(path: Path, name: str, root: Path, odd: Counter[str]) -> Recording:
+    """The singer is the one the name begins with, or else the folder's."""
+    folder = path.parent.relative_to(root)
+    by_folder, by_name = _singer(folder.parts[0]), _singer(name.partition("_")[0])
+    if not (singer := by_name or by_folder):
+        raise TaskError(path, f"neither its name nor {folder.parts[0]!r} names one of the 20 singers", GET)
+    if not by_name:
+        odd["files do not name their singer: the folder's is taken"] += 1
+    elif by_folder and by_name != by_folder:
+        odd["files name another singer than their folder: the file's is taken"] += 1
+    return Recording(path, folder.as_posix(), path.parent.name, singer, name)
+
+
+def _singer(word: str) -> str | None:
+    match = SINGER.fullmatch(word)
+    singer = "".join(match.groups()) if match else ""
+    return singer if singer in vocalset_technique_splits() else None

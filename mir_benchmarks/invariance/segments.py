@@ -1,0 +1,208 @@
+"""Recordings cut into segments, and what an encoder makes of each: one vector a layer, as they are and changed.
+
+Shapes: N samples, n segments, L layers, P width of a pooled segment, m recordings.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mert.audio.find import audio_under
+from mert.audio.recording import SILENT_RANGE
+from mert.collection.index import directions
+from mert.collection.job import recommended
+from mert.errors import AudioError, UsageError
+from mert.files import sha256_file
+from mir_benchmarks.statistics import LEVELS, draw
+from mir_benchmarks.tasks.run import model_of
+from probes.encoders import Encoder, MertEncoder
+from probes.features.clips import Clip
+from probes.features.cutting import NEARLY_S, SHORTEST_S, Windowing
+from probes.results import library_versions
+
+SCHEMA = 1
+SEGMENT_S = 3.0
+CLEAN = "clean"
+
+Change = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]  # (wave_N, rate_hz, random) -> wave
+Tell = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recording by a name that holds no folder of this machine, and its bytes."""
+
+    name: str
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Vectors [n, L, P] of segments, by change (`clean` always), and which recording each segment is of.
+
+    `recordings` have name, sha256, seconds and number of segments; `left_out` says which gave none and why, `failed`
+    which of these could not be read.
+    """
+
+    vectors: dict[str, np.ndarray]
+    owner_n: np.ndarray
+    recordings: list[dict[str, Any]]
+    left_out: dict[str, str]
+    failed: tuple[str, ...]
+
+
+def sources_of(inputs: Sequence[Path]) -> tuple[list[Source], dict[str, str]]:
+    """Recordings among files and folders, and names left out with the reason: unreadable, or the bytes of another."""
+    named = [
+        (found.relative_to(path).as_posix() if path.is_dir() else path.name, found)
+        for path in inputs
+        for found in (audio_under(path, Counter()) if path.is_dir() else [path])
+    ]
+    known: dict[str, Source] = {}
+    left_out = {}
+    for name, path in named:
+        try:
+            sha256 = sha256_file(path)
+        except OSError as error:
+            raise AudioError(path, f"cannot be read ({error.strerror})", "check the path and permissions") from None
+        if sha256 in known:
+            left_out[name] = f"the same file as {known[sha256].name}"
+        else:
+            known[sha256] = Source(name, path, sha256)
+    if not known:
+        raise UsageError("AUDIO", "there are no recordings", "give audio files, or folders of them")
+    return list(known.values()), left_out
+
+
+def cut(wave_N: np.ndarray, rate_hz: int, segment_s: float, only_whole: bool) -> list[np.ndarray]:
+    """Segments that do not overlap and are not silent; the rest is dropped.
+
+    A recording shorter than a segment is one of its own length (at least 1 s), or none if `only_whole`.
+
+    >>> wave = np.sin(np.arange(75))
+    >>> [len(one) for one in cut(wave, 10, 3.0, False)], [len(one) for one in cut(wave[:20], 10, 3.0, False)]
+    ([30, 30], [20])
+    >>> cut(wave[:20], 10, 3.0, True), cut(np.ones(75), 10, 3.0, True)
+    ([], [])
+    """
+    least_s = segment_s if only_whole else min(segment_s, SHORTEST_S)
+    pieces = (wave_N[first:end] for first, end in Windowing(segment_s, tail="drop").spans(len(wave_N), rate_hz))
+    return [one for one in pieces if len(one) >= (least_s - NEARLY_S) * rate_hz and np.ptp(one) >= SILENT_RANGE]
+
+
+def hear(
+    encoder: Encoder,
+    sources: Sequence[Source],
+    changes: Mapping[str, Change] | None = None,
+    segment_s: float = SEGMENT_S,
+    only_whole: bool = False,
+    tell: Tell = lambda: None,
+) -> Heard:
+    """Embed each segment, as it is and under each change; a recording that cannot be used stops nothing."""
+    rate_hz = encoder.facts.sample_rate
+    names = {CLEAN: unchanged} | dict(changes or {})
+    vectors: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    recordings: list[dict[str, Any]] = []
+    left_out: dict[str, str] = {}
+    failed: list[str] = []
+    owners: list[int] = []
+    for source in sources:
+        try:
+            wave_N = Clip(source.name, source.path).read(rate_hz)
+        except AudioError as error:
+            left_out[source.name] = error.reason.replace(str(source.path), source.name)  # decoders quote paths
+            failed.append(source.name)
+            continue
+        segments = cut(wave_N, rate_hz, segment_s, only_whole)
+        for name, change in names.items():
+            vectors[name] += encoder.pooled(list(changed(segments, change, rate_hz, source.sha256)))
+        if segments:
+            owners += [len(recordings)] * len(segments)
+            facts = {"seconds": round(len(wave_N) / rate_hz, 3), "segments": len(segments)}
+            recordings.append({"name": source.name, "sha256": source.sha256} | facts)
+        else:
+            left_out[source.name] = (
+                f"no segment of {segment_s:g} s with sound" if only_whole else "too short, or silent"
+            )
+        tell()
+    stacked = {name: np.stack(found).astype(np.float64) for name, found in vectors.items() if found}
+    return Heard(stacked, np.array(owners, int), recordings, left_out, tuple(failed))
+
+
+def changed(segments: Sequence[np.ndarray], change: Change, rate_hz: int, sha256: str) -> Iterator[np.ndarray]:
+    """The segments under a change; what is random is a function of the recording and the segment's number."""
+    for i, wave_N in enumerate(segments):
+        yield change(wave_N, rate_hz, np.random.default_rng([int(sha256[:8], 16), i])).astype(np.float32)
+
+
+def unchanged(wave_N: np.ndarray, rate_hz: int, random: np.random.Generator) -> np.ndarray:
+    """What all changes are measured against."""
+    return wave_N
+
+
+def around_mean(vectors_nP: np.ndarray, clean_nP: np.ndarray) -> np.ndarray:
+    """Unit vectors as seen from the mean of the clean segments.
+
+    Raw means over time share a large common direction: seen from zero, the cosine of any two sounds is near 1.
+    """
+    return directions(vectors_nP, clean_nP.mean(axis=0))
+
+
+def over_recordings(values_n: np.ndarray, owner_n: np.ndarray) -> dict[str, Any]:
+    """Mean over recordings of each one's mean over its segments, with a 95 % bootstrap interval over recordings.
+
+    One recording has no interval.
+
+    >>> over_recordings(np.array([1.0, 1.0, 1.0, 0.0]), np.array([0, 0, 0, 1]))["mean"]
+    0.5
+    """
+    by_m = np.bincount(owner_n, values_n) / np.bincount(owner_n)
+    draws_R = by_m @ draw(len(by_m)) / len(by_m)
+    interval = [float(value) for value in np.quantile(draws_R, LEVELS)] if len(by_m) > 1 else None
+    return {"mean": float(by_m.mean()), "ci95": interval, "by_recording": by_m.tolist()}
+
+
+def chosen_layer(encoder: Encoder, asked: str | None) -> str:
+    """The layer for a table: the one asked for, else the recommended, else the last; the only one of a baseline."""
+    if not isinstance(encoder, MertEncoder):
+        return encoder.facts.layer_names[-1]
+    if asked is None:
+        return recommended(encoder.embedder)
+    return encoder.embedder.names(encoder.embedder.settings([asked]))[0]
+
+
+def report(kind: str, segment_s: float, heard: Heard, left_out: Mapping[str, str], models: list[Any]) -> dict[str, Any]:
+    """The JSON of a measurement on segments."""
+    return {
+        "format": f"mert-{kind}", "schema": SCHEMA, "segment_s": segment_s, "recordings": heard.recordings,
+        "left_out": dict(left_out) | heard.left_out, "models": models, "versions": library_versions(),
+    }  # fmt: skip
+
+
+def described(encoder: Encoder, layer: str, heard: Heard) -> dict[str, Any]:
+    """Who heard, the layer of the table, and how much there was."""
+    n = {"n_segments": len(heard.owner_n), "n_recordings": len(heard.recordings)}
+    return {"model": model_of(encoder), "layer": layer} | n
+
+
+def label(one: Mapping[str, Any]) -> str:
+    """A model of a report with the layer shown; a baseline has one, of its own name."""
+    name, layer = str(one["model"]["name"]), str(one["layer"])
+    return name if layer == name else f"{name}, {layer}"
+
+
+def mean_and_interval(summary: Mapping[str, Any], digits: int) -> str:
+    """Mean and interval as text.
+
+    >>> mean_and_interval({"mean": 0.9, "ci95": [0.85, 0.95]}, 2), mean_and_interval({"mean": 0.9, "ci95": None}, 1)
+    ('0.90 [0.85, 0.95]', '0.9')
+    """
+    low_high = ", ".join(f"{value:.{digits}f}" for value in summary["ci95"] or ())
+    return f"{summary['mean']:.{digits}f}" + (f" [{low_high}]" if low_high else "")

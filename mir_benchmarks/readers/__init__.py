@@ -1,1 +1,0 @@
-"""Readers of the datasets as they lie on the disk after download: annotations and places, no audio is decoded."""

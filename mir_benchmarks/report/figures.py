@@ -1,0 +1,167 @@
+"""The pictures of a report: each function draws one thing on axes and returns them.
+
+Shapes: S seeds, n items, C classes, K tasks, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mert.plots import ACCENT, COLOURS, GRID, new_axes, plain
+from mir_benchmarks.report.runs import Run
+from mir_benchmarks.report.tables import number, unit_of
+from mir_benchmarks.tasks.registry import TASKS
+from probes.results import LayerCurve, Outputs, Result, is_single, layer_label, layer_order
+from probes.results import plot_layer_curve as draw_curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COUNTED_CLASSES = 24  # up to so many, the cells of a confusion matrix hold their counts
+
+
+def plot_scores(runs: Sequence[Run], axes: Axes | None = None) -> Axes:
+    """Task scores with their 95 % intervals, one dot for each model; hollow where a number is not comparable."""
+    tasks = [name for name in TASKS if name != "musdb18" and any(name in run.results for run in runs)]
+    axes = plain(axes or new_axes(11.0, 1.0 + len(tasks) * (0.14 + 0.15 * len(runs))))
+    offsets = np.linspace(-0.27, 0.27, len(runs)) if len(runs) > 1 else [0.0]
+    for r, run in enumerate(runs):
+        colour = COLOURS[r % len(COLOURS)]
+        for row, name in enumerate(tasks):
+            if result := run.results.get(name):
+                y, fill = row + offsets[r], "white" if result.limit else colour
+                axes.plot(result.score["ci95"], [y, y], color=colour, lw=2.2, alpha=0.45, solid_capstyle="round")
+                axes.plot(result.score["mean"], y, "o", ms=6, mfc=fill, mec=colour)
+                axes.annotate(
+                    number(result.score["mean"]), (result.score["ci95"][1], y), (5, 0), textcoords="offset points",
+                    va="center", fontsize=7, color=colour,
+                )  # fmt: skip
+        axes.plot([], [], "o-", color=colour, label=run.label)
+    axes.set_yticks(range(len(tasks)), [TASKS[name].title for name in tasks])
+    axes.set_ylim(len(tasks) - 0.5, -0.5)
+    axes.margins(x=0.08)
+    axes.grid(axis="x", color=GRID, lw=0.6)
+    axes.set_axisbelow(True)
+    for row in range(1, len(tasks)):
+        axes.axhline(row - 0.5, color="#eeeeee", lw=0.8, zorder=0)
+    axes.set_xlabel("task score, points", fontsize=8)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, fontsize=8, frameon=False)
+    return axes
+
+
+def plot_heatmap(run: Run, axes: Axes | None = None) -> Axes:
+    """Validation by task and layer, z-scored within each task; the best layer is boxed."""
+    curves = run.layered
+    layers = layer_order([layer for curve in curves.values() for layer in curve.layers])
+    values_KL = np.full((len(curves), len(layers)), np.nan)
+    for row, curve in enumerate(curves.values()):
+        spread = curve.mean.std()
+        values_KL[row, [layers.index(layer) for layer in curve.layers]] = (curve.mean - curve.mean.mean()) / (
+            spread if spread > 1e-12 else 1.0
+        )
+    axes = axes or new_axes(3.0 + min(0.52 * max(8, len(layers)), 8.0), 1.5 + 0.3 * len(curves))
+    image = axes.imshow(values_KL, cmap="YlGnBu", vmin=-2, vmax=1.6, aspect="auto")
+    for row, values_L in enumerate(values_KL):
+        best = int(np.nanargmax(values_L))
+        axes.add_patch(_box(best, row))
+    axes.set_xticks(range(len(layers)), [layer_label(layer) for layer in layers])
+    axes.set_yticks(range(len(curves)), [TASKS[name].title for name in curves])
+    axes.set_xticks(np.arange(0.5, len(layers) - 1), minor=True)
+    axes.set_yticks(np.arange(0.5, len(curves) - 1), minor=True)
+    axes.grid(which="minor", color="white", lw=1.2)
+    for place in [i for i, layer in enumerate(layers) if not is_single(layer)][:1]:
+        axes.axvline(place - 0.5, color="white", lw=6)
+    axes.tick_params(which="both", length=0, labelsize=8)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("layer", fontsize=8)
+    bar = axes.figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02, extend="both")
+    bar.set_label("z-score in the task", fontsize=8)
+    bar.ax.tick_params(labelsize=7, length=0)
+    bar.outline.set_visible(False)
+    return axes
+
+
+def _box(x: float, y: float):  # type: ignore[no-untyped-def]  # matplotlib is imported where it is used
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, ec=ACCENT, lw=2.0, zorder=3)
+
+
+def plot_layer_curve(result: Result, axes: Axes | None = None, colour: str = COLOURS[0]) -> Axes:
+    """Validation by layer at each layer's best rate: mean over seeds, their range, and the layer that was chosen."""
+    axes = draw_curve(LayerCurve.of(result.grid), result.layer, axes or new_axes(2.9, 2.1), colour, size_pt=8.0)
+    axes.set_title(TASKS[result.task["name"]].title, fontsize=9, loc="left")
+    return axes
+
+
+def plot_layer_curves(run: Run, columns: int = 4) -> list[Axes]:
+    """`plot_layer_curve` of every task of a model, on one figure."""
+    results = [run.results[name] for name in run.layered]
+    rows = -(-len(results) // columns)
+    width = min(columns, len(results))
+    figure = new_axes(2.75 * width + 0.2, 1.95 * rows + 0.2).figure
+    figure.clear()
+    grid = figure.subplots(rows, width, squeeze=False).flatten()
+    for spare in grid[len(results) :]:
+        spare.set_axis_off()
+    return [plot_layer_curve(result, axes) for result, axes in zip(results, grid, strict=False)]
+
+
+def confusion(outputs: Outputs) -> tuple[np.ndarray, list[int]]:
+    """Counts [C, C] over all seeds, a row for each true class, and the classes: all, or of many those that occur."""
+    n_classes = outputs.outputs.shape[2]
+    guesses_Sn = outputs.outputs.argmax(axis=2)
+    counts_CC = np.zeros((n_classes, n_classes), dtype=int)
+    for guesses_n in guesses_Sn:
+        np.add.at(counts_CC, (outputs.targets.astype(int), guesses_n), 1)
+    kept = list(range(n_classes))
+    if n_classes > COUNTED_CLASSES:
+        kept = np.flatnonzero(counts_CC.sum(axis=0) + counts_CC.sum(axis=1)).tolist()
+    return counts_CC[np.ix_(kept, kept)], kept
+
+
+def plot_confusion(result: Result, outputs: Outputs, axes: Axes | None = None) -> Axes:
+    """Confusion matrix, each true class normalised to 1; counts over all seeds in the cells of up to 24 classes."""
+    counts_CC, kept = confusion(outputs)
+    names = [outputs.columns[i] for i in kept]
+    size = 1.9 + 0.28 * len(names) if len(names) <= COUNTED_CLASSES else 6.2
+    axes = axes or new_axes(size + 0.6, size)
+    shares_CC = counts_CC / np.maximum(counts_CC.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares_CC, cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(names)) if len(names) <= COUNTED_CLASSES else range(0, len(names), -(-len(names) // 16))
+    axes.set_xticks(ticks, [names[i] for i in ticks], rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, [names[i] for i in ticks])
+    if len(names) <= COUNTED_CLASSES:
+        for (row, column), count in np.ndenumerate(counts_CC):
+            if count:
+                colour = "white" if shares_CC[row, column] > 0.45 else "#333333"
+                axes.text(column, row, str(count), ha="center", va="center", fontsize=6.5, color=colour)
+    axes.tick_params(length=0, labelsize=7.5)
+    axes.spines[:].set_color("#bbbbbb")
+    axes.set_xlabel("estimate", fontsize=8)
+    axes.set_ylabel("reference", fontsize=8)
+    axes.set_title(f"{TASKS[result.task['name']].title}, {len(outputs.outputs)} seeds", fontsize=9, loc="left")
+    bar = axes.figure.colorbar(image, ax=axes, shrink=0.75, pad=0.02)
+    bar.set_label("share of the class", fontsize=8)
+    bar.ax.tick_params(labelsize=7, length=0)
+    bar.outline.set_visible(False)
+    return axes
+
+
+def plot_estimates(result: Result, outputs: Outputs, target: str, axes: Axes | None = None) -> Axes:
+    """Estimates of one target of a regression against the truth, with the line where they would be equal."""
+    axes = plain(axes or new_axes(3.4, 3.3))
+    i = outputs.columns.index(target)
+    truth_n, said_n = outputs.targets[:, i], outputs.outputs[:, :, i].mean(axis=0)
+    ends = (min(truth_n.min(), said_n.min()), max(truth_n.max(), said_n.max()))
+    axes.plot(ends, ends, color="#999999", lw=1, ls=":")
+    axes.plot(truth_n, said_n, "o", ms=3.5, color=COLOURS[0], alpha=0.5, mew=0)
+    score = result.metrics[f"r2_{target}"]["mean"]
+    axes.set_title(f"{target}: R² {number(score, unit_of(result))}", fontsize=9, loc="left")
+    axes.set_xlabel("reference", fontsize=8)
+    axes.set_ylabel("estimate, mean over seeds", fontsize=8)
+    axes.set_aspect("equal")
+    return axes

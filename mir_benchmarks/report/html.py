@@ -1,0 +1,199 @@
+"""The report as one HTML page that needs nothing else: no script, no network, pictures inside; text is escaped."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from mir_benchmarks.report import figures, tables
+from mir_benchmarks.report.runs import Run
+from mir_benchmarks.report.tables import SYNTHETIC, Table
+from mir_benchmarks.report.worst_items import MEASURES, Failure, failures
+from mir_benchmarks.tasks.registry import TASKS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class Markup(str):
+    """Text that is HTML already."""
+
+
+def element(name: str, *children: str | None, **attributes: str) -> Markup:
+    """An element with its children; None is left out, a trailing underscore of an attribute's name is dropped.
+
+    >>> element("p", "1 < 2 ", element("b", "so"), class_="note")
+    '<p class="note">1 &lt; 2 <b>so</b></p>'
+    """
+    given = "".join(f' {key.rstrip("_")}="{html.escape(value)}"' for key, value in attributes.items())
+    return Markup(f"<{name}{given}>{joined(*children)}</{name}>")
+
+
+def joined(*children: str | None) -> Markup:
+    """Children one after the other, text escaped."""
+    return Markup("".join(c if isinstance(c, Markup) else html.escape(c) for c in children if c is not None))
+
+
+def slug(title: str) -> str:
+    """A title as the name of an anchor.
+
+    >>> slug("Beside published results")
+    'beside-published-results'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def table_of(table: Table, n_ours: int = 0) -> Markup:
+    """A table that scrolls sideways where it must, with its note; the first `n_ours` rows are set off."""
+    kinds = ["word" if table.is_text(c) else "number" for c in range(len(table.columns))]
+    head = element("tr", *(element("th", name, class_=kind) for name, kind in zip(table.columns, kinds, strict=True)))
+    rows = []
+    for r, row in enumerate(table.rows):
+        cells = (
+            element(
+                "td", element("b", cell) if (r, c) in table.best else cell, class_=kinds[c] + " long" * (len(cell) > 48)
+            )
+            for c, cell in enumerate(row)
+        )
+        kind = "ours" if r < n_ours else "total" if r >= len(table.rows) - table.n_totals else "plain"
+        rows.append(element("tr", *cells, class_=kind))
+    width = {"class_": "wide"} if len(table.columns) > 12 else {}
+    grid = element("table", element("thead", head), element("tbody", *rows), **width)
+    return joined(
+        element("div", grid, class_="scroll"), element("p", table.note, class_="note") if table.note else None
+    )
+
+
+def picture(axes: Axes, alt: str) -> Markup:
+    """The figure of these axes as SVG within the page."""
+    import matplotlib
+
+    file = io.BytesIO()
+    figure: Any = axes.figure
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "report"}):
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # names of models and tags hold any script
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    address = f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
+    width = f"{figure.get_figwidth() * 96:.0f}"
+    return Markup(f'<img src="{address}" width="{width}" alt="{html.escape(alt)}">')
+
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def page(runs: Sequence[Run]) -> str:
+    """The whole page."""
+    names = ", ".join(run.label for run in runs)
+    sections = [(title, body) for title, body in _sections(runs) if body]
+    links = (element("a", title, href=f"#{slug(title)}") for title, _ in sections)
+    head = joined(
+        Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
+        element("title", f"MIR benchmark: {names}"),
+        element("style", Markup(files(__package__).joinpath("page.css").read_text(encoding="utf-8"))),
+    )
+    top = element("header", element("h1", "MIR benchmark"), _models(runs), *_banners(runs), element("nav", *links))
+    body = (element("section", element("h2", title), content, id=slug(title)) for title, content in sections)
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{top}<main>{joined(*body)}</main></body></html>\n'
+    )
+
+
+def _models(runs: Sequence[Run]) -> Markup:
+    chips = []
+    for r, run in enumerate(runs):
+        dot = element("i", class_="dot", style=f"background:{figures.COLOURS[r % len(figures.COLOURS)]}")
+        count = element("small", f" {len(run.results)} of {len(TASKS)} tasks")
+        chips.append(element("span", dot, run.label, count, class_="chip"))
+    return element("p", *chips)
+
+
+def _banners(runs: Sequence[Run]) -> Iterator[Markup]:
+    """What a reader must know before any number."""
+    if any(run.synthetic for run in runs):
+        tasks = sum(result.task["data"] == "synthetic" for run in runs for result in run.results.values())
+        yield _banner("Synthetic data", f"{tasks} results are on {SYNTHETIC}.", "synthetic")
+    limits = {result.limit for run in runs for result in run.results.values() if result.limit}
+    if limits:
+        yield _banner("Not comparable", f"Some results are of limited runs: {'; '.join(sorted(limits))}.", "limit")
+
+
+def _banner(title: str, text: str, kind: str) -> Markup:
+    return element("p", element("b", title), " ", text, class_=f"banner {kind}")
+
+
+def _sections(runs: Sequence[Run]) -> Iterator[tuple[str, Markup | None]]:
+    yield "Task scores", joined(table_of(tables.scores_table(runs)), _scores(runs))
+    comparisons = tables.comparison_table(runs)
+    yield "Paired comparisons", table_of(comparisons) if comparisons else None
+    yield "Beside published results", table_of(tables.published_table(runs), len(runs))
+    yield "Layers", joined(*(part for run in runs for part in _layers(run)))
+    yield "Confusions and estimates", joined(*(part for run in runs for part in _confusions(run)))
+    yield "Worst test items", joined(*(part for run in runs for part in _failures(run)))
+    yield "Details", table_of(tables.details_table(runs))
+    notes = tables.notes_table(runs)
+    yield "Notes", table_of(notes) if notes.rows else None
+    yield "Origins and versions", table_of(tables.origins_table(runs))
+
+
+def _scores(runs: Sequence[Run]) -> Markup | None:
+    if all(set(run.results) <= {"musdb18"} for run in runs):
+        return None
+    caption = "Dots are means over seeds, lines 95 % intervals over test items; hollow dots are not comparable with "
+    caption += "full runs. Separation is left out: it is in dB."
+    return _figure(picture(figures.plot_scores(runs), "task scores with intervals"), caption)
+
+
+def _figure(image: Markup, caption: str) -> Markup:
+    return element("figure", image, element("figcaption", caption))
+
+
+def _layers(run: Run) -> Iterator[Markup]:
+    if not run.layered:
+        return
+    yield element("h3", run.label)
+    caption = "Validation of each layer at its best learning rate, z-scored within the task; the best layer is boxed."
+    yield _figure(picture(figures.plot_heatmap(run), f"layers and tasks of {run.label}"), caption)
+    caption = "Validation by layer (e: the encoder's input), mean and range over seeds; the circle is the layer that "
+    caption += "was chosen, the diamond all layers weighted."
+    yield _figure(picture(figures.plot_layer_curves(run)[0], f"validation by layer of {run.label}"), caption)
+
+
+def _confusions(run: Run) -> Iterator[Markup]:
+    images = []
+    for name, outputs in run.outputs.items():
+        result, kind = run.results[name], TASKS[name].kind
+        if kind in ("classification", "key"):
+            images.append(picture(figures.plot_confusion(result, outputs), f"confusions of {TASKS[name].title}"))
+        elif kind == "regression":
+            for target in outputs.columns:
+                axes = figures.plot_estimates(result, outputs, target)
+                images.append(picture(axes, f"estimates of {target}"))
+    if images:
+        yield element("h3", run.label)
+        yield element("div", *(element("figure", image) for image in images), class_="gallery")
+
+
+def _failures(run: Run) -> Iterator[Markup]:
+    found = {name: failures(run.results[name], outputs) for name, outputs in run.outputs.items()}
+    if any(found.values()):
+        yield element("h3", run.label)
+    for name, worst in found.items():
+        if worst:
+            title = TASKS[name].title
+            count = element("small", f" {len(worst)} items")
+            yield element("details", element("summary", title, count), table_of(_worst(name, worst)))
+
+
+def _worst(name: str, worst: Sequence[Failure]) -> Table:
+    """A table of failures; beats and stems have no label that could be shown."""
+    words = ("reference", "estimate") if any(one.reference for one in worst) else ("estimate",)
+    rows = [(one.id, *(getattr(one, word) for word in words), *one.measures) for one in worst]
+    columns = ("item", *words, *MEASURES[TASKS[name].kind])
+    return Table(TASKS[name].title, columns, rows, text=frozenset(words))

@@ -1,0 +1,273 @@
+"""The tables of a report, as plain cells that every format renders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from mir_benchmarks.datasets.dataset import TaskError
+from mir_benchmarks.published import Cell, cells, published_scores
+from mir_benchmarks.report.averages import average, mean_of_present, mean_ranks
+from mir_benchmarks.report.runs import Run
+from mir_benchmarks.statistics import Comparison, Sample, compare, differences, holm
+from mir_benchmarks.tasks.registry import TASKS
+from probes.metrics import METRICS, score_parts
+from probes.results import Result
+
+SYNTHETIC = "synthetic data: these numbers are not comparable with published ones, which are on the real data"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled grid of text. `best` holds (row, column) of cells to set off, `text` names columns of words.
+
+    The last `n_totals` rows sum up those above.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    note: str = ""
+    best: frozenset[tuple[int, int]] = frozenset()
+    text: frozenset[str] = frozenset()
+    n_totals: int = 0
+
+    def is_text(self, column: int) -> bool:
+        """Whether a column is set flush left: the first one, and those of words."""
+        return column == 0 or self.columns[column] in self.text
+
+
+def number(value: float, unit: str = "points") -> str:
+    """Points with one decimal, dB with two.
+
+    >>> number(63.456), number(5.5, "dB")
+    ('63.5', '5.50')
+    """
+    return f"{value:.2f}" if unit == "dB" else f"{value:.1f}"
+
+
+def with_interval(summary: dict[str, Any], unit: str = "points") -> str:
+    """Mean and interval of a summary, as `63.5 [60.1, 66.2]`."""
+    low, high = (number(value, unit) for value in summary["ci95"])
+    return f"{number(summary['mean'], unit)} [{low}, {high}]"
+
+
+def unit_of(result: Result) -> str:
+    """The unit of a task's score."""
+    return METRICS[score_parts(tuple(result.metrics), result.protocol)[0]].unit
+
+
+def marks(result: Result) -> str:
+    """What sets a number apart: how it was limited, and synthetic data."""
+    found = [f"not comparable: {result.limit}"] if result.limit else []
+    return "; ".join([*found, *(["synthetic"] if result.task["data"] == "synthetic" else [])])
+
+
+def scores_table(runs: Sequence[Run]) -> Table:
+    """Task scores with their intervals, a column for each model, the best of a task set off; then the means."""
+    tasks = [name for name in TASKS if any(name in run.results for run in runs)]
+    rows: list[tuple[str, ...]] = []
+    best: set[tuple[int, int]] = set()
+    for r, name in enumerate(tasks):
+        results = [run.results.get(name) for run in runs]
+        items = sorted({result.score["n"] for result in results if result})
+        row = [_score_cell(result) for result in results]
+        rows.append((TASKS[name].title, "/".join(map(str, items)), *row))
+        means = [(result.score["mean"], c) for c, result in enumerate(results) if result]
+        if len(means) > 1 and alike(results):
+            best |= {(r, c + 2) for mean, c in means if mean == max(means)[0]}
+    totals = summary_rows(runs)
+    note = "Mean over seeds with the 95 % bootstrap interval over test items, in points of 0 to 100 (SDR: dB)."
+    if any(run.synthetic for run in runs):
+        note += f" * {SYNTHETIC}."
+    if any(run.limited for run in runs):
+        note += " † not comparable with a full run; see the details."
+    columns = ("task", "n", *(run.label for run in runs))
+    return Table("Task scores", columns, rows + totals, note, frozenset(best), n_totals=len(totals))
+
+
+def _score_cell(result: Result | None) -> str:
+    if result is None:
+        return "–"
+    signs = ("*" if result.task["data"] == "synthetic" else "") + ("†" if result.limit else "")
+    return with_interval(result.score, unit_of(result)) + signs
+
+
+def alike(results: Sequence[Result | None]) -> bool:
+    """Whether results of one task may be ranked: on the same data, by the same protocol, equally complete."""
+    found = [result for result in results if result]
+    return not any(differences(found[0], other) for other in found[1:])
+
+
+def summary_rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """The average of all 14 tasks, or the mean of those present under another name; ranks of several models."""
+    rows = [("average of all 14 tasks", "", *(_average(run) for run in runs))]
+    if any(set(run.results) != set(TASKS) for run in runs):
+        means = [mean_of_present(run.scores) for run in runs]
+        rows.append(("mean of the tasks present", "", *(f"{number(mean)} ({n} tasks)" for mean, n in means)))
+    fair = {name for name in TASKS if alike([run.results.get(name) for run in runs])}
+    shared = [{name: score for name, score in run.scores.items() if name in fair} for run in runs]
+    if len(runs) > 1 and set(shared[0]).intersection(*shared):
+        ranks, names = mean_ranks({run.label: of_run for run, of_run in zip(runs, shared, strict=True)})
+        label = f"mean rank over {len(names)} shared task{'s' * (len(names) > 1)}"
+        rows.append((label, "", *(f"{ranks[run.label]:.2f}" for run in runs)))
+    return rows
+
+
+def _average(run: Run) -> str:
+    try:
+        return number(average(run.scores)) + "*" * run.synthetic + "†" * run.limited
+    except TaskError:
+        return "–"
+
+
+def details_table(runs: Sequence[Run]) -> Table:
+    """Every metric with what was chosen for it: layer, rate, switches, data."""
+    columns = ("task", "model", "metric", "value [95 % CI]", "n", "seeds", "layer", "lr", "switches", "marks")
+    rows: list[tuple[str, ...]] = []
+    for name in TASKS:
+        for run in runs:
+            if result := run.results.get(name):
+                rows += _detail_rows(run.label, result)
+    note = "Layer and learning rate were selected on validation; test was scored once, at the selection. "
+    note += "Switches that differ from the default are marked with !."
+    return Table("Details", columns, rows, note, text=frozenset({"model", "metric", "layer", "switches", "marks"}))
+
+
+def _detail_rows(label: str, result: Result) -> list[tuple[str, ...]]:
+    title = TASKS[result.task["name"]].title
+    rows: list[tuple[str, ...]] = []
+    for metric, summary in result.metrics.items():
+        value = with_interval(summary, METRICS[metric].unit)
+        seeds, rate = str(len(summary["seeds"])), f"{result.lr:g}"
+        fixed = (str(summary["n"]), seeds, result.layer, rate, switches(result), marks(result))
+        rows.append((title, label, METRICS[metric].title, value, *fixed))
+    return rows
+
+
+def switches(result: Result) -> str:
+    """The protocol of a result, as `beat_post=peak! beat_tol=0.07`: ! marks what is not the default."""
+    defaults = TASKS[result.task["name"]].protocol()
+    return " ".join(f"{k}={v}{'!' * (v != defaults.get(k, v))}" for k, v in result.protocol.items())
+
+
+def published_table(runs: Sequence[Run]) -> Table:
+    """Our rows above those that were published, a column for each task."""
+    short = {name: _short(name) for name in TASKS}
+    rows = [(f"{run.label}{'*' * run.synthetic}{'†' * run.limited}", "this report", *_our_cells(run)) for run in runs]
+    by_cell: dict[tuple[str, ...], Cell] = {(c.table, c.model, c.task, c.metric): c for c in cells()}
+    for table, model in published_scores():
+        rows.append((model, table, *(_published_cell(by_cell, table, model, name) for name in (*TASKS, "average"))))
+    note = "Published values are on the real data, in the protocol of their authors; tags: ROC-AUC/AP, EMO: "
+    note += "valence/arousal, MUSDB18: vocals/drums/bass/other. ? marks quotes at odds with other sources. "
+    note += "The same model differs by up to 4 points between tables: that comes from tuning."
+    if any(run.synthetic for run in runs):
+        note += f" * {SYNTHETIC}."
+    if any(run.limited for run in runs):
+        note += " † some tasks are not comparable with a full run."
+    columns = ("system", "source", *short.values(), "average")
+    return Table("Beside published results", columns, rows, note, text=frozenset({"source"}))
+
+
+def _short(name: str) -> str:
+    corpus, _, rest = TASKS[name].title.partition(" ")
+    short = {"MagnaTagATune": "MTT", "GiantSteps": "GS", "MTG-Jamendo": "MTG"}.get(corpus, corpus)
+    return short if name in ("mtt", "giantsteps_key", "emomusic", "musdb18") else f"{short} {rest.split(' ')[0]}"
+
+
+def _our_cells(run: Run) -> list[str]:
+    found = []
+    for name in TASKS:
+        result = run.results.get(name)
+        parts = score_parts(TASKS[name].metrics, result.protocol) if result else ()
+        found.append("/".join(number(result.metrics[part]["mean"]) for part in parts) if result else "–")
+    return [*found, _average(run)]
+
+
+def _published_cell(by_cell: dict[tuple[str, ...], Cell], table: str, model: str, task: str) -> str:
+    parts = score_parts(TASKS[task].metrics) if task in TASKS else ("score",)
+    found = [by_cell.get((table, model, task, part)) for part in parts]
+    if not any(found):
+        return "–"
+    text = "/".join(f"{cell.value:.1f}" if cell else "–" for cell in found)
+    return text + "?" * any(cell.status == "doubtful" for cell in found if cell)
+
+
+def comparison_table(runs: Sequence[Run]) -> Table | None:
+    """Paired differences of task scores for every pair of models; None where there is nothing to compare."""
+    found, refused = compared(runs)
+    if not found and not refused:
+        return None
+    corrected = holm([one.p for one in found])
+    rows: list[tuple[str, ...]] = []
+    best = set()
+    for r, (one, p) in enumerate(zip(found, corrected, strict=True)):
+        unit = unit_of(next(run.results[one.task] for run in runs if one.task in run.results))
+        digits = 2 if unit == "dB" else 1
+        interval = ", ".join(f"{value:+.{digits}f}" for value in one.ci95)
+        difference = f"{one.difference:+.{digits}f} [{interval}]"
+        rows.append((TASKS[one.task].title, one.a, one.b, difference, p_text(one.p), p_text(p), str(one.n)))
+        if p < 0.05:
+            best.add((r, 3))
+    note = "Paired bootstrap over the same test items: score of A minus score of B. The last p-value is corrected for "
+    note += "the number of rows (Holm); bold where it is below 0.05."
+    note = " ".join([note, *(f"Not compared: {pair} ({', '.join(tasks)})." for pair, tasks in refused.items())])
+    columns = ("task", "A", "B", "A − B [95 % CI]", "p", "p, corrected", "n")
+    return Table("Paired comparisons", columns, rows, note, frozenset(best), frozenset({"A", "B"}))
+
+
+def p_text(p: float) -> str:
+    """Three decimals, or that it is less.
+
+    >>> p_text(0.0421), p_text(1e-7)
+    ('0.042', '< 0.001')
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def compared(runs: Sequence[Run]) -> tuple[list[Comparison], dict[str, list[str]]]:
+    """All comparisons of two models on a task; and which could not be made and why, with the tasks."""
+    found: list[Comparison] = []
+    refused: dict[str, list[str]] = {}
+    for name in TASKS:
+        having = [run for run in runs if name in run.outputs]
+        samples = {run.label: Sample.of(run.results[name], run.outputs[name]) for run in having if len(having) > 1}
+        for a, b in combinations(samples, 2):
+            try:
+                found.append(compare(samples[a], samples[b], (a, b)))
+            except TaskError as error:
+                refused.setdefault(f"{a} and {b}: {error.reason}", []).append(name)
+    return found, refused
+
+
+def notes_table(runs: Sequence[Run]) -> Table:
+    """What readers and runners had to say, and why numbers are limited."""
+    rows: list[tuple[str, ...]] = []
+    for name in TASKS:
+        found: dict[str, list[str]] = {}
+        for run in runs:
+            if result := run.results.get(name):
+                for note in [*result.notes, *([f"not comparable: {result.limit}"] if result.limit else [])]:
+                    found.setdefault(note, []).append(run.label)
+        rows += [(TASKS[name].title, note, ", ".join(labels)) for note, labels in found.items()]
+    return Table("Notes", ("task", "note", "models"), rows, text=frozenset({"note", "models"}))
+
+
+def origins_table(runs: Sequence[Run]) -> Table:
+    """Each model by its checksum, each corpus by its own, and the libraries that made the numbers."""
+    rows: list[tuple[str, ...]] = []
+    for run in runs:
+        results = list(run.results.values())
+        first = results[0]
+        rows.append((run.label, "model", f"{first.model['name']}, revision {first.model.get('revision') or 'none'}"))
+        rows.append((run.label, "weights, SHA-256", str(first.model.get("sha256") or "not on record")))
+        for result in results:
+            corpus = f"{result.task['data']}, version {result.task.get('version')}, {result.task.get('checksum')}"
+            rows.append((run.label, f"data of {TASKS[result.task['name']].title}", corpus))
+        for versions in dict.fromkeys(", ".join(f"{k} {v}" for k, v in one.versions.items()) for one in results):
+            rows.append((run.label, "versions", versions or "not on record"))
+        took = f"{sum(one.seconds for one in results):.0f} s on {', '.join(sorted({one.device for one in results}))}"
+        rows.append((run.label, "computed in", took))
+    return Table("Origins and versions", ("model", "what", "value"), rows, text=frozenset({"what", "value"}))

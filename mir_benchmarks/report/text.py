@@ -1,0 +1,123 @@
+"""Tables as Markdown, LaTeX and CSV; whatever a label holds, it stays text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from mir_benchmarks.published import cells
+from mir_benchmarks.report.averages import average
+from mir_benchmarks.report.runs import Run
+from mir_benchmarks.report.tables import Table
+from mir_benchmarks.tasks.registry import TASKS
+from probes.metrics import METRICS
+from probes.results import Result
+
+CSV_COLUMNS = (
+    "origin", "model", "revision", "sha256", "task", "task_version", "data", "metric", "unit", "mean", "low", "high",
+    "n", "seeds", "layer", "lr", "protocol", "limit", "source", "status",
+)  # fmt: skip
+
+
+def markdown(table: Table) -> str:
+    """A GitHub table below its title, the note under it."""
+    return f"## {md_text(table.title)}\n\n{md_grid(table)}"
+
+
+def md_grid(table: Table) -> str:
+    """A GitHub table, the note under it."""
+    rule = [":--" if table.is_text(c) else "--:" for c in range(len(table.columns))]
+    rows = [
+        [f"**{md_text(cell)}**" if (r, c) in table.best else md_text(cell) for c, cell in enumerate(row)]
+        for r, row in enumerate(table.rows)
+    ]
+    lines = [list(map(md_text, table.columns)), rule, *rows]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{body}\n" + (f"\n{md_text(table.note)}\n" if table.note else "")
+
+
+def md_text(text: str) -> str:
+    r"""Text that Markdown shows as it is.
+
+    >>> print(md_text("a|b *c* <i>"))
+    a\|b \*c\* &lt;i>
+    """
+    escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", " ".join(text.split()))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;")
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "–": "--", "−": "$-$", "²": "$^2$", "†": r"\textdagger{}", "×": r"$\times$", "[": "{[}", "]": "{]}",
+}  # fmt: skip
+
+
+def tex_text(text: str) -> str:
+    r"""Text that LaTeX sets as it is.
+
+    >>> print(tex_text("100 % of $a_b$"))
+    100 \% of \$a\_b\$
+    """
+    return "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))
+
+
+def latex(table: Table) -> str:
+    """A table of the booktabs and graphicx packages, shrunk to the width of the text where it is wide."""
+    align = "".join("l" if table.is_text(c) else "r" for c in range(len(table.columns)))
+    rows = [
+        [rf"\textbf{{{tex_text(cell)}}}" if (r, c) in table.best else tex_text(cell) for c, cell in enumerate(row)]
+        for r, row in enumerate(table.rows)
+    ]
+    head, *body = [" & ".join(line) + r" \\" for line in ([*map(tex_text, table.columns)], *rows)]
+    if table.n_totals:
+        body.insert(-table.n_totals, r"\midrule")
+    grid = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+    if len(table.columns) > 5:
+        grid = [r"\resizebox{\textwidth}{!}{%", *grid[:-1], grid[-1] + "}"]
+    caption = rf"\caption{{{tex_text(f'{table.title}. {table.note}')}}}"
+    return "\n".join([r"\begin{table*}", r"\centering", caption, *grid, r"\end{table*}", ""])
+
+
+def csv_text(runs: Sequence[Run]) -> str:
+    """One row for each number, measured ones first, then published ones; numbers are not rounded."""
+    rows = [row for run in runs for name in run.results for row in _measured(run.label, run.results[name])]
+    rows += [_averaged(run) for run in runs if set(run.scores) == set(TASKS)]
+    for cell in cells():
+        unit = METRICS[cell.metric].unit if cell.metric in METRICS else "points"
+        facts = {"task": cell.task, "metric": cell.metric, "unit": unit, "mean": repr(cell.value)}
+        about = {"model": cell.model, "data": "real", "source": f"{cell.table}: {cell.source}", "status": cell.status}
+        rows.append({"origin": "published"} | facts | about)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _averaged(run: Run) -> dict[str, Any]:
+    """The average of a model that has all 14 tasks."""
+    data = "synthetic" if run.synthetic else "real"
+    facts = {"task": "average", "metric": "score", "unit": "points", "mean": repr(average(run.scores)), "data": data}
+    return {"origin": "measured", "model": run.label} | facts
+
+
+def _measured(label: str, result: Result) -> list[dict[str, Any]]:
+    fixed = {
+        "origin": "measured", "model": label, "revision": result.model.get("revision") or "",
+        "sha256": result.model.get("sha256") or "", "task": result.task["name"],
+        "task_version": result.task.get("version", ""), "data": result.task["data"], "layer": result.layer,
+        "lr": repr(result.lr), "protocol": json.dumps(result.protocol), "limit": result.limit or "",
+    }  # fmt: skip
+    rows = []
+    unit = METRICS[next(iter(TASKS[result.task["name"]].metrics))].unit
+    for name, summary in (result.metrics | {"score": result.score}).items():
+        low, high = map(repr, summary["ci95"])
+        numbers = {"mean": repr(summary["mean"]), "low": low, "high": high, "n": summary["n"]}
+        seeds = json.dumps(summary["seeds"])
+        rows.append(fixed | {"metric": name, "unit": unit, "seeds": seeds} | numbers)
+    return rows

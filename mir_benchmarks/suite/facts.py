@@ -1,0 +1,116 @@
+"""What can be said of a score in words, and tags as rules over these words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from mir_benchmarks.suite.sizes import SPLITS
+from mir_benchmarks.synth.score import Note, Score
+
+HEARD = 0.1  # of the clip: a part that sounds for less is a scrap
+SLOW_BPM, FAST_BPM = 88, 124
+SPARSE_HZ, DENSE_HZ = 13.5, 27.0  # notes and strokes a second
+KINDS = {"keyboard": ("piano", "electric", "plucked"), "reed": ("clarinet", "saxophone", "oboe")}
+SPARE = 100  # scores that are written besides those that a split needs
+FM = {("keyboard", 1), ("synth_lead", 2)}
+
+Rules = Mapping[str, str]
+
+
+def part_share(score: Score, part: int) -> float:
+    """Seconds of notes that a part plays, by the clip's seconds."""
+    return sum(note.duration_s for note in score.notes if note.part == part) / score.seconds
+
+
+def is_clear(score: Score) -> bool:
+    """No singer for whom neither "voice" nor "no voice" would be right; something sounds at all."""
+    voices = [part_share(score, i) for i, part in enumerate(score.parts) if part.role == "vocals"]
+    return bool(score.notes) and all(share == 0 or share > HEARD for share in voices)
+
+
+def facts_of(score: Score) -> frozenset[str]:
+    """All that the rules may ask for.
+
+    >>> from mir_benchmarks.synth.compose import compose
+    >>> sorted(fact for fact in facts_of(compose(0, 8.0, style="classical")) if fact.startswith(("no", "style")))
+    ['no drums', 'no voice', 'style:classical']
+    """
+    found = {f"style:{score.style}", f"mode:{score.mode}", f"metre:{score.metre[0]}"}
+    found.add(
+        "tempo:slow" if score.tempo_bpm < SLOW_BPM else "tempo:fast" if score.tempo_bpm > FAST_BPM else "tempo:mid"
+    )
+    found |= {"drums", f"kit:{score.kit[0]}"} if score.hits else {"no drums"}
+    events_hz = (len(score.notes) + len(score.hits)) / score.seconds
+    found.add("sparse" if events_hz < SPARSE_HZ else "dense" if events_hz > DENSE_HZ else "even")
+    for i in range(len(score.parts)):
+        if part_share(score, i) > HEARD:
+            found |= part_facts(score, i)
+    return frozenset(found if "voice" in found else found | {"no voice"})
+
+
+def part_facts(score: Score, i: int) -> set[str]:
+    part = score.parts[i]
+    role, _, way = part.role.partition(" ")
+    if role == "vocals":
+        sex = "female" if part.index % 2 else "male"
+        return {"voice", f"voice:{sex}", f"technique:{part.technique}"}
+    found = {f"family:{part.family}", f"{role.rstrip('2')}:{part.family}", f"way:{way}"}
+    if part.drive >= 0.5:
+        found |= {"distorted", f"{part.family}:distorted"}
+    if part.family in KINDS:
+        found.add(f"{part.family}:{KINDS[part.family][part.index % 3]}")
+    return found | ({"fm"} if (part.family, part.index % 3) in FM else set())
+
+
+def holds(rule: str, facts: frozenset[str]) -> bool:
+    """Alternatives are parted by `|`, what must hold together by `+`, what must not begins with `-`.
+
+    >>> rule = "drums + -voice | family:organ"
+    >>> holds(rule, frozenset({"drums"})), holds(rule, frozenset({"drums", "voice"}))
+    (True, False)
+    """
+
+    def one(word: str) -> bool:
+        return word[1:] not in facts if word.startswith("-") else word in facts
+
+    return any(all(one(word.strip()) for word in option.split("+")) for option in rule.split("|"))
+
+
+def tags_of(score: Score, rules: Rules) -> tuple[str, ...]:
+    """The tags whose rule holds, in the order of the rules."""
+    facts = facts_of(score)
+    return tuple(tag for tag, rule in rules.items() if holds(rule, facts))
+
+
+def choose(candidates: Sequence[Score], n: int, rules: Rules, least: int = 1) -> list[Score]:
+    """`n` scores of which each tag holds for at least `least`, and does not for as many; candidates' order is kept.
+
+    First those that fill most gaps, then the first ones. ValueError where a tag stays without.
+    """
+    marks = [{(tag, tag in tags) for tag in rules} for tags in (set(tags_of(score, rules)) for score in candidates)]
+    missing = {(tag, truth): least for tag in rules for truth in (True, False)}
+    chosen: list[int] = []
+    while missing and len(chosen) < n:
+        rest = [i for i in range(len(candidates)) if i not in chosen]
+        best = max(rest, key=lambda i: (len(marks[i] & missing.keys()), -i))
+        if not marks[best] & missing.keys():
+            break
+        chosen.append(best)
+        missing = {mark: k - (mark in marks[best]) for mark, k in missing.items() if k - (mark in marks[best]) > 0}
+    if missing:
+        raise ValueError(f"{len(candidates)} candidates and {n} places are too few for {sorted(missing)}")
+    chosen += [i for i in range(len(candidates)) if i not in chosen][: n - len(chosen)]
+    return [candidates[i] for i in sorted(chosen)]
+
+
+def draw_scores(write: Callable[[int], Score], split: str, n: int, rules: Rules) -> list[Score]:
+    """`n` scores of a split, chosen from more; tags are as rare as `choose` allows."""
+    first = SPLITS.index(split) << 16
+    pool = [write(item) for item in range(first, first + n + SPARE)]
+    return choose(pool, n, rules, least=1 if n < 40 else 4)
+
+
+def sung_notes(score: Score) -> list[Note]:
+    """What the tune consists of: the notes of lead and singer."""
+    tuneful = {i for i, part in enumerate(score.parts) if part.role in ("lead", "vocals")}
+    return [note for note in score.notes if note.part in tuneful]

@@ -1,0 +1,44 @@
+"""GTZAN: ten genres and their beats. Some clips are played by the band of another genre, as in life."""
+
+from __future__ import annotations
+
+from mir_benchmarks.datasets.splits import gtzan_splits
+from mir_benchmarks.suite.clips import Clip, Plan, chance, write_down
+from mir_benchmarks.suite.sizes import SPLITS, Extent
+from mir_benchmarks.synth.score import Score
+from mir_benchmarks.synth.styles import STYLES
+
+RATE_HZ = 22_050
+CROSSOVERS = 0.3  # of the clips: sound alone does not tell their genre, rhythm and harmony do
+
+
+def plan(seed: int, extent: Extent) -> Plan:
+    """The first files of each genre in the official lists."""
+    rng = chance("gtzan", seed)
+    clips: list[Clip] = []
+    texts = {}
+    for split in SPLITS:
+        for name in listed(split, getattr(extent, split)):
+            genre = name.partition(".")[0]
+            other = str(rng.choice([style for style in STYLES if style != genre]))
+            band = other if rng.random() < CROSSOVERS else None
+            score = write_down("gtzan", seed, len(clips), extent.seconds, style=genre, band=band)
+            clips.append(Clip(f"genres/{genre}/{name}.wav", score, RATE_HZ))
+            texts[f"beats/gtzan_{name.replace('.', '_')}.beats"] = beats(score)
+    counts = {split: getattr(extent, split) * extent.groups for split in SPLITS}
+    return Plan(tuple(clips), texts, {"gtzan_genre": counts, "gtzan_beats": counts})
+
+
+def listed(split: str, n: int) -> list[str]:
+    """The first `n` excerpts of each genre in an official list.
+
+    >>> listed("train", 1)[:2]
+    ['blues.00029', 'classical.00030']
+    """
+    names = [name for name, of in gtzan_splits().items() if of == split]
+    return [name for genre in STYLES for name in [name for name in names if name.startswith(f"{genre}.")][:n]]
+
+
+def beats(score: Score) -> str:
+    """Seconds and position in the bar."""
+    return "".join(f"{time:.3f}\t{position}\n" for time, position in score.beats)

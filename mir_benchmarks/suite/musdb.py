@@ -1,0 +1,82 @@
+"""MUSDB18: stereo mixtures and their four stems, which sum to them sample by sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mir_benchmarks.datasets.splits import musdb_validation
+from mir_benchmarks.suite.clips import Plan, chance, encode, write_down
+from mir_benchmarks.suite.facts import HEARD, part_share
+from mir_benchmarks.suite.names import artists, title
+from mir_benchmarks.suite.sizes import SPLITS, Extent
+from mir_benchmarks.synth.effects import finish_of, produce
+from mir_benchmarks.synth.render import render
+from mir_benchmarks.synth.score import STEMS, Score
+from mir_benchmarks.synth.seeds import stream
+from mir_benchmarks.synth.styles import STYLES
+
+RATE_HZ = 44_100
+PAN = {"vocals": 0.1, "drums": 0.2, "bass": 0.1, "other": 0.5}  # at most, either way
+PEAK = 0.9
+DRUMMED = [style for style in STYLES if style != "classical"]
+
+
+@dataclass(frozen=True)
+class Track:
+    """A folder of five files."""
+
+    folder: str
+    score: Score = field(repr=False)
+
+    @property
+    def seconds(self) -> float:
+        return self.score.seconds
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(f"{self.folder}/{name}.wav" for name in ("mixture", *STEMS))
+
+    def encode(self) -> dict[str, bytes]:
+        stems = self.stems()
+        waves = {"mixture": sum(stems.values(), np.zeros(1, np.int16)), **stems}
+        return {f"{self.folder}/{name}.wav": encode(wave_NC, RATE_HZ, "wav") for name, wave_NC in waves.items()}
+
+    def stems(self) -> dict[str, np.ndarray]:
+        """Int16 [N, 2], of which the sum is in range."""
+        rng = stream(self.score.seed, "room", 9)
+        finish = finish_of(self.score)
+        purpose, seed, index = self.score.seed
+        sides = ((purpose, seed, index), (purpose, seed, index ^ 1 << 31))  # one room, heard at two places
+        stereo = {}
+        for name, wave_N in render(self.score, RATE_HZ).items():
+            pan = float(rng.uniform(-PAN[name], PAN[name]))
+            gains = np.float32(np.cos(np.pi / 4 * (1 + pan))), np.float32(np.sin(np.pi / 4 * (1 + pan)))
+            channels = [produce(wave_N * gain, finish, side, RATE_HZ, room=True, eq=True)
+                        for gain, side in zip(gains, sides, strict=True)]  # fmt: skip
+            stereo[name] = np.stack(channels, axis=1)
+        loudest = float(np.abs(sum(stereo.values())).max())
+        gain = np.float32(PEAK * 32767 / loudest)
+        return {name: np.round(wave_NC * gain).astype(np.int16) for name, wave_NC in stereo.items()}
+
+
+def plan(seed: int, extent: Extent) -> Plan:
+    """In all clips all four stems sound; some of the official validation names are among train."""
+    rng = chance("musdb18", seed)
+    names = artists(rng)
+    titles = {"train": [], "valid": sorted(musdb_validation())[: extent.valid], "test": []}
+    tracks = []
+    for item, split in enumerate(extent.splits):
+        score = write_down("musdb18", seed, item, extent.seconds, is_full, style=DRUMMED[item % len(DRUMMED)],
+                           vocals=True)  # fmt: skip
+        name = titles[split].pop(0) if titles[split] else f"{next(names)} - {title(rng)}"
+        tracks.append(Track(f"{'test' if split == 'test' else 'train'}/{name}", score))
+    counts = {split: getattr(extent, split) for split in SPLITS}
+    return Plan(tuple(tracks), {}, {"musdb18": counts})
+
+
+def is_full(score: Score) -> bool:
+    """Someone sings, drums, plays the bass, and there is more besides."""
+    heard = {part.stem for i, part in enumerate(score.parts) if part_share(score, i) > 2 * HEARD}
+    return len(heard) == 3 and bool(score.hits)

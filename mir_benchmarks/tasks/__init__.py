@@ -1,0 +1,1 @@
+"""The 14 tasks: how each is read, windowed, fitted, scored and run."""

@@ -1,0 +1,158 @@
+"""The 14 tasks: where each lies on the disk, who reads it, how it is windowed, fitted and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mir_benchmarks.datasets import jsonl as exchange
+from mir_benchmarks.datasets.dataset import SPLITS, Dataset, TaskError, synthetic_facts
+from probes.features.cutting import Windowing
+
+Protocol = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task. `kind` is classification, key, multilabel, regression, beats or separation.
+
+    `reader` is "module:function" below mir_benchmarks.datasets: called with the corpus folder and the protocol
+    switches, it gives a Dataset. `patience` is (epochs until the rate is halved, epochs until the end).
+    """
+
+    name: str
+    title: str
+    corpus: str
+    reader: str
+    kind: str
+    counts: tuple[int, int, int]
+    windowing: Windowing
+    monitor: str
+    metrics: tuple[str, ...]
+    max_epochs: int = 100
+    patience: tuple[int, int] = (5, 20)
+    switches: dict[str, tuple[str, ...]] = field(default_factory=dict)  # the first value is the default
+    per_window: bool = False  # every window is an item of its own, as in MARBLE's VocalSet
+    version: str = "1"
+    source: str = ""
+    get: str = ""  # what to download, and where from
+
+    def protocol(self, chosen: Protocol | None = None) -> dict[str, str]:
+        """All switches of the task with their values; TaskError for values it does not have."""
+        values = {name: options[0] for name, options in self.switches.items()}
+        for name, value in (chosen or {}).items():
+            if name in self.switches:
+                if value not in self.switches[name]:
+                    raise TaskError(self.name, f"no {name}={value}", f"give one of {', '.join(self.switches[name])}")
+                values[name] = value
+        return values
+
+    def read(self, data_home: Path, protocol: Protocol | None = None) -> Dataset:
+        """The items below `data_home`/`corpus`, from JSONL files if there are any; TaskError if they are missing."""
+        home = Path(data_home) / self.corpus
+        if not home.is_dir():
+            raise TaskError(home, "there is no such folder", f"{self.get}; put it there")
+        if exchange.files(home, self.name):
+            return exchange.read(home, self.name, self.kind).checked(home)
+        module, _, function = self.reader.partition(":")
+        read = getattr(import_module(f"mir_benchmarks.datasets.{module}"), function)
+        dataset: Dataset = read(home, self.protocol(protocol))
+        return dataset.checked(home)
+
+    def expected_counts(self, home: Path, protocol: Protocol | None = None) -> dict[str, int]:
+        """Items the splits must have: the official ones, or what a generated tree says of itself; 0 if unknown."""
+        chosen, facts = self.protocol(protocol), synthetic_facts(home)
+        untagged, jazz54 = chosen.get("mtt_untagged") == "drop", chosen.get("gtzan_jazz54") == "drop"
+        counts = self.counts
+        if exchange.files(home, self.name) or (facts is not None and (untagged or jazz54)):
+            counts = (0, 0, 0)
+        elif facts is not None:
+            of = facts["counts"].get(self.name, {})
+            counts = (int(of.get("train", 0)), int(of.get("valid", 0)), int(of.get("test", 0)))
+        elif untagged:
+            counts = (15_247, 1_529, 4_332)
+        elif jazz54:
+            counts = (counts[0] - 1, counts[1], counts[2])
+        return dict(zip(SPLITS, counts, strict=True))
+
+
+MTG: dict[str, Any] = {
+    "corpus": "mtg-jamendo", "kind": "multilabel", "windowing": Windowing(30.0), "monitor": "roc_auc",
+    "metrics": ("roc_auc", "ap"), "patience": (3, 10),
+    "get": "clone MTG/mtg-jamendo-dataset (data/splits/split-0) and run its scripts/download/download.py "
+           "--type audio-low (tracks below audio-low/) or audio (below audio/)",
+}  # fmt: skip
+GTZAN: dict[str, Any] = {
+    "corpus": "gtzan", "counts": (443, 197, 290), "max_epochs": 100, "patience": (6, 20),
+    "get": "the 1,000 excerpts as genres/<genre>/<genre>.000NN.wav (any mirror), for beats also "
+           "TempoBeatDownbeat/gtzan_tempo_beat's beats/ (or GTZAN-Rhythm's jams/)",
+}  # fmt: skip
+NSYNTH: dict[str, Any] = {
+    "corpus": "nsynth", "kind": "classification", "counts": (289_205, 12_678, 4_096), "windowing": Windowing(4.0),
+    "monitor": "accuracy", "metrics": ("accuracy",), "max_epochs": 50, "patience": (3, 10),
+    "get": "nsynth-{train,valid,test}.jsonwav.tar.gz from magenta.tensorflow.org, unpacked",
+}  # fmt: skip
+VOCALSET: dict[str, Any] = {
+    "corpus": "vocalset", "kind": "classification", "windowing": Windowing(132_000 / 44_100, tail="drop", trim=True),
+    "monitor": "accuracy", "metrics": ("accuracy",), "get": "VocalSet11.zip (Zenodo 1203819), unpacked: FULL/",
+    "switches": {"vocalset_tail": ("drop", "keep")}, "per_window": True,
+}  # fmt: skip
+
+_TASKS = (
+    TaskSpec(
+        "mtt", "MagnaTagATune tagging", "magnatagatune", "mtt:read", "multilabel", (18_706, 1_825, 5_329),
+        Windowing(30.0), "roc_auc", ("roc_auc", "ap"), patience=(3, 10), switches={"mtt_untagged": ("keep", "drop")},
+        get="mp3.zip.001 to .003 and annotations_final.csv of MagnaTagATune (mirg.city.ac.uk), unpacked: mp3/<letter>/",
+    ),
+    TaskSpec(
+        "giantsteps_key", "GiantSteps key", "giantsteps", "giantsteps:read", "key", (923, 236, 604),
+        Windowing(30.0, tail="drop"), "weighted_score", ("weighted_score", "accuracy"),
+        switches={"gs_ensemble": ("valid-selected", "mean-logit")},
+        get="clone GiantSteps/giantsteps-key-dataset (c8cb8aad) and GiantSteps/giantsteps-mtg-key-dataset (fd7b8c58), "
+            "each with its audio/",
+    ),
+    TaskSpec(
+        "gtzan_genre", "GTZAN genre", reader="gtzan:read_genre", kind="classification", windowing=Windowing(30.0),
+        monitor="accuracy", metrics=("accuracy",), switches={"gtzan_jazz54": ("keep", "drop")}, **GTZAN,
+    ),
+    TaskSpec(
+        "gtzan_beats", "GTZAN beat tracking", reader="gtzan:read_beats", kind="beats",
+        windowing=Windowing(30.0, pooled=False), monitor="f_measure", metrics=("f_dbn", "f_peak"),
+        switches={"beat_post": ("dbn", "peak"), "beat_tol": ("0.07", "0.02"), "beat_agg": ("mean", "pooled"),
+                  "beat_trim": ("0", "5"), "gtzan_jazz54": ("keep", "drop")},
+        **GTZAN,
+    ),
+    TaskSpec(
+        "emomusic", "EMO valence and arousal", "emomusic", "emomusic:read", "regression", (504, 115, 125),
+        Windowing(5.0), "r2", ("r2_valence", "r2_arousal"),
+        switches={"emo_window": ("5s-of-45", "5s-of-30", "15s")},
+        get="clips_45sec.tar.gz and annotations.tar.gz of emoMusic (cvml.unige.ch/databases/emoMusic), unpacked",
+    ),
+    TaskSpec("nsynth_instrument", "NSynth instrument", reader="nsynth:read_instrument", **NSYNTH),
+    TaskSpec("nsynth_pitch", "NSynth pitch", reader="nsynth:read_pitch", **NSYNTH),
+    TaskSpec(
+        "vocalset_technique", "VocalSet technique", reader="vocalset:read_technique", counts=(0, 0, 0),
+        patience=(5, 10), **VOCALSET,
+    ),
+    TaskSpec("vocalset_singer", "VocalSet singer", reader="vocalset:read_singer", counts=(0, 0, 0), **VOCALSET),
+    TaskSpec(
+        "mtg_instrument", "MTG-Jamendo instrument", reader="jamendo:read_instrument", counts=(14_395, 5_466, 5_115),
+        **MTG,
+    ),
+    TaskSpec(
+        "mtg_moodtheme", "MTG-Jamendo mood/theme", reader="jamendo:read_moodtheme", counts=(9_949, 3_802, 4_231), **MTG,
+    ),
+    TaskSpec("mtg_genre", "MTG-Jamendo genre", reader="jamendo:read_genre", counts=(32_572, 11_043, 11_479), **MTG),
+    TaskSpec("mtg_top50", "MTG-Jamendo top50", reader="jamendo:read_top50", counts=(32_136, 10_888, 11_356), **MTG),
+    TaskSpec(
+        "musdb18", "MUSDB18 separation", "musdb18", "musdb:read", "separation", (86, 14, 50),
+        Windowing(6.0, pooled=False), "sdr", ("sdr_vocals", "sdr_drums", "sdr_bass", "sdr_other"),
+        switches={"sdr": ("global", "museval"), "musdb_segments": ("16", "64", "8", "4"),
+                  "musdb_hidden": ("512", "128", "64"), "musdb_epochs": ("100", "30", "20", "10")},
+        get="MUSDB18-HQ (Zenodo 3338373), or musdb18.zip (Zenodo 1117372) with the codecs extra: train/, test/",
+    ),
+)  # fmt: skip
+TASKS: dict[str, TaskSpec] = {task.name: task for task in _TASKS}

@@ -1,0 +1,145 @@
+"""Beat tracking around an activation: targets to learn it, beats from it, their scores, and answers that are known.
+
+Shapes: T frames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import mir_eval
+import numpy as np
+
+from probes.beats.dbn import DbnBeats
+
+WIDENED = (1.0, 0.5, 0.25)  # targets of the frame nearest to a beat and of its neighbours
+PEAK_REACH_S = 0.06  # a peak is the largest within 3 frames at 50 Hz
+POSTS = ("dbn", "peak")
+
+tracker = lru_cache(DbnBeats)
+
+
+def frame_rate(times_T: np.ndarray) -> float:
+    """Frames a second of evenly spaced frames.
+
+    >>> frame_rate(np.arange(10) / 75 + 0.1)
+    75.0
+    """
+    if len(times_T) < 2:
+        raise ValueError("a frame rate needs two frames")
+    return round((len(times_T) - 1) / float(times_T[-1] - times_T[0]), 6)
+
+
+def beat_targets(beats: np.ndarray, times_T: np.ndarray) -> np.ndarray:
+    """[T], float32: 1 at the frame nearest to each beat, 0.5 and 0.25 one and two frames off, else 0.
+
+    Beats more than half a frame outside the recording count as none: some annotations go on after the audio's end.
+
+    >>> beat_targets(np.array([0.31, 9.0]), np.arange(6) / 10)
+    array([0.  , 0.25, 0.5 , 1.  , 0.5 , 0.25], dtype=float32)
+    """
+    fps = frame_rate(times_T)
+    at = np.rint((np.asarray(beats, dtype=np.float64) - times_T[0]) * fps).astype(int)
+    at = at[(at >= 0) & (at < len(times_T))]
+    targets_T = np.zeros(len(times_T), np.float32)
+    for off, value in enumerate(WIDENED):
+        for near in (at - off, at + off):
+            near = near[(near >= 0) & (near < len(times_T))]
+            targets_T[near] = np.maximum(targets_T[near], value)
+    return targets_T
+
+
+def peak_beats(activation_T: np.ndarray, fps: float) -> np.ndarray:
+    """Seconds after the first frame of all local maxima above 0.5, as Beat This! picks them at 50 frames a second.
+
+    A maximum is the largest within 3 frames there, and within 5 at 75; neighbours that are equal make one beat.
+
+    >>> peak_beats(np.array([0, 0.6, 0, 0, 0, 0, 0.9, 0.9, 0, 0.4]), fps=50)
+    array([0.02, 0.13])
+    """
+    reach = math.ceil(round(PEAK_REACH_S * fps, 6))
+    padded = np.pad(np.asarray(activation_T, dtype=np.float64), reach, constant_values=-np.inf)
+    highest_T = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1).max(axis=1)
+    peaks = np.flatnonzero((padded[reach : len(padded) - reach] == highest_T) & (highest_T > 0.5))
+    runs = np.split(peaks, np.flatnonzero(np.diff(peaks) > 1) + 1)
+    return np.array([run.mean() for run in runs if len(run)]) / fps
+
+
+@dataclass(frozen=True)
+class BeatScores:
+    """How one recording was tracked: F, and the counts from which F over many recordings is pooled."""
+
+    f_measure: float
+    matched: int
+    n_reference: int
+    n_estimate: int
+
+
+def beat_scores(
+    reference: np.ndarray, estimate: np.ndarray, tolerance_s: float = 0.07, trim_s: float = 0.0
+) -> BeatScores:
+    """F of mir_eval's matching; beats before `trim_s` do not count, and nothing tracked is 0.
+
+    >>> beat_scores(np.array([1.0, 2.0]), np.array([1.069, 2.071]))
+    BeatScores(f_measure=0.5, matched=1, n_reference=2, n_estimate=2)
+    """
+    reference, estimate = (mir_eval.beat.trim_beats(np.sort(beats), min_beat_time=trim_s)
+                           for beats in (reference, estimate))  # fmt: skip
+    both = len(reference) and len(estimate)
+    matched = len(mir_eval.util.match_events(reference, estimate, tolerance_s)) if both else 0
+    return BeatScores(f_measure(matched, len(reference), len(estimate)), matched, len(reference), len(estimate))
+
+
+def pooled_f(scores: Iterable[BeatScores]) -> float:
+    """F of all beats together, whatever recording they belong to.
+
+    >>> pooled_f([BeatScores(1.0, 1, 1, 1), BeatScores(0.0, 0, 3, 3)])
+    0.25
+    """
+    counts = [(score.matched, score.n_reference, score.n_estimate) for score in scores]
+    return f_measure(*np.array(counts, dtype=int).reshape(-1, 3).sum(axis=0).tolist())
+
+
+def f_measure(matched: int, n_reference: int, n_estimate: int) -> float:
+    """The harmonic mean of precision and recall; 0 where nothing matched."""
+    return 2 * matched / (n_reference + n_estimate) if matched else 0.0
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """From activation to score: `post` is "dbn" or "peak"; tolerance and trim are those of `beat_scores`."""
+
+    post: str = "dbn"
+    tolerance_s: float = 0.07
+    trim_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.post not in POSTS:
+            raise ValueError(f'post is "dbn" or "peak", not {self.post!r}')
+
+    def beats(self, activation_T: np.ndarray, times_T: np.ndarray) -> np.ndarray:
+        """Beat times in seconds."""
+        fps = frame_rate(times_T)
+        found = tracker(fps)(activation_T) if self.post == "dbn" else peak_beats(activation_T, fps)
+        return np.asarray(times_T[0] + found)
+
+    def score(self, reference: np.ndarray, activation_T: np.ndarray, times_T: np.ndarray) -> BeatScores:
+        """The scores of what `beats` gives."""
+        return beat_scores(reference, self.beats(activation_T, times_T), self.tolerance_s, self.trim_s)
+
+
+def grid(seconds: float, bpm: float = 120.0) -> np.ndarray:
+    """A metronome that has heard nothing: the floor.
+
+    >>> grid(1.6)
+    array([0. , 0.5, 1. , 1.5])
+    """
+    return np.arange(0, seconds, 60 / bpm)
+
+
+def true_activation(beats: np.ndarray, times_T: np.ndarray) -> np.ndarray:
+    """What a perfect head would give: the ceiling, save for what post-processing loses."""
+    return beat_targets(beats, times_T)

@@ -1,0 +1,227 @@
+"""The commands `mert probe fit` and `predict`: heads for labels of one's own.
+
+Each imports what it needs when it runs: this module is read for `mert --help`, too.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from probes.user_labels.fit import FitOptions
+    from probes.user_labels.head import SavedHead
+    from probes.user_labels.predictions import Prediction
+    from probes.user_labels.table import LabelTable
+
+app = typer.Typer(no_args_is_help=True, help="Heads on frozen features for labels of your own.")
+
+
+class Task(StrEnum):
+    classification = "classification"
+    multilabel = "multilabel"
+    regression = "regression"
+    frames = "frames"
+
+
+class HeadKind(StrEnum):
+    mlp = "mlp"
+    linear = "linear"
+
+
+class Post(StrEnum):
+    peak = "peak"
+    dbn = "dbn"
+
+
+Numbers = Annotated[str | None, typer.Option(help="Comma-separated; default: the grid of `mert bench`.")]
+Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:1, ...")]
+
+
+@app.command()
+def fit(
+    features: Annotated[Path, typer.Argument(help="What `mert embed -o` wrote.", file_okay=False)],
+    labels: Annotated[Path, typer.Argument(help="CSV: file, then label | tags | time | columns.", dir_okay=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the head.", file_okay=False)],
+    task: Annotated[Task | None, typer.Option(help="Default: what the columns say.")] = None,
+    layers: Annotated[str | None, typer.Option(help='Names or "all" (weighted); default: each, and "all".')] = None,
+    lrs: Numbers = None,
+    seeds: Numbers = None,
+    head: Annotated[HeadKind, typer.Option(help="512 hidden units, or none.")] = HeadKind.mlp,
+    max_epochs: Annotated[int, typer.Option(min=1, help="At most.")] = 100,
+    split_seed: Annotated[int, typer.Option(min=0, help="Of a random split.")] = 0,
+    post: Annotated[Post, typer.Option(help="Events: peaks, or beats by a DBN.")] = Post.peak,
+    tolerance: Annotated[float, typer.Option(min=0.001, help="Events: seconds that still count as a match.")] = 0.07,
+    partial: Annotated[bool, typer.Option("--partial", help="Leave out what lacks a label, or features.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Fit a head: every layer and rate on train, chosen on valid, tested once.
+
+    LABELS.csv begins with the file, relative to FEATURES, with or without suffix. Classes stand in a column label,
+    tags in tags (a;b) or in columns of 0 and 1, values in columns of numbers, events in time (a row each, seconds).
+    Columns split (train, valid, test) and group (artist: never in two splits) may follow; without split, 60/20/20 of
+    the files are drawn at random.
+    """
+    from mert.cli.terminal import check_device
+    from probes.features.files import FeatureFiles
+    from probes.user_labels.fit import FitOptions, fit_head
+    from probes.user_labels.head import refuse_other
+    from probes.user_labels.matching import matched
+    from probes.user_labels.table import read_labels
+
+    refuse_other(out)
+    check_device(device)
+    table = read_labels(labels, task.value if task else None)
+    if task is None:
+        typer.echo(f"{table.task}, as the columns of {labels} say (--task to change)")
+    table, paths = matched(table, features, partial)
+    held = FeatureFiles.load(paths, framewise=table.task == "frames")
+    options = FitOptions(
+        layers=tuple(layers.split(",")) if layers else None, hidden=512 if head is HeadKind.mlp else 0,
+        max_epochs=max_epochs, split_seed=split_seed, post=post.value, tolerance_s=tolerance,
+        device=chosen_device(device), **grid_of(lrs, seeds),
+    )  # fmt: skip
+    with shown(options) as seen:
+        fitted = fit_head(table, held, seen)
+    fitted.save(out)
+    tell(fitted, table, out)
+
+
+@app.command()
+def predict(
+    head: Annotated[Path, typer.Argument(help="What `mert probe fit -o` wrote.", file_okay=False)],
+    inputs: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Audio or features files, and folders.")],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Name or folder; default: the fit's.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A new .csv or .json file.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Say what a head hears in recordings; refused on any encoder but the one it was fitted on.
+
+    Exit code 0: all well; 2: wrong usage; 3: some files failed.
+    """
+    from mert.cli.terminal import check_device, printable
+    from mert.errors import MertError
+    from probes.user_labels.head import SavedHead
+    from probes.user_labels.predictions import check_out, write
+
+    check_out(out)
+    check_device(device)
+    fitted = SavedHead.load(head)
+    sources = [source for path in inputs for source in sources_of(path)]
+    heard = any(not source.endswith(".npz") for source in sources)
+    encoder = fitted.encoder(model, revision, device) if heard or model else None
+    predictions: list[Prediction] = []
+    for source in sources:
+        try:
+            predictions.append(fitted.predict(source, encoder))
+            typer.echo(f"{printable(source)}: {text_of(predictions[-1])}")
+        except MertError as error:
+            typer.echo(f"failed: {printable(str(error))}", err=True)
+    if out is not None:
+        write(out, fitted.card.task, fitted.card.classes, predictions)
+        typer.echo(f"{len(predictions)} predictions: {out}")
+    if len(predictions) < len(sources):
+        sys.exit(3)
+
+
+def sources_of(path: Path) -> list[str]:
+    """A file as it is; of a folder its audio files, or, if it holds none, its features."""
+    from mert.collection import plan as inputs
+    from mert.errors import UsageError
+
+    if not path.is_dir():
+        return [str(path)]
+    try:
+        return [job.source for job in inputs.plan([path], path).jobs]
+    except UsageError:
+        features = [str(found) for found in sorted(path.rglob("*.npz"))]
+        if not features:
+            raise
+        return features
+
+
+def text_of(prediction: Prediction) -> str:
+    """A prediction on one line, for people."""
+    if prediction.times is not None:
+        return f"{len(prediction.times)} events" + "".join(f" {time:.3f}" for time in prediction.times)
+    scores = prediction.scores or {}
+    if prediction.task == "regression":
+        return ", ".join(f"{name} {value:.6g}" for name, value in scores.items())
+    return ", ".join(f"{name} {scores[name]:.2f}" for name in prediction.labels) or "no tag above 0.5"
+
+
+def grid_of(lrs: str | None, seeds: str | None) -> dict[str, Any]:
+    """The parts of the grid that were given."""
+    from mert.errors import UsageError
+
+    try:
+        given: dict[str, Any] = {"lrs": tuple(map(float, lrs.split(",")))} if lrs else {}
+        return given | ({"seeds": tuple(map(int, seeds.split(",")))} if seeds else {})
+    except ValueError as error:
+        raise UsageError("--lrs, --seeds", str(error), "give numbers: --lrs 1e-3,1e-2 --seeds 0,1") from None
+
+
+def chosen_device(name: str) -> str:
+    """`auto` resolved."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=stderr)
+
+
+@contextmanager
+def shown(options: FitOptions) -> Iterator[FitOptions]:
+    """Options whose callback moves a progress bar."""
+    from dataclasses import replace
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        fitting = bar.add_task("heads", total=None)
+        yield replace(options, fitted=lambda row, total: bar.update(fitting, advance=1, total=total))
+
+
+def tell(fitted: SavedHead, table: LabelTable, out: Path) -> None:
+    """What was fitted, layer by layer, with the test score of the one that was chosen."""
+    from rich.table import Table
+
+    from probes.sweep import Row, select
+
+    card, lines = fitted.card, console()
+    metric, n = card.scores["metric"], {part: len(card.split[part]) for part in ("train", "valid", "test")}
+    lines.print("split: " + ", ".join(f"{count} {part}" for part, count in n.items()) + f" ({card.split['how']})")
+    for note in card.notes:
+        lines.print(f"note: {note}")
+    if card.counts:
+        classes = Table("class", *n, box=None)
+        for name, of in card.counts.items():
+            classes.add_row(name, *(str(of[part]) for part in n))
+        lines.print(classes)
+    layers = Table("layer", "lr", f"valid {metric}", f"test {metric}", "n", box=None)
+    for layer in dict.fromkeys(row["layer"] for row in card.grid):
+        rows = [Row(**row) for row in card.grid if row["layer"] == layer and row["valid"] is not None]
+        if not rows:
+            continue
+        lr = select(rows)[1]
+        valid = [row.valid for row in rows if row.lr == lr]
+        test, count = (f"{card.scores['test'][metric]:.1f}", str(n["test"])) if layer == card.layer else ("", "")
+        layers.add_row(layer, f"{lr:g}", f"{sum(valid) / len(valid):.1f}",
+                       test, count)  # fmt: skip
+    lines.print(layers)
+    seeds = len(card.scores["seeds"])
+    lines.print(f"in points, means over {seeds} seeds; kept: the head of seed {card.head['seed']}, in {out}")

@@ -1,0 +1,74 @@
+"""Clips to be heard by an encoder: audio files, or waves computed on demand, each with a fingerprint of its content.
+
+Shapes: N samples, mono, float32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mert.audio.recording import Recording
+from mert.errors import AudioError
+from mert.files import sha256_file
+
+SILENCE_DB = -40.0
+SILENCE_BLOCK_S = 0.01
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A recording by its file, or by a function of the sample rate with the fingerprint of what it gives."""
+
+    id: str
+    audio: Path | None = None
+    wave: Callable[[int], np.ndarray] | None = None
+    fingerprint: str = ""
+
+    def stamp(self) -> tuple[int, int]:
+        """Size and time of the last change: while they stay, so does the fingerprint. (0, 0) for computed waves."""
+        if self.audio is None:
+            return 0, 0
+        try:
+            facts = self.audio.stat()
+        except OSError as error:
+            raise AudioError(self.audio, (error.strerror or "cannot be read").lower(), "check the path") from None
+        return facts.st_size, facts.st_mtime_ns
+
+    def content(self) -> str:
+        """SHA-256 of the file, or the fingerprint given."""
+        return self.fingerprint if self.audio is None else sha256_file(self.audio)
+
+    def read(self, rate_hz: int) -> np.ndarray:
+        """The whole clip; AudioError if it cannot be used."""
+        if self.wave is not None:
+            return self.wave(rate_hz)
+        if self.audio is None:
+            raise ValueError(f"clip {self.id} has neither a file nor a wave")
+        blocks = list(Recording(self.audio).blocks(rate_hz))
+        return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+
+
+def trimmed(wave_N: np.ndarray, rate_hz: int) -> np.ndarray:
+    """Without the silence before the first 10 ms that reach -40 dB of the loudest 10 ms.
+
+    >>> wave = np.concatenate([np.zeros(1000), np.ones(500)])
+    >>> len(trimmed(wave, 1000))
+    500
+    """
+    step = max(1, round(SILENCE_BLOCK_S * rate_hz))
+    blocks = wave_N[: len(wave_N) // step * step].reshape(-1, step).astype(np.float64)
+    power = (blocks**2).mean(axis=1)
+    if not len(power) or not power.max():
+        return wave_N
+    first = int((power >= power.max() * 10 ** (SILENCE_DB / 10)).argmax())
+    return wave_N[first * step :]
+
+
+def wave_digest(wave_N: np.ndarray) -> str:
+    """What decoded sound is: equal for bit-exact duplicates in different containers."""
+    return hashlib.sha256(np.ascontiguousarray(wave_N, np.float32).tobytes()).hexdigest()

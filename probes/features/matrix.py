@@ -1,0 +1,268 @@
+"""Features once: a memory-mapped fp16 matrix [rows, L, P] with a parquet index, resumable and checked.
+
+A folder holds what one encoder makes with one windowing. `values.f16` only grows; a clip counts as made when its row of
+the index, which carries a checksum of its values, is on the disk. While a run lasts, that is a line of
+`journal.jsonl`; at its end the lines become `index.parquet`.
+
+Shapes: L layers, P width of a row, T frames; a row is a pooled window, or a frame.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mert.errors import AudioError, MertError, OutputError
+from mert.files import read_json, write_json, write_whole
+from probes.encoders import Encoder
+from probes.features.clips import Clip, trimmed, wave_digest
+from probes.features.cutting import Windowing
+
+VERSION = 1
+TOGETHER = 8  # clips written at a time
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A clip's rows [first, first + count) with their checksum, and what was heard."""
+
+    id: str
+    content: str
+    size: int
+    mtime_ns: int
+    wave: str
+    seconds: float
+    first: int
+    count: int
+    crc32: int
+
+
+class FeatureMatrix:
+    """The features of many clips; `extract` makes what is missing, `rows`, `windows`, `frames` give them."""
+
+    def __init__(self, root: Path, encoder: Encoder, windowing: Windowing) -> None:
+        facts = encoder.facts
+        self.encoder, self.windowing = encoder, windowing
+        self.key = {"version": VERSION, "encoder": facts.as_dict(), "windowing": asdict(windowing)}
+        digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()
+        self.folder = Path(root) / f"{facts.name.replace('/', '-')}-{digest[:12]}"
+        self.digest = digest
+        self.layers = facts.layer_names
+        self.width = facts.width if windowing.pooled else facts.dim
+        self.entries: dict[str, Entry] = {}
+        self._values: np.ndarray | None = None
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return 2 * len(self.layers) * self.width
+
+    def bytes_for(self, seconds: float) -> float:
+        """Disk that clips of so many seconds in all will take."""
+        if not self.windowing.pooled:
+            return seconds * self.encoder.facts.frame_rate * self.row_bytes
+        return seconds / (self.windowing.seconds or seconds or 1) * self.row_bytes
+
+    def extract(self, clips: Sequence[Clip], tell: Callable[[bool], None] | None = None) -> None:
+        """Make the features of every clip that has none; `tell` gets True for each clip that had to be made.
+
+        Raises AudioError, after all others were made, if clips cannot be read: nothing is left out silently.
+        """
+        with self._locked():
+            self._open()
+            missing = []
+            for clip in clips:
+                if self._known(clip):
+                    if tell:
+                        tell(False)
+                else:
+                    missing.append(clip)
+            failures: list[MertError] = []
+            for group in groups(missing, TOGETHER):
+                failures += self._append(group, tell)
+            self._write_index()
+        if failures:
+            more = f" (and {len(failures) - 1} more like it)" if len(failures) > 1 else ""
+            raise AudioError(failures[0].source, failures[0].reason + more, failures[0].remedy)
+
+    def rows(self, ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(row numbers, number of the clip each belongs to), for clips in this order."""
+        entries = [self.entries[name] for name in ids]
+        rows = [np.arange(entry.first, entry.first + entry.count) for entry in entries]
+        owners = np.repeat(np.arange(len(entries)), [entry.count for entry in entries])
+        return np.concatenate(rows) if rows else np.zeros(0, int), owners
+
+    def windows(self, rows: np.ndarray, layer: int | slice) -> np.ndarray:
+        """float32 [n, P] of one layer, or fp16 [n, L, P] of several."""
+        values = self._opened()[:, layer][rows]
+        return values.astype(np.float32) if values.ndim == 2 else values
+
+    def frames(self, clip_id: str, layer: int | slice) -> np.ndarray:
+        """float32 [T, D] of one layer, or [L, T, D] of several."""
+        entry = self.entries[clip_id]
+        values = self._opened()[entry.first : entry.first + entry.count, layer].astype(np.float32)
+        return values if values.ndim == 2 else values.transpose(1, 0, 2)
+
+    def times(self, clip_id: str) -> np.ndarray:
+        """Seconds of a clip's frames."""
+        return self.encoder.times(self.entries[clip_id].count)
+
+    def _opened(self) -> np.ndarray:
+        if self._values is None:
+            path = self.folder / "values.f16"
+            shape = (path.stat().st_size // self.row_bytes, len(self.layers), self.width)
+            self._values = np.memmap(path, np.float16, "r", shape=shape)
+        return self._values
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One writer at a time; others wait."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._values = None
+            yield
+            self._values = None
+
+    def _open(self) -> None:
+        """Read index and journal, drop what is damaged, and cut off rows that no line vouches for."""
+        note = self.folder / "key.json"
+        if not note.exists():
+            write_json(note, self.key)
+        elif read_json(note) != json.loads(json.dumps(self.key)):
+            raise OutputError(note, "belongs to other features", "remove its folder")
+        found = [*read_index(self.folder / "index.parquet"), *read_journal(self.folder / "journal.jsonl")]
+        path = self.folder / "values.f16"
+        path.touch()
+        size = path.stat().st_size
+        found = [entry for entry in found if (entry.first + entry.count) * self.row_bytes <= size]
+        end = max((entry.first + entry.count for entry in found), default=0) * self.row_bytes
+        with open(path, "rb+") as file:
+            file.truncate(end)
+            self.entries = {entry.id: entry for entry in found if self._sound(file, entry)}
+
+    def _sound(self, file: Any, entry: Entry) -> bool:
+        file.seek(entry.first * self.row_bytes)
+        return zlib.crc32(file.read(entry.count * self.row_bytes)) == entry.crc32
+
+    def _known(self, clip: Clip) -> bool:
+        entry = self.entries.get(clip.id)
+        if entry is None:
+            return False
+        stamp = clip.stamp()
+        if clip.audio is not None and stamp == (entry.size, entry.mtime_ns):
+            return True
+        if clip.content() != entry.content:
+            return False
+        self.entries[clip.id] = replace(entry, size=stamp[0], mtime_ns=stamp[1])
+        return True
+
+    def _append(self, clips: Sequence[Clip], tell: Callable[[bool], None] | None) -> list[MertError]:
+        """Hear some clips, write their values, then the lines that vouch for them."""
+        failures: list[MertError] = []
+        made: list[tuple[Entry, np.ndarray]] = []
+        for clip in clips:
+            try:
+                made.append(self._make(clip))
+            except MertError as error:
+                failures.append(error)
+            if tell:
+                tell(True)
+        path, lines = self.folder / "values.f16", []
+        try:
+            with open(path, "ab") as file:
+                for entry, values in made:
+                    placed = replace(entry, first=file.tell() // self.row_bytes, crc32=zlib.crc32(values.tobytes()))
+                    file.write(values.tobytes())
+                    lines.append(json.dumps(asdict(placed)) + "\n")
+                    self.entries[entry.id] = placed
+                file.flush()
+                os.fsync(file.fileno())
+            with open(self.folder / "journal.jsonl", "a+b") as journal:
+                if journal.seek(0, os.SEEK_END):
+                    journal.seek(-1, os.SEEK_END)
+                    if journal.read(1) != b"\n":  # a line that was cut off
+                        journal.write(b"\n")
+                journal.write("".join(lines).encode())
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror or error})"
+            raise OutputError(path, reason, "free space, then run again: what was made is kept") from error
+        return failures
+
+    def _make(self, clip: Clip) -> tuple[Entry, np.ndarray]:
+        """An entry without its place, and its values fp16 [rows, L, P]."""
+        rate_hz, windowing = self.encoder.facts.sample_rate, self.windowing
+        size, mtime_ns = clip.stamp()
+        whole_N = clip.read(rate_hz)
+        wave_N = trimmed(whole_N, rate_hz) if windowing.trim else whole_N
+        if windowing.pooled:
+            waves = [wave_N[first:end] for first, end in windowing.spans(len(wave_N), rate_hz)]
+            values = [pooled_LP for pooled_LP in self.encoder.pooled(waves)]
+            values_RLP = np.stack(values) if values else np.zeros((0, len(self.layers), self.width), np.float32)
+        else:
+            values_RLP = self.encoder.frames(wave_N, windowing.seconds).transpose(1, 0, 2)
+        with np.errstate(over="ignore"):
+            half = np.ascontiguousarray(values_RLP, np.float16)
+        check_values(clip, half, (len(self.layers), self.width))
+        digest, seconds = wave_digest(whole_N), len(whole_N) / rate_hz
+        return Entry(clip.id, clip.content(), size, mtime_ns, digest, seconds, 0, len(half), 0), half
+
+    def _write_index(self) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        rows = [asdict(entry) for entry in sorted(self.entries.values(), key=lambda entry: entry.first)]
+        columns = {name: [row[name] for row in rows] for name in Entry.__dataclass_fields__}
+        with write_whole(self.folder / "index.parquet") as temporary:
+            pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
+        (self.folder / "journal.jsonl").unlink(missing_ok=True)
+
+
+def check_values(clip: Clip, values_RLP: np.ndarray, shape: tuple[int, int]) -> None:
+    """Refuse features that are none: no rows, another shape, NaN, or too large for fp16."""
+    if not len(values_RLP):
+        raise AudioError(clip.audio or clip.id, "too short for a single window", "leave it out of the dataset")
+    if values_RLP.shape[1:] != shape:
+        raise MertError(clip.id, f"the encoder gave {values_RLP.shape[1:]}, not layers x width {shape}",
+                        "mend the encoder's facts")  # fmt: skip
+    if not np.isfinite(values_RLP).all():
+        raise MertError(clip.audio or clip.id, "features are NaN, infinite or beyond fp16", "check encoder and audio")
+
+
+def read_journal(path: Path) -> list[Entry]:
+    """The lines of an unfinished run; some may be cut off, and what they vouched for is made again."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            found.append(Entry(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return found
+
+
+def read_index(path: Path) -> list[Entry]:
+    """All entries of a finished run; a damaged index holds none, and the features are made again."""
+    import pyarrow
+    import pyarrow.parquet
+
+    if not path.exists():
+        return []
+    try:
+        return [Entry(**row) for row in pyarrow.parquet.read_table(path).to_pylist()]
+    except (pyarrow.ArrowException, OSError, TypeError):
+        return []
+
+
+def groups(clips: Sequence[Clip], size: int) -> Iterator[Sequence[Clip]]:
+    for first in range(0, len(clips), size):
+        yield clips[first : first + size]

@@ -1,0 +1,238 @@
+"""The result of a probe as one JSON file, with outputs beside it as arrays; validation by layer, read and drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mert.embedding.npz import read_npz, write_npz
+from mert.errors import MertError, OutputError, UsageError
+from mert.files import read_json, write_json
+from mert.plots import ACCENT, COLOURS, GRID, new_axes, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SCHEMA = 1
+LIBRARIES = ("mert-hub", "torch", "numpy", "scikit-learn", "mir_eval", "soxr", "soundfile")
+
+
+@dataclass
+class Outputs:
+    """What a fitted head gave for each test item, so that intervals and comparisons can be computed afterwards.
+
+    `ids` [n]; `targets` [n] class numbers, [n, C] tags or values, or empty; `outputs` [seeds, n, C] (logits, values,
+    or, for beats and separation, a metric's value of each item: `columns` then names them).
+    """
+
+    ids: np.ndarray
+    targets: np.ndarray
+    outputs: np.ndarray
+    columns: tuple[str, ...]
+
+
+@dataclass
+class Result:
+    """One model on one task. `metrics` maps a name to {"mean", "ci95", "seeds", "n"}, in points of 0 to 100 (SDR: dB).
+
+    `score` is the task score, in the same form. `seeds` holds the validation and test metrics of each seed at the
+    selected configuration, `grid` a row per fit: layer, lr, seed, valid, epoch. `limit` is not None where the number is
+    not comparable with a full run, and says why.
+    """
+
+    model: dict[str, Any]
+    task: dict[str, Any]
+    protocol: dict[str, str]
+    head: dict[str, Any]
+    layer: str
+    lr: float
+    seeds: list[dict[str, Any]]
+    metrics: dict[str, dict[str, Any]]
+    score: dict[str, Any]
+    grid: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+    limit: str | None = None
+    seconds: float = 0.0
+    device: str = "cpu"
+    versions: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def save(self, folder: Path, outputs: Outputs) -> Path:
+        """Write `folder`/<task>.json, and <task>.npz with the outputs before it."""
+        name = self.task["name"]
+        arrays = {"ids": outputs.ids, "targets": outputs.targets, "outputs": outputs.outputs}
+        write_npz(folder / f"{name}.npz", arrays | {"columns": np.array(outputs.columns)})
+        write_json(folder / f"{name}.json", dataclasses.asdict(self))
+        return folder / f"{name}.json"
+
+    @classmethod
+    def load(cls, path: Path) -> Result:
+        """The inverse of `save`, for the JSON; OutputError for files of another schema."""
+        values = read_json(path)
+        try:
+            result = cls(**values)
+        except TypeError as error:
+            raise OutputError(path, f"is not a result ({error})", "run the task again") from None
+        if result.schema != SCHEMA:
+            raise OutputError(path, f"has schema {result.schema}, not {SCHEMA}", "run the task again")
+        return result
+
+
+def load_outputs(path: Path) -> Outputs:
+    """The arrays beside a result: `path` is that of its JSON."""
+    arrays = read_npz(path.with_suffix(".npz"), required=("ids", "targets", "outputs", "columns"))
+    columns = tuple(str(name) for name in arrays["columns"])
+    return Outputs(arrays["ids"], arrays["targets"], arrays["outputs"], columns)
+
+
+def library_versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
+    """Versions of what made the numbers, and of Python.
+
+    >>> "torch" in library_versions()
+    True
+    """
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+AGAIN = "name the JSON, or the folder, that `mert bench run` wrote"
+
+
+def layer_order(layers: Iterable[str]) -> list[str]:
+    """Layer names from the input upwards, then what is no single layer ("all").
+
+    >>> layer_order(["all", "layer10", "embed", "layer2"])
+    ['embed', 'layer2', 'layer10', 'all']
+    """
+
+    def place(name: str) -> tuple[int, int, str]:
+        number = re.fullmatch(r"layer(\d+)", name)
+        return (0, 0, "") if name == "embed" else (1, int(number[1]), "") if number else (2, 0, name)
+
+    return sorted(set(layers), key=place)
+
+
+def layer_label(name: str) -> str:
+    """What stands at an axis: the number of a layer.
+
+    >>> [layer_label(name) for name in ("embed", "layer07", "all")]
+    ['embed', '7', 'all']
+    """
+    return str(int(name.removeprefix("layer"))) if name.startswith("layer") else name
+
+
+def is_single(layer: str) -> bool:
+    """Whether it is one layer, not several weighted."""
+    return layer.startswith(("embed", "layer"))
+
+
+@dataclass(frozen=True)
+class LayerCurve:
+    """Validation by layer, at the best learning rate of each: mean over seeds, lowest and highest seed."""
+
+    layers: list[str]
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def of(cls, grid: Iterable[Mapping[str, Any]]) -> LayerCurve:
+        """From rows of layer, lr, seed and valid; fits that did not converge have no value and are left out.
+
+        >>> rows = [("layer01", 1e-3, 0, 70.0), ("layer01", 1e-2, 0, 60.0), ("layer02", 1e-3, 0, None)]
+        >>> curve = LayerCurve.of(dict(zip(("layer", "lr", "seed", "valid"), row)) for row in rows)
+        >>> curve.layers, curve.mean
+        (['layer01'], array([70.]))
+        """
+        found: dict[str, dict[float, list[float]]] = {}
+        for row in grid:
+            if row["valid"] is not None and math.isfinite(row["valid"]):
+                found.setdefault(row["layer"], {}).setdefault(row["lr"], []).append(float(row["valid"]))
+        layers = layer_order(found)
+        best = [max(found[layer].values(), key=lambda seeds: float(np.mean(seeds))) for layer in layers]
+        columns = [np.array([reduce(seeds) for seeds in best]) for reduce in (np.mean, np.min, np.max)]
+        return cls(layers, *columns)
+
+
+def plot_layer_curve(
+    curve: LayerCurve, chosen: str, axes: Axes | None = None, colour: str = COLOURS[0], size_pt: float = 9.0
+) -> Axes:
+    """Mean over seeds, their range, and the layer that validation chose, ringed."""
+    axes = plain(axes or new_axes(6.4, 4.2))
+    places = np.arange(len(curve.layers))
+    single = np.array([is_single(layer) for layer in curve.layers], dtype=bool)
+    axes.fill_between(places[single], curve.low[single], curve.high[single], color=colour, alpha=0.18, lw=0)
+    axes.plot(places[single], curve.mean[single], color=colour, lw=1.4)
+    errors = np.abs(np.stack((curve.low, curve.high)) - curve.mean)[:, ~single]
+    axes.errorbar(places[~single], curve.mean[~single], errors, fmt="D", ms=4, color=colour, lw=1.2)
+    if chosen in curve.layers:
+        at = curve.layers.index(chosen)
+        axes.plot(at, curve.mean[at], "o", ms=9, mfc="none", mec=ACCENT, mew=2)
+        place = (0, 9) if curve.mean[at] < np.nanmax(curve.high) else (0, -15)
+        axes.annotate(
+            layer_label(chosen), (at, curve.mean[at]), place, textcoords="offset points", ha="center",
+            fontsize=size_pt, color=ACCENT, fontweight="bold",
+        )  # fmt: skip
+    step = -(-len(places) // (9 if size_pt < 9 else 26))
+    shown = [i for i in places if not single[i] or (i % step == 0 and (step == 1 or single[i : i + 2].all()))]
+    axes.set_xticks(shown, [layer_label(curve.layers[i]).replace("embed", "e") for i in shown])
+    axes.grid(axis="y", color=GRID, lw=0.6)
+    axes.margins(y=0.2)
+    axes.tick_params(labelsize=size_pt - 1)
+    return axes
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """Results with a choice of layers: of one JSON, or of all in a folder. UsageError where there are none."""
+    paths = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    found = [values for file in paths if "grid" in (values := read_json(file)) or file == path]
+    try:
+        chosen = [values for values in found if len(LayerCurve.of(values["grid"]).layers) > 1]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise MertError(path, f"is no result ({type(error).__name__}: {error})", AGAIN) from None
+    if not chosen:
+        reason = "its results know one layer only" if found else "holds no result"
+        raise UsageError(path, reason, "run the benchmark over several layers" if found else AGAIN)
+    return chosen
+
+
+def plot_results(results: Sequence[Mapping[str, Any]]) -> list[Axes]:
+    """A panel for each result, on one figure."""
+    columns = min(len(results), 3)
+    rows = -(-len(results) // columns)
+    alone = len(results) == 1
+    figure: Any = new_axes(*((6.4, 4.4) if alone else (3.3 * columns, 0.5 + 2.3 * rows))).figure
+    figure.clear()
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for spare in panels[len(results) :]:
+        spare.set_axis_off()
+    models = sorted({str(dict(result.get("model") or {}).get("name", "")) for result in results})
+    for result, axes in zip(results, panels, strict=False):
+        _panel(result, axes, 9.5 if alone else 8.0)
+    figure.suptitle(f"{', '.join(models)}: validation by layer, mean and range over seeds", fontsize=10)
+    return list(panels[: len(results)])
+
+
+def _panel(result: Mapping[str, Any], axes: Axes, size_pt: float) -> None:
+    task = result.get("task") or {}
+    task = task if isinstance(task, Mapping) else {"title": task}
+    plot_layer_curve(LayerCurve.of(result["grid"]), str(result.get("layer", "")), axes, size_pt=size_pt)
+    monitored = next((str(metric) for seed in result.get("seeds", ()) for metric in seed.get("valid", ())), "score")
+    axes.set_ylabel("-loss" if monitored == "loss" else f"{monitored.replace('_', ' ')}, points", fontsize=size_pt)
+    axes.set_xlabel("layer (e: the encoder's input)", fontsize=size_pt)
+    synthetic = ", synthetic data" if task.get("data") == "synthetic" else ""
+    axes.set_title(f"{task.get('title') or task.get('name', '')}{synthetic}", fontsize=size_pt + 0.5, loc="left")

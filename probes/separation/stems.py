@@ -1,0 +1,171 @@
+"""Songs with their stems: readers for MUSDB18's two forms, and fixed pools of segments cut and remixed from them.
+
+Shapes: C channels (2), N samples, J targets in the order of STEMS, S segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from mert.audio.recording import check_samples
+from mert.errors import AudioError
+from probes.metrics import STEMS
+
+RATE_HZ = 24_000
+STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # of a .stem.mp4
+UNEVEN_S = 0.1  # stems may differ in length by so much; encoders round up to whole blocks
+GAINS = (0.25, 1.25)
+SWAP = 0.5
+
+
+@dataclass(frozen=True)
+class Stems:
+    """A mixture [C, N] and its targets [J, C, N], stereo, float32."""
+
+    mixture_CN: np.ndarray
+    targets_JCN: np.ndarray
+
+
+def load_stems(path: Path, rate_hz: int = RATE_HZ) -> Stems:
+    """A song from its folder of WAV files (or the mixture.wav in it), or from a .stem.mp4, resampled.
+
+    AudioError where a stem is missing, cannot be read, has more than two channels or another length than the rest.
+    """
+    path = Path(path)
+    if path.suffix == ".mp4":
+        waves = {name: _decoded(path, i, rate_hz) for i, name in enumerate(STREAMS)}
+    else:
+        folder = path if path.is_dir() else path.parent
+        waves = {name: _read(folder / f"{name}.wav", rate_hz) for name in STREAMS}
+    lengths = [wave_CN.shape[1] for wave_CN in waves.values()]
+    shortest = min(lengths)
+    if max(lengths) - shortest > UNEVEN_S * rate_hz:
+        longest = f"{shortest / rate_hz:.2f} to {max(lengths) / rate_hz:.2f} s"
+        raise AudioError(path, f"its stems have lengths from {longest}", "fetch the song again")
+    return Stems(waves["mixture"][:, :shortest], np.stack([waves[name][:, :shortest] for name in STEMS]))
+
+
+def _read(path: Path, rate_hz: int) -> np.ndarray:
+    try:
+        wave_NC, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise AudioError(path, f"cannot be read ({error})", "check the song's folder for all five WAV files") from None
+    return _stereo(path, wave_NC, rate, rate_hz)
+
+
+def _decoded(path: Path, stream: int, rate_hz: int) -> np.ndarray:
+    """One of the audio streams of an MP4 file."""
+    try:
+        import av
+    except ImportError:
+        raise AudioError(path, "MP4 needs PyAV", 'pip install -e ".[codecs]", or use MUSDB18-HQ') from None
+    try:
+        with av.open(path) as container:
+            if len(container.streams.audio) != len(STREAMS):
+                found = len(container.streams.audio)
+                raise AudioError(path, f"{found} audio streams, not {len(STREAMS)}", "give a MUSDB18 .stem.mp4")
+            rate = container.streams.audio[stream].rate
+            packed = av.AudioResampler(format="flt")
+            blocks = [
+                block.to_ndarray().reshape(-1, block.layout.nb_channels)
+                for frame in container.decode(audio=stream)
+                for block in packed.resample(frame)
+            ]
+    except (av.error.FFmpegError, OSError) as error:
+        raise AudioError(path, f"cannot be decoded ({error})", "fetch the file again") from None
+    wave_NC = np.concatenate(blocks) if blocks else np.zeros((0, 2), np.float32)
+    return _stereo(path, wave_NC, rate, rate_hz)
+
+
+def _stereo(path: Path, wave_NC: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+    """[C, N] at the rate asked for; mono becomes both channels."""
+    if not len(wave_NC) or wave_NC.shape[1] > 2:
+        raise AudioError(path, f"{wave_NC.shape[1]} channels of {len(wave_NC)} samples", "give mono or stereo stems")
+    check_samples(wave_NC, str(path), 0, from_hz)
+    if from_hz != to_hz:
+        wave_NC = soxr.resample(wave_NC, from_hz, to_hz, quality="HQ")
+    return np.ascontiguousarray(np.broadcast_to(wave_NC.T, (2, len(wave_NC))), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one stem of a segment is made of: a track, where in it (0 to 1), its gain, and whether channels swap."""
+
+    track: int
+    where: float
+    gain: float = 1.0
+    swap: bool = False
+
+
+def plan(n_tracks: int, seed: int, per_track: int, remix: bool = True) -> list[tuple[Piece, ...]]:
+    """For each segment its J pieces. With `remix`, every second segment mixes stems of different tracks.
+
+    >>> segments = plan(n_tracks=5, seed=0, per_track=2)
+    >>> len(segments), [len({piece.track for piece in pieces}) for pieces in segments[:4]]
+    (10, [1, 4, 1, 4])
+    """
+    random = np.random.default_rng(seed)
+    segments = []
+    for track in range(n_tracks):
+        for number in range(per_track):
+            where = random.random(len(STEMS))
+            others = random.choice(n_tracks, len(STEMS), replace=n_tracks < len(STEMS))
+            gains = random.uniform(*GAINS, len(STEMS))
+            swaps = random.random(len(STEMS)) < SWAP
+            if remix and number % 2:
+                drawn = zip(others.tolist(), where.tolist(), gains.tolist(), swaps.tolist(), strict=True)
+                segments.append(tuple(Piece(*values) for values in drawn))
+            else:
+                segments.append((Piece(track, float(where[0])),) * len(STEMS))
+    return segments
+
+
+def remixed(pieces: tuple[Piece, ...]) -> bool:
+    """Whether a segment is no stretch of one song."""
+    return len(set(pieces)) > 1
+
+
+def segments(
+    tracks: Sequence[Callable[[], Stems]],
+    seed: int,
+    per_track: int = 64,
+    seconds: float = 6.0,
+    rate_hz: int = RATE_HZ,
+    remix: bool = True,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """A pool [S, 1 + J, C, N] of segments: mixture, then targets. Each track is loaded once.
+
+    Frozen features are computed once per mixture, so the pool is drawn once from `seed`: half of it are stretches of
+    the songs as they are, half (none without `remix`) random mixes. MARBLE instead remixes anew in every epoch, and
+    runs the encoder each time. `out` may be a memory map to fill, of fp16 too.
+
+    >>> song = Stems(np.ones((2, 48_000), np.float32), np.full((4, 2, 48_000), 0.25, np.float32))
+    >>> segments([lambda: song] * 4, seed=0, per_track=2, seconds=1.0).shape
+    (8, 5, 2, 24000)
+    """
+    n_samples = round(seconds * rate_hz)
+    planned = plan(len(tracks), seed, per_track, remix)
+    pool = np.zeros((len(planned), 1 + len(STEMS), 2, n_samples), np.float32) if out is None else out
+    for number, load in enumerate(tracks):
+        song = load()
+        spare = song.mixture_CN.shape[1] - n_samples
+        if spare < 0:
+            raise AudioError(f"track {number}", f"shorter than a segment of {seconds} s", "cut shorter segments")
+        for segment, pieces in enumerate(planned):
+            for j, piece in enumerate(pieces):
+                if piece.track == number:
+                    stretch = slice(start := int(piece.where * (spare + 1)), start + n_samples)
+                    wave_CN = piece.gain * song.targets_JCN[j, :, stretch]
+                    pool[segment, 1 + j] = wave_CN[::-1] if piece.swap else wave_CN
+                    pool[segment, 0] = song.mixture_CN[:, stretch]  # of remixes, the sum follows
+    for segment, pieces in enumerate(planned):
+        if remixed(pieces):
+            pool[segment, 0] = pool[segment, 1:].sum(axis=0, dtype=np.float32)
+    return pool

@@ -1,0 +1,1 @@
+"""Heads for labels of your own: table, split, features, fit, the saved head and its predictions."""

@@ -1,0 +1,322 @@
+"""A fitted head as a folder: head.json (labels, encoder, fit and scores) and its tensors; saved, loaded, applied.
+
+Shapes: L layers, T frames, P width, C outputs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mert.audio.recording import ArrayRecording, Recording
+from mert.embedding.embedder import Embedder
+from mert.embedding.features import Features
+from mert.embedding.forward import Settings
+from mert.errors import AudioError, CheckpointError, MertError, OutputError
+from mert.files import read_json, sha256_file, write_json, writing
+from mert.weights.checkpoints import write_tensors
+from probes.features.scaling import Scaling
+from probes.features.stores import WEIGHTED
+from probes.heads import forward
+from probes.user_labels.predictions import Prediction
+
+SCHEMA = 1
+PREPROCESSING = ("window_frames", "hop_frames", "normalize", "dtype", "sample_rate")
+AGAIN = "fit it again, or restore the folder"
+
+
+class HeadError(MertError):
+    """A saved head is damaged, or is asked about features that it was not fitted on."""
+
+
+@dataclass(frozen=True)
+class HeadCard:
+    """head.json: what the head says (`task`, `classes`), what it reads (`layers` of `encoder`, made as `features`
+    says), and how it was fitted and scored. `layer` is one of `layers`, or "all": then they are summed.
+
+    `scores` are means over seeds in points, with the numbers of files they rest on; the head is that of one seed.
+    """
+
+    task: str
+    classes: list[str]
+    layer: str
+    layers: list[str]
+    encoder: dict[str, Any]
+    features: dict[str, Any]
+    head: dict[str, Any]
+    scores: dict[str, Any]
+    tracking: dict[str, Any] | None
+    split: dict[str, Any]
+    counts: dict[str, Any]
+    grid: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+    versions: dict[str, Any] = field(default_factory=dict)
+    weights_sha256: str = ""
+    schema: int = SCHEMA
+
+    @classmethod
+    def load(cls, path: Path) -> HeadCard:
+        """Read head.json; HeadError for what is damaged or of another schema."""
+        try:
+            values = read_json(path)
+        except CheckpointError as error:
+            raise HeadError(path, error.reason, "give a folder that `mert probe fit` wrote") from None
+        if values.get("schema") != SCHEMA:
+            raise HeadError(path, f"has schema {values.get('schema')!r}, not {SCHEMA}", AGAIN)
+        if odd := sorted(values.keys() ^ {part.name for part in dataclasses.fields(cls)}):
+            raise HeadError(path, f"{odd[0]} is missing or unknown", AGAIN)
+        card = cls(**values)
+        if wrong := card.wrong():
+            raise HeadError(path, f"{wrong} is not what it should be", AGAIN)
+        return card
+
+    def wrong(self) -> str | None:
+        """The first entry a prediction rests on that has not its type; None if all is well."""
+        tracking: dict[str, type] = {"post": str, "tolerance_s": float}
+        of: dict[str, dict[str, type]] = {
+            "encoder": {"name": str, "sha256": str},
+            "features": {"normalize": bool, "dtype": str},
+            "tracking": tracking if self.task == "frames" else {},
+        }
+        for name in ("classes", "layers"):
+            held = getattr(self, name)
+            if not (isinstance(held, list) and held and all(isinstance(value, str) for value in held)):
+                return name
+        for name, parts in of.items():
+            held = getattr(self, name)
+            if parts and not isinstance(held, dict):
+                return name
+            for part, kind in parts.items():
+                if not isinstance(held.get(part), kind):
+                    return f"{name}.{part}"
+        if any(fact not in self.features for fact in (*PREPROCESSING, "window", "hop", "pool")):
+            return "features"
+        return None if self.task in ("classification", "multilabel", "regression", "frames") else "task"
+
+
+CARD, TENSORS = "head.json", "head.safetensors"
+PARAMETERS = ("layers", "w1", "b1", "w2", "b2")
+
+
+class SavedHead:
+    """A head with its card. `predict` takes Features, a features file, an audio file, or (array, rate).
+
+    >>> import tempfile
+    >>> import mert
+    >>> from probes.features.files import FeatureFiles
+    >>> from probes.user_labels.fit import FitOptions, fit_head
+    >>> from probes.user_labels.table import LabelTable
+    >>> m = mert.random_model("nano")
+    >>> random = np.random.default_rng(0)
+    >>> def hiss(): return random.normal(0, 0.1, 6_000)
+    >>> def tone(): return np.sin(np.arange(6_000) * 0.1 + random.uniform(0, 6)) + 0.1 * hiss()
+    >>> waves = {f"{i}.wav": (hiss() if i % 2 else tone()) for i in range(20)}
+    >>> held = {name: m.embed(wave, sr=24_000, pool="mean") for name, wave in waves.items()}
+    >>> table = LabelTable.of("classification", {f"{i}.wav": ("hiss" if i % 2 else "tone") for i in range(20)})
+    >>> head = fit_head(table, FeatureFiles(held), FitOptions(layers=("layer02",), lrs=(1e-3,), seeds=(0,)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     head.save(Path(folder) / "hiss_or_tone")
+    ...     again = SavedHead.load(Path(folder) / "hiss_or_tone")
+    >>> again.predict((hiss(), 24_000), m).labels, again.predict((tone(), 24_000), m).labels
+    (('hiss',), ('tone',))
+    """
+
+    def __init__(self, card: HeadCard, tensors: dict[str, Tensor], source: str = "head") -> None:
+        self.card, self.tensors, self.source = card, tensors, source
+        self._encoder: Embedder | None = None
+
+    @classmethod
+    def of(cls, card: HeadCard, parameters: dict[str, Tensor], scaling: Scaling) -> SavedHead:
+        """A head just fitted."""
+        tensors = parameters | {"mean": scaling.mean, "deviation": scaling.deviation}
+        return cls(card, {name: value.detach().to("cpu", torch.float32) for name, value in tensors.items()})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> SavedHead:
+        """Read a folder that `save` wrote; HeadError where its files are damaged or do not belong together."""
+        folder = Path(folder)
+        card, path = HeadCard.load(folder / CARD), folder / TENSORS
+        try:
+            if (sha256 := sha256_file(path)) != card.weights_sha256:
+                raise HeadError(path, f"has sha256 {sha256}, and {card.weights_sha256} in {CARD}", AGAIN)
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it has no iterator
+        except (SafetensorError, OSError) as error:
+            raise HeadError(path, f"cannot be read ({error})", AGAIN) from None
+        outputs = tensors.get("w2")
+        needed = {"b2", "mean", "deviation"} | (
+            {"target_mean", "target_deviation"} if card.task == "regression" else set()
+        )
+        if outputs is None or outputs.shape[:1] != (len(card.classes),) or not needed <= tensors.keys():
+            raise HeadError(path, f"has not the tensors of a head for {len(card.classes)} outputs", AGAIN)
+        return cls(card, tensors, str(folder))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the folder whole or not at all; a head that is there is replaced, anything else is refused."""
+        folder = Path(os.path.abspath(folder))
+        refuse_other(folder)
+        made, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{name}") for name in ("partial", "old"))
+        try:
+            with writing(folder):
+                made.mkdir(parents=True)
+                write_tensors(made / TENSORS, {name: value.contiguous() for name, value in self.tensors.items()})
+                card = dataclasses.replace(self.card, weights_sha256=sha256_file(made / TENSORS))
+                write_json(made / CARD, dataclasses.asdict(card))
+                if folder.exists():
+                    os.rename(folder, old)
+                os.rename(made, folder)
+        finally:
+            if old.exists() and not folder.exists():
+                os.rename(old, folder)
+            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+
+    def encoder(self, model: str | None = None, revision: str | None = None, device: str = "auto") -> Embedder:
+        """Load the encoder of the card, or `model`; HeadError if it is another than the head was fitted on."""
+        from mert.embedding.load import load
+
+        name = model or str(self.card.encoder["name"])
+        if revision is None and model is None and not Path(name).exists():
+            revision = self.card.encoder.get("revision")
+        try:
+            embedder = load(name, revision, device)
+        except CheckpointError as error:
+            if model:
+                raise
+            reason = f"its encoder {name} (sha256 {self.card.encoder['sha256']}) cannot be loaded by name"
+            raise HeadError(self.source, f"{reason}: {error.reason}", "give its folder with -m") from None
+        self.settings(embedder)
+        return embedder
+
+    def predict(
+        self, source: Features | str | Path | tuple[np.ndarray, int], encoder: Embedder | None = None
+    ) -> Prediction:
+        """What the head says of one recording; without `encoder`, audio is heard by the one that the card names.
+
+        HeadError for features of another encoder, window, pooling or without a layer that the head reads.
+        """
+        if isinstance(source, str | Path) and Path(source).suffix == ".npz":
+            return self._of_features(Features.load(source), str(source))
+        if isinstance(source, Features):
+            return self._of_features(source, str(source.meta.get("source", "features")))
+        if encoder is None:
+            encoder = self._encoder = self._encoder or self.encoder()
+        return self._of_audio(source, encoder)
+
+    def settings(self, encoder: Embedder) -> Settings:
+        """How an encoder must embed for this head; HeadError if it is not the one that the head was fitted on."""
+        made, wanted = self.card.features, self.card.encoder
+        if encoder.sha256 != wanted["sha256"]:
+            raise HeadError(
+                self.source, f"was fitted on features of {wanted['name']} (sha256 {wanted['sha256']}), not of "
+                f"{encoder.info.name} (sha256 {encoder.sha256})",
+                "give the model it was fitted on with -m, or embed with this one and fit again",
+            )  # fmt: skip
+        try:
+            settings = encoder.settings(self.card.layers, made["pool"], made["window"], made["hop"], made["dtype"])
+        except (ValueError, TypeError) as error:
+            raise HeadError(self.source, f"{CARD} asks for what the encoder has not ({error})", AGAIN) from None
+        windowing, config = settings.windowing, encoder.model.config
+        found = (windowing.frames, windowing.hop, config.normalize, settings.dtype, config.sample_rate)
+        self._compare(dict(zip(PREPROCESSING, found, strict=True)))
+        return settings
+
+    def _compare(self, found: dict[str, Any]) -> None:
+        for fact, value in found.items():
+            if value != self.card.features[fact]:
+                reason = f"was fitted with {fact} {self.card.features[fact]}, not {value}"
+                raise HeadError(self.source, reason, "embed as for the fit, or fit again")
+
+    def _of_features(self, features: Features, name: str) -> Prediction:
+        if (sha256 := features.meta.get("weights_sha256")) != self.card.encoder["sha256"]:
+            raise HeadError(
+                name, f"holds features of {features.meta.get('model')} (sha256 {sha256}); the head was fitted on those "
+                f"of {self.card.encoder['name']} (sha256 {self.card.encoder['sha256']})",
+                "embed it with that model",
+            )  # fmt: skip
+        self._compare({fact: features.meta.get(fact) for fact in PREPROCESSING})
+        if lacking := [layer for layer in self.card.layers if layer not in features.layers]:
+            raise HeadError(name, f"holds no {lacking[0]}", f"embed it with --layers {','.join(self.card.layers)}")
+        pool = self.card.features["pool"]
+        if features.times is not None and pool is not None:
+            features = features.pool(pool)
+        if features.meta.get("pool") != pool:
+            wanted = f"--pool {pool}" if pool else "frames"
+            raise HeadError(name, f"is pooled ({features.meta.get('pool')})", f"embed it again: {wanted}")
+        values = np.stack([features.layer(layer) for layer in self.card.layers]).astype(np.float32)
+        if features.times is None:
+            return self._of_outputs(self._outputs(values[:, None])[0], name)
+        return self._of_activation(self._outputs(values)[:, 0], features.times, name)
+
+    def _of_audio(self, source: Any, encoder: Embedder) -> Prediction:
+        recording = ArrayRecording(*source) if isinstance(source, tuple) else Recording(source)
+        settings = self.settings(encoder)
+        if settings.pool:
+            features = next(encoder.features(iter([recording]), settings))
+            return self._of_outputs(self._outputs(features.values[:, None])[0], recording.name)
+        pieces = [self._outputs(values_LTD)[:, 0] for _, values_LTD in encoder.frames(recording, settings)]
+        logits_T = np.concatenate(pieces)  # frames are scored window by window: a long recording needs no memory
+        return self._of_activation(logits_T, encoder.clock.times(0, len(logits_T)), recording.name)
+
+    @torch.inference_mode()
+    def _outputs(self, values_LTP: np.ndarray) -> np.ndarray:
+        """Logits [T, C] of frames, or of one pooled row, float64: in float32, sure ones would tie."""
+        x = torch.from_numpy(np.ascontiguousarray(values_LTP, np.float32)).transpose(0, 1)
+        x = x if self.card.layer == WEIGHTED else x[:, 0]
+        parameters = {name: value[None] for name, value in self.tensors.items() if name in PARAMETERS}
+        try:
+            x = Scaling(self.tensors["mean"], self.tensors["deviation"])(x)
+            logits_TC: np.ndarray = forward(parameters, x[None])[0].double().numpy()
+        except RuntimeError as error:
+            raise HeadError(self.source, f"its tensors do not fit the features ({error})", AGAIN) from None
+        return logits_TC
+
+    def _of_outputs(self, logits_C: np.ndarray, name: str) -> Prediction:
+        classes, task = self.card.classes, self.card.task
+        if task == "regression":
+            mean, deviation = (self.tensors[f"target_{part}"].double().numpy() for part in ("mean", "deviation"))
+            return Prediction(name, task, (), dict(zip(classes, (logits_C * deviation + mean).tolist(), strict=True)))
+        logits = torch.from_numpy(logits_C)
+        chances = (logits.softmax(0) if task == "classification" else logits.sigmoid()).tolist()
+        scores = dict(zip(classes, chances, strict=True))
+        if task == "classification":
+            return Prediction(name, task, (max(scores, key=lambda label: scores[label]),), scores)
+        return Prediction(name, task, tuple(tag for tag, chance in scores.items() if chance > 0.5), scores)
+
+    def _of_activation(self, logits_T: np.ndarray, times_T: np.ndarray, name: str) -> Prediction:
+        with needed():
+            from probes.beats.tracking import Tracking
+        if len(times_T) < 2:
+            raise AudioError(name, "has a single frame", "give a longer recording")
+        tracking = Tracking(self.card.tracking["post"]) if self.card.tracking else Tracking()
+        activation_T = torch.from_numpy(logits_T).sigmoid().numpy()
+        return Prediction(name, self.card.task, times=tuple(tracking.beats(activation_T, times_T).tolist()))
+
+
+def refuse_other(folder: Path) -> None:
+    """OutputError if a folder holds anything but a head: it would be lost."""
+    if not folder.exists():
+        return
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {CARD, TENSORS}:
+        raise OutputError(folder, "is there already, and is not a head", "give another name")
+
+
+@contextmanager
+def needed() -> Iterator[None]:
+    """MertError that says how to get scikit-learn or mir_eval, where one is needed and missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        name = str(error.name).partition(".")[0]
+        raise MertError("mert probe", f"{name} is not installed", 'pip install -e ".[probe]"') from None

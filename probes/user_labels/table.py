@@ -1,0 +1,252 @@
+"""Labels of one's own: a CSV file whose first column names recordings, read for one of four kinds of task."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mert.audio.find import SUFFIXES
+from mert.errors import MertError
+
+TASKS = ("classification", "multilabel", "regression", "frames")
+NAMED = {"label": "classification", "tags": "multilabel", "time": "frames"}  # the column that makes a task
+BESIDE = ("split", "group")
+SPLIT_NAMES = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+EXAMPLE = "see `mert probe fit --help` for the columns"
+
+
+class LabelError(MertError):
+    """A file of labels cannot be read, contradicts itself, or does not fit the features."""
+
+
+@dataclass(frozen=True)
+class LabelledFile:
+    """One recording and its label: a class, a frozenset of tags, or a tuple of values or of event times in seconds.
+
+    `group` (an artist, say) must not be in two splits; `line` is where the recording is first named.
+    """
+
+    file: str
+    label: Any
+    split: str = ""
+    group: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """What to learn: `classes` are the names of the head's outputs, in their order.
+
+    >>> table = LabelTable.of("classification", {"a.wav": "oboe", "b.wav": "flute"})
+    >>> table.classes, table.items[0]
+    (('flute', 'oboe'), LabelledFile(file='a.wav', label='oboe', split='', group='', line=0))
+    """
+
+    source: str
+    task: str
+    classes: tuple[str, ...]
+    items: tuple[LabelledFile, ...]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, task: str, labels: dict[str, Any], classes: Sequence[str] | None = None) -> LabelTable:
+        """A table made in Python, from file to label; `classes` are needed where labels are values."""
+        items = tuple(LabelledFile(file, label) for file, label in labels.items())
+        return cls("labels", task, tuple(classes or classes_of(task, items)), items)
+
+    def error(self, reason: str, remedy: str) -> LabelError:
+        """An error about this table."""
+        return LabelError(self.source, reason, remedy)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A CSV file as it stands: columns besides the first, and (line, file, cells by column) of each row."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int, str, dict[str, str]], ...]
+
+    @property
+    def targets(self) -> list[str]:
+        """Columns that may hold values or tags."""
+        return [name for name in self.columns if name not in BESIDE]
+
+    def error(self, reason: str, remedy: str, line: int | None = None) -> LabelError:
+        return LabelError(self.path, reason if line is None else f"line {line}: {reason}", remedy)
+
+
+def read_labels(path: Path, task: str | None = None) -> LabelTable:
+    """The labels of a CSV file; LabelError names the line that is wrong.
+
+    Columns: the file first; then `label` (classification), `tags` separated by ; or | (multi-label), several columns
+    of 0 and 1 (multi-label) or of numbers (regression), or `time` (frames: a row for each event, an empty cell where
+    there is none). `split` (train, valid, test) and `group` may stand beside them.
+    """
+    sheet = read_sheet(path)
+    task = task or inferred(sheet)
+    column = next((name for name, of in NAMED.items() if of == task), "")
+    if column not in sheet.columns and task in ("classification", "frames"):
+        raise sheet.error(f"{task} needs a column named {column}", EXAMPLE)
+    used = [column] if column in sheet.columns else sheet.targets
+    if not used:
+        raise sheet.error("has no column besides the file's", EXAMPLE)
+    items = tuple((events if task == "frames" else single_rows)(sheet, task, used))
+    classes = classes_of(task, items) if column in used else tuple(used)
+    unused = [name for name in sheet.targets if name not in used]
+    notes = [f"columns not used: {', '.join(unused)}"] if unused else []
+    if task == "classification" and 2 * len({item.label for item in items}) > len(items) and all(
+        is_number(item.label) for item in items
+    ):  # fmt: skip
+        notes.append("the labels are many numbers: for values, not classes, give --task regression")
+    return LabelTable(str(path), task, classes, items, tuple(notes))
+
+
+def read_sheet(path: Path) -> Sheet:
+    """Header and rows of a CSV file in UTF-8, with or without a byte-order mark, of any line ends."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except OSError as error:
+        raise LabelError(path, f"cannot be read ({error.strerror})", "check the path") from None
+    except UnicodeDecodeError as error:
+        raise LabelError(path, f"is not UTF-8 (byte {error.start})", "save it as CSV in UTF-8") from None
+    except csv.Error as error:
+        raise LabelError(path, f"is not CSV ({error})", "save it as CSV, separated by commas") from None
+    lines = [(line, row) for line, row in lines if any(row)]
+    if not lines:
+        raise LabelError(path, "is empty", EXAMPLE)
+    header = [name.lower() if name.lower() in (*NAMED, *BESIDE) else name for name in lines[0][1]]
+    check_header(path, header)
+    rows = []
+    for line, row in lines[1:]:
+        if len(row) != len(header) or not row[0]:
+            what = f"{len(row)} cells, not {len(header)}" if row[0] else "names no file"
+            raise LabelError(path, f"line {line}: {what}", "give every row the columns of the header")
+        rows.append((line, row[0], dict(zip(header[1:], row[1:], strict=True))))
+    if not rows:
+        raise LabelError(path, "has a header and no rows", EXAMPLE)
+    return Sheet(path, tuple(header[1:]), tuple(rows))
+
+
+def check_header(path: Path, header: list[str]) -> None:
+    """Refuse a first line that is none, or whose columns cannot be told apart."""
+    if Path(header[0]).suffix.lower() in {*SUFFIXES, ".npz"} or any(map(is_number, header)):
+        raise LabelError(path, f"the first line is no header ({','.join(header[:3])})", "begin with file,label")
+    if len(header) == 1:
+        raise LabelError(path, f"has one column ({header[0]})", "separate columns by commas: file,label")
+    if "" in header or len(set(header)) < len(header):
+        raise LabelError(path, "two columns of the header have one name, or none", "name each column")
+
+
+def inferred(sheet: Sheet) -> str:
+    """The task that the columns speak of."""
+    for column, task in reversed(NAMED.items()):
+        if column in sheet.columns:
+            return task
+    cells = {name: [row[name] for _, _, row in sheet.rows] for name in sheet.targets}
+    if cells and all(cell in ("0", "1") for column in cells.values() for cell in column):
+        return "multilabel"
+    for name, texts in cells.items():
+        if not all(map(is_number, texts)):
+            raise sheet.error(f"no column is named label, tags or time, and {name} is not numbers", EXAMPLE)
+    return "regression"
+
+
+def single_rows(sheet: Sheet, task: str, used: list[str]) -> Iterator[LabelledFile]:
+    """A file on each row, each file once."""
+    seen: dict[str, int] = {}
+    for line, file, row in sheet.rows:
+        if file in seen:
+            raise sheet.error(f"{file} stands on line {seen[file]}, too", "keep one of the two", line)
+        seen[file] = line
+        yield LabelledFile(file, label_of(sheet, task, used, row, line), split_of(sheet, row, line),
+                           row.get("group", ""), line)  # fmt: skip
+
+
+def label_of(sheet: Sheet, task: str, used: list[str], row: dict[str, str], line: int) -> Any:
+    """The label of a row, of any task but frames."""
+    if task == "classification":
+        if not row["label"]:
+            raise sheet.error("the label is empty", "give it a label, or remove the row", line)
+        return row["label"]
+    if task == "regression":
+        for name in used:
+            if not is_number(row[name]):
+                raise sheet.error(f"{name} is {row[name]!r}, not a number", "give a number, or remove the row", line)
+        return tuple(float(row[name]) for name in used)
+    if used == ["tags"]:
+        return frozenset(tag.strip() for tag in row["tags"].replace("|", ";").split(";") if tag.strip())
+    for name in used:
+        if row[name] not in ("0", "1"):
+            raise sheet.error(f"{name} is {row[name]!r}, neither 0 nor 1", "give 0 or 1", line)
+    return frozenset(name for name in used if row[name] == "1")
+
+
+def events(sheet: Sheet, task: str, used: list[str]) -> Iterator[LabelledFile]:
+    """A file on many rows, each with the time of an event; an empty cell only says that the file is there."""
+    times: dict[str, dict[float, int]] = {}
+    first: dict[str, LabelledFile] = {}
+    for line, file, row in sheet.rows:
+        text, held = row["time"], times.setdefault(file, {})
+        place = LabelledFile(file, (), split_of(sheet, row, line), row.get("group", ""), line)
+        before = first.setdefault(file, place)
+        if (place.split, place.group) != (before.split, before.group):
+            raise sheet.error(f"{file} has another split or group on line {before.line}", "give it one", line)
+        if text:
+            if not is_number(text) or float(text) < 0:
+                raise sheet.error(f"time is {text!r}, not seconds", "give a number from 0 on", line)
+            if float(text) in held:
+                raise sheet.error(f"the same event stands on line {held[float(text)]}", "keep one of the two", line)
+            held[float(text)] = line
+    for file, item in first.items():
+        yield LabelledFile(file, tuple(sorted(times[file])), item.split, item.group, item.line)
+
+
+def split_of(sheet: Sheet, row: dict[str, str], line: int) -> str:
+    """The split of a row; "" where there is no such column."""
+    if "split" not in row:
+        return ""
+    if row["split"].lower() not in SPLIT_NAMES:
+        raise sheet.error(f"split is {row['split']!r}", "give train, valid or test", line)
+    return SPLIT_NAMES[row["split"].lower()]
+
+
+def classes_of(task: str, items: Sequence[LabelledFile]) -> tuple[str, ...]:
+    """Names of the outputs, as the labels have them, sorted.
+
+    >>> classes_of("multilabel", [LabelledFile("a", frozenset({"loud", "fast"})), LabelledFile("b", frozenset())])
+    ('fast', 'loud')
+    """
+    if task == "frames":
+        return ("event",)
+    return tuple(sorted(Counter(name for item in items for name in names_in(item.label))))
+
+
+def names_in(label: Any) -> tuple[str, ...]:
+    """The classes or tags of a label; none for values and times.
+
+    >>> names_in("oboe"), names_in((0.5, 2.0))
+    (('oboe',), ())
+    """
+    if isinstance(label, str):
+        return (label,)
+    return tuple(sorted(label)) if isinstance(label, frozenset) else ()
+
+
+def is_number(text: str) -> bool:
+    """Whether a cell is a finite number.
+
+    >>> is_number("1e-3"), is_number("nan"), is_number("")
+    (True, False, False)
+    """
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

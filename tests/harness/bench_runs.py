@@ -1,0 +1,228 @@
+"""What the tests of the benchmark run: encoders of known hearing, altered labels, small trees, whole tasks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+from mir_benchmarks.datasets.dataset import SPLITS, Dataset, Item, Label
+from mir_benchmarks.suite.write import write_corpus
+from mir_benchmarks.tasks.options import Options
+from mir_benchmarks.tasks.registry import TASKS, TaskSpec
+from mir_benchmarks.tasks.run import Places, run_task
+from probes.beats.tracking import true_activation
+from probes.encoders import Encoder, EncoderFacts
+from probes.features.clips import Clip, trimmed, wave_digest
+from probes.results import Result
+
+RATE_HZ = 8_000
+FRAME, BANDS = 2_000, 24  # samples and bands of the small encoder
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload([
+    "mir_benchmarks.tasks.run", "mir_benchmarks.suite.write", "soundfile", "soxr", "sklearn.metrics", "scipy.sparse",
+    "pyarrow.parquet",
+])  # fmt: skip
+
+Change = Callable[[Dataset], Dataset]
+
+
+# Encoders
+
+
+def oracle(task: TaskSpec, home: Path, nuisance: int = 0) -> Encoder:
+    """Hears the answer: a window of the dataset becomes its label, then `nuisance` numbers of no meaning."""
+    dataset = task.read(home)
+    known: dict[str, np.ndarray] = {}
+    for item in dataset.items:
+        wave_N = Clip(item.id, item.audio).read(RATE_HZ)
+        wave_N = trimmed(wave_N, RATE_HZ) if task.windowing.trim else wave_N
+        for first, end in task.windowing.spans(len(wave_N), RATE_HZ):
+            known[wave_digest(wave_N[first:end])] = answer(task, dataset, item)
+
+    def frames(wave_N: np.ndarray) -> np.ndarray:
+        digest = wave_digest(wave_N)
+        noise = np.random.default_rng(int(digest[:12], 16)).standard_normal(nuisance)
+        return np.concatenate([known[digest], noise]).astype(np.float32)[None, None]
+
+    width = len(next(iter(known.values()))) + nuisance
+    return Encoder(EncoderFacts("oracle", f"{nuisance:064}", RATE_HZ, 1.0, ("answer",), width), frames)
+
+
+def answer(task: TaskSpec, dataset: Dataset, item: Item) -> np.ndarray:
+    """The label as numbers: one or several of the classes, or the values themselves."""
+    if task.kind == "regression":
+        return np.array(item.label, dtype=float)
+    held = item.label if isinstance(item.label, tuple) else (item.label,)
+    return np.array([float(name in held) for name in dataset.classes])
+
+
+def beat_oracle(home: Path) -> Encoder:
+    """Hears the beats of GTZAN at 75 frames a second, and a number of no meaning beside them."""
+    known = {
+        wave_digest(Clip(item.id, item.audio).read(RATE_HZ)): np.array(item.label)
+        for item in TASKS["gtzan_beats"].read(home).items
+    }
+
+    def frames(wave_N: np.ndarray) -> np.ndarray:
+        times_T = np.arange(len(wave_N) * 75 // RATE_HZ) / 75
+        heard_T = true_activation(known[wave_digest(wave_N)], times_T)
+        return np.stack([heard_T, np.random.default_rng(len(heard_T)).random(len(heard_T))], axis=-1)[None]
+
+    return Encoder(EncoderFacts("beat oracle", "0" * 64, RATE_HZ, 75.0, ("answer",), 2), frames)
+
+
+class Small(Encoder):
+    """24 bands four times a second, as they are, mixed, and mixed again; counts the windows it is asked to hear.
+
+    With `dies_at`, the process is killed when it should hear that window.
+    """
+
+    FACTS = EncoderFacts("small", "1" * 64, RATE_HZ, RATE_HZ / FRAME, ("embed", "layer01", "layer02"), BANDS)
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        super().__init__(self.FACTS, self.listen)
+        self.heard, self.dies_at = 0, dies_at
+        self.mixing = np.random.default_rng(0).standard_normal((2, BANDS, BANDS)) / BANDS**0.5
+
+    def listen(self, wave_N: np.ndarray) -> np.ndarray:
+        self.heard += 1
+        if self.heard == self.dies_at:
+            die()
+        wave_N = np.pad(wave_N, (0, max(0, FRAME - len(wave_N))))
+        spectrum_TF = np.abs(np.fft.rfft(wave_N[: len(wave_N) // FRAME * FRAME].reshape(-1, FRAME)))[:, : 40 * BANDS]
+        bands_TD = np.log(spectrum_TF.reshape(-1, BANDS, 40).mean(axis=2) + 1e-3)
+        return np.stack([bands_TD, *(np.tanh(bands_TD @ mixing) for mixing in self.mixing)]).astype(np.float32)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# Trees
+
+
+def write_tree(home: Path, corpora: Iterable[str], size: str = "tiny") -> Path:
+    """Corpora of the synthetic suite, written in this process."""
+    with ThreadPoolExecutor(1) as pool:
+        for name in corpora:
+            write_corpus(home / name, name, size, 0, pool, lambda *news: None)
+    return home
+
+
+def write_toy(home: Path, task: str, labels: dict[str, list[Any]]) -> Path:
+    """A quarter of a second of noise for each label of each split, with MARBLE's JSONL beside it."""
+    folder = home / TASKS[task].corpus
+    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    for split, of_split in labels.items():
+        rows = []
+        for i, label in enumerate(of_split):
+            place = f"audio/{split}-{i:03d}.wav"
+            soundfile.write(folder / place, 0.1 * random.standard_normal(FRAME), RATE_HZ)
+            rows.append(json.dumps({"audio_path": place, "label": label}) + "\n")
+        (folder / f"{task}.{split}.jsonl").write_text("".join(rows))
+    return home
+
+
+def copied(home: Path, corpus: str, to: Path) -> Path:
+    """A copy of one corpus below `to`, to be spoilt."""
+    shutil.copytree(home / corpus, to / corpus)
+    return to / corpus
+
+
+def claim_counts(corpus: Path, task: str, **counts: int) -> None:
+    """Have a generated tree claim other counts."""
+    note = corpus / "SYNTHETIC.json"
+    facts = json.loads(note.read_text())
+    facts["counts"][task] |= counts
+    note.write_text(json.dumps(facts))
+
+
+# Labels
+
+
+def altered(task: TaskSpec, change: Change) -> TaskSpec:
+    """The task with its dataset changed after it was read."""
+
+    class Altered(TaskSpec):
+        def read(self, data_home: Path, protocol: Any = None) -> Dataset:
+            return change(super().read(data_home, protocol))
+
+    return Altered(**vars(task))
+
+
+def shuffled(*splits: str, seed: int = 0) -> Change:
+    """Permute the labels within each of these splits."""
+
+    def change(dataset: Dataset) -> Dataset:
+        random = np.random.default_rng(seed)
+        labels: dict[str, Label] = {}
+        for split in splits:
+            items = dataset.split(split)
+            labels |= {items[i].id: items[j].label for i, j in enumerate(random.permutation(len(items)))}
+        return replace(dataset, items=tuple(replace(i, label=labels.get(i.id, i.label)) for i in dataset.items))
+
+    return change
+
+
+# Runs
+
+
+def run(task: TaskSpec | str, encoder: Encoder, home: Path, out: Path, **options: Any) -> Result:
+    """One task; features are kept in `out` unless `features` says where."""
+    features = options.pop("features", out / "features")
+    spec = TASKS[task] if isinstance(task, str) else task
+    return Result.load(run_task(spec, encoder, Places(home, out, features), Options(**options)))
+
+
+def but_times(folder: Path, task: str) -> dict[str, Any]:
+    """All of a result but how long it took, and a digest of the outputs beside it."""
+    values: dict[str, Any] = json.loads((folder / f"{task}.json").read_text(), parse_constant=no_number)
+    assert values.pop("seconds") > 0
+    with np.load(folder / f"{task}.npz") as arrays:
+        return values | {"arrays": {name: arrays[name].tobytes() for name in arrays.files}}
+
+
+def no_number(name: str) -> None:
+    """JSON knows neither NaN nor infinity."""
+    raise AssertionError(name)
+
+
+def life(home: str, out: str, task: str, dies_at_clip: int | None, dies_at_fit: int | None, grid: dict) -> None:
+    """A run of a process of its own, killed while it hears or after a fit, or left to end."""
+    torch.set_num_threads(1)
+    fits = 0
+
+    def fitted(row: object, total: int) -> None:
+        nonlocal fits
+        fits += 1
+        if fits == dies_at_fit:
+            die()
+
+    run(task, Small(dies_at_clip), Path(home), Path(out), fitted=fitted, **grid)
+
+
+def live(home: Path, out: Path, task: str, clip: int | None = None, fit: int | None = None, **grid: Any) -> int:
+    """The exit code of a `life`: minus the signal that ended it, or 0."""
+    process = FORKS.Process(target=life, args=(str(home), str(out), task, clip, fit, grid))
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None, "the run hangs"
+    return process.exitcode
+
+
+def split_labels(counts: tuple[int, int, int], draw: Callable[[int], Any]) -> dict[str, list[Any]]:
+    """Labels of as many items in train, valid and test."""
+    return {split: [draw(i) for i in range(n)] for split, n in zip(SPLITS, counts, strict=True)}

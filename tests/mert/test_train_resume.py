@@ -1,0 +1,121 @@
+"""Many processes, some of which are killed: torchrun starts them again, and no bit is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from harness import faulty
+
+pytest.importorskip("yaml")
+pytest.importorskip("tensorboard")
+pytest.importorskip("matplotlib")
+
+from harness.small_runs import same_end, small_recipe, write_recordings
+
+pytestmark = [
+    pytest.mark.check,
+    pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated"),
+]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+# Else an agent that comes back waits for an address that the others gave before (pytorch issue 135712).
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+STEPS = 40  # of the run on two machines: long enough to be killed on the way
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recordings(tmp_path_factory.mktemp("corpus"))
+
+
+def two_processes(moment: str, rank: int, config: str, *overrides: str) -> str:
+    """What `mert pretrain` says in two processes, one of which meets a fault; torchrun may start them again once."""
+    options = ["--standalone", "--nproc-per-node=2", "--max-restarts=1", faulty.__file__, moment, str(rank)]
+    line = [*TORCHRUN, *options, "pretrain", config, *overrides]
+    done = subprocess.run(line, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, recordings: Path) -> dict[str, Path]:
+    """Runs of two processes without faults; every batch has two groups for each."""
+    runs = {}
+    for parallel in ("ddp", "fsdp"):
+        folder = tmp_path_factory.mktemp(parallel)
+        config = small_recipe(folder, recordings, batch_clips=8, group_clips=2, parallel=parallel)
+        assert "going on" not in two_processes("group:99:0", 0, config)
+        runs[parallel] = folder / "run"
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("parallel", "moment", "rank", "after"),
+    [
+        ("ddp", "group:5:3", 1, 4),  # between the groups of an update that crosses the border of an epoch
+        ("fsdp", "tensor:step_00000004:20", 1, 2),  # one of two shards is cut off
+        ("ddp", "change:step_00000004/.COMPLETE:2", 0, 2),  # all is written but the marker
+    ],
+)
+def test_a_killed_process_is_started_again_and_no_bit_is_lost(
+    parallel: str, moment: str, rank: int, after: int, tmp_path: Path, recordings: Path, whole: dict[str, Path]
+) -> None:
+    config = small_recipe(tmp_path, recordings, batch_clips=8, group_clips=2, parallel=parallel)
+    said = two_processes(moment, rank, config)
+    assert f"going on after step {after} from" in said
+    assert same_end(tmp_path / "run", whole[parallel])
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        return int(server.getsockname()[1])
+
+
+def children(process: int) -> list[int]:
+    table = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    return [int(pid) for pid, parent in map(str.split, table.splitlines()) if int(parent) == process]
+
+
+def wait_for_rows(run: Path, n: int, agents: list[subprocess.Popen[str]]) -> None:
+    deadline = time.monotonic() + 180
+    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < n:
+        assert time.monotonic() < deadline
+        assert all(agent.poll() is None for agent in agents)
+        time.sleep(0.05)
+
+
+def test_of_two_machines_one_is_killed_and_started_again(tmp_path: Path, recordings: Path) -> None:
+    settings = {"steps": STEPS, "checkpoint_every": 4, "batch_clips": 8, "group_clips": 2, "validate_every": STEPS}
+    two_processes("group:99:0", 0, small_recipe(tmp_path / "whole", recordings, **settings))
+    config, run = small_recipe(tmp_path, recordings, **settings), tmp_path / "run"
+    meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port()}", "--rdzv-id=mert"]
+    options = ["--nnodes=2", "--nproc-per-node=1", "--max-restarts=3", *meeting, "-m", "mert.cli", "pretrain", config]
+    with ExitStack() as stack:
+
+        def machine(name: str) -> subprocess.Popen[str]:
+            log = stack.enter_context(open(tmp_path / f"{name}.log", "w"))
+            agent = subprocess.Popen([*TORCHRUN, *options], env=ENVIRONMENT, stdout=log, stderr=log, text=True)
+            stack.callback(agent.kill)
+            return agent
+
+        first = machine("first")
+        time.sleep(1)  # the first one there hosts the meeting
+        second = machine("second")
+        wait_for_rows(run, 6, [first, second])
+        for pid in [second.pid, *children(second.pid)]:
+            os.kill(pid, signal.SIGKILL)
+        assert second.wait(10) == -signal.SIGKILL
+        second = machine("second again")
+        said = {agent: agent.wait(180) for agent in (first, second)}
+    logs = "\n".join(path.read_text() for path in tmp_path.glob("*.log"))
+    assert set(said.values()) == {0}, logs
+    assert "going on after step" in logs
+    assert same_end(run, tmp_path / "whole/run")

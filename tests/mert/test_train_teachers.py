@@ -1,0 +1,98 @@
+"""Every kind of acoustic teacher drives the same training: fitted or drawn, saved, loaded, learned from."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from harness.sounds import music, tiny_config
+
+from mert.train.corpus import open_corpus
+from mert.train.engine import Engine
+from mert.train.parallel import World
+from mert.train.recipe import nano_recipe
+from teachers import fit_teacher, load_teacher
+
+ALONE = World(0, 1, torch.device("cpu"))
+SMALL: dict[str, dict[str, Any]] = {
+    "mel_rvq": {"n_codebooks": 2, "n_classes": 16},
+    "kmeans": {"features": "mel_chroma", "n_classes": (16, 12), "sample_rate": 24_000},
+    "encodec_small": {
+        "n_filters": 2, "dimension": 8, "n_codebooks": 2, "n_classes": 16, "steps": 4, "batch_clips": 2, "crop_s": 0.3,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.check
+@pytest.mark.parametrize("name", [*SMALL, "encodec"])
+def test_a_model_learns_from_every_acoustic_teacher(name: str, tmp_path: Path, write: Callable[..., Path]) -> None:
+    """Forty steps on a few recordings: each codebook's loss falls, and so does the error of the CQT beside it."""
+    if name.startswith("encodec"):
+        pytest.importorskip("encodec", exc_type=ImportError)
+    waves = [music(1.2, seed=i).astype(np.float32) for i in range(6)]
+    for i, wave_N in enumerate(waves):
+        write(f"music/{i}.wav", wave_N)
+    if name == "encodec":
+        from teachers.encodec import EncodecTeacher
+
+        EncodecTeacher.random(n_filters=2, dimension=8, n_codebooks=2, n_classes=16).save(tmp_path / name)
+    else:
+        fit_teacher(name, waves, **SMALL[name]).save(tmp_path / name)
+    recipe = replace(
+        nano_recipe(), out=str(tmp_path / "run"), data=str(tmp_path / "music"), teachers=(str(tmp_path / name), "cqt"),
+        model=tiny_config(pre_norm=True), filterbank_start=False, batch_clips=4, group_clips=4, clip_s=0.5, steps=40,
+        warmup_steps=4, lr=5e-3, validate_clips=2, validate_every=40, class_width=8, checkpoint_every=40,
+    )  # fmt: skip
+    teachers = {teacher.name: teacher for teacher in map(load_teacher, recipe.teachers)}
+    corpus = open_corpus(recipe.data, 24_000, recipe.clip_samples, {})
+    engine = Engine(recipe, corpus, teachers, ALONE)
+    rows = [engine.step(step) for step in range(1, 41)]
+    code_teacher = next(teacher for teacher in teachers.values() if teacher.n_classes)
+    losses = [f"{code_teacher.name}/loss_{k}" for k in range(len(code_teacher.n_classes))]
+    for loss in [*losses, "cqt/loss"]:
+        first, last = (np.mean([row[loss] for row in part]) for part in (rows[:8], rows[-8:]))
+        assert last < 0.9 * first, loss
+
+
+def test_a_teacher_is_fitted_at_the_rate_of_its_music(tmp_path: Path, write: Callable[..., Path]) -> None:
+    """k-means listens at 16 kHz of itself, as HuBERT's did: the command tells it what it is given."""
+    from mert.cli.train import fit_teacher as command
+    from mert.errors import UsageError
+
+    for i in range(3):
+        write(f"music/{i}.wav", music(1.2, seed=i))
+    for asked_hz, settings in ((24_000, []), (16_000, []), (16_000, ["sample_rate=16000"])):
+        out = tmp_path / f"{asked_hz}-{len(settings)}"
+        command("kmeans", str(tmp_path / "music"), out, ["n_classes=8", *settings], clips=3, rate_hz=asked_hz)
+        teacher = load_teacher(str(out))
+        assert (teacher.sample_rate, teacher.rate_hz) == (asked_hz, asked_hz / 320)
+    with pytest.raises(
+        UsageError, match="is asked for 16000 Hz, and the music comes at 24000 Hz; give --rate-hz 16000"
+    ):
+        command("kmeans", str(tmp_path / "music"), tmp_path / "x", ["sample_rate=16000"], clips=3, rate_hz=24_000)
+    command("random_projection", str(tmp_path / "music"), tmp_path / "rp", [], clips=3, rate_hz=16_000)
+    assert load_teacher(str(tmp_path / "rp")).sample_rate == 16_000
+    with pytest.raises(UsageError, match="hears 24000 Hz, and the music came at 16000 Hz"):
+        codec = ["steps=1", "crop_s=0.5", "n_filters=2", "dimension=8", "n_codebooks=1", "n_classes=4"]
+        command("encodec_small", str(tmp_path / "music"), tmp_path / "x", codec, clips=3, rate_hz=16_000)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("n, clips, heard", [(10, 4, 4), (7, 4, 4), (3, 4, 3), (9, 5, 5)])
+def test_a_teacher_hears_at_most_so_many_clips(n: int, clips: int, heard: int) -> None:
+    from mert.cli.train import _waves
+    from mert.train.corpus import GeneratedCorpus
+
+    class Ones:
+        seconds = 0.1
+
+        def __len__(self) -> int:
+            return n
+
+        def read(self, index: int) -> np.ndarray:
+            return np.ones(2_400, np.float32)
+
+    assert heard // 2 < len(list(_waves(GeneratedCorpus(Ones(), 24_000), clips))) <= heard

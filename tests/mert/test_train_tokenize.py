@@ -1,0 +1,132 @@
+"""Label stores: made once, in any order of attempts, and refused where they do not belong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from harness.sounds import music, tiny_config
+
+pytest.importorskip("datasets")
+pytest.importorskip("nnAudio")
+
+from mert.errors import UsageError
+from mert.train import tokenize as tokenizing
+from mert.train.batches import Batches, load_teachers
+from mert.train.corpus import open_corpus
+from mert.train.corruption import Mixing
+from mert.train.recipe import Recipe
+from mert.train.tokenize import TokenizeOptions, TokenizeStage, perplexities, tokenize
+from teachers import TeacherError, load_teacher
+from teachers.labels import LabelStore, shard_name
+from teachers.random_projection import RandomProjectionTeacher
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TokenizeOptions:
+    """Five recordings in three shards, for a teacher of two codebooks of 32 classes."""
+    monkeypatch.setattr(tokenizing, "SHARD_RECORDINGS", 2)
+    (tmp_path / "audio").mkdir()
+    for i in range(5):
+        soundfile.write(tmp_path / f"audio/{i}.wav", music(1.1 + 0.1 * i, seed=i), 24_000)
+    RandomProjectionTeacher.seeded(0, n_codebooks=2, n_classes=32).save(tmp_path / "teacher")
+    return TokenizeOptions(str(tmp_path / "audio"), str(tmp_path / "teacher"), str(tmp_path / "store"), {})
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+def test_a_store_holds_what_the_teacher_says_of_each_recording(options: TokenizeOptions) -> None:
+    counts = sum(tokenize(options))
+    store, teacher = LabelStore(options.out), load_teacher(options.teacher)
+    corpus = open_corpus(options.data, 24_000, 24_000, {})
+    assert len(store) == len(corpus) == 5
+    assert (store.fingerprint, store.n_classes, store.rate_hz) == (teacher.fingerprint, (32, 32), 75.0)
+    total = 0
+    for i in range(5):
+        n = corpus.n_samples(i)
+        wanted = teacher.targets(torch.from_numpy(corpus.read(i, 0, n))[None]).codes
+        assert wanted is not None
+        np.testing.assert_array_equal(store.codes(corpus.name(i), n, 0, 10**6), wanted[0])
+        total += wanted.numel()
+    assert counts.sum() == total
+    assert (perplexities(counts) > 2).all()
+
+
+def test_a_stopped_job_goes_on_and_gives_the_same_bytes(options: TokenizeOptions) -> None:
+    list(tokenize(options))
+    whole = contents(options.out)
+    (Path(options.out) / shard_name(1)).unlink()
+    first = Path(options.out, shard_name(0)).stat().st_mtime_ns
+    shards = tokenize(options)
+    next(shards)
+    list(shards)
+    assert contents(options.out) == whole
+    assert Path(options.out, shard_name(0)).stat().st_mtime_ns == first
+    (Path(options.out) / shard_name(2)).unlink()
+    with pytest.raises(TeacherError, match="is missing; run the same mert tokenize again"):
+        LabelStore(options.out)
+
+
+def test_training_reads_the_store_as_it_would_ask_the_teacher(options: TokenizeOptions) -> None:
+    list(tokenize(options))
+    recipe = Recipe(
+        data=options.data, model=tiny_config(), batch_clips=2, group_clips=2, clip_s=0.5, validate_clips=1,
+        mixing=Mixing(apply_prob=0.0),
+    )  # fmt: skip
+    corpus = open_corpus(options.data, 24_000, recipe.clip_samples, {})
+    stored = Batches(recipe, corpus, load_teachers([options.out]), torch.device("cpu")).group(3, 0)
+    asked = Batches(recipe, corpus, load_teachers([options.teacher]), torch.device("cpu")).group(3, 0)
+    assert torch.equal(stored.wave_BN, asked.wave_BN)
+    same = stored.codes["random_projection"] == asked.codes["random_projection"]
+    assert same[:, :, 4:-4].float().mean() > 0.95  # the teacher hears more of a whole recording at the crop's edges
+
+
+def test_a_store_of_another_teacher_or_corpus_is_refused(options: TokenizeOptions, tmp_path: Path) -> None:
+    list(tokenize(options))
+    RandomProjectionTeacher.seeded(1, n_codebooks=2, n_classes=32).save(tmp_path / "other")
+    with pytest.raises(UsageError, match="the store of another teacher or corpus"):
+        list(tokenize(replace(options, teacher=str(tmp_path / "other"))))
+    soundfile.write(Path(options.data) / "new.wav", music(1.0), 24_000)
+    with pytest.raises(UsageError, match="the store of another teacher or corpus"):
+        list(tokenize(options))
+    store = LabelStore(options.out)
+    with pytest.raises(TeacherError, match=r"has no codes of new\.wav; tokenize this corpus"):
+        store.codes("new.wav", 24_000, 0, 10)
+    with pytest.raises(TeacherError, match=r"0\.wav has 99 samples, and had 26400"):
+        store.codes("0.wav", 99, 0, 10)
+
+
+def test_codes_out_of_range_are_refused(options: TokenizeOptions) -> None:
+    list(tokenize(options))
+    path = Path(options.out) / "store.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"n_classes": [32, 3]}))
+    with pytest.raises(TeacherError, match="of codebook 1 is not below 3"):
+        LabelStore(options.out)
+    path.write_text("{}")
+    with pytest.raises(TeacherError, match="is no label store"):
+        load_teacher(options.out)
+
+
+def test_a_frame_teacher_has_nothing_to_store(options: TokenizeOptions) -> None:
+    with pytest.raises(UsageError, match="frames, not codes"):
+        TokenizeStage(replace(options, teacher="cqt"))
+
+
+@pytest.mark.check
+def test_ray_makes_the_same_store(options: TokenizeOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr(tokenizing, "SHARD_RECORDINGS", 64)  # actors do not see the smaller number
+    list(tokenize(options))
+    elsewhere = replace(options, out=str(tmp_path / "by_ray"))
+    list(tokenize(elsewhere, "ray"))
+    assert contents(elsewhere.out) == contents(options.out)

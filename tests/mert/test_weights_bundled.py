@@ -1,0 +1,169 @@
+"""The model that comes with the package: what it promises, and that it travels without loss."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from harness.hub_server import Hub
+from harness.oracle import worst
+from harness.sounds import all_close, music
+
+import mert
+from mert.embedding.embedder import Embedder
+from mert.errors import CheckpointError
+from mert.files import read_rows
+from mert.weights.registry import bundled, info
+from mir_benchmarks.synth.corpus import SynthCorpus
+
+NAME = "mert-nano"
+
+
+@pytest.fixture(scope="module")
+def nano() -> Embedder:
+    return mert.load(NAME, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    found = bundled(NAME)
+    assert found is not None
+    return found
+
+
+def test_it_loads_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refused)
+    assert mert.load(NAME, device="cpu").layer_names[-1] == "layer06"
+
+
+def test_it_is_as_small_and_as_free_as_promised(nano: Embedder, folder: Path) -> None:
+    n_params = sum(p.numel() for p in nano.model.parameters())
+    assert n_params == info(NAME).n_params <= 8_000_000
+    assert (folder / "model.safetensors").stat().st_size <= 16_000_000
+    assert info(NAME).licence == "Apache-2.0"
+    assert (nano.sample_rate, nano.frame_rate) == (24_000, 75.0)
+    assert info(NAME).window_s == nano.window_s
+    assert info(NAME).recommended_layer in nano.layer_names
+
+
+def test_it_verifies(folder: Path) -> None:
+    report = mert.verify(folder)
+    assert report.sha256 == info(NAME).sha256
+    assert report.golden is not None
+
+
+def test_a_changed_weight_is_noticed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record of the registry stands above the files, golden states or not."""
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = bytearray((tmp_path / "model.safetensors").read_bytes())
+    weights[-2] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    monkeypatch.setattr("mert.weights.registry.bundled", lambda name: tmp_path)
+    with pytest.raises(CheckpointError, match="on record is"):
+        mert.load(NAME)
+
+
+def test_the_card_is_of_these_weights_and_says_what_they_learned_from(folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlicense: apache-2.0\n")
+    assert str(info(NAME).sha256) in card
+    assert "synthesised" in card
+
+
+def test_a_quiet_mp3_of_a_part_finds_its_piece(tmp_path: Path) -> None:
+    """`mert similar` with its default model, over pieces of instruments that training never heard."""
+    pieces = SynthCorpus(seed=7, n_items=8, seconds=6.0, purpose="bench")
+    for i in range(len(pieces)):
+        (tmp_path / "music").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "music" / f"{i}.wav", pieces.read(i), 24_000)
+        soundfile.write(tmp_path / f"{i}.mp3", 0.5 * pieces.read(i)[48_000:120_000], 24_000)
+    queries = [str(tmp_path / f"{i}.mp3") for i in range(len(pieces))]
+    command = [sys.executable, "-m", "mert.cli", "similar", *queries, str(tmp_path / "music"), "-k", "1", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["queries"]
+    assert [Path(row["matches"][0]["path"]).stem for row in found] == [Path(query).stem for query in queries]
+
+
+def test_it_is_pushed_to_a_hub_and_comes_back(nano: Embedder, folder: Path, tmp_path: Path) -> None:
+    """By a second process, as the hub's client reads its variables once."""
+    code = (
+        "import sys, json, mert; from mert.weights.hub import push_to_hub\n"
+        "revision = push_to_hub(sys.argv[1], 'you/my-nano')\n"
+        "m = mert.load('you/my-nano', revision=revision, device='cpu')\n"
+        "m.embed(sys.argv[2], dtype='float32').save(sys.argv[3]); print(json.dumps([m.info.sha256, m.info.licence]))\n"
+    )
+    soundfile.write(tmp_path / "song.wav", music(2.5), 24_000)
+    with Hub() as server:
+        variables = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "cache"), "HF_TOKEN": "hf_local"}
+        done = _python(code, folder, tmp_path / "song.wav", tmp_path / "song.npz", **variables)
+        assert {"README.md", "config.json", "golden.safetensors", "model.safetensors"} <= set(
+            server.repos["you/my-nano"][server.heads["you/my-nano"]]
+        )
+    assert json.loads(done) == [info(NAME).sha256, "apache-2.0"]
+    got = mert.Features.load(tmp_path / "song.npz").values
+    assert np.array_equal(got, nano.embed(tmp_path / "song.wav").values)
+
+
+def test_plain_transformers_gives_the_same_states(nano: Embedder, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="the oracle comes with the full environment")
+    command = [sys.executable, "-m", "mert.cli", "export", NAME, str(tmp_path / "hubert"), "--to", "hubert"]
+    subprocess.run(command, check=True, capture_output=True)
+    theirs = transformers.HubertModel.from_pretrained(tmp_path / "hubert").eval()
+    ours, wave_1N = deepcopy(nano.model), torch.from_numpy(music(1.0))[None]
+    with torch.inference_mode():
+        wanted = theirs(wave_1N, output_hidden_states=True).hidden_states
+        assert worst(ours(wave_1N), wanted) <= 1e-5
+        wanted = theirs.double()(wave_1N.double(), output_hidden_states=True).hidden_states
+        assert worst(ours.double()(wave_1N.double()), wanted) <= 1e-10
+
+
+def test_batches_and_streams_are_the_same_frames(nano: Embedder) -> None:
+    """DESIGN rules 2 and 3, for trained weights: short and long recordings beside each other, and in blocks."""
+    waves = [(music(s, seed=i), 24_000) for i, s in enumerate((0.3, 2.2, 1.0, 3.7))]
+    for (wave, rate), together in zip(waves, nano.embed_many(waves, batch_size=3), strict=True):
+        alone = nano.embed(wave, sr=rate)
+        assert all_close(together.values, alone.values)
+        parts = [part.values for part in nano.stream(np.array_split(wave, 7), sr=rate)]
+        assert all_close(np.concatenate(parts, axis=1), alone.values)
+
+
+def _python(code: str, *arguments: object, **variables: str) -> str:
+    environment = os.environ | variables | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.check
+@pytest.mark.timeout(1_200)
+def test_two_runs_of_its_recipe_begin_with_the_same_hundred_losses(tmp_path: Path) -> None:
+    """Bit for bit, on one CPU. With `steps=101` the first hundred have the learning rates of the whole run."""
+    fit = ["fit-teacher", "mel_rvq", "synth", "-o", "mel_rvq", "--clips", "30"]
+    subprocess.run([sys.executable, "-m", "mert.cli", *fit], cwd=tmp_path, check=True, capture_output=True)
+    train = [sys.executable, "-m", "mert.cli", "pretrain", NAME, "steps=101"]
+    runs = [
+        subprocess.Popen([*train, f"out={out}"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for out in ("one", "two")
+    ]
+    for run in runs:
+        _, said = run.communicate()
+        assert run.returncode == 0, said.decode()
+    one, two = ([row["loss"] for row in read_rows(tmp_path / out / "metrics.jsonl")[:100]] for out in ("one", "two"))
+    assert len(one) == 100
+    assert one == two
+    assert one[-1] < one[0]

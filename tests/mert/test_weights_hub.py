@@ -1,0 +1,321 @@
+"""Downloading, checking, caching and publishing, with the real client against a hub on localhost."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from harness.hub_server import Hub
+from huggingface_hub import constants, file_download
+from safetensors.torch import load_file, save_file
+
+import mert
+from mert.embedding.embedder import Embedder
+from mert.errors import CheckpointError
+from mert.files import sha256_file
+from mert.models.config import MertConfig
+from mert.models.mert import Mert
+from mert.weights import hub as mert_hub
+from mert.weights import registry
+from mert.weights.card import read_card
+from mert.weights.checkpoints import export_hubert, load_model, write_model, write_tensors
+from mert.weights.hub import fetch, folder_of, trust_file
+from mert.weights.publish import save_pretrained, verify
+from mert.weights.registry import REGISTRY, ModelInfo
+
+TINY = MertConfig(dim=32, n_layers=2, n_heads=2, ffn_dim=64, conv_dim=16, position_kernel=16, position_groups=4)
+REPO = "someone/tiny"
+
+
+def tiny(seed: int = 0) -> Mert:
+    torch.manual_seed(seed)
+    return Mert(TINY).eval()
+
+
+def embedder(seed: int = 0, **known: str) -> Embedder:
+    model = tiny(seed)
+    return Embedder(model, replace(ModelInfo.of(model, "tiny"), **known), "unsaved", "cpu")
+
+
+def same(model: torch.nn.Module, other: torch.nn.Module) -> bool:
+    ours, theirs = model.state_dict(), other.state_dict()
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub whose address the client would otherwise have read from HF_ENDPOINT when it was imported."""
+    with Hub() as hub:
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        for module in (constants, file_download):
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(mert_hub, "_licences_shown", set())
+        yield hub
+
+
+@pytest.fixture
+def published(server: Hub, tmp_path: Path) -> str:
+    """The commit of a tiny model at someone/tiny, in our format."""
+    return server.commit_folder(REPO, write_model(tiny(), tmp_path / "source"))
+
+
+def gets(server: Hub, filename: str) -> int:
+    return sum(method == "GET" and path.endswith(filename) for method, path, _ in server.requests)
+
+
+def weights_in_cache(tmp_path: Path) -> list[Path]:
+    return [path for path in (tmp_path / "cache").rglob("snapshots/*/*") if path.name in mert_hub._WEIGHTS]
+
+
+def test_a_repository_loads_at_its_commit_and_from_cache(server: Hub, published: str) -> None:
+    model = mert.load(REPO, device="cpu")
+    assert same(model.model, tiny())
+    assert (model.info.name, model.info.revision, model.info.licence) == (REPO, published, "unknown")
+    assert model.sha256 == model.info.sha256 == json.loads(trust_file().read_text())[f"{REPO}@main/model.safetensors"]
+    assert same(mert.load(REPO, published, "cpu").model, tiny())
+    assert gets(server, "model.safetensors") == 1
+    assert not any("pytorch_model.bin" in path for _, path, _ in server.requests)
+
+
+def test_bin_is_taken_where_no_safetensors_are(server: Hub, tmp_path: Path) -> None:
+    folder = export_hubert(tiny(), tmp_path / "source")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    server.commit_folder(REPO, folder)
+    model = mert.load(REPO, device="cpu")
+    assert same(model.model, tiny()) and model.model.config.normalize is True
+    assert model.sha256 == sha256_file(folder / "pytorch_model.bin")
+
+
+def test_registered_models_are_pinned_and_their_licence_is_shown_once(
+    server: Hub, published: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sha256 = sha256_file(tmp_path / "source" / "model.safetensors")
+    record = ModelInfo.of(tiny(), "mert-tiny", REPO, licence="CC BY-NC 4.0")
+    monkeypatch.setitem(REGISTRY, "mert-tiny", replace(record, revision=published, sha256=sha256))
+    server.commit_folder(REPO, write_model(tiny(seed=1), tmp_path / "moved"))
+    with caplog.at_level(logging.WARNING, "mert"):
+        for name in ("mert-tiny", REPO, "MERT-Tiny"):
+            model = mert.load(name, device="cpu")
+            assert same(model.model, tiny()) and model.info.revision == published and model.info.name == "mert-tiny"
+    assert [r.getMessage() for r in caplog.records] == ["mert-tiny: weights under CC BY-NC 4.0"]
+    assert not trust_file().exists()  # the registry's hash was used
+    assert same(mert.load(REPO, "main", "cpu").model, tiny(seed=1))
+
+
+def test_wrong_checksum_is_quarantined_and_downloaded_anew(server: Hub, published: str, tmp_path: Path) -> None:
+    sha256 = sha256_file(tmp_path / "source" / "model.safetensors")
+    server.wrong_bytes.add("model.safetensors")  # truncated files are caught by size, these have the right one
+    with pytest.raises(CheckpointError, match=r"moved aside to .*quarantined") as caught:
+        fetch(REPO, published, sha256)
+    assert sha256 in str(caught.value)
+    assert weights_in_cache(tmp_path) == []
+    assert len(list((tmp_path / "cache").rglob("blobs/*.quarantined"))) == 1
+    server.wrong_bytes.clear()
+    assert same(load_model(fetch(REPO, published, sha256))[0], tiny())
+    assert gets(server, "model.safetensors") == 2
+
+
+def test_first_hash_is_recorded_and_held_to(server: Hub, published: str, tmp_path: Path) -> None:
+    fetch(REPO)
+    fetch(REPO)
+    server.commit_folder(REPO, write_model(tiny(seed=1), tmp_path / "changed"))
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=f"{REPO}@main/model.safetensors: sha256 is .*remove its line"):
+            mert.load(REPO, device="cpu")
+    assert same(mert.load(REPO, published, "cpu").model, tiny())
+    trust_file().unlink()
+    assert same(mert.load(REPO, device="cpu").model, tiny(seed=1))
+
+
+def test_a_file_changed_in_the_cache_is_noticed(server: Hub, published: str, tmp_path: Path) -> None:
+    weights = fetch(REPO, published) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.resolve().write_bytes(content)
+    with pytest.raises(CheckpointError, match="moved aside"):
+        fetch(REPO, published)
+    assert same(load_model(fetch(REPO, published))[0], tiny())
+
+
+def test_an_unreadable_record_of_hashes_is_an_error_not_a_fresh_start(server: Hub, published: str) -> None:
+    fetch(REPO)
+    trust_file().write_text("{")
+    with pytest.raises(CheckpointError, match="is not JSON"):
+        fetch(REPO)
+
+
+def test_interrupted_downloads_serve_nothing_half_written(
+    server: Hub, published: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)  # a large file in small
+    server.drop_once.add("model.safetensors")
+    try:
+        folder = fetch(REPO)  # the newer client resumes by itself
+    except CheckpointError as error:
+        assert "download failed" in str(error) and weights_in_cache(tmp_path) == []
+        folder = fetch(REPO)  # the older one does in the next call
+    assert same(load_model(folder)[0], tiny())
+    assert any(ranged for _, path, ranged in server.requests if path.endswith("model.safetensors"))
+
+
+def test_what_the_hub_does_not_have_is_said(server: Hub, published: str, tmp_path: Path) -> None:
+    server.commit("someone/empty", {"README.md": b""})
+    server.commit("someone/weightless", {"config.json": (tmp_path / "source" / "config.json").read_bytes()})
+    for name, revision, match in (
+        ("someone/absent", None, "no such repository"),
+        (REPO, "0" * 40, "no revision 000"),
+        ("someone/empty", None, "no config.json"),
+        ("someone/weightless", None, "no model.safetensors or pytorch_model.bin"),
+        ("some--one/..", None, "download failed"),
+        ("mert-v1-95", None, "try mert-v1-95m"),
+        ("./absent/folder", None, "no such file or folder"),
+    ):
+        with pytest.raises(CheckpointError, match=match):
+            mert.load(name, revision)
+
+
+def test_an_unreachable_hub_is_an_error_or_the_cache(
+    server: Hub, published: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch(REPO)
+    dead = "http://127.0.0.1:9"
+    for module in (constants, file_download):
+        monkeypatch.setattr(
+            module, "HUGGINGFACE_CO_URL_TEMPLATE", dead + "/{repo_id}/resolve/{revision}/{filename}", raising=False
+        )
+    monkeypatch.setattr(constants, "ENDPOINT", dead)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client's back-off
+    assert same(mert.load(REPO, device="cpu").model, tiny())
+    with pytest.raises(CheckpointError, match="cannot be reached"):
+        fetch("someone/other")
+
+
+def test_environment_variables_and_offline_mode(server: Hub, published: str, tmp_path: Path) -> None:
+    code = (
+        "import sys, mert\n"
+        "try: print(mert.load(sys.argv[1], device='cpu').info.revision)\n"
+        "except mert.CheckpointError as error: print('refused:', error)"
+    )
+
+    def run(repo: str, **variables: str) -> str:
+        env = {**os.environ, "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"),
+               "HF_HUB_DISABLE_XET": "1", **variables}  # fmt: skip
+        command = [sys.executable, "-W", "error", "-c", code, repo]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert run(REPO) == published
+    server.requests.clear()
+    assert run(REPO, HF_HUB_OFFLINE="1") == published
+    assert "is not in the cache" in run("someone/other", HF_HUB_OFFLINE="1")
+    assert server.requests == []
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # from inside huggingface_hub 2
+def test_push_and_load_back(server: Hub, tmp_path: Path) -> None:
+    folder = save_pretrained(embedder(), tmp_path / "mine", licence="cc-by-4.0")
+    (folder / ".secret").write_text("stays here")
+    revision = mert.push_to_hub(folder, "me/mine")
+    assert set(server.repos["me/mine"][revision]) == {
+        ".gitattributes", "README.md", "config.json", "golden.safetensors", "model.safetensors"
+    }  # fmt: skip
+    loaded = mert.load("me/mine", revision, "cpu")
+    assert same(loaded.model, tiny()) and loaded.info.licence == "cc-by-4.0"
+    assert verify(folder_of("me/mine", revision)).golden is not None
+    assert folder_of(folder) == folder
+    assert mert.push_to_hub(save_pretrained(embedder(seed=1), tmp_path / "next"), "me/mine") != revision
+
+
+def test_push_refuses_what_does_not_verify_or_cannot_be_sent(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_pretrained(embedder(), tmp_path / "mine")
+    write_model(tiny(seed=1), folder)
+    with pytest.raises(CheckpointError, match="sha256"):
+        mert.push_to_hub(folder, "me/mine")
+    assert server.repos == {}
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(CheckpointError, match="upload failed"):
+        mert.push_to_hub(save_pretrained(embedder(), tmp_path / "good"), "me/mine")
+
+
+def test_saved_folders_verify_and_load_with_honest_labels(tmp_path: Path) -> None:
+    note = 'random initialisation, untrained: "as is"'
+    folder = save_pretrained(embedder(note=note, licence="CC BY-NC 4.0"), tmp_path / "mine")
+    report = verify(folder)
+    assert report.golden is not None and report.golden <= 1e-5
+    assert str(report).startswith(f"51 of 51 tensors, sha256 {report.sha256[:12]}, golden: largest difference ")
+    loaded = mert.load(folder, device="cpu")
+    assert same(loaded.model, tiny()) and loaded.sha256 == sha256_file(folder / "model.safetensors")
+    assert (loaded.info.name, loaded.info.note, loaded.info.licence) == ("mine", note, "cc-by-nc-4.0")
+    card = (folder / "README.md").read_text()
+    assert f"> **{note}**" in card and loaded.sha256 in card and "75 Hz" in card
+    assert "pip install mert " not in card and "pip install mert[" not in card
+
+
+def test_verify_names_what_is_wrong(tmp_path: Path) -> None:
+    folder = save_pretrained(embedder(), tmp_path / "mine")
+    weights, golden = folder / "model.safetensors", folder / "golden.safetensors"
+    good, states = load_file(weights), load_file(golden)
+    name = "encoder.blocks.1.ffn.up.weight"
+    write_tensors(weights, {**good, name: -good[name]})
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: sha256 is"):
+        verify(folder)
+    write_tensors(golden, states, {"sha256": sha256_file(weights)})  # a forged hash does not help
+    with pytest.raises(CheckpointError, match="layer02 differs from its golden state"):
+        verify(folder)
+    for bad in ({**states, "states": states["states"][:2]}, {**states, "wave": states["wave"][:399]},
+                {"wave": states["wave"]}):  # fmt: skip
+        write_tensors(golden, bad, {"sha256": sha256_file(weights)})
+        with pytest.raises(CheckpointError, match=r"golden\.safetensors"):
+            verify(folder)
+    write_tensors(golden, {**states, "states": states["states"] * torch.nan}, {"sha256": sha256_file(weights)})
+    with pytest.raises(CheckpointError, match="embed differs"):
+        verify(folder)
+    golden.unlink()
+    assert str(verify(folder)).endswith("golden: none")
+    save_file({**good, name: good[name] * torch.nan}, weights)
+    with pytest.raises(CheckpointError, match=f"{name} holds NaN"):
+        verify(folder)
+
+
+def test_local_paths(tmp_path: Path) -> None:
+    folder = export_hubert(tiny(), tmp_path / "exported")
+    (folder / "README.md").write_text("---\nlicense: mit\ntags:\n- license: x\n---\n# Title\n---\n")
+    info = mert.load(str(folder), device="cpu").info
+    assert (info.name, info.repo, info.licence, info.revision) == ("exported", str(folder), "mit", None)
+    assert mert.load(folder / "model.safetensors", device="cpu").info.name == "exported"
+    with pytest.raises(CheckpointError, match="no revisions"):
+        mert.load(folder, "main")
+
+
+@pytest.mark.parametrize("text", ["", "# Title\n---\nlicense: mit\n---\n", "---\nlicense: mit\n", "\xff"])
+def test_cards_without_front_matter_say_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "README.md").write_text(text, encoding="latin-1")
+    assert read_card(tmp_path) == {}
+    assert read_card(tmp_path / "absent") == {}
+
+
+def test_registry() -> None:
+    assert registry.list_models("MERT-V0*") == ["mert-v0", "mert-v0-public"]
+    record = registry.info("m-a-p/MERT-v1-95M")
+    assert record is registry.info("mert-v1-95m") and record.revision and record.sha256
+    assert len(record.revision) == 40 and len(record.sha256) == 64
+    assert {name for name, model in REGISTRY.items() if model.licence != "CC BY-NC 4.0"} == {"mert-nano"}
+    assert {name for name, model in REGISTRY.items() if model.recommended_layer} == {"mert-nano"}
+    assert registry.info("mert-v0").frame_rate == 50.0
+    assert registry.info("mert-v1-330m").facts()["sha256"] == "not on record"
+    with pytest.raises(CheckpointError, match="try mert-v1-330m"):
+        registry.info("mert-v1-330")
+    assert huggingface_hub.utils.validate_repo_id("m-a-p/MERT-v1-95M") is None

@@ -1,0 +1,73 @@
+"""The ONNX file, run by onnxruntime: the states of the model for any batch and length."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from harness.oracle import worst
+from harness.sounds import music, tiny_config, tiny_embedder
+
+import mert
+from mert.cli import main as cli
+from mert.errors import CheckpointError, MertError
+from mert.models.mert import Mert
+from mert.weights.onnx_export import check_onnx, export_onnx
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="comes with the extra [onnx]")
+pytest.importorskip("onnxscript", reason="comes with the extra [onnx]")
+
+
+def states(path: Path, wave_BN: np.ndarray) -> list[torch.Tensor]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return list(torch.from_numpy(session.run(["states"], {"wave": wave_BN})[0]))
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_any_batch_and_length_and_windows_are_normalised_inside(pre_norm: bool, tmp_path: Path) -> None:
+    m = tiny_embedder(pre_norm=pre_norm)
+    path = export_onnx(m.model, tmp_path / "model.onnx")
+    for seconds, clips in ((0.1, 3), (1.7, 1)):
+        wave_BN = 0.3 + np.stack([music(seconds, seed=i) for i in range(clips)])
+        got = states(path, wave_BN)
+        wanted = [m.embed(wave_N, sr=24_000, window="whole", dtype="float32").values for wave_N in wave_BN]
+        assert worst(got, list(torch.from_numpy(np.stack(wanted, 1)))) <= 1e-5
+
+
+def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
+    m = tiny_embedder()
+    before = {name: tensor.clone() for name, tensor in m.model.state_dict().items()}
+    export_onnx(m.model, tmp_path / "model.onnx")
+    after = m.model.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_command_exports_and_checks_the_bundled_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mert", "export", "mert-nano", str(tmp_path / "out"), "--to", "onnx", "--check"])
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    assert "largest difference" in capsys.readouterr().out
+    wave_BN = music(1)[None]
+    model = mert.load("mert-nano", device="cpu").model.double()
+    with torch.inference_mode():
+        wanted = model(torch.from_numpy(wave_BN).double())
+    assert worst(states(tmp_path / "out" / "model.onnx", wave_BN), wanted) <= 1e-5
+
+
+def test_another_models_file_does_not_pass(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    path = export_onnx(Mert(tiny_config()).eval(), tmp_path / "model.onnx")
+    with pytest.raises(CheckpointError, match="states differ by"):
+        check_onnx(tiny_embedder().model, path)
+
+
+def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MertError, match=r"onnxscript is not installed.*\[onnx\]"):
+        export_onnx(tiny_embedder().model, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,73 @@
+"""The ablation: one factor at a time, steps that are done are skipped, failures name their command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mert.errors import MertError, UsageError
+from mir_benchmarks.ablation import BASE, TASKS, VARIANTS, Ablation, Variant
+from mir_benchmarks.cli.ablate import chosen, rows
+from mir_benchmarks.statistics import summarise
+from probes.results import Outputs, Result
+
+TINY = ("steps=1", "warmup_steps=1", "batch_clips=2", "group_clips=2", "validate_clips=2", "model.dim=32",
+        "model.n_heads=2", "model.n_layers=1", "model.ffn_dim=32", "model.conv_dim=128", "clip_s=0.5")  # fmt: skip
+
+
+def pretraining(ablation: Ablation, name: str) -> set[str]:
+    (variant,) = (variant for variant in VARIANTS if variant.name == name)
+    return {word for _, words in ablation.commands([variant]) if words[0] == "pretrain" for word in words}
+
+
+def test_every_variant_differs_from_the_base_in_one_factor(tmp_path: Path) -> None:
+    ablation = Ablation(tmp_path, tmp_path, seeds=(0,), overrides=TINY)
+    base = pretraining(ablation, BASE)
+    for variant in VARIANTS[1:]:
+        changed = {word.partition("=")[0] for word in pretraining(ablation, variant.name) ^ base} - {"out"}
+        assert len(changed) == 1, variant.name
+    assert {words[3] for _, words in ablation.commands() if words[0] == "bench"} == {
+        str(tmp_path / "models" / f"{variant.name}-0") for variant in VARIANTS
+    }
+
+
+def test_a_teacher_is_fitted_once_for_all_who_learn_from_it(tmp_path: Path) -> None:
+    done = {done for done, words in Ablation(tmp_path, tmp_path).commands() if words[0] == "fit-teacher"}
+    assert len(done) == len({variant.teacher for variant in VARIANTS}) < len(VARIANTS)
+
+
+def test_done_steps_are_skipped_and_a_failure_names_its_command(tmp_path: Path) -> None:
+    variant = Variant("broken", "no such teacher", ("nobody",))
+    ablation, told = Ablation(tmp_path, tmp_path, seeds=(0,), overrides=TINY), list[str]()
+    with pytest.raises(MertError, match=r"mert fit-teacher: failed \(.*nobody"):
+        ablation.run([variant], told.append)
+    assert len(told) == 1 and told[0].startswith("mert fit-teacher nobody synth")
+    for done, _ in ablation.commands([variant]):
+        done.parent.mkdir(parents=True, exist_ok=True)
+        done.touch()
+    ablation.run([variant], told.append)
+    assert len(told) == 1
+
+
+def write_result(folder: Path, task: str, right: float) -> None:
+    """A result in which a share of 40 items is right."""
+    targets = np.arange(40) % 2
+    logits = np.eye(2)[np.where(np.arange(40) < 40 * right, targets, 1 - targets)]
+    outputs = Outputs(np.arange(40).astype(str), targets, logits[None], ("a", "b"))
+    metrics, score = summarise(outputs, ("accuracy",))
+    facts = {"name": task, "version": "1", "data": "synthetic", "checksum": "0", "counts": {}}
+    Result({"name": "m"}, facts, {}, {}, "layer01", 1e-3, [], metrics, score, []).save(folder, outputs)
+
+
+def test_the_table_tells_what_helps(tmp_path: Path) -> None:
+    """Over two seeds: 0.9 and 0.8 of the items right with everything, 0.4 in both without the transform."""
+    for name, right in ((f"{BASE}-0", 0.9), (f"{BASE}-1", 0.8), ("no-cqt-0", 0.4), ("no-cqt-1", 0.4)):
+        for task in TASKS:
+            write_result(tmp_path / "results" / name, task, right)
+    table = rows(Ablation(tmp_path, tmp_path, seeds=(0, 1)), chosen("no-cqt"))
+    assert table.count("**-45.0** [") == table.count("(-50.0, -40.0)") == 4
+    assert "| no constant-Q transform |" in table
+    with pytest.raises(UsageError, match="no variant no-such"):
+        chosen("no-such")
