@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from harness.commands import run_mert
 from harness.sounds import SHARED, music
 
 import mert
@@ -26,9 +25,8 @@ def recordings() -> list[Path]:
 
 def test_mert_embed_takes_every_one(tmp_path: Path) -> None:
     mert.save_pretrained(mert.random_model("nano"), tmp_path / "model")
-    command = [sys.executable, "-m", "mert.cli", "embed", str(AUDIO), "-m", str(tmp_path / "model"), "-o"]
-    done = subprocess.run([*command, str(tmp_path / "out")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_mert("embed", AUDIO, "-m", tmp_path / "model", "-o", tmp_path / "out")
+    assert done.code == 0, done.out + done.err
     rows = [json.loads(line) for line in (tmp_path / "out" / "report.jsonl").read_text().splitlines()]
     assert sorted(row["source"] for row in rows) == [str(path) for path in recordings()]
     for row in rows:

@@ -5,43 +5,31 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import soundfile
+from harness.commands import Run, Started, run_mert
 from harness.sounds import all_close, music, tiny_embedder
 
 import mert
 from mert import Features
 from mert.cli import embed as embed_cli
-from mert.cli import main as cli
 
 COMMANDS = ("embed", "similar", "models", "info", "verify", "convert", "export", "push", "plot", "bench")
 # A window alone has the same bits in any run; of windows that share a batch, some CPUs round the last ones otherwise.
 EXACT = ("-d", "cpu", "--dtype", "float32", "--batch-size", 1)
-FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(["mert.weights.hub", "mert.collection.executors", "mert.cli.embed", "rich.progress"])
 
 
-class Run(NamedTuple):
-    """A command that has ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Embed = Callable[..., "Started"]
+Embed = Callable[..., Started]
 
 
 class House(NamedTuple):
@@ -51,55 +39,6 @@ class House(NamedTuple):
     corpus: Path
     whole: Path
     run: Run
-
-
-class Started:
-    """`mert` in a process of its own: `python -m mert.cli`, or, where torch needs no importing again, a fork."""
-
-    def __init__(self, folder: Path, arguments: tuple[object, ...], fork: bool, limit: bool = False) -> None:
-        name = os.urandom(4).hex()
-        self.printed = [folder / f"{name}.{stream}" for stream in ("out", "err")]
-        for path in self.printed:
-            path.touch()
-        words = [str(word) for word in arguments]
-        self._forked: Any = None
-        self._spawned: Any = None
-        if fork:
-            self._forked = FORKS.Process(target=forked, args=(words, *map(str, self.printed), limit))
-            self._forked.start()
-        else:
-            command = [sys.executable, "-m", "mert.cli", *words]
-            with open(self.printed[0], "wb") as out, open(self.printed[1], "wb") as err:
-                self._spawned = subprocess.Popen(command, stdout=out, stderr=err)
-
-    @property
-    def pid(self) -> int:
-        return int((self._forked or self._spawned).pid)
-
-    def running(self) -> bool:
-        return self._forked.exitcode is None if self._forked else self._spawned.poll() is None
-
-    def signal(self, number: signal.Signals) -> None:
-        if self.running():
-            os.kill(self.pid, number)
-
-    def end(self) -> Run:
-        deadline = time.monotonic() + 120
-        while self.running():
-            assert time.monotonic() < deadline, "the command hangs"
-            time.sleep(0.005)
-        code = self._forked.exitcode if self._forked else self._spawned.returncode
-        return Run(code, *(path.read_text(encoding="utf-8") for path in self.printed))
-
-
-def forked(words: list[str], out: str, err: str, limit: bool) -> None:
-    for stream, path in ((1, out), (2, err)):
-        os.dup2(os.open(path, os.O_WRONLY), stream)
-    if limit:  # a disk that takes no file over 12,000 bytes: features of 2 s and more
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
-    sys.argv = ["mert", *words]
-    cli.main()
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -146,23 +85,6 @@ def embed(house: House, tmp_path: Path) -> Embed:
         return Started(tmp_path, words, fork, limit)
 
     return begin
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
-    """here(*arguments) runs `mert` in this process: for what ends before the work begins."""
-
-    def call(*arguments: object) -> Run:
-        monkeypatch.setattr(sys, "argv", ["mert", *map(str, arguments)])
-        try:
-            cli.main()
-            code: Any = 0
-        except SystemExit as end:
-            code = end.code
-        printed = capsys.readouterr()
-        return Run(code or 0, printed.out, printed.err)
-
-    return call
 
 
 def test_all_well_is_0_and_the_input_tree_is_mirrored(house: House) -> None:
@@ -401,10 +323,8 @@ def test_all_layers_in_float32_agree_with_embed(house: House, embed: Embed, tmp_
         (["--list", "missing\nlist.txt"], "missing\\nlist.txt: no such file"),
     ],
 )
-def test_wrong_usage_is_2_and_one_line(
-    house: House, here: Callable[..., Run], tmp_path: Path, options: list[str], reason: str
-) -> None:
-    done = here("embed", house.corpus, "-o", tmp_path / "out", "-m", house.model, *options)
+def test_wrong_usage_is_2_and_one_line(house: House, tmp_path: Path, options: list[str], reason: str) -> None:
+    done = run_mert("embed", house.corpus, "-o", tmp_path / "out", "-m", house.model, *options)
     assert done.code == 2 and done.err.startswith("error: ") and len(done.err.splitlines()) == 1
     assert reason in done.err
     assert not (tmp_path / "out").exists()
@@ -420,28 +340,26 @@ def test_wrong_usage_is_2_and_one_line(
         ["export", "a", "b", "--check"],
     ],
 )  # fmt: skip
-def test_wrong_options_are_2(here: Callable[..., Run], arguments: list[str]) -> None:
-    done = here(*arguments)
+def test_wrong_options_are_2(arguments: list[str]) -> None:
+    done = run_mert(*arguments)
     assert done.code == 2 and done.err and "Traceback" not in done.err
 
 
-def test_two_inputs_for_one_output_are_2(house: House, here: Callable[..., Run], tmp_path: Path) -> None:
+def test_two_inputs_for_one_output_are_2(house: House, tmp_path: Path) -> None:
     (tmp_path / "x.WAV").touch()
-    done = here("embed", house.corpus, tmp_path / "x.WAV", "-o", tmp_path / "out", "-m", house.model)
+    done = run_mert("embed", house.corpus, tmp_path / "x.WAV", "-o", tmp_path / "out", "-m", house.model)
     assert done.code == 2 and "two inputs for one output" in done.err
 
 
-def test_an_output_folder_that_cannot_be_made_is_one_line(
-    house: House, here: Callable[..., Run], tmp_path: Path
-) -> None:
+def test_an_output_folder_that_cannot_be_made_is_one_line(house: House, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    inside = here("embed", house.corpus, "-o", tmp_path / "file" / "out", "-m", house.model)
+    inside = run_mert("embed", house.corpus, "-o", tmp_path / "file" / "out", "-m", house.model)
     assert inside.code == 1 and len(inside.err.splitlines()) == 1 and str(tmp_path / "file") in inside.err
-    assert here("embed", house.corpus, "-o", tmp_path / "file", "-m", house.model).code == 2
+    assert run_mert("embed", house.corpus, "-o", tmp_path / "file", "-m", house.model).code == 2
 
 
-def test_an_unknown_model_is_1_with_close_names(house: House, here: Callable[..., Run], tmp_path: Path) -> None:
-    done = here("embed", house.corpus, "-o", tmp_path / "out", "-m", "mert-v1-96m")
+def test_an_unknown_model_is_1_with_close_names(house: House, tmp_path: Path) -> None:
+    done = run_mert("embed", house.corpus, "-o", tmp_path / "out", "-m", "mert-v1-96m")
     assert done.code == 1 and "try mert-v1-95m" in done.err and len(done.err.splitlines()) == 1
 
 
@@ -456,12 +374,12 @@ def test_help_comes_without_torch(command: str) -> None:
     assert "Usage" in done.stdout and (command in done.stdout if command else all(c in done.stdout for c in COMMANDS))
 
 
-def test_models_are_listed_for_people_and_programs(here: Callable[..., Run]) -> None:
-    listed = json.loads(here("models", "--json").out)
+def test_models_are_listed_for_people_and_programs() -> None:
+    listed = json.loads(run_mert("models", "--json").out)
     assert [model["name"] for model in listed] == mert.list_models()
     assert all(model["licence"] and model["dim"] in (256, 768, 1024) for model in listed)
-    assert [model["name"] for model in json.loads(here("models", "*330m", "--json").out)] == ["mert-v1-330m"]
-    assert "mert-v0" in here("models").out and json.loads(here("models", "nothing", "--json").out) == []
+    assert [model["name"] for model in json.loads(run_mert("models", "*330m", "--json").out)] == ["mert-v1-330m"]
+    assert "mert-v0" in run_mert("models").out and json.loads(run_mert("models", "nothing", "--json").out) == []
 
 
 def test_models_come_without_torch() -> None:
@@ -473,30 +391,30 @@ def test_models_come_without_torch() -> None:
     assert done.returncode == 0 and len(json.loads(done.stdout)) == 5, done.stderr
 
 
-def test_info_says_what_is_on_record(here: Callable[..., Run]) -> None:
-    facts = json.loads(here("info", "m-a-p/MERT-v1-330M", "--json").out)
+def test_info_says_what_is_on_record() -> None:
+    facts = json.loads(run_mert("info", "m-a-p/MERT-v1-330M", "--json").out)
     assert facts["name"] == "mert-v1-330m" and facts["n_layers"] == 24 and facts["licence"] == "CC BY-NC 4.0"
-    assert "not on record" in here("info", "mert-v0").out
-    unknown = here("info", "bert")
+    assert "not on record" in run_mert("info", "mert-v0").out
+    unknown = run_mert("info", "bert")
     assert unknown.code == 1 and len(unknown.err.splitlines()) == 1
 
 
-def test_verify_convert_and_export_work_together(house: House, here: Callable[..., Run], tmp_path: Path) -> None:
-    checked = here("verify", house.model)
+def test_verify_convert_and_export_work_together(house: House, tmp_path: Path) -> None:
+    checked = run_mert("verify", house.model)
     assert checked.code == 0 and "largest difference" in checked.out
-    assert here("export", house.model, tmp_path / "hubert").code == 0
+    assert run_mert("export", house.model, tmp_path / "hubert").code == 0
     assert json.loads((tmp_path / "hubert" / "config.json").read_text())["model_type"] == "hubert"
-    assert here("export", house.model, tmp_path / "copy", "--to", "safetensors").code == 0
-    assert here("convert", tmp_path / "hubert", tmp_path / "back").code == 0
+    assert run_mert("export", house.model, tmp_path / "copy", "--to", "safetensors").code == 0
+    assert run_mert("convert", tmp_path / "hubert", tmp_path / "back").code == 0
     before, after = ((Path(folder) / "model.safetensors").read_bytes() for folder in (house.model, tmp_path / "back"))
     assert before == after == (tmp_path / "copy" / "model.safetensors").read_bytes()
 
 
-def test_verify_and_push_refuse_a_damaged_model(house: House, here: Callable[..., Run], tmp_path: Path) -> None:
+def test_verify_and_push_refuse_a_damaged_model(house: House, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(house.model, tmp_path / "damaged"))
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-3] ^= 1
     (folder / "model.safetensors").write_bytes(weights)
     for command in (["verify", folder], ["push", folder, "me/model"], ["verify", tmp_path]):
-        done = here(*command)
+        done = run_mert(*command)
         assert done.code == 1 and str(command[1]) in done.err and len(done.err.splitlines()) == 1

@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
+from harness.commands import Run, run_mert
 from harness.sounds import music, tiny_embedder
 
 import mert
 from mert import Features, Index, similarity
-from mert.cli import main as cli
 from mert.collection.index import Listener
 from mert.embedding.embedder import Embedder
 from mert.embedding.npz import read_npz, write_npz
@@ -39,12 +37,6 @@ def piece(seconds: float, seed: int) -> np.ndarray:
     spectrum, hz = np.fft.rfft(wave), np.fft.rfftfreq(len(wave), 1 / 24_000)
     kept = np.fft.irfft(spectrum * ((hz > low_hz) & (hz < high_hz)), len(wave))
     return (0.3 * kept / np.abs(kept).max()).astype(np.float32)
-
-
-class Run(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 def put(path: Path, wave: np.ndarray, age_s: float = 60.0) -> Path:
@@ -85,19 +77,11 @@ def listened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 @pytest.fixture
-def similar(model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
-    """similar(query, ..., folder, options) runs the command in this process."""
+def similar(model: str) -> Callable[..., Run]:
+    """similar(query, ..., folder, options) runs `mert similar` in this process."""
 
     def call(*words: object) -> Run:
-        model_words = [] if "-m" in words else ["-m", model]
-        monkeypatch.setattr(sys, "argv", ["mert", "similar", "-d", "cpu", *model_words, *map(str, words)])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-        printed = capsys.readouterr()
-        return Run(code or 0, printed.out, printed.err)
+        return run_mert("similar", "-d", "cpu", *([] if "-m" in words else ["-m", model]), *words)
 
     return call
 

@@ -3,47 +3,28 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
 
+from harness.commands import Run, run_mert
 from matplotlib.image import imread
 
 from mert import Features
-from mert.cli import main as cli
 from mert.errors import UsageError
 from mert.files import read_rows, write_json
 from mert.plots import new_axes, plot_codes, plot_curves, plot_ssm, save_figure
 from probes.results import plot_results, read_results
 
 
-class Run(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def plot(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
-    """plot("ssm", ...) runs `mert plot` in this process."""
-
-    def call(*words: object) -> Run:
-        monkeypatch.setattr(sys, "argv", ["mert", "plot", *map(str, words)])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-        printed = capsys.readouterr()
-        return Run(code or 0, printed.out, printed.err)
-
-    return call
+def plot(*words: object) -> Run:
+    """`mert plot WORDS` in this process."""
+    return run_mert("plot", *words)
 
 
 def ink(path: Path) -> float:
@@ -177,9 +158,7 @@ def test_codes_are_counted_by_codebook(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 @pytest.mark.parametrize("kind", ["ssm", "layers", "curves", "codes"])
-def test_pictures_are_written_and_differ_with_the_data(
-    plot: Callable[..., Run], tmp_path: Path, kind: str, suffix: str
-) -> None:
+def test_pictures_are_written_and_differ_with_the_data(tmp_path: Path, kind: str, suffix: str) -> None:
     pairs: dict[str, Callable[[], tuple[Path, Path]]] = {
         "ssm": lambda: (song(tmp_path), song(tmp_path, "other", "ABBA")),
         "layers": lambda: (
@@ -202,14 +181,14 @@ def test_pictures_are_written_and_differ_with_the_data(
         assert imread(pictures[0]).shape[1] >= 800 and ink(pictures[0]) > 0.01
 
 
-def test_several_stores_stand_below_each_other(plot: Callable[..., Run], tmp_path: Path) -> None:
+def test_several_stores_stand_below_each_other(tmp_path: Path) -> None:
     stores = [store(tmp_path / name, [[0], [1]], [4]) for name in "ab"]
     assert plot("codes", *stores, "-o", tmp_path / "two.png").code == 0
     assert plot("codes", stores[0], "-o", tmp_path / "one.png").code == 0
     assert imread(tmp_path / "two.png").shape[0] == 2 * imread(tmp_path / "one.png").shape[0]
 
 
-def test_what_cannot_be_drawn_is_one_line_with_file_reason_and_remedy(plot: Callable[..., Run], tmp_path: Path) -> None:
+def test_what_cannot_be_drawn_is_one_line_with_file_reason_and_remedy(tmp_path: Path) -> None:
     features = song(tmp_path)
     Features.load(features).pool("mean").save(tmp_path / "pooled.npz")
     one_layer = result(tmp_path / "results", {"layer01": [1.0]})

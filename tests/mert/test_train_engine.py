@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from harness.commands import run_mert
 from harness.sounds import music, tiny_config
 
 pytest.importorskip("yaml")
@@ -368,8 +369,8 @@ def test_a_crop_of_a_recording_is_that_part_of_it(tmp_path: Path) -> None:
 
 def test_dry_run_writes_nothing(tmp_path: Path, recordings: Path) -> None:
     config = recipe_file(tmp_path, recordings)
-    done = subprocess.run([*command(config), "--dry-run"], capture_output=True, text=True, check=True)
-    assert "of the frames masked" in done.stdout
+    done = run_mert("pretrain", config, "--dry-run")
+    assert done.code == 0 and "of the frames masked" in done.out
     assert not (tmp_path / "run").exists()
 
 
@@ -378,11 +379,8 @@ def test_a_finished_run_is_a_model_to_publish(tmp_path: Path, recordings: Path) 
 
     trained = engine(read_recipe(str(recipe_file(tmp_path, recordings))))
     trained.run(until=4)
-    done = subprocess.run(
-        [sys.executable, "-m", "mert.cli", "export", str(tmp_path / "run"), str(tmp_path / "model")],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = run_mert("export", tmp_path / "run", tmp_path / "model")
+    assert done.code == 0, done.err
     assert mert.verify(tmp_path / "model").golden is not None
     loaded = mert.load(tmp_path / "model")
     ours = trained.objective.model.state_dict()

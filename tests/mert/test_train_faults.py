@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 import soundfile
 import torch
 from harness import faulty
+from harness.commands import run_mert
 from harness.sounds import music
 
 pytest.importorskip("yaml")
@@ -27,7 +27,6 @@ pytest.importorskip("matplotlib")
 
 from harness.small_runs import ALONE, newest, rows, same_bits, same_end, small_recipe, write_recordings
 
-from mert.cli.main import main
 from mert.errors import AudioError, UsageError
 from mert.train.batches import load_teachers
 from mert.train.checkpoints import MARKER
@@ -377,16 +376,10 @@ def test_a_store_with_codes_out_of_range_or_missing_is_refused(store: Store) -> 
 
 
 @datasets_warn
-def test_what_a_teacher_refuses_is_one_line_for_the_user(
-    tmp_path: Path, recordings: Path, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_teacher_refuses_is_one_line_for_the_user(tmp_path: Path, recordings: Path, store: Store) -> None:
     folder = Path(store("one"))
     (folder / shard_name(0)).unlink()
     config = small_recipe(tmp_path, recordings)
-    monkeypatch.setattr(sys, "argv", ["mert", "pretrain", config, f"teachers={folder}"])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 1
-    assert capsys.readouterr().err.endswith(
-        f"error: {folder / shard_name(0)}: is missing; run the same mert tokenize again\n"
-    )
+    done = run_mert("pretrain", config, f"teachers={folder}")
+    assert done.code == 1
+    assert done.err.endswith(f"error: {folder / shard_name(0)}: is missing; run the same mert tokenize again\n")

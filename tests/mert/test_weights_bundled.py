@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from harness.commands import mert_command, run_mert
 from harness.hub_server import Hub
 from harness.oracle import worst
 from harness.sounds import all_close, music
@@ -90,11 +91,10 @@ def test_a_quiet_mp3_of_a_part_finds_its_piece(tmp_path: Path) -> None:
         (tmp_path / "music").mkdir(exist_ok=True)
         soundfile.write(tmp_path / "music" / f"{i}.wav", pieces.read(i), 24_000)
         soundfile.write(tmp_path / f"{i}.mp3", 0.5 * pieces.read(i)[48_000:120_000], 24_000)
-    queries = [str(tmp_path / f"{i}.mp3") for i in range(len(pieces))]
-    command = [sys.executable, "-m", "mert.cli", "similar", *queries, str(tmp_path / "music"), "-k", "1", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)["queries"]
+    queries = [tmp_path / f"{i}.mp3" for i in range(len(pieces))]
+    done = run_mert("similar", *queries, tmp_path / "music", "-k", "1", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["queries"]
     assert [Path(row["matches"][0]["path"]).stem for row in found] == [Path(query).stem for query in queries]
 
 
@@ -120,8 +120,7 @@ def test_it_is_pushed_to_a_hub_and_comes_back(nano: Embedder, folder: Path, tmp_
 
 def test_plain_transformers_gives_the_same_states(nano: Embedder, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="the oracle comes with the full environment")
-    command = [sys.executable, "-m", "mert.cli", "export", NAME, str(tmp_path / "hubert"), "--to", "hubert"]
-    subprocess.run(command, check=True, capture_output=True)
+    assert run_mert("export", NAME, tmp_path / "hubert", "--to", "hubert").code == 0
     theirs = transformers.HubertModel.from_pretrained(tmp_path / "hubert").eval()
     ours, wave_1N = deepcopy(nano.model), torch.from_numpy(music(1.0))[None]
     with torch.inference_mode():
@@ -154,8 +153,8 @@ def _python(code: str, *arguments: object, **variables: str) -> str:
 def test_two_runs_of_its_recipe_begin_with_the_same_hundred_losses(tmp_path: Path) -> None:
     """Bit for bit, on one CPU. With `steps=101` the first hundred have the learning rates of the whole run."""
     fit = ["fit-teacher", "mel_rvq", "synth", "-o", "mel_rvq", "--clips", "30"]
-    subprocess.run([sys.executable, "-m", "mert.cli", *fit], cwd=tmp_path, check=True, capture_output=True)
-    train = [sys.executable, "-m", "mert.cli", "pretrain", NAME, "steps=101"]
+    subprocess.run(mert_command(*fit), cwd=tmp_path, check=True, capture_output=True)
+    train = mert_command("pretrain", NAME, "steps=101")
     runs = [
         subprocess.Popen([*train, f"out={out}"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         for out in ("one", "two")

@@ -7,14 +7,13 @@ import io
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from harness.commands import run_mert
 from harness.made_results import GENRES, LAYERS, outputs_of, result_of, save_run
 from matplotlib.axes import Axes
 
@@ -309,16 +308,14 @@ def test_folders_are_told_apart_and_refused(folders: list[Path], tmp_path: Path)
 
 
 def test_the_command_prints_or_writes(folders: list[Path], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mert.cli", "bench", "report"]
-    printed = subprocess.run([*command, folders[1], "--format", "csv"], capture_output=True, text=True, timeout=120)
-    assert printed.returncode == 0 and printed.stdout == report_text(folders[1:], "csv"), printed.stderr
+    printed = run_mert("bench", "report", folders[1], "--format", "csv")
+    assert printed.code == 0 and printed.out == report_text(folders[1:], "csv"), printed.err
     out = tmp_path / "report.html"
-    words = [*command, folders[1], "--format", "html", "-o", out]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and done.stdout.strip() == str(out), done.stderr
+    done = run_mert("bench", "report", folders[1], "--format", "html", "-o", out)
+    assert done.code == 0 and done.out.strip() == str(out), done.err
     assert out.read_text().startswith("<!doctype html>")
-    refused = subprocess.run([*command, tmp_path / "none"], capture_output=True, text=True, timeout=120)
-    assert refused.returncode == 1 and refused.stderr.count("\n") == 1 and "holds no result" in refused.stderr
+    refused = run_mert("bench", "report", tmp_path / "none")
+    assert refused.code == 1 and refused.err.count("\n") == 1 and "holds no result" in refused.err
 
 
 def test_tables_render_their_marks() -> None:

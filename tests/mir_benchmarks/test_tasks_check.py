@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from harness.commands import Run, run_mert
 from harness.planting import plant
 
 from mir_benchmarks.datasets.dataset import Dataset, Item
@@ -125,17 +124,16 @@ def test_stems_of_a_song(tmp_path: Path) -> None:
 
 
 def test_the_command(home: Path) -> None:
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "mert.cli", "bench", "prepare", *words, "--data-home", str(home)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    def run(*words: str) -> Run:
+        return run_mert("bench", "prepare", *words, "--data-home", home)
 
     done = run("gtzan_genre,mtt")
-    assert done.returncode == 0 and "mp3.zip.001" in done.stdout and str(home / "gtzan") in done.stdout
+    assert done.code == 0 and "mp3.zip.001" in done.out and str(home / "gtzan") in done.out
     done = run("gtzan_genre", "--check")
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "ready", done.stderr
+    assert done.code == 0 and done.out.splitlines()[-1] == "ready", done.err
     (home / "gtzan" / "genres" / "blues" / "blues.00012.wav").write_bytes(b"")
     done = run("gtzan_genre", "--check")
-    assert done.returncode == 1 and "genres/blues/blues.00012.wav" in done.stdout and "not ready" in done.stdout
+    assert done.code == 1 and "genres/blues/blues.00012.wav" in done.out and "not ready" in done.out
 
 
 def test_the_same_file_in_two_splits_of_one_task_of_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

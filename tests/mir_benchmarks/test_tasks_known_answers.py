@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import subprocess
-import sys
 import time
 from functools import partial
 from html.parser import HTMLParser
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from harness.bench_runs import but_times, oracle, run, write_tree
+from harness.commands import mert_command
 
 from mir_benchmarks.statistics import Comparison, Sample, compare
 from mir_benchmarks.suite.sizes import SIZES, Extent
@@ -40,8 +40,7 @@ TAGGED = [task.name for task in TASKS.values() if task.kind == "multilabel"]
 
 def bench(*words: object) -> str:
     """What `mert bench ...` prints, in a process of its own; it must end well."""
-    command = [sys.executable, "-m", "mert.cli", "bench", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_S)
+    done = subprocess.run(mert_command("bench", *words), capture_output=True, text=True, timeout=LONGEST_S)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr and "Traceback" not in done.stderr
     return done.stdout

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,8 +27,8 @@ from harness.bench_runs import (
     write_toy,
     write_tree,
 )
+from harness.commands import Run, run_mert
 
-from mert.cli import main as cli
 from mert.errors import MertError, UsageError
 from mir_benchmarks.datasets.dataset import Dataset
 from mir_benchmarks.datasets.giantsteps import KEYS
@@ -287,30 +286,16 @@ def test_a_killed_run_goes_on_to_the_same_end(
 # The command and its faults
 
 
-class Said(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
     """`mert bench ...` in this process; "small" is the name of our encoder, "deaf" of one that gives NaN."""
     facts = EncoderFacts("deaf", "2" * 64, 8_000, 1.0, ("embed",), 1)
     monkeypatch.setitem(BASELINES, "small", Small)
     monkeypatch.setitem(BASELINES, "deaf", lambda: Encoder(facts, lambda wave_N: np.full((1, 1, 1), np.nan)))
 
-    def command(*words: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["mert", "bench", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        printed = capsys.readouterr()
-        return Said(code, printed.out, " ".join(printed.err.split()))
+    def command(*words: object) -> Run:
+        done = run_mert("bench", *words)
+        return done._replace(err=" ".join(done.err.split()))
 
     return command
 
@@ -322,7 +307,7 @@ def options(tasks: str, home: Path, out: Path, *more: object, model: str = "smal
 
 
 def test_missing_datasets_are_named_with_what_to_get_and_where_it_goes(
-    bench: Callable[..., Said], suite: Path, tmp_path: Path
+    bench: Callable[..., Run], suite: Path, tmp_path: Path
 ) -> None:
     said = bench(*options("mtt,gtzan_genre,musdb18", suite.parent / "none", tmp_path / "out"))
     assert said.code == 1 and "3 datasets are missing" in said.err and not (tmp_path / "out").exists()
@@ -336,7 +321,7 @@ def test_missing_datasets_are_named_with_what_to_get_and_where_it_goes(
 
 
 def test_a_real_tree_of_other_counts_is_refused_unless_limited(
-    bench: Callable[..., Said], suite: Path, tmp_path: Path
+    bench: Callable[..., Run], suite: Path, tmp_path: Path
 ) -> None:
     (copied(suite, "gtzan", tmp_path) / "SYNTHETIC.json").unlink()
     said = bench(*options("gtzan_genre", tmp_path, tmp_path / "out"))
@@ -357,7 +342,7 @@ def test_a_real_tree_of_other_counts_is_refused_unless_limited(
     assert said.code == 1 and "no items in valid" in said.err
 
 
-def test_a_generated_tree_must_hold_what_it_claims(bench: Callable[..., Said], suite: Path, tmp_path: Path) -> None:
+def test_a_generated_tree_must_hold_what_it_claims(bench: Callable[..., Run], suite: Path, tmp_path: Path) -> None:
     claim_counts(copied(suite, "nsynth", tmp_path), "nsynth_pitch", valid=11)
     said = bench(*options("nsynth_pitch,nsynth_instrument", tmp_path, tmp_path / "out"))
     assert said.code == 1 and "'valid': 11" in said.err and "1 of 2 tasks failed" in said.err
@@ -367,7 +352,7 @@ def test_a_generated_tree_must_hold_what_it_claims(bench: Callable[..., Said], s
 
 
 @pytest.mark.parametrize("constant", ["train", "test"])
-def test_constant_targets_are_refused(bench: Callable[..., Said], constant: str, tmp_path: Path) -> None:
+def test_constant_targets_are_refused(bench: Callable[..., Run], constant: str, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     labels = split_labels((8, 4, 4), lambda i: random.uniform(1, 9, 2).tolist())
     labels[constant] = [[arousal, 5.0] for arousal, _ in labels[constant]]
@@ -375,12 +360,12 @@ def test_constant_targets_are_refused(bench: Callable[..., Said], constant: str,
     assert said.code == 1 and f"emomusic: valence is the same in all {len(labels[constant])} {constant}" in said.err
 
 
-def test_features_that_are_nan_are_refused(bench: Callable[..., Said], suite: Path, tmp_path: Path) -> None:
+def test_features_that_are_nan_are_refused(bench: Callable[..., Run], suite: Path, tmp_path: Path) -> None:
     said = bench(*options("nsynth_pitch", suite, tmp_path, model="deaf"))
     assert said.code == 1 and "NaN" in said.err and ".wav" in said.err and not list(tmp_path.glob("*.json"))
 
 
-def test_an_unreadable_recording_ends_its_task_only(bench: Callable[..., Said], suite: Path, tmp_path: Path) -> None:
+def test_an_unreadable_recording_ends_its_task_only(bench: Callable[..., Run], suite: Path, tmp_path: Path) -> None:
     corpus = copied(suite, "nsynth", tmp_path)
     victim = TASKS["nsynth_pitch"].read(tmp_path).split("valid")[2].audio
     data = victim.read_bytes()
@@ -399,7 +384,7 @@ def test_an_unreadable_recording_ends_its_task_only(bench: Callable[..., Said], 
     assert but_times(whole, "nsynth_pitch") == fresh
 
 
-def test_classes_that_train_or_test_lack_are_noted(bench: Callable[..., Said], tmp_path: Path) -> None:
+def test_classes_that_train_or_test_lack_are_noted(bench: Callable[..., Run], tmp_path: Path) -> None:
     labels = split_labels((18, 9, 9), lambda i: GENRES[i % 9])
     labels["test"][0] = "rock"
     home = write_toy(tmp_path, "gtzan_genre", labels)
@@ -433,7 +418,7 @@ def test_ids_may_hold_any_sign(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_heard(
-    bench: Callable[..., Said], words: tuple[str, ...], said: str, suite: Path, tmp_path: Path
+    bench: Callable[..., Run], words: tuple[str, ...], said: str, suite: Path, tmp_path: Path
 ) -> None:
     answer = bench(*options("gtzan_genre", suite, tmp_path / "out", *words))
     assert answer.code == 2 and said in answer.err and not (tmp_path / "out").exists()
@@ -450,7 +435,7 @@ def test_run_task_itself_knows_no_layer_that_is_none(task: str, suite: Path, tmp
 # Results
 
 
-def test_a_result_says_what_it_is_of(bench: Callable[..., Said], suite: Path, tmp_path: Path) -> None:
+def test_a_result_says_what_it_is_of(bench: Callable[..., Run], suite: Path, tmp_path: Path) -> None:
     assert bench(*options("gtzan_genre", suite, tmp_path, "--lrs", "1e-3,1e-2", "--seeds", "0,1")).code == 0
     values = but_times(tmp_path, "gtzan_genre")
     assert values["schema"] == 1 and values["limit"] is None and values["device"] == "cpu"
@@ -472,7 +457,7 @@ def test_a_result_says_what_it_is_of(bench: Callable[..., Said], suite: Path, tm
     assert {"python", "mert-hub", "torch", "numpy", "scikit-learn", "mir_eval"} <= set(values["versions"])
 
 
-def test_numbers_are_computed_again_from_the_outputs(bench: Callable[..., Said], suite: Path, tmp_path: Path) -> None:
+def test_numbers_are_computed_again_from_the_outputs(bench: Callable[..., Run], suite: Path, tmp_path: Path) -> None:
     run("nsynth_pitch", Small(), suite, tmp_path, **QUICK)
     said = bench("validate", tmp_path)
     assert said.code == 0 and "nsynth_pitch.json: 1 metrics of 10 items agree" in said.out
@@ -502,7 +487,7 @@ def test_another_recording_is_another_checksum(suite: Path, tmp_path: Path) -> N
     assert run("nsynth_pitch", Small(), tmp_path, tmp_path / "out", **QUICK).task["checksum"] != before
 
 
-def test_raw_features_are_other_fits(suite: Path, tmp_path: Path, bench: Callable[..., Said]) -> None:
+def test_raw_features_are_other_fits(suite: Path, tmp_path: Path, bench: Callable[..., Run]) -> None:
     """The journal of a standardised run gives nothing to a raw one in the same folder."""
     for folder, more in (("same", ()), ("same", ("--raw",)), ("fresh", ("--raw",))):
         assert bench(*options("gtzan_beats", suite, tmp_path / folder, *more)).code == 0

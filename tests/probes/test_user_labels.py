@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import io
 import json
 import shutil
 import subprocess
@@ -18,11 +16,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from harness.commands import Run, run_mert
 from harness.sounds import tiny_embedder
 
 import mert
 from mert import Features, MertError
-from mert.cli import main as cli
 from probes.features.files import FeatureFiles
 from probes.user_labels.fit import FitOptions, fit_head
 from probes.user_labels.head import HeadError, SavedHead
@@ -37,12 +35,6 @@ META: dict[str, Any] = {
     "model": "m", "weights_sha256": "0" * 64, "pool": "mean", "window": 1.0, "hop": 1.0, "window_frames": 74,
     "hop_frames": 74, "normalize": False, "dtype": "float32", "sample_rate": RATE_HZ,
 }  # fmt: skip
-
-
-class Run(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 class House(NamedTuple):
@@ -76,19 +68,6 @@ def clicks(seed: int) -> tuple[np.ndarray, list[float]]:
         at = round(time * RATE_HZ)
         wave[at : at + 1200] += 0.5 * random.standard_normal(1200) * np.exp(-np.arange(1200) / 300)
     return wave.astype(np.float32), [round(time, 4) for time in times.tolist()]
-
-
-def run_mert(*words: object) -> Run:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["mert", *map(str, words)])
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                cli.main()
-                code: Any = 0
-            except SystemExit as end:
-                code = end.code
-        return Run(int(code or 0), out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
