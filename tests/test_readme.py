@@ -32,6 +32,7 @@ PACKAGES = [f"{name}/README.md" for name in ("mert", "teachers", "probes", "mir_
 ALL = ["README.md", *PACKAGES, CARD, "tests/bench/README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(#[\w-]+)?\)")
+PATH = re.compile(r"`((?:\w+/)+\w+\.(?:py|css))`")
 TITLE = re.compile(r"^#+ (.+)$", re.MULTILINE)
 RUN = """
 import shlex, sys, time
@@ -148,6 +149,14 @@ def test_links_lead_to_files_and_headings(name: str) -> None:
         assert target.exists(), file
         titles = TITLE.findall(target.read_text()) if heading else []
         assert not heading or heading[1:] in {title.lower().replace(" ", "-") for title in titles}, heading
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_paths_in_the_text_exist(name: str) -> None:
+    """From the top of the repository, or from the README's own folder."""
+    roots = (ROOT, (ROOT / name).parent)
+    paths = PATH.findall((ROOT / name).read_text())
+    assert [path for path in paths if not any((root / path).exists() for root in roots)] == []
 
 
 def test_the_readme_is_one_page() -> None:
