@@ -82,21 +82,21 @@ class Pooling:
         if how not in ("mean", "meanstd"):
             raise ValueError(f'pool is None, "mean" or "meanstd", not {how!r}')
         self.how = how
-        self._count = 0
+        self.count = 0
         self._mean: np.ndarray | float = 0.0
         self._square: np.ndarray | float = 0.0
 
     def add(self, values_LTD: np.ndarray) -> None:
         values = values_LTD.astype(np.float64)
         count, mean_LD = values.shape[1], values.mean(axis=1)
-        step, total = mean_LD - self._mean, self._count + count
-        self._square += ((values - mean_LD[:, None]) ** 2).sum(axis=1) + step**2 * (self._count * count / total)
+        step, total = mean_LD - self._mean, self.count + count
+        self._square += ((values - mean_LD[:, None]) ** 2).sum(axis=1) + step**2 * (self.count * count / total)
         self._mean += step * (count / total)
-        self._count = total
+        self.count = total
 
     def result(self) -> np.ndarray:
         """float32 [L, D] for mean, [L, 2 D] for meanstd."""
         mean_LD = np.asarray(self._mean)
         if self.how == "mean":
             return mean_LD.astype(np.float32)
-        return np.concatenate([mean_LD, np.sqrt(self._square / self._count)], axis=-1).astype(np.float32)
+        return np.concatenate([mean_LD, np.sqrt(self._square / self.count)], axis=-1).astype(np.float32)

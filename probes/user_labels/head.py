@@ -22,7 +22,7 @@ from torch import Tensor
 from mert.audio.recording import ArrayRecording, Recording
 from mert.embedding.embedder import Embedder
 from mert.embedding.features import Features
-from mert.embedding.forward import Settings
+from mert.embedding.options import Settings
 from mert.errors import AudioError, CheckpointError, MertError, OutputError
 from mert.files import read_json, sha256_file, write_json, writing
 from mert.weights.checkpoints import write_tensors
@@ -224,7 +224,9 @@ class SavedHead:
                 "give the model it was fitted on with -m, or embed with this one and fit again",
             )  # fmt: skip
         try:
-            settings = encoder.settings(self.card.layers, made["pool"], made["window"], made["hop"], made["dtype"])
+            settings = encoder.settings(
+                layers=self.card.layers, **{key: made[key] for key in ("pool", "window", "hop", "dtype")}
+            )
         except (ValueError, TypeError) as error:
             raise HeadError(self.source, f"{CARD} asks for what the encoder has not ({error})", AGAIN) from None
         windowing, config = settings.windowing, encoder.model.config
