@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 from mert.audio.recording import Recording
 from mert.collection.extraction import Extraction, extract
 from mert.embedding.embedder import Embedder
-from mert.embedding.features import Features, Pooling
+from mert.embedding.features import Features, Pooling, Provenance, differences
 from mert.embedding.npz import read_npz, write_npz
 from mert.embedding.options import EmbedOptions, Settings
 from mert.errors import AudioError, OutputError, UsageError
@@ -26,7 +26,6 @@ from mert.files import sha256_file
 
 SCHEMA = 1
 SETTLED_NS = 2_000_000_000  # clocks of file systems are coarse: a file changed twice within them looks unchanged
-COMPARABLE = ("weights_sha256", "layer", "window_frames", "hop_frames", "normalize", "dtype", "resampler")
 KEYS = ("names", "sizes", "mtimes_ns", "sha256", "vectors", "meta")
 
 
@@ -93,7 +92,7 @@ def directions(vectors_ND: np.ndarray, centre_D: np.ndarray) -> np.ndarray:
 
 
 def shown(facts: dict[str, Any], fact: str) -> str:
-    """A fact as people call it."""
+    """A fact in words."""
     if fact == "weights_sha256":
         return f"model {facts.get('model')} (sha256 {str(facts.get(fact))[:8]})"
     if fact == "layer":
@@ -142,8 +141,10 @@ def vector_options(
 def index_facts(embedder: Embedder, settings: Settings) -> dict[str, Any]:
     """The facts of an index of such vectors."""
     (layer,) = embedder.names(settings)
-    meta = embedder.meta(Recording(b""), settings) | {"layer": layer}
-    return {fact: meta[fact] for fact in (*COMPARABLE, "model", "window", "hop", "version")}
+    meta = embedder.meta(Recording(b""), settings)
+    return asdict(embedder.provenance(settings)) | {
+        "layer": layer, **{fact: meta[fact] for fact in ("model", "window", "hop", "version")}
+    }  # fmt: skip
 
 
 class Index:
@@ -250,11 +251,11 @@ class Index:
         return sorted(matches, key=lambda match: (-match.similarity, match.name))[:k]
 
     def difference(self, facts: dict[str, Any]) -> str | None:
-        """Why vectors made with these facts cannot be compared with those held: "layer07, not layer12"."""
-        for fact in COMPARABLE:
-            if self.facts[fact] != facts.get(fact):
-                return f"{shown(self.facts, fact)}, not {shown(facts, fact)}"
-        return None
+        """Why vectors of these facts cannot be compared with those held: "layer07, not layer12"."""
+        differing = differences(Provenance.of(self.facts), Provenance.of(facts))
+        if self.facts["layer"] != facts.get("layer"):
+            differing.append("layer")
+        return f"{shown(self.facts, differing[0])}, not {shown(facts, differing[0])}" if differing else None
 
     def save(self, path: str | Path) -> None:
         """Write `.npz` (no pickle), whole or not at all; OutputError where the disk refuses."""
@@ -277,12 +278,12 @@ class Index:
             meta = json.loads(str(arrays["meta"]))
             if (meta.pop("format"), meta.pop("schema")) != ("mert-index", SCHEMA):
                 raise ValueError(f"not of format mert-index, schema {SCHEMA}")
-            if missing := [fact for fact in COMPARABLE if fact not in meta]:
+            if missing := Provenance.missing(meta) + [fact for fact in ("layer",) if fact not in meta]:
                 raise ValueError(f"no {', '.join(missing)}")
             return cls(meta)._filled(arrays)
         except (OutputError, ValueError, TypeError, KeyError, AttributeError) as error:
             reason = error.reason if isinstance(error, OutputError) else f"{type(error).__name__}: {error}"
-            raise OutputError(path, f"is no index, or damaged ({reason})", "remove it, and make it again") from None
+            raise OutputError(path, f"is no index, or damaged ({reason})", "remove it, and build it again") from None
 
     def _filled(self, arrays: dict[str, np.ndarray]) -> Index:
         names, vectors_ND = arrays["names"], arrays["vectors"]

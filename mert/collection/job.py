@@ -8,7 +8,6 @@ Shapes: L layers, T frames, D model width.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -21,7 +20,7 @@ import numpy as np
 
 from mert.collection.extraction import Extraction, extract, resolve
 from mert.collection.plan import Job
-from mert.embedding.features import Features, Pooling
+from mert.embedding.features import Features, Pooling, Provenance, differences, header
 from mert.embedding.load import load
 from mert.embedding.npz import FrameWriter, fitting, sweep
 from mert.embedding.options import EmbedOptions, Layers
@@ -51,10 +50,7 @@ class EmbedStage:
     frames, elapsed_s, warnings and error.
     """
 
-    FACTS = (
-        "weights_sha256", "layers", "pool", "window_frames", "hop_frames", "normalize", "dtype", "save_dtype",
-        "source_sha256", "version",
-    )  # fmt: skip
+    FACTS = ("layers", "pool", "save_dtype", "source_sha256", "version")  # of an output, beside its provenance
 
     def __init__(self, options: JobOptions) -> None:
         self.options = options
@@ -91,7 +87,8 @@ class FileExtraction(Extraction):
             self._reasons.append(f"made again: {getattr(error, 'reason', 'not a features file')}")
             return True
         wanted = self._meta() | {"layers": list(self._stage.embedder.names(self._stage.settings))}
-        differing = [fact for fact in self._stage.FACTS if existing.get(fact) != wanted[fact]]
+        differing = differences(Provenance.of(existing), Provenance.of(wanted))
+        differing += [fact for fact in self._stage.FACTS if existing.get(fact) != wanted[fact]]
         if differing:
             self._reasons.append(f"made again: the existing output differs in {', '.join(differing)}")
             return True
@@ -120,11 +117,7 @@ class FileExtraction(Extraction):
             Features(values_LD, None, names, self._meta()).save(self.job.output)
         elif self._writer:
             n_frames = self._writer.n_frames
-            self._writer.finish(
-                times=embedder.clock.times(0, n_frames),
-                layers=np.array(names),
-                meta=np.array(json.dumps(self._meta())),
-            )
+            self._writer.finish(**header(names, self._meta(), embedder.clock.times(0, n_frames)))
         self._n_frames = n_frames
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ import torch
 from mert.audio.recording import RESAMPLER, ArrayRecording, Recording, Source, as_float
 from mert.embedding import batching
 from mert.embedding.batching import End, Frames, Window
-from mert.embedding.features import Features, Pool, Pooling
+from mert.embedding.features import Features, Pool, Pooling, Provenance
 from mert.embedding.options import EmbedOptions, Layers, Settings
 from mert.embedding.windows import Clock, Span, Windowing
 from mert.errors import OutputError
@@ -215,8 +215,14 @@ class Embedder:
                     raise piece.error
                 yield piece
 
+    def provenance(self, settings: Settings) -> Provenance:
+        """What must agree for features to be comparable."""
+        frames, hop = settings.windowing.frames, settings.windowing.hop
+        normalize = self.model.config.normalize
+        return Provenance(self.sha256, frames, hop, normalize, settings.dtype, RESAMPLER, self.sample_rate)
+
     def meta(self, recording: Recording, settings: Settings) -> dict[str, Any]:
-        """Provenance of the features of a recording that has been read."""
+        """`meta` of the features of a recording that has been read."""
         windowing = settings.windowing
         return {
             "model": self.info.name,
@@ -227,12 +233,7 @@ class Embedder:
             "warnings": recording.warnings,
             "window": self._window_seconds(windowing),
             "hop": None if windowing.hop is None else windowing.hop / self.frame_rate,
-            "window_frames": windowing.frames,
-            "hop_frames": windowing.hop,
-            "normalize": self.model.config.normalize,
-            "dtype": settings.dtype,
-            "resampler": RESAMPLER,
-            "sample_rate": self.sample_rate,
+            **{fact: value for fact, value in asdict(self.provenance(settings)).items() if fact != "weights_sha256"},
             "frame_rate": self.frame_rate,
             "pool": settings.pool,
             "version": VERSION,

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mert.audio.recording import ArrayRecording, Recording
 from mert.embedding.embedder import Embedder
-from mert.embedding.features import Features
+from mert.embedding.features import Features, Provenance, differences
 from mert.embedding.options import Settings
 from mert.errors import AudioError, CheckpointError, MertError, OutputError
 from mert.files import read_json, sha256_file, write_json, writing
@@ -32,7 +32,6 @@ from probes.heads import forward
 from probes.user_labels.predictions import Prediction
 
 SCHEMA = 1
-PREPROCESSING = ("window_frames", "hop_frames", "normalize", "dtype", "sample_rate")
 AGAIN = "fit it again, or restore the folder"
 
 
@@ -81,6 +80,11 @@ class HeadCard:
             raise HeadError(path, f"{wrong} is not what it should be", AGAIN)
         return card
 
+    @property
+    def provenance(self) -> Provenance:
+        """How the features were extracted that the head was fitted on."""
+        return Provenance.of(self.features | {"weights_sha256": self.encoder["sha256"]})
+
     def wrong(self) -> str | None:
         """The first entry a prediction rests on that has not its type; None if all is well."""
         tracking: dict[str, type] = {"post": str, "tolerance_s": float}
@@ -100,7 +104,9 @@ class HeadCard:
             for part, kind in parts.items():
                 if not isinstance(held.get(part), kind):
                     return f"{name}.{part}"
-        if any(fact not in self.features for fact in (*PREPROCESSING, "window", "hop", "pool")):
+        if Provenance.missing(self.features | {"weights_sha256": ""}) or any(
+            fact not in self.features for fact in ("sample_rate", "window", "hop", "pool")
+        ):
             return "features"
         return None if self.task in ("classification", "multilabel", "regression", "frames") else "task"
 
@@ -229,16 +235,13 @@ class SavedHead:
             )
         except (ValueError, TypeError) as error:
             raise HeadError(self.source, f"{CARD} asks for what the encoder has not ({error})", AGAIN) from None
-        windowing, config = settings.windowing, encoder.model.config
-        found = (windowing.frames, windowing.hop, config.normalize, settings.dtype, config.sample_rate)
-        self._compare(dict(zip(PREPROCESSING, found, strict=True)))
+        self._compare(encoder.provenance(settings))
         return settings
 
-    def _compare(self, found: dict[str, Any]) -> None:
-        for fact, value in found.items():
-            if value != self.card.features[fact]:
-                reason = f"was fitted with {fact} {self.card.features[fact]}, not {value}"
-                raise HeadError(self.source, reason, "embed as for the fit, or fit again")
+    def _compare(self, provenance: Provenance) -> None:
+        for fact in differences(self.card.provenance, provenance):
+            reason = f"was fitted with {fact} {self.card.features[fact]}, not {getattr(provenance, fact)}"
+            raise HeadError(self.source, reason, "embed as for the fit, or fit again")
 
     def _of_features(self, features: Features, name: str) -> Prediction:
         if (sha256 := features.meta.get("weights_sha256")) != self.card.encoder["sha256"]:
@@ -247,7 +250,7 @@ class SavedHead:
                 f"of {self.card.encoder['name']} (sha256 {self.card.encoder['sha256']})",
                 "embed it with that model",
             )  # fmt: skip
-        self._compare({fact: features.meta.get(fact) for fact in PREPROCESSING})
+        self._compare(features.provenance)
         if lacking := [layer for layer in self.card.layers if layer not in features.layers]:
             raise HeadError(name, f"holds no {lacking[0]}", f"embed it with --layers {','.join(self.card.layers)}")
         pool = self.card.features["pool"]
