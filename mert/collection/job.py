@@ -22,10 +22,10 @@ from mert.collection.extraction import Extraction, extract, resolve
 from mert.collection.plan import Job
 from mert.embedding.features import Features, Pooling, Provenance, differences, header
 from mert.embedding.load import load
-from mert.embedding.npz import FrameWriter, fitting, sweep
+from mert.embedding.npz import FrameWriter, fitting
 from mert.embedding.options import EmbedOptions, Layers
 from mert.errors import MertError, OutputError
-from mert.files import sha256_file
+from mert.files import sha256_file, sweep
 
 Row = dict[str, Any]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from mert.embedding.embedder import Embedder
 from mert.embedding.features import Features, Provenance, differences
 from mert.embedding.options import Settings
 from mert.errors import AudioError, CheckpointError, MertError, OutputError
-from mert.files import read_json, sha256_file, write_json, writing
+from mert.files import read_json, sha256_file, write_folder, write_json
 from mert.weights.checkpoints import write_tensors
 from probes.features.scaling import Scaling
 from probes.features.stores import WEIGHTED
@@ -104,9 +103,8 @@ class HeadCard:
             for part, kind in parts.items():
                 if not isinstance(held.get(part), kind):
                     return f"{name}.{part}"
-        if Provenance.missing(self.features | {"weights_sha256": ""}) or any(
-            fact not in self.features for fact in ("sample_rate", "window", "hop", "pool")
-        ):
+        facts = self.features | {"weights_sha256": ""}
+        if Provenance.missing(facts) or any(fact not in facts for fact in ("sample_rate", "window", "hop", "pool")):
             return "features"
         return None if self.task in ("classification", "multilabel", "regression", "frames") else "task"
 
@@ -172,21 +170,10 @@ class SavedHead:
         """Write the folder whole or not at all; a head that is there is replaced, anything else is refused."""
         folder = Path(os.path.abspath(folder))
         refuse_other(folder)
-        made, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{name}") for name in ("partial", "old"))
-        try:
-            with writing(folder):
-                made.mkdir(parents=True)
-                write_tensors(made / TENSORS, {name: value.contiguous() for name, value in self.tensors.items()})
-                card = dataclasses.replace(self.card, weights_sha256=sha256_file(made / TENSORS))
-                write_json(made / CARD, dataclasses.asdict(card))
-                if folder.exists():
-                    os.rename(folder, old)
-                os.rename(made, folder)
-        finally:
-            if old.exists() and not folder.exists():
-                os.rename(old, folder)
-            shutil.rmtree(made, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+        with write_folder(folder) as new:
+            write_tensors(new / TENSORS, {name: value.contiguous() for name, value in self.tensors.items()})
+            card = dataclasses.replace(self.card, weights_sha256=sha256_file(new / TENSORS))
+            write_json(new / CARD, dataclasses.asdict(card))
 
     def encoder(self, model: str | None = None, revision: str | None = None, device: str = "auto") -> Embedder:
         """Load the encoder of the card, or `model`; HeadError if it is another than the head was fitted on."""
