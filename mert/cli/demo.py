@@ -1,4 +1,4 @@
-"""The tour that `make demo` gives: synthesise or take a song, embed it, show what came out and how fast."""
+"""`make demo`: synthesise or read a song, embed it, show the features and the speed."""
 
 from __future__ import annotations
 

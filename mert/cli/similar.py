@@ -195,7 +195,6 @@ def _print_json(held: Index, folder: Path, matches: dict[Path, list[Match]], err
 
 
 def _print_tables(held: Index, folder: Path, matches: dict[Path, list[Match]], errors: list[MertError]) -> None:
-    from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
@@ -206,4 +205,4 @@ def _print_tables(held: Index, folder: Path, matches: dict[Path, list[Match]], e
         )  # fmt: skip
         for rank, match in enumerate(found, 1):
             table.add_row(str(rank), f"{match.similarity:.3f}", Text(printable(str(folder / match.name))))
-        Console().print(table)
+        console().print(table, soft_wrap=False)

@@ -106,7 +106,7 @@ def _run_processes(jobs: Iterable[Job], options: JobOptions, workers: int) -> It
 
 
 def _run_pool(left: deque[list[Job]], options: JobOptions, workers: int) -> Generator[Row, None, list[Job]]:
-    """Take bundles from `left` until none are; returns early, with the jobs then at work, where a worker dies."""
+    """Take bundles from `left` until none are; returns early where a worker dies, with the jobs in progress."""
     threads = max(1, (os.cpu_count() or 1) // workers)
     running: dict[Future[list[Row]], list[Job]] = {}
     spawn = get_context("spawn")
@@ -128,7 +128,7 @@ def _run_pool(left: deque[list[Job]], options: JobOptions, workers: int) -> Gene
 
 
 class _RayStage:
-    """The same stage as Ray Data calls it: a bundle of jobs in, a row for each out."""
+    """The stage as Ray Data calls it: takes a bundle of jobs, returns a row for each."""
 
     def __init__(self, options: JobOptions, folder: str) -> None:
         with suppress(OSError):  # where relative paths start; a node that has no such folder needs absolute ones
@@ -157,7 +157,9 @@ def _run_ray(jobs: Iterable[Job], options: JobOptions, workers: int) -> Iterator
     table = ray.data.from_items(items, override_num_blocks=max(1, min(len(items), 1000)))
     actors = ray.data.ActorPoolStrategy(size=workers)
     stage: Any = _RayStage
-    gpus = 1 if options.device != "cpu" and ray.cluster_resources().get("GPU") else 0  # it hides those nobody asked for
+    gpus = (
+        1 if options.device != "cpu" and ray.cluster_resources().get("GPU") else 0
+    )
     rows = table.flat_map(stage, fn_constructor_args=(options, os.getcwd()), compute=actors, num_cpus=1, num_gpus=gpus)
     for row in rows.iter_rows():
         yield json.loads(row["row"])

@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from mert.audio.recording import Recording
+from mert.embedding import batching
 from mert.embedding.batching import End, Frames, Window
 from mert.embedding.embedder import Embedder
 from mert.embedding.options import EmbedOptions, Settings
@@ -54,7 +55,7 @@ def extract(embedder: Embedder, settings: Settings, extractions: Iterable[E]) ->
     with deferred_interrupt() as stop_if_asked:
         items = _items(embedder, settings, extractions, stop_if_asked)
         try:
-            with closing(embedder.compute(items, settings)) as pieces:
+            with closing(batching.computed(items, embedder.runner, settings)) as pieces:
                 for piece in pieces:
                     stop_if_asked()
                     current = piece.recording
@@ -105,7 +106,7 @@ def _items(
         if not needed:
             yield End(extraction)
             continue
-        with closing(embedder.windows(extraction, settings)) as windows:
+        with closing(batching.windows(extraction, embedder.clock, settings)) as windows:
             for item in windows:
                 if extraction.error:  # nobody takes the rest
                     break

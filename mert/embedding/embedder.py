@@ -165,14 +165,6 @@ class Embedder:
         layers = self._layer_numbers(options.layers)
         return Settings(layers, windowing, options.pool, dtype, size, options.max_seconds)
 
-    def windows(self, recording: R, settings: Settings) -> Generator[Window[R] | End[R]]:
-        """The windows of one recording and its end, for `compute`."""
-        return batching.windows(recording, self.clock, settings)
-
-    def compute(self, items: Generator[Window[R] | End[R]], settings: Settings) -> Generator[Frames[R] | End[R]]:
-        """The frames of windows of many recordings, in order, in constant memory, and the ends of these recordings."""
-        return batching.computed(items, self.runner, settings)
-
     def frames(self, recording: Recording, settings: Settings) -> Iterator[tuple[Span, np.ndarray]]:
         """Float32 frames [L, T, D] of one recording, window by window, in constant memory."""
         for piece in self._pieces(iter([recording]), settings):
@@ -200,16 +192,16 @@ class Embedder:
                 parts = []
 
     def _pieces(self, recordings: Iterator[R], settings: Settings) -> Iterator[Frames[R] | End[R]]:
-        """What `compute` gives for whole recordings; the error of one is raised, and nothing more is read."""
+        """The frames and ends of recordings; the error of one is raised, and nothing more is read."""
 
         def items() -> Generator[Window[R] | End[R]]:
             for recording in recordings:
-                for item in self.windows(recording, settings):
+                for item in batching.windows(recording, self.clock, settings):
                     yield item
                     if isinstance(item, End) and item.error:
                         return
 
-        with closing(self.compute(items(), settings)) as pieces:
+        with closing(batching.computed(items(), self.runner, settings)) as pieces:
             for piece in pieces:
                 if isinstance(piece, End) and piece.error:
                     raise piece.error
@@ -240,7 +232,7 @@ class Embedder:
         }
 
     def names(self, settings: Settings) -> tuple[str, ...]:
-        """Names of the layers asked for."""
+        """Names of the requested layers."""
         return tuple(self.layer_names[i] for i in settings.layers)
 
     def bytes_per_second(self, settings: Settings, bytes_per_value: int = 4) -> float:
@@ -284,7 +276,7 @@ class Embedder:
                 known = f"{', '.join(names)} (or 0 to {len(names) - 1}, last, recommended)"
                 raise ValueError(f"no layer {layer!r}: this model has {known}")
         if not numbers or len(set(numbers)) < len(numbers):
-            raise ValueError(f"layers {list(layers)} are none, or hold one twice")
+            raise ValueError(f"layers {list(layers)} are empty, or name one twice")
         return tuple(numbers)
 
     def _refuse_too_long(self, recording: Recording, settings: Settings) -> None:
