@@ -1,10 +1,15 @@
-"""Files written whole or not at all, read with errors that name them, and identified by SHA-256."""
+"""Files and folders written whole or not at all, read with errors that name them, and identified by SHA-256."""
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
+import re
+import shutil
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +19,11 @@ from mert.errors import CheckpointError, OutputError
 
 _UMASK = os.umask(0o022)  # the only portable way to read it is to set it
 os.umask(_UMASK)
+_HOST = socket.gethostname()[:32]
+_TEMPORARY = re.compile(rf"\.[0-9a-f]{{12}}\.{re.escape(_HOST)}\.(\d+)\.[0-9a-f]{{8}}\.tmp")
+_unfinished: set[Path] = set()
+_swept: set[Path] = set()
+_sweeping = threading.Lock()
 
 
 def sha256_file(path: str | Path) -> str:
@@ -53,7 +63,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = f"cannot be written ({error.strerror or error})"
-        raise OutputError(path, reason, "check permissions and free space") from error
+        raise OutputError(path, reason, "check permissions, free space and the length of the name") from error
 
 
 @contextmanager
@@ -67,12 +77,84 @@ def write_whole(path: Path) -> Iterator[Path]:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_UMASK)  # some writers make files that only their owner can read
-            os.replace(temporary, path)
+            put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Replace `path` by a complete file, once that is on the disk."""
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    temporary.chmod(0o666 & ~_UMASK)  # some writers create files that only their owner can read
+    os.replace(temporary, path)
+
+
+@contextmanager
+def write_folder(path: Path) -> Iterator[Path]:
+    """An empty folder, which takes the place of `path` when the block ends well and vanishes otherwise.
+
+    OutputError if the disk refuses.
+    """
+    with temporary_folder(path) as folder, writing(path):
+        new, old = folder / "new", folder / "old"
+        new.mkdir()
+        yield new
+        if path.exists():
+            os.rename(path, old)
+        try:
+            os.rename(new, path)
+        except OSError:
+            if old.exists():
+                os.rename(old, path)
+            raise
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """A new hidden folder beside `path`, removed in the end; what dead processes left there is removed first."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent)
+        key = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+        folder = path.parent / f".{key}.{_HOST}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+        _unfinished.add(folder)  # before it exists: an interrupt may come between any two lines
+        folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _unfinished.discard(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what dead processes of this machine left half-written in a folder, once per process."""
+    folder = folder.absolute()
+    with _sweeping:
+        if folder in _swept:
+            return
+        for left in folder.glob(".*.tmp"):
+            match = _TEMPORARY.fullmatch(left.name)
+            if match and not _is_alive(int(match[1])):
+                shutil.rmtree(left, ignore_errors=True)
+        _swept.add(folder)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether another process has this id; before its sweep of a folder, this one has written nothing there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return pid != os.getpid()
+
+
+@atexit.register
+def _remove_unfinished() -> None:
+    for folder in list(_unfinished):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

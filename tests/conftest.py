@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `harness`
 from harness.sounds import tiny_embedder
 
 from mert.embedding.embedder import Embedder
+from mert.inference.runner import Runner
 
 collect_ignore = ["bench", "harness"]
 
@@ -23,7 +24,7 @@ collect_ignore = ["bench", "harness"]
 def auto_is_float32() -> Iterator[None]:
     """Tests hold on any machine: what "auto" is where bfloat16 is native, tests that ask for it say themselves."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mert.embedding.forward.has_bfloat16", lambda device: False)
+        patch.setattr(Runner, "has_bfloat16", staticmethod(lambda device: False))
         yield
 
 

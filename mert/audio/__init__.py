@@ -1,1 +1,1 @@
-"""Recordings in: found, decoded, checked, mixed to mono and resampled, block by block."""
+"""Recordings: find, decode, check, mix to mono and resample, block by block."""

@@ -1,4 +1,4 @@
-"""Decoders: what reads one open file block by block, libsndfile first, and FFmpeg (by PyAV) for what that cannot read.
+"""Decoders read one open file block by block: libsndfile, and FFmpeg (by PyAV) for formats that libsndfile lacks.
 
 Shapes: N samples, C channels.
 """
@@ -12,15 +12,15 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import soundfile
 
-from mert.audio.headers import PatchedFile, is_wav, ogg_is_cut, share_present, truthful
+from mert.audio.headers import PatchedFile, is_wav, ogg_is_cut, share_present, with_true_length
 from mert.errors import AudioError
 
-BLOCK_S = 0.1  # also what is lost at most where a damaged file stops the decoder
-TAIL_BYTES = 4096  # bytes a decoder may leave unread (tags) without our asking why
+BLOCK_S = 0.1  # also the most that is lost where a damaged file stops the decoder
+TAIL_BYTES = 4096  # bytes a decoder may leave unread (tags) without a warning
 
 
 class Decoder(Protocol):
-    """What reads one file: its facts, and its samples [N, C] block by block."""
+    """A reader of one file: its facts, and its samples [N, C] block by block."""
 
     rate_hz: int
     channels: int
@@ -30,7 +30,7 @@ class Decoder(Protocol):
 
 
 class _ForwardFile(soundfile.SoundFile):
-    """A SoundFile that only reads on: by default each block is followed by a seek, and capped by the header."""
+    """A SoundFile read without seeking: by default a seek follows each block, and the header limits the length."""
 
     def seekable(self) -> bool:
         return False
@@ -41,13 +41,13 @@ class SoundFileDecoder:
 
     def __init__(self, file: BinaryIO, name: str, warnings: list[str]) -> None:
         self._raw, self._name, self._warnings = file, name, warnings
-        self._file, self._announced = truthful(file)
+        self._file, self._announced = with_true_length(file)
         self._file.seek(0)
         with _ForwardFile(self._file) as probe:
             self.rate_hz, self.channels = probe.samplerate, probe.channels
             n = self._announced or probe.frames
             self.claimed_s = n / probe.samplerate if n < 2**62 and probe.samplerate else np.inf
-        if isinstance(self._file, PatchedFile) and self._file.told_less:
+        if isinstance(self._file, PatchedFile) and self._file.announces_less:
             self._warn_of_more()
         elif present := share_present(file):
             self.claimed_s /= present
@@ -62,7 +62,7 @@ class SoundFileDecoder:
                     n += len(block_NC)
                     yield block_NC
             except soundfile.LibsndfileError as error:
-                if n != self._announced:  # behind the end of a FLAC stream there may be tags
+                if n != self._announced:  # tags may follow a FLAC stream
                     at_s = n / self.rate_hz
                     self._warnings.append(f"decoding stopped at {at_s:.2f} s, the file is damaged there: {error}")
         if self._announced and n > self._announced:

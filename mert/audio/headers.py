@@ -1,4 +1,4 @@
-"""Headers that lie about length: files seen through a corrected header, and files found to be cut off.
+"""Headers that announce a wrong length: files read through a corrected header, and files that are cut off.
 
 libsndfile stops at the length a header announces. Unfinished WAV recordings say 0, streamed FLAC may say anything,
 and the length of an MP3 without a Xing tag is guessed from its first frame.
@@ -23,8 +23,8 @@ RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8
 class PatchedFile(io.RawIOBase):
     """A binary file seen through `head`, which stands for its first `replaced` bytes."""
 
-    def __init__(self, file: BinaryIO, head: bytes, replaced: int, told_less: bool = False) -> None:
-        self.told_less = told_less  # whether the true header announces less than there is
+    def __init__(self, file: BinaryIO, head: bytes, replaced: int, announces_less: bool = False) -> None:
+        self.announces_less = announces_less  # whether the true header announces less than there is
         self._file, self._head, self._shift = file, head, len(head) - replaced
         self._at = 0
 
@@ -53,8 +53,8 @@ class PatchedFile(io.RawIOBase):
         return len(data)
 
 
-def truthful(file: BinaryIO) -> tuple[BinaryIO | PatchedFile, int | None]:
-    """The file, seen through a corrected header where it is WAV, FLAC or MP3 and announces less than it holds.
+def with_true_length(file: BinaryIO) -> tuple[BinaryIO | PatchedFile, int | None]:
+    """The file, read through a corrected header where it is WAV, FLAC or MP3 and announces less than it holds.
 
     The second value is the number of samples a FLAC header announced, whose length is always left open.
     """
@@ -115,7 +115,7 @@ def _truthful_wav(file: BinaryIO, head: bytes) -> PatchedFile | None:
     if not start or _chunks_follow(file, start + length + length % 2, file.seek(0, io.SEEK_END)):
         return None  # it ends as announced, or in tags
     endless = struct.pack("<I", 0xFFFFFFFF)
-    return PatchedFile(file, head[:4] + endless + head[8 : start - 4] + endless, start, told_less=True)
+    return PatchedFile(file, head[:4] + endless + head[8 : start - 4] + endless, start, announces_less=True)
 
 
 def _chunks_follow(file: BinaryIO, at: int, size: int) -> bool:
@@ -159,7 +159,7 @@ def _truthful_mp3(file: BinaryIO, head: bytes) -> PatchedFile | None:
         if announced >= counted - 1:
             return None
         head = bytes(start) + data[: tag + 8] + struct.pack(">I", counted - 1)
-        return PatchedFile(file, head, start + tag + 12, told_less=True)
+        return PatchedFile(file, head, start + tag + 12, announces_less=True)
     # No tag: put one before everything, in a silent frame of the first frame's own format.
     info = data[:4] + bytes(tag - 4) + b"Info" + struct.pack(">II", 1, counted)
     return PatchedFile(file, info + bytes(length - len(info)), start) if length >= len(info) else None

@@ -1,6 +1,6 @@
-"""Recordings in: decode, validate, mix to mono and resample, block by block, so that length does not matter.
+"""Recording: decode, validate, mix to mono and resample, block by block, in memory that does not grow with length.
 
-Shapes: N samples, C channels. Blocks are float32, mono, at the rate asked for.
+Shapes: N samples, C channels. Blocks are float32, mono, at the requested rate.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mert.errors import AudioError
 
 MAX_CHANNELS = 64
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 1_536_000
-LOUDEST = 1e6  # float files may exceed 1, but not by this
+MAX_VALUE = 1e6  # float files may exceed 1, but not by this
 SILENT_RANGE = 1e-4  # peak to peak; a 16-bit step is 3e-5
 RESAMPLER = "soxr HQ"
 
@@ -31,7 +31,7 @@ Source = str | os.PathLike | bytes | bytearray | BinaryIO
 
 
 class Recording:
-    """One recording to be read once: `blocks()` decodes it, and fills in `seconds`, `silent` and `warnings`.
+    """One recording, to be read once: `blocks()` decodes it, and sets `seconds`, `silent` and `warnings`.
 
     Reads paths, bytes and binary files of wav, flac, ogg, mp3, opus, aiff and more by soundfile, and m4a and aac by
     PyAV where it is installed. Raises AudioError (file, reason, remedy) for what cannot be used.
@@ -57,7 +57,7 @@ class Recording:
         return bool(self._high - self._low < SILENT_RANGE)
 
     def seconds_by_decoding(self, max_seconds: float | None = None) -> float:
-        """The true length, at the price of decoding everything."""
+        """The true length; decodes the whole recording."""
         fresh = Recording(self._source)
         fresh.name = self.name
         for _ in fresh.blocks(MIN_RATE_HZ, max_seconds):
@@ -65,7 +65,7 @@ class Recording:
         return fresh.seconds
 
     def claimed_seconds(self) -> float:
-        """The length the header announces, which may be a lie; infinite where it announces none."""
+        """The length the header announces, which may be wrong; infinite where it announces none."""
         with _opened(self._source, self.name) as file:
             return _decoder(file, self.name, []).claimed_s
 
@@ -136,18 +136,18 @@ class ArrayRecording(Recording):
 
 def check_samples(block_NC: np.ndarray, name: str, start: int, rate_hz: int) -> None:
     """Refuse NaN, infinity and absurd values, naming the first position."""
-    usable_NC = np.abs(block_NC) <= LOUDEST
+    usable_NC = np.abs(block_NC) <= MAX_VALUE
     if usable_NC.all():
         return
     at = int((~usable_NC.all(axis=1)).argmax())
     row_C = block_NC[at]
-    value = row_C[~(np.abs(row_C) <= LOUDEST)][0]
+    value = row_C[~(np.abs(row_C) <= MAX_VALUE)][0]
     where = f"sample {start + at} ({(start + at) / rate_hz:.6f} s) is {value:g}"
     raise AudioError(name, where, "repair the recording: samples must be finite, at about -1 to 1")
 
 
 def mixed(block_NC: np.ndarray) -> np.ndarray:
-    """The mean over channels, float32 [N]; numpy's own takes many times as long over so short an axis.
+    """The mean over channels, float32 [N]; `numpy.mean` is many times slower over so short an axis.
 
     >>> mixed(np.array([[0.5, 1.0], [0.0, 0.5]], np.float32))
     array([0.75, 0.25], dtype=float32)
@@ -175,7 +175,7 @@ def resampled(blocks: Iterator[np.ndarray], from_hz: int, to_hz: int) -> Iterato
 
 
 def _spooled(source: BinaryIO, owner: Recording) -> BinaryIO:
-    """A temporary copy of a pipe, or of another file that cannot be rewound; it goes with its owner."""
+    """A temporary copy of a pipe, or of another file that cannot be rewound; removed with its owner."""
     copy = tempfile.TemporaryFile()  # noqa: SIM115
     weakref.finalize(owner, copy.close)
     shutil.copyfileobj(source, copy)

@@ -1,4 +1,4 @@
-"""The tour that `make demo` gives: synthesise or take a song, embed it, show what came out and how fast."""
+"""`make demo`: synthesise or read a song, embed it, show the features and the speed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import typer
 from rich.progress import track
 
 from mert.audio.recording import Recording
-from mert.collection.job import recommended
 from mert.embedding.embedder import Embedder
 from mert.embedding.features import Features
 from mert.embedding.load import load
@@ -49,7 +48,7 @@ def _bar(chord: tuple[int, ...], section: str, random: np.random.Generator) -> n
 
 
 def embedded(m: Embedder, audio: Path) -> Features:
-    """What `m.embed(audio)` gives, window by window under a progress bar."""
+    """The features of `m.embed(audio)`, window by window under a progress bar."""
     recording = Recording(audio)
     expected_s = recording.claimed_seconds()
     windows = math.ceil(expected_s / m.window_s) if math.isfinite(expected_s) else None
@@ -82,7 +81,7 @@ def main(
     n_layers, n_frames, dim = features.values.shape
     seconds = features.meta["seconds"]
     features.save(out / "features.npz")
-    save_ssm(features, out / "self_similarity.png", layer=recommended(m))
+    save_ssm(features, out / "self_similarity.png", layer=m.recommended_layer)
     times = features.times if features.times is not None else np.zeros(1)
     typer.echo(
         f"embedded {audio}: {seconds:.2f} s in {elapsed:.2f} s ({seconds / elapsed:.0f} x real time, "

@@ -29,84 +29,74 @@ from mert.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from mert.collection.job import EmbedOptions
+    from mert.collection.job import EmbedStage
     from mert.collection.plan import Job
-    from mert.embedding.features import Pool
 
-SAMPLED = 200  # headers read to foretell the size of the output
+SAMPLED = 200  # headers read to estimate the size of the output
 Row = dict[str, Any]
-
-
 Stored = Literal["float16", "float32"]
 PoolMode = Literal["none", "mean", "meanstd"]
-POOLS: dict[str, Pool] = {"none": None, "mean": "mean", "meanstd": "meanstd"}
 
 
 def embed(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the features.", file_okay=False)],
     inputs: Annotated[list[Path] | None, typer.Argument(help="Audio files and folders.", show_default=False)] = None,
-    listing: Annotated[Path | None, typer.Option("--list", help="Text file with one path a line.")] = None,
+    listing: Annotated[Path | None, typer.Option("--list", help="Text file with one path per line.")] = None,
     model: Model = "mert-nano",
     revision: Revision = None,
-    layers: Annotated[str, typer.Option(help="last (or the recommended one), all, or a list: 3,layer06,-1.")] = "last",
+    layers: Annotated[str, typer.Option(help="recommended, last, all, or a list: 3,layer06,-1.")] = "recommended",
     pool: Annotated[PoolMode, typer.Option(help="Keep frames, or their mean (and deviation).")] = "none",
     window: Window = None,
-    hop: Annotated[float | None, typer.Option(help="Seconds from window to window; default: a window.")] = None,
+    hop: Annotated[float | None, typer.Option(help="Seconds between windows; default: a window.")] = None,
     dtype: Annotated[Precision, typer.Option(help="Of the computation; auto: bfloat16 where it is native.")] = "auto",
     save_dtype: Annotated[Stored, typer.Option(help="Precision on disk.")] = "float16",
-    batch_size: Annotated[str, typer.Option(help="Windows a forward pass, or auto.")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="Windows per forward pass, or auto.")] = "auto",
     device: Device = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Processes (local) or actors (ray).")] = 1,
     executor: Annotated[Executor, typer.Option(help="Where the work runs.")] = "local",
     shard: Annotated[str | None, typer.Option(help="i/n: do only the i-th of n parts, i from 1.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Do only the first files.")] = None,
     max_seconds: Annotated[float | None, typer.Option(min=0, help="Refuse recordings longer than this.")] = None,
-    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Keep outputs already made this way.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Keep outputs that these options would write again.")
+    ] = False,
 ) -> None:
-    """Write time-stamped features of recordings: one .npz a file, the input tree mirrored.
+    """Write time-stamped features of recordings: one .npz per file, the input tree mirrored.
 
     Exit code 0: all well; 2: wrong usage; 3: some files failed (see report.jsonl).
     """
-    from mert.collection import plan as finding
-    from mert.collection.job import EmbedOptions
+    from mert.collection.executors import run
+    from mert.collection.job import JobOptions
+    from mert.collection.plan import plan, shard_of
+    from mert.errors import UsageError
 
-    plan = finding.plan(inputs or [], out, listing)
-    jobs = finding.shard_of(plan.jobs, shard) if shard else plan.jobs
-    jobs = jobs[:limit]
-    options = EmbedOptions(
-        model=model, revision=revision, layers=parse_layers(layers), pool=POOLS[pool],
+    planned = plan(inputs or [], out, listing)
+    jobs = (shard_of(planned.jobs, shard) if shard else planned.jobs)[:limit]
+    options = JobOptions(
+        model, revision=revision, layers=parse_layers(layers), pool=None if pool == "none" else pool,
         window=parse_window(window), hop=hop, dtype=dtype, save_dtype=save_dtype, device=device,
         batch_size=int(batch_size) if batch_size.isdecimal() else batch_size, max_seconds=max_seconds,
         skip_existing=skip_existing,
     )  # fmt: skip
-    rows = started(jobs, options, executor, workers, sum(plan.passed_over.values()))
+    if executor == "ray" and ":" in device:
+        raise UsageError(f"--device {device}", "Ray gives each actor a GPU of its own", "give cuda or auto")
+    check_device(device)
+    rows = run(jobs, options, executor, workers, lambda stage: announce(stage, jobs, planned.passed_over.total()))
     out.mkdir(parents=True, exist_ok=True)
     name = f"report-{shard.replace('/', '-of-')}.jsonl" if shard else "report.jsonl"
     counts = follow(rows, len(jobs), out / name, append=skip_existing)
     raise typer.Exit(3 if counts["failed"] or counts["unreported"] or counts["lost"] else 0)
 
 
-def started(
-    jobs: tuple[Job, ...], options: EmbedOptions, executor: str, workers: int, passed_over: int
-) -> Iterator[Row]:
-    """Check the options on a loaded model, say what will be done, and start."""
-    from mert.collection import executors as work
-    from mert.collection.job import EmbedStage
-    from mert.errors import UsageError
-
-    lines = console()
-    if executor == "ray" and ":" in options.device:
-        raise UsageError(f"--device {options.device}", "Ray gives each actor a GPU of its own", "give cuda or auto")
-    check_device(options.device)
-    stage = EmbedStage(options)
-    embedder, settings = stage.embedder, stage.settings
-    names = embedder.names(settings)
-    shown = names[0] if len(names) == 1 else f"{len(names)} layers"
+def announce(stage: EmbedStage, jobs: tuple[Job, ...], passed_over: int) -> None:
+    """Print what a job will do, and the size of its output."""
+    lines, embedder, settings = console(), stage.embedder, stage.settings
+    names, stored = embedder.names(settings), stage.options.save_dtype
     lines.print(
         f"{embedder.info.name} ({embedder.info.licence}) on {embedder.device}, {settings.dtype}; "
-        f"{shown}, {settings.pool or 'frames'}, stored as {options.save_dtype}"
+        f"{names[0] if len(names) == 1 else f'{len(names)} layers'}, {settings.pool or 'frames'}, stored as {stored}"
     )
-    width = 2 if options.save_dtype == "float16" else 4
+    width = 2 if stored == "float16" else 4
     seconds, exact = expected_seconds(jobs)
     size = seconds * embedder.bytes_per_second(settings, width)
     if settings.pool:
@@ -116,14 +106,10 @@ def started(
         f"{len(jobs)} files, {duration(seconds)} of audio{about}: {size / 2**20:,.1f} MiB expected"
         + (f"; {passed_over} other files in the folders passed over" if passed_over else "")
     )
-    if executor == "local" and workers == 1:
-        return work.run_here(stage.rows(jobs))
-    del stage, embedder
-    return work.run(jobs, options, executor, workers)
 
 
 def expected_seconds(jobs: tuple[Job, ...]) -> tuple[float, bool]:
-    """Seconds of audio that the headers announce: of all files, or foretold from an even sample of many."""
+    """(seconds of audio that the headers announce, whether all were read): of many files an even sample is read."""
     import math
 
     from mert.audio.recording import Recording
@@ -139,18 +125,18 @@ def expected_seconds(jobs: tuple[Job, ...]) -> tuple[float, bool]:
 
 
 class Report:
-    """The report, a line a file: several commands may add to one, and lines that a full disk refuses wait."""
+    """The report, one line per file: several commands may append to one, and lines that a full disk refuses wait."""
 
     def __init__(self, path: Path, append: bool) -> None:
         if not append:
             path.write_bytes(b"")
         self._file = open(path, "ab", 0)  # noqa: SIM115 - unbuffered appends do not mix with those of others
-        self._made = set(made_by(path))
+        self._outputs = set(outputs_in(path))
         self._waiting, self.error = b"", ""
 
     def add(self, row: Row) -> None:
-        """Write a line, unless the file is skipped and has one: a run that was killed may have left it without."""
-        if row["status"] == "skipped" and row["output"] in self._made:
+        """Write a line, unless the file is skipped and has one (a run that was killed may not have written it)."""
+        if row["status"] == "skipped" and row["output"] in self._outputs:
             return
         self._waiting += json.dumps(row).encode() + b"\n"
         self.flush()
@@ -169,7 +155,7 @@ class Report:
 
 
 def follow(rows: Iterator[Row], n_jobs: int, report: Path, append: bool) -> Counter[str]:
-    """Write a report line a file as it ends, show progress, print failures and the sum."""
+    """Write a report line per file as it ends, show progress, print failures and totals."""
     counts: Counter[str] = Counter()
     start, seconds, frames = time.perf_counter(), 0.0, 0
     out = console()
@@ -199,8 +185,8 @@ def follow(rows: Iterator[Row], n_jobs: int, report: Path, append: bool) -> Coun
     return counts
 
 
-def made_by(path: Path) -> Iterator[str]:
-    """Outputs that a report says are there."""
+def outputs_in(path: Path) -> Iterator[str]:
+    """Outputs that a report lists as written."""
     with open(path, "rb") as file:
         for line in file:
             with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut off

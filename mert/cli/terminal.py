@@ -50,12 +50,12 @@ def progress(on: Console | None = None, transient: bool = False, disable: bool =
 
 
 def parse_layers(text: str) -> str | list[str | int]:
-    """`last` and `all` as they are; "3,layer06,-1" as names and numbers.
+    """`recommended`, `last` and `all` as they are; "3,layer06,-1" as names and numbers.
 
     >>> parse_layers("3,layer06,-1")
     [3, 'layer06', -1]
     """
-    if text in ("last", "all"):
+    if text in ("recommended", "last", "all"):
         return text
     parts = [part.strip() for part in text.split(",")]
     return [int(part) if part.lstrip("-").isdecimal() else part for part in parts]

@@ -1,4 +1,4 @@
-"""Corpus jobs: one stage class that embeds files, run in this process, in several, or on Ray."""
+"""Executors of a corpus job: the same stage in this process, in several, or on Ray."""
 
 from __future__ import annotations
 
@@ -7,68 +7,61 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import asdict, replace
 from multiprocessing import get_context, parent_process
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from mert.collection.job import EmbedOptions, EmbedStage, Row, interrupts, stop_if_asked
+from mert.collection.job import EmbedStage, JobOptions, Row
 from mert.collection.plan import Job
-from mert.errors import MertError
+from mert.errors import need
 
 SMALL_BYTES = 8 << 20  # of files that one worker takes together, so that short ones share batches
-T = TypeVar("T")
 
 
-def run(jobs: Iterable[Job], options: EmbedOptions, executor: str = "local", workers: int = 1) -> Iterator[Row]:
-    """Rows of all jobs as they end: in this process, in `workers` processes, or on Ray ("local", "ray")."""
-    if executor == "ray":
-        return _run_ray(jobs, options, workers)
-    return run_here(EmbedStage(options).rows(jobs)) if workers == 1 else _run_processes(jobs, options, workers)
+def run(
+    jobs: Iterable[Job],
+    options: JobOptions,
+    executor: str = "local",
+    workers: int = 1,
+    on_start: Callable[[EmbedStage], None] = lambda stage: None,
+) -> Iterator[Row]:
+    """Rows of all jobs as they end: in this process, in `workers` processes, or on Ray ("local", "ray").
 
-
-def run_here(results: Iterable[T]) -> Iterator[T]:
-    """The same results, computed in this process.
-
-    Ctrl-C takes effect between windows: raised within a decoder's callback it would be lost, and the file cut off.
+    The model is loaded here first, so that wrong options are errors at once and workers find the weights on the disk;
+    `on_start` receives it before any work begins.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield from results
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
-    try:
-        for result in results:
-            yield result
-            stop_if_asked()
-    finally:
-        interrupts.clear()
-        signal.signal(signal.SIGINT, before)
+    stage = EmbedStage(options)
+    on_start(stage)
+    if executor == "local" and workers == 1:
+        return stage.rows(jobs)
+    return (_run_ray if executor == "ray" else _run_processes)(jobs, options, workers)
 
 
 def bundles(jobs: Iterable[Job], workers: int) -> list[list[Job]]:
     """Jobs as workers take them: small neighbours together, and several bundles for each worker."""
     jobs = list(jobs)
-    most = min(16, max(1, len(jobs) // (4 * workers)))
-    made: list[list[Job]] = []
+    max_jobs = min(16, max(1, len(jobs) // (4 * workers)))
+    bundled: list[list[Job]] = []
     room = 0
     for job in jobs:
         size = SMALL_BYTES
         with suppress(OSError):  # its error comes when it is tried
             size = os.path.getsize(job.source)
-        if not made or size > room or len(made[-1]) == most:
-            made.append([])
+        if not bundled or size > room or len(bundled[-1]) == max_jobs:
+            bundled.append([])
             room = SMALL_BYTES
-        made[-1].append(job)
+        bundled[-1].append(job)
         room -= size
-    return made
+    return bundled
 
 
-_stage: EmbedStage  # one a worker process
+_stage: EmbedStage  # one per worker process
 
 
 def device_of(worker: int, device: str, n_gpus: int) -> str:
@@ -80,7 +73,7 @@ def device_of(worker: int, device: str, n_gpus: int) -> str:
     return f"cuda:{worker % n_gpus}" if device in ("auto", "cuda") and n_gpus > 1 else device
 
 
-def _start_worker(options: EmbedOptions, threads: int, count: Any) -> None:
+def _start_worker(options: JobOptions, threads: int, count: Any) -> None:
     global _stage
     with count.get_lock():
         count.value += 1
@@ -102,7 +95,7 @@ def _work(jobs: list[Job]) -> list[Row]:
     return list(_stage.rows(jobs))
 
 
-def _run_processes(jobs: Iterable[Job], options: EmbedOptions, workers: int) -> Iterator[Row]:
+def _run_processes(jobs: Iterable[Job], options: JobOptions, workers: int) -> Iterator[Row]:
     left = deque(bundles(jobs, workers))
     while left:
         for job in (yield from _run_pool(left, options, workers)):  # each may have killed a worker: try them alone
@@ -112,8 +105,8 @@ def _run_processes(jobs: Iterable[Job], options: EmbedOptions, workers: int) -> 
                                      "error": error, "elapsed_s": 0.0}  # fmt: skip
 
 
-def _run_pool(left: deque[list[Job]], options: EmbedOptions, workers: int) -> Generator[Row, None, list[Job]]:
-    """Take bundles from `left` until none are; returns early, with the jobs then at work, where a worker dies."""
+def _run_pool(left: deque[list[Job]], options: JobOptions, workers: int) -> Generator[Row, None, list[Job]]:
+    """Take bundles from `left` until none are; returns early where a worker dies, with the jobs in progress."""
     threads = max(1, (os.cpu_count() or 1) // workers)
     running: dict[Future[list[Row]], list[Job]] = {}
     spawn = get_context("spawn")
@@ -135,9 +128,9 @@ def _run_pool(left: deque[list[Job]], options: EmbedOptions, workers: int) -> Ge
 
 
 class _RayStage:
-    """The same stage as Ray Data calls it: a bundle of jobs in, a row for each out."""
+    """The stage as Ray Data calls it: takes a bundle of jobs, returns a row for each."""
 
-    def __init__(self, options: EmbedOptions, folder: str) -> None:
+    def __init__(self, options: JobOptions, folder: str) -> None:
         with suppress(OSError):  # where relative paths start; a node that has no such folder needs absolute ones
             os.chdir(folder)
         self.stage = EmbedStage(options)
@@ -149,10 +142,7 @@ class _RayStage:
 
 def started_ray() -> Any:
     """The ray module, on the cluster at hand or on one embedded in this process."""
-    try:
-        import ray
-    except ImportError:
-        raise MertError("--executor ray", "Ray is not installed", 'pip install -e ".[jobs]"') from None
+    ray = need("ray", "jobs", "--executor ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
@@ -160,14 +150,16 @@ def started_ray() -> Any:
     return ray
 
 
-def _run_ray(jobs: Iterable[Job], options: EmbedOptions, workers: int) -> Iterator[Row]:
+def _run_ray(jobs: Iterable[Job], options: JobOptions, workers: int) -> Iterator[Row]:
     ray = started_ray()
     # JSON, because Arrow takes no names that are not UTF-8
     items = [{"jobs": json.dumps([asdict(job) for job in bundle])} for bundle in bundles(jobs, workers)]
     table = ray.data.from_items(items, override_num_blocks=max(1, min(len(items), 1000)))
     actors = ray.data.ActorPoolStrategy(size=workers)
     stage: Any = _RayStage
-    gpus = 1 if options.device != "cpu" and ray.cluster_resources().get("GPU") else 0  # it hides those nobody asked for
+    gpus = (
+        1 if options.device != "cpu" and ray.cluster_resources().get("GPU") else 0
+    )
     rows = table.flat_map(stage, fn_constructor_args=(options, os.getcwd()), compute=actors, num_cpus=1, num_gpus=gpus)
     for row in rows.iter_rows():
         yield json.loads(row["row"])

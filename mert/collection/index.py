@@ -1,4 +1,4 @@
-"""Recordings ranked by how alike they are to a model: one vector each, in an index that is saved and kept up to date.
+"""Recordings ranked by the similarity of their features: one vector each, in an index that is saved and updated.
 
 Shapes: N recordings, T frames, D model width.
 """
@@ -8,29 +8,29 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mert.audio.recording import Recording
-from mert.collection.job import recommended, stop_if_asked
+from mert.collection.extraction import Extraction, extract
 from mert.embedding.embedder import Embedder
-from mert.embedding.features import Features, Pooling
+from mert.embedding.features import Features, Pooling, Provenance, differences
 from mert.embedding.npz import read_npz, write_npz
+from mert.embedding.options import EmbedOptions, Settings
 from mert.errors import AudioError, OutputError, UsageError
 from mert.files import sha256_file
 
 SCHEMA = 1
 SETTLED_NS = 2_000_000_000  # clocks of file systems are coarse: a file changed twice within them looks unchanged
-COMPARABLE = ("weights_sha256", "layer", "window_frames", "hop_frames", "normalize", "dtype", "resampler")
 KEYS = ("names", "sizes", "mtimes_ns", "sha256", "vectors", "meta")
 
 
 class Match(NamedTuple):
-    """One recording of an index and its similarity to what was asked, -1 to 1."""
+    """One recording of an index and its similarity to the query, -1 to 1."""
 
     name: str
     similarity: float
@@ -38,11 +38,21 @@ class Match(NamedTuple):
 
 @dataclass(frozen=True)
 class Stamp:
-    """How a file is known again: by size and time of change, and if these differ, by its bytes."""
+    """How a file is recognised: by size and time of change, and if these differ, by its bytes."""
 
     size: int
     mtime_ns: int
     sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Stamp:
+        """The stamp of a file as it is now; AudioError if it cannot be read."""
+        try:
+            status = path.stat()
+            settled = time.time_ns() - status.st_mtime_ns > SETTLED_NS
+            return cls(status.st_size, status.st_mtime_ns if settled else -1, sha256_file(path))
+        except OSError as error:
+            raise AudioError(path, f"cannot be read ({error.strerror})", "check the path and permissions") from None
 
 
 def similarity(
@@ -50,7 +60,7 @@ def similarity(
 ) -> float:
     """Cosine of two recordings, each one layer (default: the last held) averaged over time; arrays are [D] or [T, D].
 
-    Without a centre (that of an index) all pairs are much alike, and only the order of values tells something.
+    Without a centre (that of an index) all similarities are high, and only their order is informative.
     ValueError for features of different models or layers.
 
     >>> similarity(np.array([1.0, 0.0]), np.array([[1.0, 0.0], [1.0, 2.0]])).__round__(3)
@@ -76,13 +86,13 @@ def pooled(recording: Features | np.ndarray, layer: str | None = None) -> np.nda
 
 
 def directions(vectors_ND: np.ndarray, centre_D: np.ndarray) -> np.ndarray:
-    """Unit vectors [N, D] as seen from the centre; zero where a vector is the centre."""
-    seen_ND = vectors_ND - centre_D
-    return seen_ND / np.maximum(np.linalg.norm(seen_ND, axis=1, keepdims=True), 1e-12)
+    """Unit vectors [N, D] from the centre to each vector; zero where a vector is the centre."""
+    offsets_ND = vectors_ND - centre_D
+    return offsets_ND / np.maximum(np.linalg.norm(offsets_ND, axis=1, keepdims=True), 1e-12)
 
 
 def shown(facts: dict[str, Any], fact: str) -> str:
-    """A fact as people call it."""
+    """A fact in words."""
     if fact == "weights_sha256":
         return f"model {facts.get('model')} (sha256 {str(facts.get(fact))[:8]})"
     if fact == "layer":
@@ -91,30 +101,50 @@ def shown(facts: dict[str, Any], fact: str) -> str:
     return f"{fact} {facts.get(fact)}"
 
 
-class Listener:
-    """A model that hears a recording as one vector: the mean over time of one layer, over all its windows."""
+class VectorExtraction(Extraction):
+    """The vector [D] of one file, from the index if that holds a file of the same bytes."""
 
-    def __init__(
-        self,
-        embedder: Embedder,
-        layer: str | int | None = None,
-        window: float | str | None = None,
-        dtype: str = "auto",
-    ) -> None:
-        self.embedder = embedder
-        layers = [recommended(embedder) if layer is None else layer]
-        self._settings = embedder.settings(layers, None, window, dtype=dtype)
-        (self.layer,) = embedder.names(self._settings)
-        meta = embedder.meta(Recording(b""), self._settings) | {"layer": self.layer}
-        self.facts = {fact: meta[fact] for fact in (*COMPARABLE, "model", "window", "hop", "version")}
+    def __init__(self, path: str | Path, index: Index, name: str | None = None) -> None:
+        super().__init__(path)
+        self.path, self.index_name, self.is_new = Path(path), name, False
+        self._index, self._pooled = index, Pooling("mean")
 
-    def vector(self, path: str | Path) -> np.ndarray:
-        """Float32 [D]; AudioError for a recording that cannot be used."""
-        mean = Pooling("mean")
-        for _, values_LTD in self.embedder.frames(Recording(path), self._settings):
-            stop_if_asked()
-            mean.add(values_LTD)
-        return mean.result()[0]
+    def is_needed(self) -> bool:
+        """Whether no vector is known for the bytes of the file; AudioError if it cannot be read."""
+        self.stamp = Stamp.of(self.path)
+        return self.stamp.sha256 not in self._index.by_sha256
+
+    def add(self, values_LTD: np.ndarray) -> None:
+        """Add frames to the mean."""
+        self._pooled.add(values_LTD)
+
+    def finish(self) -> None:
+        """Hold the vector, and under its name (if it has one) the recording."""
+        if self._pooled.count:
+            self._index.by_sha256[self.stamp.sha256] = self._pooled.result()[0]
+        if self.index_name is not None:
+            self.is_new = self._index.hold(self.index_name, self.stamp)
+
+    @property
+    def vector(self) -> np.ndarray:
+        """Float32 [D]."""
+        return self._index.by_sha256[self.stamp.sha256]
+
+
+def vector_options(
+    layer: str | int = "recommended", window: float | str | None = None, dtype: str = "auto"
+) -> EmbedOptions:  # fmt: skip
+    """How the vectors of an index are extracted: the mean over time of one layer."""
+    return EmbedOptions(layers=[layer], pool="mean", window=window, dtype=dtype)
+
+
+def index_facts(embedder: Embedder, settings: Settings) -> dict[str, Any]:
+    """The facts of an index of such vectors."""
+    (layer,) = embedder.names(settings)
+    meta = embedder.meta(Recording(b""), settings)
+    return asdict(embedder.provenance(settings)) | {
+        "layer": layer, **{fact: meta[fact] for fact in ("model", "window", "hop", "version")}
+    }  # fmt: skip
 
 
 class Index:
@@ -126,7 +156,7 @@ class Index:
     def __init__(self, facts: dict[str, Any]) -> None:
         self.facts = facts
         self.stamps: dict[str, Stamp] = {}
-        self._vectors: dict[str, np.ndarray] = {}  # by sha256, so that a file with a new name is known
+        self.by_sha256: dict[str, np.ndarray] = {}  # vectors, also of queries and of files with a former name
         self._held: set[str] = set()  # sha256 of recordings held now or before, not of queries
 
     @classmethod
@@ -135,18 +165,31 @@ class Index:
         embedder: Embedder,
         paths: Iterable[str | Path],
         folder: str | Path = ".",
-        layer: str | int | None = None,
+        layer: str | int = "recommended",
         window: float | str | None = None,
     ) -> Index:
-        """Embed recordings; their names are paths relative to `folder`. AudioError for the first that cannot be used.
-
-        `layer` is one name or number (default: the recommended one, else the last).
-        """
-        listener = Listener(embedder, layer, window)
-        index = cls(listener.facts)
-        for path in paths:
-            index.add(listener, folder, Path(os.path.relpath(path, folder)).as_posix())
+        """Embed recordings, named by paths relative to `folder`; AudioError for the first that cannot be used."""
+        settings = embedder.settings(vector_options(layer, window))
+        index = cls(index_facts(embedder, settings))
+        names = (Path(os.path.relpath(path, folder)).as_posix() for path in paths)
+        for extraction in index.update(embedder, settings, folder, names):
+            if extraction.error:
+                raise extraction.error
         return index
+
+    def update(
+        self, embedder: Embedder, settings: Settings, folder: str | Path, names: Iterable[str]
+    ) -> Iterator[VectorExtraction]:
+        """Hold recordings as they are now, each when it is yielded; only those of new bytes are embedded.
+
+        A recording that cannot be used is yielded with its `error` and is not held.
+        """
+        for extraction in extract(
+            embedder, settings, (VectorExtraction(Path(folder, name), self, name) for name in names)
+        ):  # fmt: skip
+            if extraction.error:
+                self.stamps.pop(str(extraction.index_name), None)
+            yield extraction
 
     def __len__(self) -> int:
         return len(self.stamps)
@@ -158,58 +201,38 @@ class Index:
 
     @property
     def vectors(self) -> np.ndarray:
-        """Float32 vectors as the model gives them."""
-        return np.stack([self._vectors[stamp.sha256] for stamp in self.stamps.values()])
+        """Float32 vectors [N, D], not centred."""
+        return np.stack([self.by_sha256[stamp.sha256] for stamp in self.stamps.values()])
 
     @property
     def centre(self) -> np.ndarray:
-        """What similarities are seen from: the mean of all vectors, or zero where there are not two.
+        """The origin of similarities: the mean of all vectors, or zero where there are not two.
 
-        Raw means of a transformer's states share a large common direction, a few units that are high for any sound:
-        seen from zero all recordings are alike.
+        Means of a transformer's states share a large common direction, a few units that are high for any sound:
+        around zero all recordings are alike.
         """
         vectors_ND = self.vectors.astype(np.float64)
         return vectors_ND.mean(axis=0) if len(vectors_ND) > 1 else np.zeros(vectors_ND.shape[1])
 
     def outdated(self, folder: str | Path, names: Collection[str]) -> tuple[list[str], list[str]]:
-        """Names that are new or look changed, and those held that are not in `names` any more; these are dropped."""
+        """(names that are new or look changed, names held that are no longer in `names`); the latter are dropped."""
         gone = sorted(set(self.stamps) - set(names))
         for name in gone:
             del self.stamps[name]
         return [name for name in names if not self._looks_known(Path(folder, name), self.stamps.get(name))], gone
 
-    def add(self, listener: Listener, folder: str | Path, name: str) -> bool:
-        """Hold a recording as it is now; returns whether its bytes are new: others are not embedded again.
-
-        AudioError where it cannot be used; then it is not held.
-        """
+    def hold(self, name: str, stamp: Stamp) -> bool:
+        """Hold a recording whose vector is known; returns whether its bytes were never held before."""
         self.stamps.pop(name, None)
-        path = Path(folder, name)
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise AudioError(path, f"cannot be read ({error.strerror})", "check the path and permissions") from None
-        sha256, _ = self.heard(listener, path)
-        settled = time.time_ns() - status.st_mtime_ns > SETTLED_NS
-        self.stamps[name] = Stamp(status.st_size, status.st_mtime_ns if settled else -1, sha256)
-        is_new = sha256 not in self._held
-        self._held.add(sha256)
+        self.stamps[name] = stamp
+        is_new = stamp.sha256 not in self._held
+        self._held.add(stamp.sha256)
         return is_new
-
-    def heard(self, listener: Listener, path: str | Path) -> tuple[str, np.ndarray]:
-        """SHA-256 and vector [D] of a recording, embedded only if its bytes are new."""
-        try:
-            sha256 = sha256_file(path)
-        except OSError as error:
-            raise AudioError(path, f"cannot be read ({error.strerror})", "check the path and permissions") from None
-        if sha256 not in self._vectors:
-            self._vectors[sha256] = listener.vector(path)
-        return sha256, self._vectors[sha256]
 
     def query(self, features: Features | np.ndarray, k: int = 10, without: Collection[str] = ()) -> list[Match]:
         """The `k` recordings nearest to features or an array [D] or [T, D], by cosine around the centre.
 
-        Recordings whose SHA-256 is in `without` are left out. UsageError for features made in another way.
+        Recordings whose SHA-256 is in `without` are left out. UsageError for features extracted in another way.
         """
         layer = self.facts["layer"]
         if isinstance(features, Features):
@@ -228,11 +251,11 @@ class Index:
         return sorted(matches, key=lambda match: (-match.similarity, match.name))[:k]
 
     def difference(self, facts: dict[str, Any]) -> str | None:
-        """Why vectors made with these facts cannot be compared with those held: "layer07, not layer12"."""
-        for fact in COMPARABLE:
-            if self.facts[fact] != facts.get(fact):
-                return f"{shown(self.facts, fact)}, not {shown(facts, fact)}"
-        return None
+        """Why vectors of these facts cannot be compared with those held: "layer07, not layer12"."""
+        differing = differences(Provenance.of(self.facts), Provenance.of(facts))
+        if self.facts["layer"] != facts.get("layer"):
+            differing.append("layer")
+        return f"{shown(self.facts, differing[0])}, not {shown(facts, differing[0])}" if differing else None
 
     def save(self, path: str | Path) -> None:
         """Write `.npz` (no pickle), whole or not at all; OutputError where the disk refuses."""
@@ -255,12 +278,12 @@ class Index:
             meta = json.loads(str(arrays["meta"]))
             if (meta.pop("format"), meta.pop("schema")) != ("mert-index", SCHEMA):
                 raise ValueError(f"not of format mert-index, schema {SCHEMA}")
-            if missing := [fact for fact in COMPARABLE if fact not in meta]:
+            if missing := Provenance.missing(meta) + [fact for fact in ("layer",) if fact not in meta]:
                 raise ValueError(f"no {', '.join(missing)}")
             return cls(meta)._filled(arrays)
         except (OutputError, ValueError, TypeError, KeyError, AttributeError) as error:
             reason = error.reason if isinstance(error, OutputError) else f"{type(error).__name__}: {error}"
-            raise OutputError(path, f"is no index, or damaged ({reason})", "remove it, and make it again") from None
+            raise OutputError(path, f"is no index, or damaged ({reason})", "remove it, and build it again") from None
 
     def _filled(self, arrays: dict[str, np.ndarray]) -> Index:
         names, vectors_ND = arrays["names"], arrays["vectors"]
@@ -269,8 +292,8 @@ class Index:
         columns = (names, arrays["sizes"], arrays["mtimes_ns"], arrays["sha256"], vectors_ND)
         for name, size, mtime_ns, sha256, vector_D in zip(*columns, strict=True):
             self.stamps[str(name)] = Stamp(int(size), int(mtime_ns), str(sha256))
-            self._vectors[str(sha256)] = vector_D
-        self._held = set(self._vectors)
+            self.by_sha256[str(sha256)] = vector_D
+        self._held = set(self.by_sha256)
         return self
 
     @staticmethod
@@ -280,5 +303,5 @@ class Index:
         try:
             status = path.stat()
         except OSError:
-            return False  # its error comes when it is read
+            return False  # reading it raises the error
         return (status.st_size, status.st_mtime_ns) == (stamp.size, stamp.mtime_ns)

@@ -1,156 +1,100 @@
-"""EmbedStage: recordings in, a features file and a report row for each out.
+"""EmbedStage: from each recording a features file and a row of the report.
 
-A stage never raises: each file gives one row, with its features written or its error. Outputs are whole or absent,
-and made anew only where they are missing or were made in another way, so a job can be killed and run again.
+A stage never raises for a recording: each file gives one row, with its features written or its error. Outputs are
+whole or absent, and are written again only where they are missing or were extracted in another way, so a job can be
+killed and run again.
 Shapes: L layers, T frames, D model width.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from mert.audio.recording import Recording
+from mert.collection.extraction import Extraction, extract, resolve
 from mert.collection.plan import Job
-from mert.embedding.embedder import Embedder, Layers
-from mert.embedding.features import Features, Pool, Pooling
-from mert.embedding.npz import FrameWriter, fitting, sweep
+from mert.embedding.features import Features, Pooling, Provenance, differences, header
+from mert.embedding.load import load
+from mert.embedding.npz import FrameWriter, fitting
+from mert.embedding.options import EmbedOptions, Layers
 from mert.errors import MertError, OutputError
-from mert.files import sha256_file
+from mert.files import sha256_file, sweep
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class EmbedOptions:
+class JobOptions(EmbedOptions):
     """What every worker of a job must know: plain values that travel between processes."""
 
     model: str
-    layers: Layers = "last"
-    pool: Pool = None
-    window: float | str | None = None
-    hop: float | None = None
-    dtype: str = "auto"
+    _: KW_ONLY
+    layers: Layers = "recommended"
     save_dtype: Literal["float16", "float32"] = "float16"
-    batch_size: int | str = "auto"
-    max_seconds: float | None = None
     revision: str | None = None
     device: str = "auto"
     skip_existing: bool = False
 
 
 class EmbedStage:
-    """Features of files: `stage.rows(jobs)` gives a row for each, in order, and short files share batches.
+    """Features of files: `stage.rows(jobs)` yields one row per job, in order, and short files share batches.
 
-    The model is loaded once a worker. `row` has source, output, status (ok, skipped, failed), seconds (of audio),
+    Each worker loads the model once. `row` has source, output, status (ok, skipped, failed), seconds (of audio),
     frames, elapsed_s, warnings and error.
     """
 
-    FACTS = (
-        "weights_sha256", "layers", "pool", "window_frames", "hop_frames", "normalize", "dtype", "save_dtype",
-        "source_sha256", "version",
-    )  # fmt: skip
+    FACTS = ("layers", "pool", "save_dtype", "source_sha256", "version")  # of an output, beside its provenance
 
-    def __init__(self, options: EmbedOptions) -> None:
-        from mert.embedding.load import load
-
+    def __init__(self, options: JobOptions) -> None:
         self.options = options
         self.embedder = load(options.model, revision=options.revision, device=options.device)
-        layers = recommended(self.embedder) if options.layers == "last" else options.layers
-        self.settings = self.embedder.settings(
-            layers, options.pool, options.window, options.hop, options.dtype, options.batch_size
-        )
-
-    def __call__(self, job: Job) -> Row:
-        return next(self.rows([job]))
+        self.settings = resolve(self.embedder, options)
 
     def rows(self, jobs: Iterable[Job]) -> Iterator[Row]:
-        """A row a job, in order. What a failed file shared a batch with is heard again."""
-        waiting, later = deque[Job](), iter(jobs)
-        while True:
-            begun = deque[_Work]()
-            try:
-                yield from self._until_an_error(_drained(waiting, later), begun)
-                return
-            except Exception as raised:
-                error = raised
-            finally:
-                for work in begun:
-                    work.close()
-            while begun and begun[0].row["status"] == "skipped":
-                yield begun.popleft().ended()
-            if not begun:
-                raise error
-            yield begun.popleft().failed(error)
-            waiting.extendleft(work.job for work in reversed(begun))
-
-    def _until_an_error(self, jobs: Iterator[Job], begun: deque[_Work]) -> Iterator[Row]:
-        """Rows, until one file fails: that is then the first of `begun`, which is read further than rows are given."""
-        recordings = self._begin(jobs, begun)
-        with closing(self.embedder.pieces(recordings, self.settings, self.options.max_seconds)) as pieces:
-            for recording, span, values_LTD in pieces:
-                if span is not None and values_LTD is not None:
-                    stop_if_asked()
-                    begun[0].add(values_LTD)
-                    continue
-                if recording is not None:
-                    begun[0].finish()
-                yield begun.popleft().ended()
-
-    def _begin(self, jobs: Iterator[Job], begun: deque[_Work]) -> Iterator[Recording | None]:
-        """The recordings of jobs, None for those that have their output; each job is appended to `begun`."""
-        for job in jobs:
-            stop_if_asked()
-            work = _Work(job, self)
-            begun.append(work)
-            if self.options.skip_existing and self._is_made(job, work.row):
-                work.row["status"] = "skipped"
-                sweep(Path(job.output).parent)
-                yield None
-            else:
-                yield work.recording
-
-    def identity(self, job: Job) -> dict[str, Any]:
-        """What an output must agree in to count as made."""
-        return {"source_sha256": sha256_file(job.source), "save_dtype": self.options.save_dtype}
-
-    def _is_made(self, job: Job, row: Row) -> bool:
-        """Whether the output is there, whole, and made in the way now asked for."""
-        if not os.path.exists(job.output):
-            return False
-        try:
-            made = Features.load_meta(job.output)
-        except (OutputError, ValueError, TypeError) as error:
-            row["warnings"].append(f"made again: {getattr(error, 'reason', 'not a features file')}")
-            return False
-        wanted = self.embedder.meta(Recording(job.source), self.settings) | self.identity(job)
-        wanted["layers"] = list(self.embedder.names(self.settings))
-        differing = [fact for fact in self.FACTS if made.get(fact) != wanted[fact]]
-        if differing:
-            row["warnings"].append(f"made again: the existing output differs in {', '.join(differing)}")
-        return not differing
+        """One row per job, in order."""
+        with closing(extract(self.embedder, self.settings, (FileExtraction(job, self) for job in jobs))) as files:
+            for file in files:
+                yield file.row()
 
 
-class _Work:
-    """One file on its way: its recording, its row, and where its frames go."""
+class FileExtraction(Extraction):
+    """The features file of one job, and its row."""
 
     def __init__(self, job: Job, stage: EmbedStage) -> None:
+        super().__init__(job.source)
         self.job, self._stage, self._started = job, stage, time.perf_counter()
-        self.recording = Recording(job.source)
-        self.row: Row = asdict(job) | {"status": "ok", "seconds": 0.0, "frames": 0, "warnings": [], "error": None}
+        self._status, self._n_frames = "ok", 0
+        self._reasons: list[str] = []  # why an existing output is replaced
         self._open = ExitStack()
         self._writer: FrameWriter | None = None
         pool = stage.settings.pool
         self._pooled = Pooling(pool) if pool else None
+
+    def is_needed(self) -> bool:
+        """Whether the output is missing, damaged, or extracted in another way than now asked for."""
+        if not self._stage.options.skip_existing or not os.path.exists(self.job.output):
+            return True
+        try:
+            existing = Features.load_meta(self.job.output)
+        except (OutputError, ValueError, TypeError) as error:
+            self._reasons.append(f"made again: {getattr(error, 'reason', 'not a features file')}")
+            return True
+        wanted = self._meta() | {"layers": list(self._stage.embedder.names(self._stage.settings))}
+        differing = differences(Provenance.of(existing), Provenance.of(wanted))
+        differing += [fact for fact in self._stage.FACTS if existing.get(fact) != wanted[fact]]
+        if differing:
+            self._reasons.append(f"made again: the existing output differs in {', '.join(differing)}")
+            return True
+        self._status = "skipped"
+        sweep(Path(self.job.output).parent)
+        return False
 
     def add(self, values_LTD: np.ndarray) -> None:
         """Write frames, or add them to the mean."""
@@ -164,56 +108,36 @@ class _Work:
 
     def finish(self) -> None:
         """Put the output in its place."""
-        embedder, settings = self._stage.embedder, self._stage.settings
-        meta = embedder.meta(self.recording, settings) | self._stage.identity(self.job)
-        n_frames = embedder.clock.n_frames(round(self.recording.seconds * embedder.sample_rate))
+        if self._status == "skipped":
+            return
+        embedder, names = self._stage.embedder, self._stage.embedder.names(self._stage.settings)
+        n_frames = embedder.clock.n_frames(round(self.seconds * embedder.sample_rate))
         if self._pooled:
             values_LD = fitting(self._pooled.result(), self._stage.options.save_dtype, self.job.output)
-            Features(values_LD, None, embedder.names(settings), meta).save(self.job.output)
+            Features(values_LD, None, names, self._meta()).save(self.job.output)
         elif self._writer:
             n_frames = self._writer.n_frames
-            self._writer.finish(
-                times=embedder.clock.times(0, n_frames),
-                layers=np.array(embedder.names(settings)),
-                meta=np.array(json.dumps(meta)),
-            )
-        self.row["frames"] = n_frames
+            self._writer.finish(**header(names, self._meta(), embedder.clock.times(0, n_frames)))
+        self._n_frames = n_frames
 
     def close(self) -> None:
         """Remove what was written beside the output."""
         self._open.close()
 
-    def ended(self) -> Row:
-        """The row as it stands."""
-        self.close()
-        self.row["warnings"] += self.recording.warnings
-        return self.row | {"seconds": self.recording.seconds, "elapsed_s": time.perf_counter() - self._started}
+    def row(self) -> Row:
+        """The row of a file that is finished or has failed."""
+        known = self.error is None or isinstance(self.error, MertError)
+        error = str(self.error) if known else f"{self.job.source}: {type(self.error).__name__}: {self.error}"
+        return asdict(self.job) | {
+            "status": "failed" if self.error else self._status,
+            "seconds": self.seconds,
+            "frames": 0 if self.error else self._n_frames,
+            "warnings": self._reasons + self.warnings,
+            "error": error if self.error else None,
+            "elapsed_s": time.perf_counter() - self._started,
+        }
 
-    def failed(self, error: Exception) -> Row:
-        """The row of a failure: whatever a file does to its decoder, the others go on."""
-        known = isinstance(error, MertError)
-        self.row["error"] = str(error) if known else f"{self.job.source}: {type(error).__name__}: {error}"
-        self.row["status"] = "failed"
-        return self.ended()
-
-
-def _drained(waiting: deque[Job], later: Iterator[Job]) -> Iterator[Job]:
-    """First what waits, each taken away as it is given, then what comes later."""
-    while waiting:
-        yield waiting.popleft()
-    for job in later:  # noqa: UP028 - where a file fails this is closed, and `later` must not be with it
-        yield job
-
-
-def recommended(embedder: Embedder) -> str:
-    """The layer the registry recommends for a model, else its last."""
-    return embedder.info.recommended_layer or embedder.layer_names[-1]
-
-
-interrupts: list[bool] = []  # a Ctrl-C that `mert.collection.executors.run_here` has seen
-
-
-def stop_if_asked() -> None:
-    """KeyboardInterrupt, if Ctrl-C was pressed while `run_here` works."""
-    if interrupts:
-        raise KeyboardInterrupt
+    def _meta(self) -> dict[str, Any]:
+        meta = self._stage.embedder.meta(self, self._stage.settings)
+        options = self._stage.options
+        return meta | {"source_sha256": sha256_file(self.job.source), "save_dtype": options.save_dtype}

@@ -22,14 +22,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """All jobs of a command in a fixed order, and what was found in folders but is not audio, by suffix."""
+    """All jobs of a command in a fixed order, and counts of the other files in its folders, by suffix."""
 
     jobs: tuple[Job, ...]
     passed_over: Counter[str]
 
 
 def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None) -> Plan:
-    """Jobs for files, folders and a list of paths (one a line); the output tree mirrors the input's.
+    """Jobs for files, folders and a list of paths (one per line); the output tree mirrors the input's.
 
     In folders only files with an audio suffix are taken; a file that is named is always tried. Outputs are
     `<relative path with its suffix>.npz`. Raises UsageError where nothing is found or two inputs share an output.
@@ -38,7 +38,7 @@ def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None) -> Plan
     named: list[tuple[Path, Path]] = []
     for path in inputs:
         if os.path.isdir(path):
-            named += [(found, found.relative_to(path)) for found in audio_under(path, passed_over)]
+            named += [(file, file.relative_to(path)) for file in audio_under(path, passed_over)]
         else:
             named.append((path, Path(path.name)))
     if listing is not None:
@@ -57,7 +57,7 @@ def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None) -> Plan
 
 
 def shard_of(jobs: tuple[Job, ...], shard: str) -> tuple[Job, ...]:
-    """Shard "i/n" of the jobs, i from 1 to n: every n-th job, so that shards are of like size.
+    """Shard "i/n" of the jobs, i from 1 to n: every n-th job, so that shards have similar sizes.
 
     >>> jobs = tuple(Job(name, name) for name in "abcde")
     >>> [job.source for job in shard_of(jobs, "2/2")]
@@ -74,10 +74,10 @@ def _listed(listing: Path) -> list[tuple[Path, Path]]:
     try:
         lines = listing.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
     except OSError as error:
-        raise UsageError(listing, str(error.strerror).lower(), "give a text file with one path a line") from None
+        raise UsageError(listing, str(error.strerror).lower(), "give a text file with one path per line") from None
     paths = [Path(line) for line in lines if line.strip()]
     if not paths:
-        raise UsageError(listing, "the list is empty", "write one path a line")
+        raise UsageError(listing, "the list is empty", "write one path per line")
     root = os.path.commonpath([os.path.abspath(path.parent) for path in paths])
     return [(path, Path(os.path.relpath(os.path.abspath(path), root))) for path in paths]
 

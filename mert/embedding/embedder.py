@@ -6,30 +6,33 @@ Shapes: B windows of a batch, N samples, L layers, T frames, D model width.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, suppress
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from mert.audio.recording import RESAMPLER, ArrayRecording, Recording, Source, as_float
-from mert.embedding.features import Features, Pool, Pooling
-from mert.embedding.forward import Forward, Piece, Settings
-from mert.embedding.windows import Span, Windowing
+from mert.embedding import batching
+from mert.embedding.batching import End, Frames, Window
+from mert.embedding.features import Features, Pool, Pooling, Provenance
+from mert.embedding.options import EmbedOptions, Layers, Settings
+from mert.embedding.windows import Clock, Span, Windowing
 from mert.errors import OutputError
+from mert.inference.runner import Runner
 from mert.models.mert import Mert
 from mert.weights.registry import ModelInfo
 
-Layers = str | int | Sequence[str | int]
 VERSION = version("mert-hub")
+R = TypeVar("R", bound=Recording)
 
 
 class Embedder:
-    """A MERT ready to use: `embed`, `embed_many`, `stream`. Made by `mert.load`.
+    """A MERT ready to use: `embed`, `embed_many`, `stream`. `mert.load` returns one.
 
     >>> import numpy as np, mert
     >>> m = mert.random_model("nano")
@@ -44,8 +47,8 @@ class Embedder:
         self.device = torch.device(device)
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.info, self.sha256 = info, sha256
-        self._forward = Forward(self.model, self.device)
-        self.clock = self._forward.clock
+        self.runner = Runner(self.model, self.device)
+        self.clock = Clock.of(model.config)
 
     @property
     def sample_rate(self) -> int:
@@ -54,13 +57,18 @@ class Embedder:
 
     @property
     def frame_rate(self) -> float:
-        """Frames a second."""
+        """Frames per second."""
         return self.model.config.frame_rate
 
     @property
     def layer_names(self) -> tuple[str, ...]:
         """`embed` (the encoder's input), `layer01`, ..."""
         return self.model.config.layer_names
+
+    @property
+    def recommended_layer(self) -> str:
+        """Name of the layer that the registry recommends for this model, otherwise the last."""
+        return self.info.recommended_layer or self.layer_names[-1]
 
     @property
     def dim(self) -> int:
@@ -86,18 +94,21 @@ class Embedder:
     ) -> Features:
         """Features of one recording: a path, bytes, binary file, or an array with its rate `sr`.
 
-        `layers` are names or integers (0 = embed, negatives from the end) or "all"; `window` is seconds (default:
-        the training context) or "whole"; `hop` seconds between windows (default: a window); `dtype` is float32,
-        bfloat16, float16, int8, or "auto": bfloat16 where the device computes in it by itself and the model bears
-        it, else float32. Values are float32 in any case. Raises AudioError for recordings that cannot be used,
-        OutputError for results over half of the free memory, TypeError for an array without `sr`. CONTRIBUTING.md
-        says what a window reads.
+        `layers` are names or integers (0 = embed, negatives from the end), "all", "last" or "recommended"; `window`
+        is seconds (default: the training context) or "whole"; `hop` is seconds between windows (default: a window);
+        `dtype` is float32, bfloat16, float16, int8, or "auto": bfloat16 if the hardware supports it natively and the
+        model tolerates it, otherwise float32. Values are float32 in any case. Raises AudioError for recordings that
+        cannot be used, OutputError for results over half of the free memory, TypeError for an array without `sr`.
+        CONTRIBUTING.md says what a window reads.
         """
-        settings = self.settings(layers, pool, window, hop, dtype)
+        options = EmbedOptions(
+            layers=layers, pool=pool, window=window, hop=hop, dtype=dtype, max_seconds=max_seconds
+        )  # fmt: skip
+        settings = self.settings(options)
         recording = self._recording(source, sr)
         if pool is None:
-            self._refuse_too_long(recording, settings, max_seconds)
-        return next(self.features(iter([recording]), settings, max_seconds))
+            self._refuse_too_long(recording, settings)
+        return next(self.features(iter([recording]), settings))
 
     def embed_many(
         self,
@@ -112,13 +123,15 @@ class Embedder:
     ) -> Iterator[Features]:
         """Features of each path or (array, sr), in input order; windows of neighbours share batches.
 
-        What a recording gives does not depend on its neighbours: 1e-5 relative to the layer's rms, in float32.
+        The features of a recording do not depend on its neighbours: 1e-5 relative to the layer's rms, in float32.
         """
         if isinstance(items, str | bytes):
             raise TypeError("embed_many takes a list of recordings; for one there is embed")
-        settings = self.settings(layers, pool, window, hop, dtype, batch_size)
+        options = EmbedOptions(
+            layers=layers, pool=pool, window=window, hop=hop, dtype=dtype, batch_size=batch_size
+        )  # fmt: skip
         recordings = (self._recording(*i) if isinstance(i, tuple) else self._recording(i, None) for i in items)
-        return self.features(recordings, settings)
+        return self.features(recordings, self.settings(options))
 
     def stream(
         self,
@@ -131,51 +144,77 @@ class Embedder:
         dtype: str = "auto",
     ) -> Iterator[Features]:
         """Features window by window from blocks [N] or [N, C], as they come: together equal to those of `embed`."""
-        settings = replace(self.settings(layers, None, window, hop, dtype, batch_size=1), read_ahead=False)
+        options = EmbedOptions(layers=layers, window=window, hop=hop, dtype=dtype, batch_size=1)
+        settings = replace(self.settings(options), read_ahead=False)
         recording = StreamRecording(blocks, sr)
         frames = self.frames(recording, settings)
         return (self._wrapped(values_LTD, span.keep_from, recording, settings) for span, values_LTD in frames)
 
-    def settings(
-        self,
-        layers: Layers = "all",
-        pool: Pool = None,
-        window: float | str | None = None,
-        hop: float | None = None,
-        dtype: str = "auto",
-        batch_size: int | str = "auto",
-    ) -> Settings:
-        """Check and resolve the options of `embed`; ValueError says what is wrong with them."""
-        if pool is not None:
-            Pooling(pool)
-        dtype = self._forward.precision(dtype)
-        windowing = Windowing.of(self.clock, self.window_s, window, hop)
-        if batch_size == "auto":
-            batch_size = self._forward.auto_batch_size(windowing)
-        elif not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f'batch_size is a positive integer or "auto", not {batch_size!r}')
-        return Settings(self._layer_numbers(layers), windowing, pool, dtype, batch_size)
+    def settings(self, options: EmbedOptions = EmbedOptions(), **changes: Any) -> Settings:
+        """Options (with changes) checked and resolved for this model; ValueError for what it does not offer."""
+        options = replace(options, **changes)
+        if options.pool is not None:
+            Pooling(options.pool)
+        dtype = self.runner.precision(options.dtype)
+        windowing = Windowing.of(self.clock, self.window_s, options.window, options.hop)
+        size = options.batch_size
+        if size == "auto":
+            size = batching.auto_batch_size(self.runner, self.clock, windowing)
+        elif not isinstance(size, int) or size < 1:
+            raise ValueError(f'batch_size is a positive integer or "auto", not {size!r}')
+        layers = self._layer_numbers(options.layers)
+        return Settings(layers, windowing, options.pool, dtype, size, options.max_seconds)
 
-    def frames(
-        self, recording: Recording, settings: Settings, max_seconds: float | None = None
-    ) -> Iterator[tuple[Span, np.ndarray]]:
+    def frames(self, recording: Recording, settings: Settings) -> Iterator[tuple[Span, np.ndarray]]:
         """Float32 frames [L, T, D] of one recording, window by window, in constant memory."""
-        for _, span, values_LTD in self._forward.pieces(iter([recording]), settings, max_seconds):
-            if span is not None and values_LTD is not None:
-                yield span, values_LTD
+        for piece in self._pieces(iter([recording]), settings):
+            if isinstance(piece, Frames):
+                yield piece.span, piece.values_LTD
 
-    def pieces(
-        self, recordings: Iterator[Recording | None], settings: Settings, max_seconds: float | None = None
-    ) -> Generator[Piece]:
-        """(recording, span, frames) of many recordings, window by window, and (recording, None, None) where one ends.
+    def features(self, recordings: Iterator[Recording], settings: Settings) -> Iterator[Features]:
+        """Features of each recording in turn, pooled where the settings say so."""
+        parts: list[np.ndarray] = []
+        pooled = Pooling(settings.pool) if settings.pool else None
+        limit = free_memory() / 2
+        for piece in self._pieces(recordings, settings):
+            recording = piece.recording
+            if isinstance(piece, Frames):
+                if pooled:
+                    pooled.add(piece.values_LTD)
+                else:
+                    parts.append(piece.values_LTD.copy())  # a view would keep its whole batch
+                    refuse_too_large(sum(part.nbytes for part in parts), limit, recording)
+            elif pooled and settings.pool:
+                yield Features(pooled.result(), None, self.names(settings), self.meta(recording, settings))
+                pooled = Pooling(settings.pool)
+            else:
+                yield self._wrapped(np.concatenate(parts, axis=1), 0, recording, settings)
+                parts = []
 
-        Windows of neighbours share batches; None among the recordings comes back in its place. The error of a
-        recording is raised after all that came before it.
-        """
-        return self._forward.pieces(recordings, settings, max_seconds)
+    def _pieces(self, recordings: Iterator[R], settings: Settings) -> Iterator[Frames[R] | End[R]]:
+        """The frames and ends of recordings; the error of one is raised, and nothing more is read."""
+
+        def items() -> Generator[Window[R] | End[R]]:
+            for recording in recordings:
+                for item in batching.windows(recording, self.clock, settings):
+                    yield item
+                    if isinstance(item, End) and item.error:
+                        return
+
+        with closing(batching.computed(items(), self.runner, settings)) as pieces:
+            for piece in pieces:
+                if isinstance(piece, End) and piece.error:
+                    raise piece.error
+                yield piece
+
+    def provenance(self, settings: Settings) -> Provenance:
+        """What must agree for features to be comparable."""
+        frames, hop = settings.windowing.frames, settings.windowing.hop
+        normalize = self.model.config.normalize
+        return Provenance(self.sha256, frames, hop, normalize, settings.dtype, RESAMPLER, self.sample_rate)
 
     def meta(self, recording: Recording, settings: Settings) -> dict[str, Any]:
-        """Provenance of the features of a recording that has been read."""
+        """`meta` of the features of a recording that has been read."""
         windowing = settings.windowing
         return {
             "model": self.info.name,
@@ -186,46 +225,19 @@ class Embedder:
             "warnings": recording.warnings,
             "window": self._window_seconds(windowing),
             "hop": None if windowing.hop is None else windowing.hop / self.frame_rate,
-            "window_frames": windowing.frames,
-            "hop_frames": windowing.hop,
-            "normalize": self.model.config.normalize,
-            "dtype": settings.dtype,
-            "resampler": RESAMPLER,
-            "sample_rate": self.sample_rate,
+            **{fact: value for fact, value in asdict(self.provenance(settings)).items() if fact != "weights_sha256"},
             "frame_rate": self.frame_rate,
             "pool": settings.pool,
             "version": VERSION,
         }
 
     def names(self, settings: Settings) -> tuple[str, ...]:
-        """Names of the layers asked for."""
+        """Names of the requested layers."""
         return tuple(self.layer_names[i] for i in settings.layers)
 
     def bytes_per_second(self, settings: Settings, bytes_per_value: int = 4) -> float:
         """Size of unpooled features of one second of audio."""
         return len(settings.layers) * self.dim * self.frame_rate * bytes_per_value
-
-    def features(
-        self, recordings: Iterator[Recording], settings: Settings, max_seconds: float | None = None
-    ) -> Iterator[Features]:
-        """Whole Features of each recording in turn, pooled where the settings say so."""
-        pieces: list[np.ndarray] = []
-        pooled = Pooling(settings.pool) if settings.pool else None
-        limit = free_memory() / 2
-        for recording, span, values_LTD in self._forward.pieces(recordings, settings, max_seconds):
-            assert recording, "none is left out here"
-            if span is not None and values_LTD is not None:
-                if pooled:
-                    pooled.add(values_LTD)
-                else:
-                    pieces.append(values_LTD.copy())  # a view would keep its whole batch
-                    refuse_too_large(sum(piece.nbytes for piece in pieces), limit, recording)
-            elif pooled and settings.pool:
-                yield Features(pooled.result(), None, self.names(settings), self.meta(recording, settings))
-                pooled = Pooling(settings.pool)
-            else:
-                yield self._wrapped(np.concatenate(pieces, axis=1), 0, recording, settings)
-                pieces = []
 
     def _window_seconds(self, windowing: Windowing) -> float | str:
         """What `window=` would ask for these windows."""
@@ -248,8 +260,10 @@ class Embedder:
         names = self.layer_names
         if isinstance(layers, str | int):
             layers = names if layers == "all" else [layers]
+        aliases = {"last": names[-1], "recommended": self.recommended_layer}
         numbers = []
         for layer in layers:
+            layer = aliases.get(layer, layer) if isinstance(layer, str) else layer
             if isinstance(layer, str) and layer in names:
                 numbers.append(names.index(layer))
             elif (
@@ -259,18 +273,19 @@ class Embedder:
             ):
                 numbers.append(int(layer) % len(names))
             else:
-                raise ValueError(f"no layer {layer!r}: this model has {', '.join(names)} (or 0 to {len(names) - 1})")
+                known = f"{', '.join(names)} (or 0 to {len(names) - 1}, last, recommended)"
+                raise ValueError(f"no layer {layer!r}: this model has {known}")
         if not numbers or len(set(numbers)) < len(numbers):
-            raise ValueError(f"layers {list(layers)} are none, or hold one twice")
+            raise ValueError(f"layers {list(layers)} are empty, or name one twice")
         return tuple(numbers)
 
-    def _refuse_too_long(self, recording: Recording, settings: Settings, max_seconds: float | None) -> None:
-        """Refuse before the work starts; a header that claims too much is checked by decoding."""
+    def _refuse_too_long(self, recording: Recording, settings: Settings) -> None:
+        """Refuse before the work starts; if the header announces too much, the recording is decoded to check."""
         rate, limit = self.bytes_per_second(settings), free_memory() / 2
         if settings.windowing.frames is None:
-            rate += self._forward.activation_bytes(self.sample_rate)
+            rate += self.runner.activation_bytes(self.sample_rate)
         if recording.claimed_seconds() * rate > limit:
-            refuse_too_large(recording.seconds_by_decoding(max_seconds) * rate, limit, recording)
+            refuse_too_large(recording.seconds_by_decoding(settings.max_seconds) * rate, limit, recording)
 
 
 class StreamRecording(ArrayRecording):
@@ -298,11 +313,11 @@ def refuse_too_large(n_bytes: float, limit: float, recording: Recording) -> None
 
 
 def free_memory() -> float:
-    """Bytes of memory that can still be had: of the machine, and of the container; 4 GiB where neither tells."""
-    found = []
+    """Bytes of free memory: the smaller of the machine's and the container's; 4 GiB where both are unknown."""
+    free = []
     with suppress(OSError, StopIteration), open("/proc/meminfo", encoding="ascii") as lines:
-        found.append(next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")))
+        free.append(next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")))
     with suppress(OSError, ValueError):  # ValueError: "max", no limit
         limit, used = (int(Path("/sys/fs/cgroup", f"memory.{name}").read_text()) for name in ("max", "current"))
-        found.append(float(limit - used))
-    return min(found, default=4.0 * 2**30)
+        free.append(float(limit - used))
+    return min(free, default=4.0 * 2**30)

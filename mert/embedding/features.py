@@ -6,7 +6,8 @@ Shapes: L layers, T frames, D model width.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,12 +19,58 @@ from mert.errors import OutputError
 Pool = Literal["mean", "meanstd"] | None
 
 
+@dataclass(frozen=True)
+class Provenance:
+    """How features were extracted. Those of two recordings are comparable only where all of this agrees.
+
+    Facts that older versions did not record are None.
+    """
+
+    weights_sha256: str
+    window_frames: int | None
+    hop_frames: int | None
+    normalize: bool
+    dtype: str
+    resampler: str | None = None
+    sample_rate: int | None = None
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any]) -> Provenance:
+        """The provenance in a `meta`."""
+        facts: dict[str, Any] = {fact.name: meta.get(fact.name) for fact in fields(cls)}
+        return cls(**facts)
+
+    @classmethod
+    def missing(cls, meta: Mapping[str, Any]) -> list[str]:
+        """Facts that a `meta` of any version records, and this one does not."""
+        return [fact.name for fact in fields(cls) if fact.default is MISSING and fact.name not in meta]
+
+
+def differences(a: Provenance, b: Provenance) -> list[str]:
+    """Names of the facts in which two provenances differ; facts that one did not record are passed over.
+
+    >>> from dataclasses import replace
+    >>> a = Provenance("0", 374, 374, True, "float32", "soxr HQ", 24_000)
+    >>> differences(a, replace(a, window_frames=74, dtype="int8", resampler=None))
+    ['window_frames', 'dtype']
+    """
+    pairs = {fact.name: (getattr(a, fact.name), getattr(b, fact.name)) for fact in fields(Provenance)}
+    later = [fact.name for fact in fields(Provenance) if fact.default is None and None in pairs[fact.name]]
+    return [name for name, (left, right) in pairs.items() if left != right and name not in later]
+
+
+def header(layers: tuple[str, ...], meta: dict[str, Any], times_T: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a features file beside `values`: times (unless pooled), layers and meta (JSON)."""
+    times = {} if times_T is None else {"times": times_T}
+    return times | {"layers": np.array(layers), "meta": np.array(json.dumps(meta))}
+
+
 @dataclass
 class Features:
     """Hidden states of one recording: `values` [L, T, D] at `times` [T], or [L, D] (`meanstd`: [L, 2 D]) pooled.
 
     `times` are seconds (float64), the centres of the frames' receptive fields; None once pooled. `layers` are names
-    (`embed`, `layer01`, ...); `meta` says which model, window and precision made them.
+    (`embed`, `layer01`, ...); `meta` records the model, window and precision.
 
     >>> features = Features(np.zeros((2, 3, 4), np.float32), np.arange(3.0), ("embed", "layer01"))
     >>> features.layer("layer01").shape, features.pool("mean").values.shape
@@ -34,6 +81,11 @@ class Features:
     times: np.ndarray | None
     layers: tuple[str, ...]
     meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def provenance(self) -> Provenance:
+        """What must agree for these features to be comparable with others."""
+        return Provenance.of(self.meta)
 
     def layer(self, name: str) -> np.ndarray:
         """One layer by its name; KeyError names those held."""
@@ -51,8 +103,7 @@ class Features:
 
     def save(self, path: str | Path) -> None:
         """Write `.npz` with keys values, times (unless pooled), layers and meta (JSON); whole or not at all."""
-        arrays = {"values": self.values} | ({} if self.times is None else {"times": self.times})
-        write_npz(path, arrays | {"layers": np.array(self.layers), "meta": np.array(json.dumps(self.meta))})
+        write_npz(path, {"values": self.values} | header(self.layers, self.meta, self.times))
 
     @classmethod
     def load(cls, path: str | Path) -> Features:
@@ -76,27 +127,27 @@ def _read_meta(path: str | Path, text: np.ndarray) -> dict[str, Any]:
 
 
 class Pooling:
-    """Mean and deviation over frames that arrive in pieces [L, T, D], merged exactly (Chan et al. 1979)."""
+    """Mean and deviation over frames that arrive in parts [L, T, D], merged exactly (Chan et al. 1979)."""
 
     def __init__(self, how: Literal["mean", "meanstd"]) -> None:
         if how not in ("mean", "meanstd"):
             raise ValueError(f'pool is None, "mean" or "meanstd", not {how!r}')
         self.how = how
-        self._count = 0
+        self.count = 0
         self._mean: np.ndarray | float = 0.0
         self._square: np.ndarray | float = 0.0
 
     def add(self, values_LTD: np.ndarray) -> None:
         values = values_LTD.astype(np.float64)
         count, mean_LD = values.shape[1], values.mean(axis=1)
-        step, total = mean_LD - self._mean, self._count + count
-        self._square += ((values - mean_LD[:, None]) ** 2).sum(axis=1) + step**2 * (self._count * count / total)
+        step, total = mean_LD - self._mean, self.count + count
+        self._square += ((values - mean_LD[:, None]) ** 2).sum(axis=1) + step**2 * (self.count * count / total)
         self._mean += step * (count / total)
-        self._count = total
+        self.count = total
 
     def result(self) -> np.ndarray:
         """float32 [L, D] for mean, [L, 2 D] for meanstd."""
         mean_LD = np.asarray(self._mean)
         if self.how == "mean":
             return mean_LD.astype(np.float32)
-        return np.concatenate([mean_LD, np.sqrt(self._square / self._count)], axis=-1).astype(np.float32)
+        return np.concatenate([mean_LD, np.sqrt(self._square / self.count)], axis=-1).astype(np.float32)

@@ -5,40 +5,26 @@ Shapes: L layers, T frames, D model width.
 
 from __future__ import annotations
 
-import atexit
-import hashlib
-import os
-import re
 import shutil
-import socket
-import threading
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from mert.errors import OutputError
+from mert.files import put_in_place, temporary_folder, writing
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that equal contents are equal bytes
-_HOST = socket.gethostname()[:32]
-_TEMPORARY = re.compile(rf"\.[0-9a-f]{{12}}\.{re.escape(_HOST)}\.(\d+)\.[0-9a-f]{{8}}\.tmp")
-_swept: set[Path] = set()
-_sweeping = threading.Lock()
 
 
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays to `path`: to a file beside it first, then by rename."""
     path = Path(path)
-    with _disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = _temporary_folder(path)
-    try:
+    with temporary_folder(path) as folder:
         _write_archive(path, folder, arrays)
-    finally:
-        _remove(folder)
 
 
 def read_npz(path: str | Path, required: tuple[str, ...], leave_out: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
@@ -62,9 +48,9 @@ def read_npz(path: str | Path, required: tuple[str, ...], leave_out: tuple[str, 
 
 
 class FrameWriter:
-    """Frames [L, T, D] to an `.npz` as they come: layers grow in temporary files, the final file appears by rename.
+    """Writes frames [L, T, D] to an `.npz` as they come: layers grow in temporary files, the final file by rename.
 
-    Use as a context; leaving it without `finish` removes everything. Several writers of one output do not meet:
+    Use as a context; leaving it without `finish` removes everything. Several writers of one output do not interfere:
     each has its own temporary folder, and the last to finish wins with a whole file.
     """
 
@@ -75,22 +61,20 @@ class FrameWriter:
         self._shape: tuple[int, ...] = ()
 
     def __enter__(self) -> FrameWriter:
-        with _disk_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._folder = _temporary_folder(self.path)
+        self._open = ExitStack()
+        self._folder = self._open.enter_context(temporary_folder(self.path))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in self._files:
-            file.close()
-        _remove(self._folder)
+        self._open.close()
 
     def add(self, values_LTD: np.ndarray) -> None:
         """Append frames; OutputError where a value does not fit the dtype, or the disk is full."""
         stored_LTD = fitting(values_LTD, self.dtype, self.path)
-        with _disk_errors(self.path):
+        with writing(self.path):
             if not self._files:  # unbuffered, so that a full disk is noticed here
-                self._files = [open(self._folder / f"{i}.raw", "w+b", 0) for i in range(len(stored_LTD))]  # noqa: SIM115
+                paths = [self._folder / f"{i}.raw" for i in range(len(stored_LTD))]
+                self._files = [self._open.enter_context(open(path, "w+b", 0)) for path in paths]  # noqa: SIM115
             for file, stored_TD in zip(self._files, stored_LTD, strict=True):
                 _write_all(file, stored_TD.tobytes())
         self.n_frames += values_LTD.shape[1]
@@ -125,28 +109,17 @@ def _write_archive(
     write_first: Callable[[zipfile.ZipFile], None] = lambda archive: None,
 ) -> None:
     """Build the archive in `folder`; it becomes `path` once it is complete and on disk."""
-    with _disk_errors(path), open(folder / "final.npz", "wb") as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with writing(path):
+        with zipfile.ZipFile(folder / "final.npz", "w", zipfile.ZIP_STORED) as archive:
             write_first(archive)
             for name, array in arrays.items():
                 _write_array(archive, name, array)
-        file.flush()
-        os.fsync(file.fileno())
-        os.replace(folder / "final.npz", path)
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = f"cannot be written ({error.strerror or error})"
-        raise OutputError(path, reason, "check free space, permissions and the length of the name") from None
+        put_in_place(folder / "final.npz", path)
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:
     view = memoryview(data)
-    while view:  # an unbuffered file may take less than it is given
+    while view:  # an unbuffered file may write less than it is given
         view = view[file.write(view) :]
 
 
@@ -162,51 +135,3 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 def _write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
     with archive.open(_entry(name), "w", force_zip64=True) as out:
         np.lib.format.write_array(out, np.asarray(array, order="C"), allow_pickle=False)
-
-
-def sweep(folder: Path) -> None:
-    """Remove what dead processes of this machine left half-written in a folder, once a process."""
-    folder = folder.absolute()
-    with _sweeping:
-        if folder in _swept:
-            return
-        for left in folder.glob(".*.tmp"):
-            match = _TEMPORARY.fullmatch(left.name)
-            if match and not _alive(int(match[1])):
-                shutil.rmtree(left, ignore_errors=True)
-        _swept.add(folder)
-
-
-def _temporary_folder(path: Path) -> Path:
-    """A new hidden folder beside `path`."""
-    sweep(path.parent)
-    key = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
-    folder = path.parent / f".{key}.{_HOST}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
-    _unfinished.add(folder)  # before it is there: an interrupt may come between any two lines
-    folder.mkdir()
-    return folder
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    _unfinished.discard(folder)
-
-
-_unfinished: set[Path] = set()
-
-
-@atexit.register
-def _remove_unfinished() -> None:
-    for folder in list(_unfinished):
-        _remove(folder)
-
-
-def _alive(pid: int) -> bool:
-    """Whether another process has this id; before its sweep of a folder, this one has written nothing there."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return pid != os.getpid()

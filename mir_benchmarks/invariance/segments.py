@@ -16,7 +16,6 @@ import numpy as np
 from mert.audio.find import audio_under
 from mert.audio.recording import SILENT_RANGE
 from mert.collection.index import directions
-from mert.collection.job import recommended
 from mert.errors import AudioError, UsageError
 from mert.files import sha256_file
 from mir_benchmarks.statistics import LEVELS, draw
@@ -174,8 +173,8 @@ def chosen_layer(encoder: Encoder, asked: str | None) -> str:
     if not isinstance(encoder, MertEncoder):
         return encoder.facts.layer_names[-1]
     if asked is None:
-        return recommended(encoder.embedder)
-    return encoder.embedder.names(encoder.embedder.settings([asked]))[0]
+        return encoder.embedder.recommended_layer
+    return encoder.embedder.names(encoder.embedder.settings(layers=[asked]))[0]
 
 
 def report(kind: str, segment_s: float, heard: Heard, left_out: Mapping[str, str], models: list[Any]) -> dict[str, Any]:

@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from mert.embedding.embedder import free_memory
-from mert.embedding.features import Features
+from mert.embedding.features import Features, Provenance, differences
 from mert.errors import MertError, OutputError
 
-# What must be the same in all features of a head: they are its preprocessing.
-MADE_BY = ("weights_sha256", "window_frames", "hop_frames", "normalize", "dtype", "sample_rate")
 AGAIN = "embed all recordings again in one way"
 
 
@@ -24,7 +22,8 @@ class FeatureFiles:
 
     A slice of layers stands for those that are summed: all but `embed`. Frames are pooled unless `framewise`.
 
-    >>> meta = dict.fromkeys(MADE_BY, 1) | {"model": "m", "pool": "mean"}
+    >>> from dataclasses import asdict
+    >>> meta = asdict(Provenance("0", 74, 74, True, "float32")) | {"model": "m", "pool": "mean"}
     >>> one = Features(np.ones((2, 3), np.float32), None, ("embed", "layer01"), meta)
     >>> files = FeatureFiles({"a.wav": one, "b.wav": one})
     >>> files.windows(np.array([1]), 0).shape, files.rows(["b.wav", "a.wav"])[0].tolist()
@@ -93,18 +92,17 @@ class FeatureFiles:
 
 def check_meta(name: str, features: Features) -> None:
     """Refuse features that do not say how they were made: a head on them could never be used."""
-    lacking = [fact for fact in (*MADE_BY, "model", "pool") if fact not in features.meta]
+    lacking = Provenance.missing(features.meta) + [fact for fact in ("model", "pool") if fact not in features.meta]
     if lacking:
         raise OutputError(name, f"does not say its {', '.join(lacking)}", "embed it with `mert embed`")
 
 
 def check_alike(name: str, features: Features, other_name: str, other: Features) -> None:
     """Refuse a mixture of models, windows, layers or poolings."""
-    facts = [(fact, features.meta[fact], other.meta[fact]) for fact in (*MADE_BY, "pool")]
-    facts.append(("layers", list(features.layers), list(other.layers)))
-    for fact, value, wanted in facts:
-        if value != wanted:
-            raise OutputError(name, f"{fact} is {value}, and {wanted} in {other_name}", AGAIN)
+    meta, wanted = (each.meta | {"layers": list(each.layers)} for each in (features, other))
+    differing = differences(features.provenance, other.provenance)
+    for fact in (*differing, *(fact for fact in ("pool", "layers") if meta[fact] != wanted[fact])):
+        raise OutputError(name, f"{fact} is {meta[fact]}, and {wanted[fact]} in {other_name}", AGAIN)
 
 
 def rows_of(name: str, features: Features, framewise: bool) -> np.ndarray:

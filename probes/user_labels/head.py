@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,10 +20,10 @@ from torch import Tensor
 
 from mert.audio.recording import ArrayRecording, Recording
 from mert.embedding.embedder import Embedder
-from mert.embedding.features import Features
-from mert.embedding.forward import Settings
+from mert.embedding.features import Features, Provenance, differences
+from mert.embedding.options import Settings
 from mert.errors import AudioError, CheckpointError, MertError, OutputError
-from mert.files import read_json, sha256_file, write_json, writing
+from mert.files import read_json, sha256_file, write_folder, write_json
 from mert.weights.checkpoints import write_tensors
 from probes.features.scaling import Scaling
 from probes.features.stores import WEIGHTED
@@ -32,7 +31,6 @@ from probes.heads import forward
 from probes.user_labels.predictions import Prediction
 
 SCHEMA = 1
-PREPROCESSING = ("window_frames", "hop_frames", "normalize", "dtype", "sample_rate")
 AGAIN = "fit it again, or restore the folder"
 
 
@@ -81,6 +79,11 @@ class HeadCard:
             raise HeadError(path, f"{wrong} is not what it should be", AGAIN)
         return card
 
+    @property
+    def provenance(self) -> Provenance:
+        """How the features were extracted that the head was fitted on."""
+        return Provenance.of(self.features | {"weights_sha256": self.encoder["sha256"]})
+
     def wrong(self) -> str | None:
         """The first entry a prediction rests on that has not its type; None if all is well."""
         tracking: dict[str, type] = {"post": str, "tolerance_s": float}
@@ -100,7 +103,8 @@ class HeadCard:
             for part, kind in parts.items():
                 if not isinstance(held.get(part), kind):
                     return f"{name}.{part}"
-        if any(fact not in self.features for fact in (*PREPROCESSING, "window", "hop", "pool")):
+        facts = self.features | {"weights_sha256": ""}
+        if Provenance.missing(facts) or any(fact not in facts for fact in ("sample_rate", "window", "hop", "pool")):
             return "features"
         return None if self.task in ("classification", "multilabel", "regression", "frames") else "task"
 
@@ -166,21 +170,10 @@ class SavedHead:
         """Write the folder whole or not at all; a head that is there is replaced, anything else is refused."""
         folder = Path(os.path.abspath(folder))
         refuse_other(folder)
-        made, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{name}") for name in ("partial", "old"))
-        try:
-            with writing(folder):
-                made.mkdir(parents=True)
-                write_tensors(made / TENSORS, {name: value.contiguous() for name, value in self.tensors.items()})
-                card = dataclasses.replace(self.card, weights_sha256=sha256_file(made / TENSORS))
-                write_json(made / CARD, dataclasses.asdict(card))
-                if folder.exists():
-                    os.rename(folder, old)
-                os.rename(made, folder)
-        finally:
-            if old.exists() and not folder.exists():
-                os.rename(old, folder)
-            shutil.rmtree(made, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+        with write_folder(folder) as new:
+            write_tensors(new / TENSORS, {name: value.contiguous() for name, value in self.tensors.items()})
+            card = dataclasses.replace(self.card, weights_sha256=sha256_file(new / TENSORS))
+            write_json(new / CARD, dataclasses.asdict(card))
 
     def encoder(self, model: str | None = None, revision: str | None = None, device: str = "auto") -> Embedder:
         """Load the encoder of the card, or `model`; HeadError if it is another than the head was fitted on."""
@@ -224,19 +217,18 @@ class SavedHead:
                 "give the model it was fitted on with -m, or embed with this one and fit again",
             )  # fmt: skip
         try:
-            settings = encoder.settings(self.card.layers, made["pool"], made["window"], made["hop"], made["dtype"])
+            settings = encoder.settings(
+                layers=self.card.layers, **{key: made[key] for key in ("pool", "window", "hop", "dtype")}
+            )
         except (ValueError, TypeError) as error:
             raise HeadError(self.source, f"{CARD} asks for what the encoder has not ({error})", AGAIN) from None
-        windowing, config = settings.windowing, encoder.model.config
-        found = (windowing.frames, windowing.hop, config.normalize, settings.dtype, config.sample_rate)
-        self._compare(dict(zip(PREPROCESSING, found, strict=True)))
+        self._compare(encoder.provenance(settings))
         return settings
 
-    def _compare(self, found: dict[str, Any]) -> None:
-        for fact, value in found.items():
-            if value != self.card.features[fact]:
-                reason = f"was fitted with {fact} {self.card.features[fact]}, not {value}"
-                raise HeadError(self.source, reason, "embed as for the fit, or fit again")
+    def _compare(self, provenance: Provenance) -> None:
+        for fact in differences(self.card.provenance, provenance):
+            reason = f"was fitted with {fact} {self.card.features[fact]}, not {getattr(provenance, fact)}"
+            raise HeadError(self.source, reason, "embed as for the fit, or fit again")
 
     def _of_features(self, features: Features, name: str) -> Prediction:
         if (sha256 := features.meta.get("weights_sha256")) != self.card.encoder["sha256"]:
@@ -245,7 +237,7 @@ class SavedHead:
                 f"of {self.card.encoder['name']} (sha256 {self.card.encoder['sha256']})",
                 "embed it with that model",
             )  # fmt: skip
-        self._compare({fact: features.meta.get(fact) for fact in PREPROCESSING})
+        self._compare(features.provenance)
         if lacking := [layer for layer in self.card.layers if layer not in features.layers]:
             raise HeadError(name, f"holds no {lacking[0]}", f"embed it with --layers {','.join(self.card.layers)}")
         pool = self.card.features["pool"]

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 import mert
-from mert.collection.job import EmbedOptions, EmbedStage
+from mert.collection.job import EmbedStage, JobOptions
 from mert.collection.plan import plan
 from mert.embedding.embedder import Embedder
 from mert.inference.fast import FastMert
@@ -206,7 +206,7 @@ def job_row(name: str, folder: Path, device: str, n_files: int = 12) -> dict[str
     for i in range(n_files):
         soundfile.write(folder / "mp3" / f"{i}.mp3", np.stack([music(30, 44_100, seed=i)] * 2, 1), 44_100)
     jobs = plan([folder / "mp3"], folder / "out").jobs
-    stage = EmbedStage(EmbedOptions(str(where), device=device))
+    stage = EmbedStage(JobOptions(str(where), device=device))
     embedder, settings = stage.embedder, stage.settings
     n_samples = embedder.clock.n_samples(settings.windowing.frames or 0)
     windows = [music(n_samples / 24_000, seed=i)[:n_samples] for i in range(settings.batch_size)]
@@ -214,7 +214,9 @@ def job_row(name: str, folder: Path, device: str, n_files: int = 12) -> dict[str
 
     def bare() -> None:
         for first in range(0, n_windows, len(windows)):
-            list(embedder._forward._states(windows[: min(len(windows), n_windows - first)], settings))
+            list(
+                embedder.runner.states(windows[: min(len(windows), n_windows - first)], settings.dtype, settings.layers)
+            )
 
     spent = interleaved({"job": lambda: list(stage.rows(jobs)), "bare": bare})
     return {key: n_files * 30 / seconds for key, seconds in spent.items()}

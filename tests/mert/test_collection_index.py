@@ -18,7 +18,7 @@ from harness.sounds import music, tiny_embedder
 
 import mert
 from mert import Features, Index, similarity
-from mert.collection.index import Listener
+from mert.collection.index import VectorExtraction
 from mert.embedding.embedder import Embedder
 from mert.embedding.npz import read_npz, write_npz
 from mert.errors import AudioError, MertError, OutputError, UsageError
@@ -66,13 +66,14 @@ def folder(tmp_path: Path) -> Path:
 def listened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Names of the files that were embedded, as it happens."""
     names: list[str] = []
-    vector = Listener.vector
+    finish = VectorExtraction.finish
 
-    def counted(self: Listener, path: str | Path) -> np.ndarray:
-        names.append(Path(path).name)
-        return vector(self, path)
+    def counted(self: VectorExtraction) -> None:
+        if self.seconds:  # it was decoded
+            names.append(self.path.name)
+        finish(self)
 
-    monkeypatch.setattr(Listener, "vector", counted)
+    monkeypatch.setattr(VectorExtraction, "finish", counted)
     yield names
 
 
@@ -367,17 +368,17 @@ def test_where_the_index_cannot_be_written_the_ranking_is_given_all_the_same(
 def test_a_stopped_command_goes_on_where_it_was(
     similar: Callable[..., Run], folder: Path, listened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vector = Listener.vector
+    finish = VectorExtraction.finish
 
-    def stopped(self: Listener, path: str | Path) -> np.ndarray:
+    def stopped(self: VectorExtraction) -> None:
         if len(listened) == 4:
             raise KeyboardInterrupt
-        return vector(self, path)
+        finish(self)
 
-    monkeypatch.setattr(Listener, "vector", stopped)
+    monkeypatch.setattr(VectorExtraction, "finish", stopped)
     run = similar(folder / "b.wav", folder)
     assert run.code == 130 and "stopped; run the same command again to go on" in run.err
-    monkeypatch.setattr(Listener, "vector", vector)
+    monkeypatch.setattr(VectorExtraction, "finish", finish)
     listened.clear()
     assert similar(folder / "b.wav", folder).code == 0 and len(listened) == len(NAMES) - 4
 

@@ -28,8 +28,9 @@ import mert
 from mert import Features
 from mert.collection import executors as jobs
 from mert.collection.executors import run
-from mert.collection.job import EmbedOptions, EmbedStage
+from mert.collection.job import EmbedStage, JobOptions
 from mert.collection.plan import Job
+from mert.embedding import batching
 from mert.embedding.npz import FrameWriter, write_npz
 
 NAMES = ["a.wav", "b.wav", "bad.wav", "sub/c.wav"]
@@ -41,12 +42,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def options(model: str) -> EmbedOptions:
-    return EmbedOptions(model, device="cpu", dtype="float32")
+def options(model: str) -> JobOptions:
+    return JobOptions(model, device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
-def stage(options: EmbedOptions) -> EmbedStage:
+def stage(options: JobOptions) -> EmbedStage:
     return EmbedStage(options)
 
 
@@ -81,13 +82,17 @@ def agree(got: Path, wanted: Path) -> bool:
     return a.layers == b.layers and np.array_equal(a.times, b.times) and all_close(a.values, b.values)
 
 
-def again(options: EmbedOptions, job: Job, **changes: Any) -> dict[str, Any]:
+def row_of(stage: EmbedStage, job: Job) -> dict[str, Any]:
+    return next(stage.rows([job]))
+
+
+def again(options: JobOptions, job: Job, **changes: Any) -> dict[str, Any]:
     """What --skip-existing makes of a job, with other options."""
-    return EmbedStage(dataclasses.replace(options, skip_existing=True, **changes))(job)
+    return row_of(EmbedStage(dataclasses.replace(options, skip_existing=True, **changes)), job)
 
 
 @pytest.fixture(scope="module")
-def local(options: EmbedOptions, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def local(options: JobOptions, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Outputs of the local executor in float32, for the others to agree with."""
     out = tmp_path_factory.mktemp("local")
     list(run(jobs_to(out, corpus), dataclasses.replace(options, save_dtype="float32")))
@@ -95,7 +100,7 @@ def local(options: EmbedOptions, corpus: Path, tmp_path_factory: pytest.TempPath
 
 
 def test_a_row_says_what_was_read_and_written(stage: EmbedStage, job: Job) -> None:
-    row = stage(job)
+    row = row_of(stage, job)
     features = Features.load(job.output)
     assert (row["source"], row["output"], row["status"], row["error"]) == (job.source, job.output, "ok", None)
     assert row["seconds"] == pytest.approx(1.8) and row["frames"] == len(features.times) == features.values.shape[1]
@@ -104,7 +109,7 @@ def test_a_row_says_what_was_read_and_written(stage: EmbedStage, job: Job) -> No
 
 
 def test_the_output_holds_what_embed_gives(stage: EmbedStage, job: Job) -> None:
-    stage(job)
+    row_of(stage, job)
     got, wanted = Features.load(job.output), stage.embedder.embed(job.source, layers=[-1])
     assert got.values.dtype == np.float16 and got.layers == ("layer03",)
     assert np.array_equal(got.times, wanted.times) and got.times.dtype == np.float64
@@ -114,9 +119,9 @@ def test_the_output_holds_what_embed_gives(stage: EmbedStage, job: Job) -> None:
 
 
 @pytest.mark.parametrize("pool", ["mean", "meanstd"])
-def test_pooled_outputs_are_those_of_embed(options: EmbedOptions, job: Job, pool: str) -> None:
+def test_pooled_outputs_are_those_of_embed(options: JobOptions, job: Job, pool: str) -> None:
     stage = EmbedStage(dataclasses.replace(options, pool=pool, layers="all", save_dtype="float32"))
-    row = stage(job)
+    row = row_of(stage, job)
     got, wanted = Features.load(job.output), stage.embedder.embed(job.source, pool=pool)
     assert got.times is None and got.layers == wanted.layers and np.allclose(got.values, wanted.values, atol=1e-6)
     assert row["frames"] == 134 and row["status"] == "ok"
@@ -124,8 +129,8 @@ def test_pooled_outputs_are_those_of_embed(options: EmbedOptions, job: Job, pool
 
 
 @pytest.mark.parametrize("layers, names", [("all", ("embed", "layer01", "layer02", "layer03")), ([2, "embed"], None)])
-def test_layers_come_in_the_order_asked_for(options: EmbedOptions, job: Job, layers: Any, names: Any) -> None:
-    assert EmbedStage(dataclasses.replace(options, layers=layers))(job)["status"] == "ok"
+def test_layers_come_in_the_order_asked_for(options: JobOptions, job: Job, layers: Any, names: Any) -> None:
+    assert row_of(EmbedStage(dataclasses.replace(options, layers=layers)), job)["status"] == "ok"
     assert Features.load(job.output).layers == (names or ("layer02", "embed"))
 
 
@@ -138,7 +143,7 @@ def test_a_bad_file_is_a_row_that_names_it_and_leaves_nothing(stage: EmbedStage,
         soundfile.write(source, [0.5] if kind == "one sample" else [0.1, np.nan] * 9000, 24_000, subtype="FLOAT")
     elif kind in ("empty", "text", "pickle"):
         source.write_bytes({"empty": b"", "text": b"hello\n" * 999, "pickle": b"\x80\x04K\x01." * 99}[kind])
-    row = stage(Job(str(source), str(tmp_path / "out" / "x.npz")))
+    row = row_of(stage, Job(str(source), str(tmp_path / "out" / "x.npz")))
     assert row["status"] == "failed" and row["frames"] == 0
     assert row["error"].startswith(str(source)) and len(row["error"].splitlines()) == 1
     assert not list((tmp_path / "out").rglob("*"))
@@ -156,12 +161,12 @@ def test_damaged_audio_never_stops_the_stage(stage: EmbedStage, corpus: Path, tm
                 data[chance.randrange(min(len(data), chance.choice([64, len(data)])))] = chance.randrange(256)
             damaged = tmp_path / f"damaged.{suffix}"
             damaged.write_bytes(data[: chance.choice([len(data), chance.randrange(len(data))])])
-            row = stage(Job(str(damaged), str(tmp_path / "out.npz")))
+            row = row_of(stage, Job(str(damaged), str(tmp_path / "out.npz")))
             assert row["status"] in ("ok", "failed") and (row["error"] is None) == (row["status"] == "ok")
 
 
-def test_a_recording_over_max_seconds_is_refused(options: EmbedOptions, job: Job) -> None:
-    row = EmbedStage(dataclasses.replace(options, max_seconds=1.0))(job)
+def test_a_recording_over_max_seconds_is_refused(options: JobOptions, job: Job) -> None:
+    row = row_of(EmbedStage(dataclasses.replace(options, max_seconds=1.0)), job)
     assert row["status"] == "failed" and "max_seconds=1" in row["error"] and not Path(job.output).exists()
 
 
@@ -174,26 +179,26 @@ def test_values_too_large_for_float16_are_refused_not_stored_as_infinity(
         embedder.model.encoder.blocks[2].ffn_norm.weight.mul_(1e7)  # type: ignore[union-attr,operator]
     model = str(mert.save_pretrained(embedder, tmp_path / "huge"))
     job = Job(str(corpus / "a.wav"), str(tmp_path / "a.npz"))
-    long = EmbedOptions(model, device="cpu", pool=pool, save_dtype="float32")
-    assert EmbedStage(long)(job)["status"] == "ok" and np.abs(Features.load(job.output).values).max() > 65504
+    long = JobOptions(model, device="cpu", pool=pool, save_dtype="float32")
+    assert row_of(EmbedStage(long), job)["status"] == "ok" and np.abs(Features.load(job.output).values).max() > 65504
     os.unlink(job.output)
-    row = EmbedStage(dataclasses.replace(long, save_dtype="float16"))(job)
+    row = row_of(EmbedStage(dataclasses.replace(long, save_dtype="float16")), job)
     assert row["status"] == "failed" and "does not fit float16" in row["error"] and not os.path.exists(job.output)
 
 
-def test_an_output_made_the_same_way_is_kept(options: EmbedOptions, stage: EmbedStage, job: Job) -> None:
+def test_an_output_made_the_same_way_is_kept(options: JobOptions, stage: EmbedStage, job: Job) -> None:
     def written() -> tuple[int, int, int]:  # not the time of the last reading, which the skip itself may move
         stat = os.stat(job.output)
         return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
-    stage(job)
+    row_of(stage, job)
     before = written()
     row = again(options, job)
     assert row["status"] == "skipped" and row["warnings"] == [] and written() == before
 
 
-def test_batch_size_does_not_make_an_output_anew(options: EmbedOptions, stage: EmbedStage, job: Job) -> None:
-    stage(job)
+def test_batch_size_does_not_make_an_output_anew(options: JobOptions, stage: EmbedStage, job: Job) -> None:
+    row_of(stage, job)
     assert again(options, job, batch_size=1)["status"] == "skipped"
 
 
@@ -211,9 +216,9 @@ def test_batch_size_does_not_make_an_output_anew(options: EmbedOptions, stage: E
     ],
 )
 def test_an_output_made_another_way_is_made_again_with_a_warning(
-    options: EmbedOptions, stage: EmbedStage, job: Job, changes: dict[str, Any], facts: str
+    options: JobOptions, stage: EmbedStage, job: Job, changes: dict[str, Any], facts: str
 ) -> None:
-    stage(job)
+    row_of(stage, job)
     before = Path(job.output).read_bytes()
     row = again(options, job, **changes)
     assert row["status"] == "ok" and row["warnings"] == [f"made again: the existing output differs in {facts}"]
@@ -222,13 +227,13 @@ def test_an_output_made_another_way_is_made_again_with_a_warning(
 
 
 def test_an_output_of_another_model_is_made_again(stage: EmbedStage, job: Job, tmp_path: Path) -> None:
-    stage(job)
+    row_of(stage, job)
     other = str(mert.save_pretrained(tiny_embedder(seed=1), tmp_path / "other"))
-    row = EmbedStage(EmbedOptions(other, device="cpu", skip_existing=True))(job)
+    row = row_of(EmbedStage(JobOptions(other, device="cpu", skip_existing=True)), job)
     assert row["status"] == "ok" and row["warnings"] == ["made again: the existing output differs in weights_sha256"]
 
 
-def test_an_output_is_made_again_when_its_source_changed_size(options: EmbedOptions, job: Job, tmp_path: Path) -> None:
+def test_an_output_is_made_again_when_its_source_changed_size(options: JobOptions, job: Job, tmp_path: Path) -> None:
     source = tmp_path / "song.wav"
     job = Job(str(source), job.output)
     soundfile.write(source, music(1.0), 24_000)
@@ -240,9 +245,9 @@ def test_an_output_is_made_again_when_its_source_changed_size(options: EmbedOpti
 
 
 def test_an_output_whose_source_is_gone_is_a_failure_and_stays(
-    options: EmbedOptions, stage: EmbedStage, job: Job
+    options: JobOptions, stage: EmbedStage, job: Job
 ) -> None:
-    stage(job)
+    row_of(stage, job)
     before = Path(job.output).read_bytes()
     row = again(options, Job(job.source + ".gone", job.output))
     assert row["status"] == "failed" and row["error"].startswith(job.source + ".gone")
@@ -250,8 +255,8 @@ def test_an_output_whose_source_is_gone_is_a_failure_and_stays(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_output_is_made_again(options: EmbedOptions, stage: EmbedStage, job: Job, share: float) -> None:
-    stage(job)
+def test_a_truncated_output_is_made_again(options: JobOptions, stage: EmbedStage, job: Job, share: float) -> None:
+    row_of(stage, job)
     whole = Path(job.output).read_bytes()
     Path(job.output).write_bytes(whole[: int(len(whole) * share)])
     row = again(options, job)
@@ -260,9 +265,9 @@ def test_a_truncated_output_is_made_again(options: EmbedOptions, stage: EmbedSta
 
 
 def test_an_output_with_any_byte_changed_is_found_whole_or_made_again(
-    options: EmbedOptions, stage: EmbedStage, job: Job
+    options: JobOptions, stage: EmbedStage, job: Job
 ) -> None:
-    stage(job)
+    row_of(stage, job)
     keeping = EmbedStage(dataclasses.replace(options, skip_existing=True))
     whole, wanted = Path(job.output).read_bytes(), Features.load(job.output).values
     chance = random.Random(1)
@@ -271,31 +276,31 @@ def test_an_output_with_any_byte_changed_is_found_whole_or_made_again(
         damaged = bytearray(whole)
         damaged[at] ^= 1 << chance.randrange(8)
         Path(job.output).write_bytes(damaged)
-        assert keeping(job)["status"] in ("ok", "skipped"), at
+        assert row_of(keeping, job)["status"] in ("ok", "skipped"), at
         np.testing.assert_array_equal(Features.load(job.output).values, wanted)
 
 
 def test_an_output_is_made_again_when_its_source_changed_but_not_in_size(
-    options: EmbedOptions, stage: EmbedStage, job: Job
+    options: JobOptions, stage: EmbedStage, job: Job
 ) -> None:
-    stage(job)
+    row_of(stage, job)
     wave, rate_hz = soundfile.read(job.source)
     size = os.path.getsize(job.source)
     soundfile.write(job.source, wave[::-1], rate_hz)
     assert os.path.getsize(job.source) == size
-    row = EmbedStage(dataclasses.replace(options, skip_existing=True))(job)
+    row = row_of(EmbedStage(dataclasses.replace(options, skip_existing=True)), job)
     assert (row["status"], row["warnings"]) == ("ok", ["made again: the existing output differs in source_sha256"])
 
 
 @pytest.mark.parametrize("meta", ["not json", "[1, 2]", "null", "{}"])
-def test_a_file_of_other_software_is_made_again(options: EmbedOptions, stage: EmbedStage, job: Job, meta: str) -> None:
+def test_a_file_of_other_software_is_made_again(options: JobOptions, stage: EmbedStage, job: Job, meta: str) -> None:
     write_npz(job.output, {"values": np.zeros(3), "layers": np.array(["a"]), "meta": np.array(meta)})
     row = again(options, job)
     assert row["status"] == "ok" and len(row["warnings"]) == 1
     assert Features.load(job.output).layers == ("layer03",)
 
 
-def test_a_compressed_archive_is_not_inflated(options: EmbedOptions, job: Job) -> None:
+def test_a_compressed_archive_is_not_inflated(options: JobOptions, job: Job) -> None:
     Path(job.output).parent.mkdir()
     with zipfile.ZipFile(job.output, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("values", "layers", "meta"):
@@ -303,7 +308,7 @@ def test_a_compressed_archive_is_not_inflated(options: EmbedOptions, job: Job) -
     assert "compressed" in again(options, job)["warnings"][0]
 
 
-def test_a_folder_in_the_place_of_an_output_is_a_failure_and_not_removed(options: EmbedOptions, job: Job) -> None:
+def test_a_folder_in_the_place_of_an_output_is_a_failure_and_not_removed(options: JobOptions, job: Job) -> None:
     (Path(job.output) / "kept").mkdir(parents=True)
     row = again(options, job)
     assert row["status"] == "failed" and job.output in row["error"] and (Path(job.output) / "kept").is_dir()
@@ -313,13 +318,13 @@ def test_a_folder_in_the_place_of_an_output_is_a_failure_and_not_removed(options
 def test_an_output_name_too_long_for_the_disk_is_a_row(stage: EmbedStage, corpus: Path, tmp_path: Path) -> None:
     source = tmp_path / ("x" * 250 + ".wav")  # fits, but not with .npz
     source.write_bytes((corpus / "a.wav").read_bytes())
-    row = stage(Job(str(source), str(tmp_path / "out" / (source.name + ".npz"))))
+    row = row_of(stage, Job(str(source), str(tmp_path / "out" / (source.name + ".npz"))))
     assert row["status"] == "failed" and "cannot be written (File name too long)" in row["error"]
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(
-    options: EmbedOptions, stage: EmbedStage, job: Job
+    options: JobOptions, stage: EmbedStage, job: Job
 ) -> None:
     """Whether the output is kept or made anew: a process may die between its rename and its tidying."""
     folder = Path(job.output).parent
@@ -333,8 +338,9 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(
                 (folder / name).mkdir(exist_ok=True)
                 (folder / name / "0.raw").write_bytes(b"half")
             code = (
-                "import sys; from mert.collection.job import *; options = EmbedOptions(sys.argv[1], device='cpu', "
-                "skip_existing=sys.argv[2] == 'True'); print(EmbedStage(options)(Job(*sys.argv[3:]))['status'])"
+                "import sys; from mert.collection.job import *; options = JobOptions(sys.argv[1], device='cpu', "
+                "skip_existing=sys.argv[2] == 'True'); rows = EmbedStage(options).rows([Job(*sys.argv[3:])]); "
+                "print(next(rows)['status'])"
             )
             command = [sys.executable, "-c", code, options.model, str(skip), job.source, job.output]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -372,7 +378,7 @@ while True:
     assert os.listdir(tmp_path) == ["x.npz"]
 
 
-def test_the_local_executor_gives_a_row_a_job_in_order(options: EmbedOptions, corpus: Path, tmp_path: Path) -> None:
+def test_the_local_executor_gives_a_row_a_job_in_order(options: JobOptions, corpus: Path, tmp_path: Path) -> None:
     wanted = jobs_to(tmp_path, corpus)
     rows = list(run(wanted, options))
     assert [Job(row["source"], row["output"]) for row in rows] == wanted
@@ -381,7 +387,7 @@ def test_the_local_executor_gives_a_row_a_job_in_order(options: EmbedOptions, co
 
 
 def test_processes_survive_the_death_of_a_worker_and_agree_with_local(
-    options: EmbedOptions, corpus: Path, local: Path, tmp_path: Path
+    options: JobOptions, corpus: Path, local: Path, tmp_path: Path
 ) -> None:
     rows = []
     for row in run(jobs_to(tmp_path, corpus), dataclasses.replace(options, save_dtype="float32"), workers=2):
@@ -396,7 +402,7 @@ def test_processes_survive_the_death_of_a_worker_and_agree_with_local(
 
 
 def test_short_files_share_batches_and_give_what_they_give_alone(
-    options: EmbedOptions, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: JobOptions, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that fails among them costs its neighbours nothing; rows come in order."""
     names = ["a.wav", "b.wav", "bad.wav", "sub/c.wav", "none.wav", "a.wav"]
@@ -404,8 +410,8 @@ def test_short_files_share_batches_and_give_what_they_give_alone(
     exact = dataclasses.replace(options, save_dtype="float32", batch_size=8, skip_existing=True)
     stage = EmbedStage(exact)
     sizes: list[int] = []
-    compute = stage.embedder._forward._states
-    monkeypatch.setattr(stage.embedder._forward, "_states", lambda w, s: (sizes.append(len(w)), compute(w, s))[1])
+    compute = stage.embedder.runner.states
+    monkeypatch.setattr(stage.embedder.runner, "states", lambda w, *s: (sizes.append(len(w)), compute(w, *s))[1])
     rows = list(stage.rows(iter(wanted)))
     assert [row["status"] for row in rows] == ["ok", "ok", "failed", "ok", "failed", "ok"]
     assert [row["output"] for row in rows] == [job.output for job in wanted]
@@ -421,13 +427,12 @@ def test_short_files_share_batches_and_give_what_they_give_alone(
 
 @pytest.mark.parametrize("ahead", [False, True])
 def test_a_batch_that_fails_loses_no_file(
-    ahead: bool, options: EmbedOptions, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ahead: bool, options: JobOptions, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever reads ahead stops then, and what it had read is heard again; also of jobs that can be drawn only once."""
     wanted = [Job(str(corpus / "a.wav"), str(tmp_path / f"{i}.npz")) for i in range(12)]
     stage = EmbedStage(dataclasses.replace(options, batch_size=4))
-    forward = stage.embedder._forward
-    windows, compute, calls = forward._windows, forward._states, iter(range(1000))
+    windows, compute, calls = batching.windows, stage.embedder.runner.states, iter(range(1000))
 
     def slow(*given: Any) -> Iterator[Any]:
         for piece in windows(*given):
@@ -439,9 +444,9 @@ def test_a_batch_that_fails_loses_no_file(
             raise RuntimeError("out of memory")
         yield from compute(*given)
 
-    monkeypatch.setattr(forward, "_has_a_core_to_spare", lambda: ahead)
-    monkeypatch.setattr(forward, "_windows", slow)
-    monkeypatch.setattr(forward, "_states", failing)
+    monkeypatch.setattr(batching, "has_spare_core", lambda device: ahead)
+    monkeypatch.setattr(batching, "windows", slow)
+    monkeypatch.setattr(stage.embedder.runner, "states", failing)
     rows = list(stage.rows(job for job in wanted))
     assert [row["output"] for row in rows] == [job.output for job in wanted]
     assert [row["status"] for row in rows].count("failed") == 2
@@ -449,23 +454,23 @@ def test_a_batch_that_fails_loses_no_file(
 
 
 def test_rows_of_skipped_files_come_at_once_and_ctrl_c_ends_them(
-    options: EmbedOptions, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: JobOptions, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outputs = [Job(str(corpus / "a.wav"), str(tmp_path / f"{i}.npz")) for i in range(6)]
     list(EmbedStage(options).rows(outputs))
     drawn: list[Job] = []
     stage = EmbedStage(dataclasses.replace(options, skip_existing=True, batch_size=4))
-    monkeypatch.setattr(stage.embedder._forward, "_has_a_core_to_spare", lambda: False)
+    monkeypatch.setattr(batching, "has_spare_core", lambda device: False)
     rows = stage.rows(job for job in outputs if not drawn.append(job))  # type: ignore[func-returns-value]
     for i in range(1, 4):
         assert next(rows)["status"] == "skipped" and len(drawn) == i
-    monkeypatch.setattr("mert.collection.job.interrupts", [True])
+    signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         next(rows)
 
 
 def test_a_disk_that_refuses_one_output_spoils_no_other_of_its_batch(
-    options: EmbedOptions, corpus: Path, tmp_path: Path
+    options: JobOptions, corpus: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "1.npz").mkdir()
     outputs = [Job(str(corpus / "a.wav"), str(tmp_path / f"{i}.npz")) for i in range(3)]
@@ -474,7 +479,7 @@ def test_a_disk_that_refuses_one_output_spoils_no_other_of_its_batch(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.npz", "1.npz", "2.npz"]
 
 
-def test_a_stage_that_is_given_up_leaves_nothing_behind(options: EmbedOptions, corpus: Path, tmp_path: Path) -> None:
+def test_a_stage_that_is_given_up_leaves_nothing_behind(options: JobOptions, corpus: Path, tmp_path: Path) -> None:
     stage = EmbedStage(dataclasses.replace(options, batch_size=1))
     rows = stage.rows([Job(str(corpus / "a.wav"), str(tmp_path / f"{i}.npz")) for i in range(3)])
     next(rows)
@@ -500,7 +505,7 @@ def fatal(bundle: list[Job]) -> list[dict[str, Any]]:
 
 
 def test_files_that_kill_their_workers_fail_alone(
-    options: EmbedOptions, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: JobOptions, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "_work", fatal)
     bad = [Job(str(corpus / "bad.wav"), str(tmp_path / f"{i}.npz")) for i in range(2)]  # one for each worker
@@ -521,7 +526,7 @@ def ray_cluster() -> Iterator[Any]:
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_ray_agrees_with_local_whatever_the_names(
-    options: EmbedOptions, corpus: Path, local: Path, tmp_path: Path, ray_cluster: Any, monkeypatch: pytest.MonkeyPatch
+    options: JobOptions, corpus: Path, local: Path, tmp_path: Path, ray_cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On an embedded Ray, with relative paths, a model in a relative folder, and a name that is not UTF-8."""
     odd = os.fsdecode(b"odd \xe9\n.wav")

@@ -61,7 +61,7 @@ def in_blocks(wave: np.ndarray, sizes: list[int]) -> Iterator[np.ndarray]:
 
 def test_the_properties_are_those_of_the_model(tiny: Embedder) -> None:
     assert (tiny.sample_rate, tiny.frame_rate, tiny.dim, tiny.window_s) == (24_000, 75.0, 32, 1.0)
-    assert tiny.layer_names == LAYERS and tiny.model is tiny._forward.model
+    assert tiny.layer_names == LAYERS and tiny.model is tiny.runner.model
     assert isinstance(tiny.model, torch.nn.Module) and not tiny.model.training
 
 
@@ -404,13 +404,13 @@ def test_an_overflow_spoils_neither_what_was_before_nor_gives_it_twice(
 ) -> None:
     """States that overflow are an error of their own recording only."""
     loud = 2 * CLIPS[3]
-    compute = tiny._forward._states
+    compute = tiny.runner.states
 
     def overflowing(waves: list[np.ndarray], *args: object) -> Iterator[np.ndarray]:
         for wave, states in zip(waves, compute(waves, *args), strict=True):  # type: ignore[arg-type]
             yield states + np.float32(np.inf) if np.array_equal(wave, loud[: len(wave)]) else states
 
-    monkeypatch.setattr(tiny._forward, "_states", overflowing)
+    monkeypatch.setattr(tiny.runner, "states", overflowing)
     given_back = []
     with pytest.raises(MertError, match="overflow in float32"):
         for features in tiny.embed_many([(w, 24_000) for w in (CLIPS[1], CLIPS[2], loud)], batch_size=batch_size):
@@ -421,10 +421,10 @@ def test_an_overflow_spoils_neither_what_was_before_nor_gives_it_twice(
 def test_a_lone_nan_spoils_no_other_row_of_its_batch(tiny: Embedder) -> None:
     """The model itself, below the checks: a row of NaN leaves its neighbours alone."""
     waves = [CLIPS[2], np.full_like(CLIPS[2], np.nan), CLIPS[3][:24_000]]
-    states = list(tiny._forward._states(waves, tiny.settings()))
+    states = list(tiny.runner.states(waves, "float32", range(4)))
     assert np.isnan(states[1]).all()
     for i in (0, 2):
-        (wanted,) = tiny._forward._states([waves[i]], tiny.settings())
+        (wanted,) = tiny.runner.states([waves[i]], "float32", range(4))
         assert all_close(states[i], wanted)
 
 
@@ -548,7 +548,7 @@ def test_nothing_is_computed_before_a_recording_is_refused(
     def forbidden(*_: object) -> None:
         raise AssertionError("the model ran")
 
-    monkeypatch.setattr(tiny._forward, "_states", forbidden)
+    monkeypatch.setattr(tiny.runner, "states", forbidden)
     monkeypatch.setattr(mert.embedding.embedder, "free_memory", lambda: 1000.0)
     with pytest.raises(OutputError):
         tiny.embed(path)

@@ -16,10 +16,12 @@ from harness.sounds import SHARED, all_close, music, tiny_config, tiny_embedder
 
 import mert
 from mert.audio.recording import Recording
+from mert.embedding import batching
+from mert.embedding.batching import read_ahead
 from mert.embedding.embedder import Embedder
-from mert.embedding.forward import read_ahead, whole_float32
 from mert.inference import kernels
 from mert.inference.fast import FastMert
+from mert.inference.runner import Runner, whole_float32
 from mert.models.config import MertConfig, base_95m, large_330m, nano
 from mert.models.mert import Mert
 
@@ -189,7 +191,7 @@ def test_short_types_stay_near_float32_on_real_recordings(name: str, dtype: str,
 @native
 def test_auto_is_bfloat16_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tiny_embedder().embed(music(1), sr=24_000).meta["dtype"] == "float32"  # as all tests see it
-    monkeypatch.setattr("mert.embedding.forward.has_bfloat16", kernels.has_bfloat16)
+    monkeypatch.setattr(Runner, "has_bfloat16", staticmethod(kernels.has_bfloat16))
     m = tiny_embedder()
     assert m.embed(music(1), sr=24_000).meta["dtype"] == "bfloat16"
     assert m.embed(music(1), sr=24_000, dtype="float32").meta["dtype"] == "float32"
@@ -197,9 +199,9 @@ def test_auto_is_bfloat16_where_it_is_native(monkeypatch: pytest.MonkeyPatch) ->
     assert not kernels.has_bfloat16.__wrapped__("cpu")
 
 
-def test_auto_is_float32_for_a_model_that_does_not_bear_less(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_float32_for_a_model_that_does_not_tolerate_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention that is all but one-hot turns rounding into other choices."""
-    monkeypatch.setattr("mert.embedding.forward.has_bfloat16", lambda device: True)
+    monkeypatch.setattr(Runner, "has_bfloat16", staticmethod(lambda device: True))
     m = mert.random_model("nano")
     assert m.settings().dtype == "bfloat16"
     with torch.no_grad():
@@ -260,9 +262,9 @@ def test_a_model_made_in_inference_mode_embeds() -> None:
 
 
 def test_choosing_a_type_keeps_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mert.embedding.forward.has_bfloat16", lambda device: True)
+    monkeypatch.setattr(Runner, "has_bfloat16", staticmethod(lambda device: True))
     m = tiny_embedder()
-    assert m.embed(music(1), sr=24_000).meta["dtype"] == "bfloat16" and list(m._forward._fast) == ["bfloat16"]
+    assert m.embed(music(1), sr=24_000).meta["dtype"] == "bfloat16" and list(m.runner._fast) == ["bfloat16"]
 
 
 def test_weights_that_change_are_noticed() -> None:
@@ -311,7 +313,7 @@ def test_reading_ahead_keeps_order_raises_in_its_place_and_ends_with_its_reader(
 def test_an_embedding_that_is_given_up_leaves_no_thread(
     tiny: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiny._forward, "_has_a_core_to_spare", lambda: True)
+    monkeypatch.setattr(batching, "has_spare_core", lambda device: True)
     soundfile.write(tmp_path / "long.wav", music(30), 24_000)
     before = threading.active_count()
     frames = tiny.frames(Recording(tmp_path / "long.wav"), tiny.settings(batch_size=1))
