@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mert.inference.kernels import ConvGelu, Int8Product, Product, TapsGelu, arithmetic, attention
-from mert.models.encoder import Block
+from mert.models.encoder import Block, block_states
 from mert.models.frontend import Conv, NormedConv
 from mert.models.mert import Mert
 
@@ -56,22 +56,16 @@ class FastMert:
     ) -> list[Tensor]:
         """Hidden states [B, T, D] of `layers` in `dtype`; nothing above the highest is computed."""
         encoder = self.model.encoder
-        wanted = range(len(self.blocks) + 1) if layers is None else layers
         features_BTC = self._frontend(wave_BN, lengths_B)
         valid_BT = self.model.valid_frames(lengths_B, features_BTC.shape[1])
         x_BTD = self.project(norm(features_BTC, self.norm))
         if valid_BT is not None:
             x_BTD = x_BTD * valid_BT.unsqueeze(2)
         x_BTD = x_BTD + self.position(x_BTD)[:, : x_BTD.shape[1]]
+        final_norm = partial(norm, layer=encoder.norm)
         if not encoder.pre_norm:
-            x_BTD = norm(x_BTD, encoder.norm)
-        states = {0: x_BTD}
-        for i, block in enumerate(self.blocks[: max(wanted)], start=1):
-            x_BTD = block(x_BTD, valid_BT)
-            if i in wanted:
-                last = encoder.pre_norm and i == len(self.blocks)
-                states[i] = norm(x_BTD, encoder.norm) if last else x_BTD
-        return [states[i] for i in wanted]
+            return block_states(self.blocks, final_norm(x_BTD), valid_BT, layers)
+        return block_states(self.blocks, x_BTD, valid_BT, layers, final_norm=final_norm)
 
     def _frontend(self, wave_BN: Tensor, lengths_B: Tensor | None) -> Tensor:
         """All convolutions, piece by piece: [B, N] -> [B, T, C]."""

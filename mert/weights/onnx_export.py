@@ -43,7 +43,7 @@ class Portable(nn.Module):
         x_BCT = F.gelu(F.instance_norm(x_BCT, weight=first.norm.weight, bias=first.norm.bias, eps=first.eps))
         for conv in rest:
             x_BCT = F.gelu(F.conv1d(x_BCT, conv.weight, stride=conv.stride))
-        return torch.stack(model.encoder(model.projection(x_BCT.transpose(1, 2))))
+        return torch.stack(model.encode(x_BCT.transpose(1, 2)))
 
 
 def folded(conv: nn.Conv1d) -> nn.Conv1d:
