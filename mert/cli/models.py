@@ -49,19 +49,19 @@ def info(name: Name, as_json: AsJson = False) -> None:
     """Show what is known of a registered model, or of a folder."""
     from dataclasses import asdict
 
-    from mert.weights.registry import info as look_up
+    from mert.weights.registry import info as registered
 
     if Path(name).exists():
         from mert.embedding.load import load
 
-        facts = asdict(load(name, device="cpu").info)
+        record = load(name, device="cpu").info
     else:
-        facts = asdict(look_up(name))
+        record = registered(name)
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        typer.echo(json.dumps(asdict(record), indent=2))
         return
-    for key, value in facts.items():
-        typer.echo(f"{key:18} {'not on record' if value is None else value}")
+    for key, value in record.facts().items():
+        typer.echo(f"{key:18} {value}")
 
 
 def verify(name: Name) -> None:

@@ -50,7 +50,7 @@ def model_card(info: ModelInfo, model: Mert, sha256: str, licence: str | None = 
     config = model.config
     return _CARD.format(
         name=info.name, licence=licence or info.licence.lower().replace(" ", "-"), note=json.dumps(info.note),
-        headline=f"> **{info.note}**\n\n" if info.note else "", n_params=sum(p.numel() for p in model.parameters()),
+        headline=f"> **{info.note}**\n\n" if info.note else "", n_params=config.n_params,
         sample_rate=config.sample_rate, frame_rate=config.frame_rate, n_states=config.n_layers + 1, dim=config.dim,
         last=config.layer_names[-1], window_s=config.window_s, normalize="yes" if config.normalize else "no",
         sha256=sha256,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from mert.errors import CheckpointError
-from mert.models.config import MertConfig
+from mert.models.config import MertConfig, base_95m, large_330m
 
 Style = Literal["huggingface", "fairseq"]
 
@@ -143,7 +143,7 @@ def from_huggingface(
         _refuse(source, "conv_dim", conv_dims)
     ours = {field: values[key] for field, key in _FIELDS.items() if key in values}
     ours = {"sample_rate": rate, "conv_dim": conv_dims[0], **ours}
-    window_s = 5.12 if ours.get("pre_norm") is True and ours["sample_rate"] == 24_000 else 5.0
+    window_s = _window_s(ours.get("pre_norm") is True, ours["sample_rate"])
     normalize = preprocessor.get("do_normalize", True)
     return _checked_config({"window_s": window_s, **ours, "normalize": normalize}, source)
 
@@ -211,7 +211,7 @@ def from_fairseq(shapes: Mapping[str, tuple[int, ...]], cfg: object = None, sour
         "n_heads": find_setting(cfg, "encoder_attention_heads") or dim // 64,
         "conv_dim": shapes["layer_norm.weight"][0], "position_kernel": weight_v[2],
         "position_groups": dim // max(1, weight_v[1]),
-        "window_s": 5.12 if pre_norm and rate == 24_000 else 5.0,
+        "window_s": _window_s(bool(pre_norm), rate),
     }  # fmt: skip
     return _checked_config(values, source)
 
@@ -248,6 +248,12 @@ def find_setting(tree: object, name: str) -> bool | int | float | str | None:
             return value
         queue.extend(children.values())
     return None
+
+
+def _window_s(pre_norm: bool, sample_rate: object) -> float:
+    """Training context of the released model of this kind, which published configurations do not record."""
+    released = large_330m() if pre_norm and sample_rate == large_330m().sample_rate else base_95m()
+    return released.window_s
 
 
 def _children(node: object) -> Mapping[Any, Any]:
