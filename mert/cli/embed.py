@@ -26,6 +26,7 @@ from mert.cli.terminal import (
     parse_window,
     printable,
     progress,
+    usage_errors,
 )
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ def started(
     if executor == "ray" and ":" in options.device:
         raise UsageError(f"--device {options.device}", "Ray gives each actor a GPU of its own", "give cuda or auto")
     check_device(options.device)
-    stage = EmbedStage(options)
+    with usage_errors("embed"):
+        stage = EmbedStage(options)
     embedder, settings = stage.embedder, stage.settings
     names = embedder.names(settings)
     shown = names[0] if len(names) == 1 else f"{len(names)} layers"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mert.cli.terminal import check_device, parse_layers, parse_window, printable
+from mert.cli.terminal import check_device, parse_layers, parse_window, printable, usage_errors
 from mert.errors import MertError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ def similar(
     from mert.embedding.load import load
 
     dtype = held.facts["dtype"] if held else "auto"  # an index may come from a machine of another kind
-    listener = Listener(load(model, revision=revision, device=device), chosen, parse_window(window), dtype)
+    embedder = load(model, revision=revision, device=device)
+    with usage_errors("similar"):
+        listener = Listener(embedder, chosen, parse_window(window), dtype)
     if held:
         _refuse_other(held, listener, path)
     held = held or Index(listener.facts)
