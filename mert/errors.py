@@ -49,4 +49,13 @@ def need(module: str, extra: str, asked_for: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
-        raise MertError(asked_for, f"{missing} is not installed", f'pip install -e ".[{extra}]"') from None
+        raise MertError(asked_for, f"{missing} is not installed", install(extra)) from None
+
+
+def install(extra: str) -> str:
+    """The command that installs the packages of an extra.
+
+    >>> install("codecs")
+    'pip install -e ".[codecs]"'
+    """
+    return f'pip install -e ".[{extra}]"'

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mert.embedding.features import Features
-from mert.errors import MertError, UsageError
+from mert.errors import UsageError, need
 from mert.files import write_whole
 
 if TYPE_CHECKING:
@@ -33,12 +33,10 @@ UNDATED = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # e
 
 
 def new_axes(width_in: float = 6.4, height_in: float = 5.6) -> Axes:
-    """Axes of a new figure that belongs to no window; an error names the install line without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MertError("plots", "matplotlib is not installed", 'pip install -e ".[plots]"') from None
-    return Figure(figsize=(width_in, height_in), layout="constrained").subplots()
+    """Axes of a new figure that belongs to no window; MertError with the install line without matplotlib."""
+    figure = need("matplotlib.figure", "plots", "plots").Figure(figsize=(width_in, height_in), layout="constrained")
+    axes: Axes = figure.subplots()
+    return axes
 
 
 def plain(axes: Axes) -> Axes:
