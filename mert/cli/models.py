@@ -58,8 +58,8 @@ def info(name: Name, as_json: AsJson = False) -> None:
 
 def verify(name: Name) -> None:
     """Check a model: checksum, every tensor, no NaN, and the golden hidden states."""
+    from mert.weights.golden import verify as check
     from mert.weights.hub import folder_of
-    from mert.weights.publish import verify as check
 
     typer.echo(str(check(folder_of(name))))
 
@@ -70,8 +70,8 @@ def convert(
 ) -> None:
     """Read any MERT checkpoint and write it as safetensors with card and golden states."""
     from mert.embedding.load import load
+    from mert.weights.golden import verify as check
     from mert.weights.publish import save_pretrained
-    from mert.weights.publish import verify as check
 
     save_pretrained(load(source, device="cpu"), out)
     typer.echo(f"{out}: {check(out)}")

@@ -89,7 +89,7 @@ REGISTRY: dict[str, ModelInfo] = {
 
 
 def bundled(name: str) -> Path | None:
-    """The folder of a model that comes with this package; None for others, and where a local path has its name.
+    """The folder of a model that comes with this package; None for others, and if a local path has its name.
 
     >>> bundled("mert-v1-95m") is None
     True
@@ -114,9 +114,9 @@ def info(name_or_repo: str) -> ModelInfo:
     24
     """
     known = {key.lower(): model for model in REGISTRY.values() for key in (model.name, model.repo)}
-    found = known.get(name_or_repo.lower())
-    if found is None:
+    record = known.get(name_or_repo.lower())
+    if record is None:
         close = get_close_matches(name_or_repo.lower(), known, n=3, cutoff=0.5)
         names = list(dict.fromkeys(known[key].name for key in close)) or list(REGISTRY)
         raise CheckpointError(name_or_repo, "no registered model of this name", f"try {' or '.join(names)}")
-    return found
+    return record
