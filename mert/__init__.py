@@ -11,7 +11,7 @@ _HOMES = {
     "info": "mert.weights.registry",
     "ModelInfo": "mert.weights.registry",
     "save_pretrained": "mert.weights.publish",
-    "verify": "mert.weights.publish",
+    "verify": "mert.weights.golden",
     "Embedder": "mert.embedding.embedder",
     "random_model": "mert.embedding.load",
     "Features": "mert.embedding.features",
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from mert.errors import OutputError as OutputError
     from mert.models.config import MertConfig as MertConfig
     from mert.models.mert import Mert as Mert
+    from mert.weights.golden import verify as verify
     from mert.weights.hub import push_to_hub as push_to_hub
     from mert.weights.publish import save_pretrained as save_pretrained
-    from mert.weights.publish import verify as verify
     from mert.weights.registry import ModelInfo as ModelInfo
     from mert.weights.registry import info as info
     from mert.weights.registry import list_models as list_models

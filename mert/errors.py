@@ -1,4 +1,4 @@
-"""The errors users meet: each says what it was about, what is wrong, and what to do."""
+"""The errors that users see: each has a source, a reason and a remedy."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class MertError(Exception):
         super().__init__(f"{self.source}: {reason}; {remedy}")
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
-        """Let the error travel whole between worker processes."""
+        """Pickle with all three parts, for errors of worker processes."""
         return type(self), (self.source, self.reason, self.remedy)
 
 
 class AudioError(MertError):
-    """A recording cannot be read, or holds what no model should be given."""
+    """A recording cannot be read, or holds samples that no model accepts."""
 
 
 class CheckpointError(MertError):
@@ -32,15 +32,15 @@ class CheckpointError(MertError):
 
 
 class OutputError(MertError):
-    """A result cannot be written, or would not fit."""
+    """A result cannot be written, or does not fit on the disk."""
 
 
-class UsageError(MertError):
-    """A command was asked for something that cannot be meant."""
+class UsageError(MertError, ValueError):
+    """Invalid usage of a command or an option: exit code 2."""
 
 
 def need(module: str, extra: str, asked_for: str) -> Any:
-    """Import an optional dependency; MertError about what was asked for, with the install line, where it is missing.
+    """Import an optional dependency; a MertError about `asked_for`, with the install line, if it is missing.
 
     >>> need("json", "probe", "labels").__name__
     'json'
@@ -49,4 +49,13 @@ def need(module: str, extra: str, asked_for: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
-        raise MertError(asked_for, f"{missing} is not installed", f'pip install -e ".[{extra}]"') from None
+        raise MertError(asked_for, f"{missing} is not installed", install(extra)) from None
+
+
+def install(extra: str) -> str:
+    """The command that installs the packages of an extra.
+
+    >>> install("codecs")
+    'pip install -e ".[codecs]"'
+    """
+    return f'pip install -e ".[{extra}]"'

@@ -1,4 +1,4 @@
-"""Figures people look at: one function each, drawn on axes that are returned.
+"""Figures of features, codes and training runs: each function draws on axes and returns them.
 
 Shapes: T frames, D model width, S segments of the picture, K codebooks, C codes.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mert.embedding.features import Features
-from mert.errors import MertError, UsageError
+from mert.errors import UsageError, need
 from mert.files import write_whole
 
 if TYPE_CHECKING:
@@ -28,21 +28,19 @@ ACCENT = "#d1602f"
 GRID = "#dddddd"
 FAINT = "#999999"
 DPI = 150
-MOST_SEGMENTS = 600
+MAX_SEGMENTS = 600
 UNDATED = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # equal data are equal bytes
 
 
 def new_axes(width_in: float = 6.4, height_in: float = 5.6) -> Axes:
-    """Axes of a new figure that belongs to no window; an error names the install line without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MertError("plots", "matplotlib is not installed", 'pip install -e ".[plots]"') from None
-    return Figure(figsize=(width_in, height_in), layout="constrained").subplots()
+    """Axes of a new figure that belongs to no window; MertError with the install line without matplotlib."""
+    figure = need("matplotlib.figure", "plots", "plots").Figure(figsize=(width_in, height_in), layout="constrained")
+    axes: Axes = figure.subplots()
+    return axes
 
 
 def plain(axes: Axes) -> Axes:
-    """Without the frame and ticks nobody reads."""
+    """The axes without top and right spines and tick marks."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(length=0, labelsize=8)
@@ -50,7 +48,7 @@ def plain(axes: Axes) -> Axes:
 
 
 def number_log_axis(axis: Axis) -> None:
-    """Numbers of a logarithmic axis as people write them: 1, 2, 5, 10."""
+    """Label a logarithmic axis with plain numbers: 1, 2, 5, 10."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -71,7 +69,7 @@ def picture_format(path: str | Path) -> str:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure, whole or not at all; the suffix says the format."""
+    """Write a figure, whole or not at all, in the format of the suffix."""
     kind = picture_format(path)
     from matplotlib import rc_context
 
@@ -87,7 +85,7 @@ def _titles_in_any_script() -> Iterator[None]:
 
 
 def plot_ssm(features: Features, layer: str | None = None, axes: Axes | None = None) -> Axes:
-    """Self-similarity: cosine between segments of one layer (its mean over time removed), bright where alike.
+    """Self-similarity: cosine between segments of one layer (its mean over time removed), bright for high similarity.
 
     Long recordings are averaged to at most 600 segments. ValueError for pooled features.
     """
@@ -95,7 +93,7 @@ def plot_ssm(features: Features, layer: str | None = None, axes: Axes | None = N
         raise ValueError("pooled features have no time axis: embed with pool=None")
     name = features.layers[-1] if layer is None else layer
     frames_TD = features.layer(name).astype(np.float32)
-    step = -(-len(frames_TD) // MOST_SEGMENTS)
+    step = -(-len(frames_TD) // MAX_SEGMENTS)
     starts = np.arange(0, len(frames_TD), step)
     counts_S1 = np.diff(np.append(starts, len(frames_TD)))[:, None]
     segments_SD = np.add.reduceat(frames_TD, starts, axis=0) / counts_S1
@@ -113,15 +111,15 @@ def plot_ssm(features: Features, layer: str | None = None, axes: Axes | None = N
 
 
 def save_ssm(features: Features, path: str | Path, layer: str | None = None) -> None:
-    """Draw `plot_ssm` to a file; the suffix says the format."""
+    """Draw `plot_ssm` to a file in the format of its suffix."""
     figure: Any = plot_ssm(features, layer).figure
     save_figure(figure, path)
 
 
 def plot_codes(counts_KC: np.ndarray, n_classes: Sequence[int], title: str, axes: Sequence[Axes] = ()) -> list[Axes]:
-    """How a teacher's codes are used: perplexity of each codebook beside its size, and the share of each code by rank.
+    """Use of a teacher's codes: perplexity of each codebook beside its size, and the share of each code by rank.
 
-    `counts_KC` says how often each code occurs.
+    `counts_KC` are the numbers of frames of each code.
     """
     if not len(axes):
         figure: Any = new_axes(9.0, 3.8).figure
@@ -156,7 +154,7 @@ def plot_codes(counts_KC: np.ndarray, n_classes: Sequence[int], title: str, axes
 
 
 def _shades(n: int) -> list[Any]:
-    """Colours from dark to light, first to last."""
+    """`n` colours from dark to light."""
     from matplotlib import colormaps
 
     return [colormaps["viridis"](0.25 + 0.65 * i / max(1, n - 1)) for i in range(n)]
@@ -184,7 +182,7 @@ def plot_curves(rows: Rows, title: str = "") -> list[Axes]:
 
 
 def save_curves(rows: Rows, path: str | Path, title: str = "") -> None:
-    """Draw `plot_curves` to a file; the suffix says the format."""
+    """Draw `plot_curves` to a file in the format of its suffix."""
     figure: Any = plot_curves(rows, title)[0].figure
     save_figure(figure, path)
 
@@ -195,16 +193,16 @@ def points(rows: Rows, name: str) -> tuple[list[int], list[float]]:
     >>> points([{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0, "valid/loss": 2.5}], "valid/loss")
     ([2], [2.5])
     """
-    found = [row for row in rows if row.get(name) is not None]
-    return [row["step"] for row in found], [row[name] for row in found]
+    recorded = [row for row in rows if row.get(name) is not None]
+    return [row["step"] for row in recorded], [row[name] for row in recorded]
 
 
 def _named(rows: Rows, ending: str) -> list[str]:
-    """Metrics whose names end so, one for each teacher."""
+    """Names of metrics with this ending, one per teacher."""
     return [name for name in dict.fromkeys(name for row in rows for name in row) if name.endswith(ending)]
 
 
-def _of(name: str) -> str:
+def _teacher(name: str) -> str:
     return name.removeprefix("valid/").rpartition("/")[0]
 
 
@@ -218,7 +216,7 @@ def _loss(axes: Axes, rows: Rows) -> None:
 
 
 def _numbers(k: int, n_codebooks: int) -> str:
-    """Which codebooks the k-th line and its like stand for."""
+    """Legend of line k: codebooks after the first share one entry."""
     if k == 0:
         return "codebook 1"
     return "codebook 2" if n_codebooks == 2 else f"codebooks 2 to {n_codebooks}"
@@ -227,9 +225,9 @@ def _numbers(k: int, n_codebooks: int) -> str:
 def _accuracy(axes: Axes, rows: Rows) -> None:
     for name, colour in zip(_named(rows, "/accuracy_0"), COLOURS, strict=False):
         stem = name.removesuffix("_0")
-        codebooks = list(takewhile(lambda found: found[0], (points(rows, f"{stem}_{k}") for k in count())))
+        codebooks = list(takewhile(lambda curve: curve[0], (points(rows, f"{stem}_{k}") for k in count())))
         for k, (steps, values) in enumerate(codebooks):
-            label = f"{_of(name)}, {_numbers(k, len(codebooks))}" if k < 2 else None
+            label = f"{_teacher(name)}, {_numbers(k, len(codebooks))}" if k < 2 else None
             style: dict[str, Any] = {"ms": 3.5, "lw": 1.4} if k == 0 else {"ms": 2, "lw": 0.7, "alpha": 0.45}
             axes.plot(steps, 100 * np.array(values), "o-", color=colour, label=label, **style)
         steps, values = points(rows, stem.replace("/accuracy", "/most_frequent") + "_0")
@@ -240,7 +238,7 @@ def _accuracy(axes: Axes, rows: Rows) -> None:
 
 def _error(axes: Axes, rows: Rows) -> None:
     for name, colour in zip(_named(rows, "/error"), COLOURS, strict=False):
-        axes.plot(*points(rows, name), "o-", color=colour, ms=3.5, lw=1.2, label=_of(name))
+        axes.plot(*points(rows, name), "o-", color=colour, ms=3.5, lw=1.2, label=_teacher(name))
     if axes.lines:
         axes.axhline(1.0, color=FAINT, ls=":", lw=1.4, label="predicting the mean")
     axes.set_title("held-out error of frames", fontsize=9.5, loc="left")

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mert.cli.terminal import Picture
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -93,6 +95,21 @@ def fit(
         fitted = fit_head(table, held, seen)
     fitted.save(out)
     tell(fitted, table, out)
+
+
+def plot_layers(
+    results: Annotated[Path, typer.Argument(help="A result's JSON, or a folder of them (mert bench run).")],
+    out: Picture,
+) -> None:
+    """Draw validation by layer, a panel for each task, with the layer that was chosen."""
+    from mert.plots import picture_format, save_figure
+    from probes.results import plot_results, read_results
+
+    picture_format(out)
+    figure = plot_results(read_results(results))[0].get_figure(root=True)
+    assert figure is not None
+    save_figure(figure, out)
+    typer.echo(str(out))
 
 
 @app.command()

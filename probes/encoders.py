@@ -102,7 +102,7 @@ class MertEncoder(Encoder):
         told = json.dumps(dataclasses.asdict(config), sort_keys=True).encode()
         facts = EncoderFacts(
             embedder.info.name, embedder.sha256, embedder.sample_rate, embedder.frame_rate, embedder.layer_names,
-            embedder.dim, "mean", 200 / embedder.sample_rate, config.normalize, context,
+            embedder.dim, "mean", float(embedder.clock.times(0, 1)[0]), config.normalize, context,
             revision=embedder.info.revision, dtype=embedder.settings(dtype=dtype).dtype,
             config=hashlib.sha256(told).hexdigest(),
         )  # fmt: skip

@@ -45,20 +45,40 @@ def test_every_file_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
+def dangers(code: str) -> list[int]:
+    """Lines that load pickles or remote code, which ruff's S rules do not find."""
+    lines = []
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.Attribute(value=ast.Name("torch"), attr="load") | ast.keyword(arg="trust_remote_code"):
+                lines.append(node.lineno)
+            case ast.keyword(arg="allow_pickle", value=value) if not (
+                isinstance(value, ast.Constant) and value.value is False
+            ):
+                lines.append(node.lineno)
+            case ast.Import(names=names) if {name.name for name in names} & {"pickle", "cloudpickle", "dill"}:
+                lines.append(node.lineno)
+            case ast.ImportFrom(module="pickle" | "cloudpickle" | "dill"):
+                lines.append(node.lineno)
+            case ast.ImportFrom(module="torch", names=names) if "load" in {name.name for name in names}:
+                lines.append(node.lineno)
+    return lines
+
+
 @pytest.mark.parametrize(
-    "pattern", [r"torch\.load", r"\bpickle\b", r"allow_pickle=True", r"shell=True", r"\beval\(", r"\bexec\(",
-                r"yaml\.load\(", r"trust_remote_code", r"os\.system"],
+    "code",
+    ["x = torch.load(path)", "from torch import load", "import pickle", "from pickle import loads", "import os, dill",
+     "np.load(path, allow_pickle=True)", "np.load(path, allow_pickle=how)", "load(name, trust_remote_code=True)"],
 )  # fmt: skip
-def test_nothing_in_the_source_runs_data(pattern: str) -> None:
-    allowed = {"pickle": {"pickles.py"}, r"\bpickle\b": {"pickles.py"}, r"\beval\(": set()}.get(pattern, set())
-    found = []
-    for path in SOURCES:
-        for line in path.read_text().splitlines():
-            code = line.replace(".eval()", "")
-            is_text = '"""' in line or line.lstrip().startswith("#") or "no pickle" in line
-            if re.search(pattern, code) and path.name not in allowed and not is_text:
-                found.append(f"{path.relative_to(ROOT)}: {line.strip()}")
-    assert found == []
+def test_code_that_runs_data_is_found(code: str) -> None:
+    assert dangers(f'"""torch.load, import pickle."""\n{code}') == [2]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_in_the_source_runs_data(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    allowed = {"import pickle"} if path.name == "pickles.py" else set()  # the restricted reader
+    assert {lines[number - 1] for number in dangers(path.read_text())} <= allowed
 
 
 def test_nobody_is_sent_to_the_strangers_package() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 from mert.audio.headers import PatchedFile, is_wav, ogg_is_cut, share_present, with_true_length
-from mert.errors import AudioError
+from mert.errors import AudioError, install
 
 BLOCK_S = 0.1  # also the most that is lost where a damaged file stops the decoder
 TAIL_BYTES = 4096  # bytes a decoder may leave unread (tags) without a warning
@@ -120,5 +120,5 @@ def _decoder(file: BinaryIO, name: str, warnings: list[str]) -> Decoder:
         return PyAvDecoder(file, name, warnings)
     except ImportError:
         raise AudioError(
-            name, f"libsndfile cannot read it ({reason})", 'for m4a and aac: pip install -e ".[codecs]"'
+            name, f"libsndfile cannot read it ({reason})", f"for m4a and aac: {install('codecs')}"
         ) from None

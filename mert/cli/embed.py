@@ -26,6 +26,7 @@ from mert.cli.terminal import (
     parse_window,
     printable,
     progress,
+    usage_errors,
 )
 
 if TYPE_CHECKING:

@@ -1,10 +1,13 @@
-"""The command `mert`: each sub-command imports what it needs when it runs, so that help is instant."""
+"""The command `mert`. Each sub-command imports what it needs when it runs, so that help is instant."""
 
 from __future__ import annotations
 
+import platform
 import sys
+import traceback
 import warnings
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
+from typing import Annotated
 
 import typer
 
@@ -12,8 +15,11 @@ from mert.cli import models
 from mert.cli.embed import embed
 from mert.cli.plot import app as plot
 from mert.cli.similar import similar
+from mert.cli.terminal import printable
 from mert.cli.train import continue_pretrain, fit_teacher, pretrain, tokenize
-from mert.errors import UsageError
+from mert.errors import MertError, UsageError
+
+REPORT = "this is a bug: please report this with the command and your versions (mert --version)"
 
 app = typer.Typer(
     name="mert",
@@ -31,27 +37,40 @@ app.command()(tokenize)
 for command in (models.models, models.info, models.verify, models.convert, models.export, models.push):
     app.command()(command)
 app.add_typer(plot, name="plot")
-for group in entry_points(group="mert.commands"):  # what stands on mert, found by name
+for group in entry_points(group="mert.commands"):  # of the packages that build on mert
     app.add_typer(group.load(), name=group.name)
 
 
-def main() -> None:
-    """Run `mert`; errors of ours are one line on stderr, exit code 2 for wrong usage and 1 otherwise."""
-    from mert.cli.terminal import printable
-    from mert.errors import MertError
+def print_versions(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mert-hub {version('mert-hub')}, torch {version('torch')}, Python {platform.python_version()}")
+        raise typer.Exit
 
-    for known in ("torch.distributed is disabled", "TypedStorage is deprecated"):  # one process is all that was asked
+
+@app.callback()
+def options(
+    versions: Annotated[
+        bool, typer.Option("--version", callback=print_versions, is_eager=True, help="Print versions, and exit.")
+    ] = False,
+) -> None:
+    """Options of `mert` itself."""
+
+
+def main() -> None:
+    """Run `mert`. Exit code 2 is wrong usage, 1 any other error: one line on stderr, or the traceback of a bug."""
+    for known in ("torch.distributed is disabled", "TypedStorage is deprecated"):  # neither concerns the user
         warnings.filterwarnings("ignore", known)
     try:
         app()
-    except (UsageError, ValueError) as error:
-        typer.echo(f"error: {printable(str(error))}", err=True)
-        sys.exit(2)
     except (MertError, OSError) as error:
         typer.echo(f"error: {printable(str(error))}", err=True)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
     except SystemExit as end:
-        if end.code == 130:  # what typer makes of Ctrl-C
+        if end.code == 130:  # typer's exit code for Ctrl-C
             again = "with --skip-existing" if sys.argv[1:2] == ["embed"] else "again"
             typer.echo(f"stopped; run the same command {again} to go on", err=True)
         raise
+    except Exception:
+        traceback.print_exc()
+        typer.echo(f"error: {REPORT}", err=True)
+        sys.exit(1)

@@ -3,71 +3,63 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from mert.cli.terminal import AsJson, console
 from mert.errors import UsageError
 
 Name = Annotated[str, typer.Argument(help="A registered name, org/name on the hub, or a folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-class Format(StrEnum):
-    hubert = "hubert"
-    safetensors = "safetensors"
-    fairseq2 = "fairseq2"
-    onnx = "onnx"
+Format = Literal["hubert", "safetensors", "fairseq2", "onnx"]
 
 
 def models(pattern: Annotated[str, typer.Argument(help='Such as "*95m*".')] = "*", as_json: AsJson = False) -> None:
     """List the models known by name."""
     from dataclasses import asdict
 
-    from rich.console import Console
     from rich.table import Column, Table
 
     from mert.weights.registry import info, list_models
 
-    found = [info(name) for name in list_models(pattern)]
+    records = [info(name) for name in list_models(pattern)]
     if as_json:
-        typer.echo(json.dumps([asdict(model) for model in found], indent=2))
+        typer.echo(json.dumps([asdict(model) for model in records], indent=2))
         return
     facts = ("size", "rate", "frames", "layers", "width", "window", "licence")
     table = Table(Column("name", no_wrap=True), *facts, box=None)
-    for m in found:
+    for m in records:
         table.add_row(
             m.name, f"{m.n_params / 1e6:.0f} M", f"{m.sample_rate / 1000:g} kHz", f"{m.frame_rate:g} Hz",
             str(m.n_layers), str(m.dim), f"{m.window_s:g} s", m.licence,
         )  # fmt: skip
-    Console().print(table)
+    console().print(table)
 
 
 def info(name: Name, as_json: AsJson = False) -> None:
-    """Show what is known of a registered model, or of a folder."""
+    """Show the record of a registered model, or of a folder."""
     from dataclasses import asdict
 
-    from mert.weights.registry import info as look_up
+    from mert.weights.registry import info as registered
 
     if Path(name).exists():
         from mert.embedding.load import load
 
-        facts = asdict(load(name, device="cpu").info)
+        record = load(name, device="cpu").info
     else:
-        facts = asdict(look_up(name))
+        record = registered(name)
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        typer.echo(json.dumps(asdict(record), indent=2))
         return
-    for key, value in facts.items():
-        typer.echo(f"{key:18} {'not on record' if value is None else value}")
+    for key, value in record.facts().items():
+        typer.echo(f"{key:18} {value}")
 
 
 def verify(name: Name) -> None:
     """Check a model: checksum, every tensor, no NaN, and the golden hidden states."""
+    from mert.weights.golden import verify as check
     from mert.weights.hub import folder_of
-    from mert.weights.publish import verify as check
 
     typer.echo(str(check(folder_of(name))))
 
@@ -78,8 +70,8 @@ def convert(
 ) -> None:
     """Read any MERT checkpoint and write it as safetensors with card and golden states."""
     from mert.embedding.load import load
+    from mert.weights.golden import verify as check
     from mert.weights.publish import save_pretrained
-    from mert.weights.publish import verify as check
 
     save_pretrained(load(source, device="cpu"), out)
     typer.echo(f"{out}: {check(out)}")
@@ -90,7 +82,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     to: Annotated[
         Format, typer.Option(help="hubert loads in plain transformers; fairseq2 adds an asset card; onnx: one file.")
-    ] = Format.hubert,
+    ] = "hubert",
     half: Annotated[bool, typer.Option("--half", help="Weights in fp16, in our format.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Run the ONNX file, and compare its states.")] = False,
 ) -> None:
@@ -100,26 +92,26 @@ def export(
     from mert.weights.checkpoints import export_hubert
     from mert.weights.publish import save_pretrained
 
-    if check and to is not Format.onnx:
+    if check and to != "onnx":
         raise UsageError("--check", "goes with --to onnx", "check other formats with `mert verify`")
-    if to is Format.onnx:
+    if to == "onnx":
         typer.echo(as_onnx(name, out, check))
         return
     if (Path(name) / "recipe.yaml").exists() and not (Path(name) / "config.json").exists():
         from mert.train.export import export_run
 
         export_run(Path(name), out, half)
-    elif to is Format.hubert and not half:
+    elif to == "hubert" and not half:
         export_hubert(load(name, device="cpu").model, out)
     else:
         save_pretrained(load(name, device="cpu"), out, half=half)
-    if to is Format.fairseq2:
+    if to == "fairseq2":
         write_asset_card(out, out.resolve().name)
     typer.echo(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 
 def as_onnx(name: str, out: Path, check: bool) -> str:
-    """Write `out`/model.onnx, and say how near it is where that is to be checked."""
+    """Write `out`/model.onnx, compare its states if `check`; returns the line to print."""
     from mert.embedding.load import load
     from mert.weights.onnx_export import check_onnx, export_onnx
 
@@ -131,7 +123,7 @@ def as_onnx(name: str, out: Path, check: bool) -> str:
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(help="What save_pretrained or convert wrote.")],
+    folder: Annotated[Path, typer.Argument(help="A folder that save_pretrained or `mert convert` wrote.")],
     repo: Annotated[str, typer.Argument(help="org/name on the hub.")],
     private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
 ) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from mert.cli.terminal import Picture
 from mert.cli.train import teachers_explain
 from mert.errors import UsageError
 
+app = typer.Typer(
+    name="plot", no_args_is_help=True, help="Draw features, layers, training runs and codes (PNG, SVG, PDF)."
+)
 
+
+@app.command()
 @teachers_explain()
 def codes(
-    stores: Annotated[list[Path], typer.Argument(help="Label stores (mert tokenize), a row of panels each.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write (.png, .svg, .pdf).")],
+    stores: Annotated[list[Path], typer.Argument(help="Label stores (mert tokenize), one row of panels per store.")],
+    out: Picture,
 ) -> None:
     """Draw perplexity and use of the codes of label stores, codebook by codebook."""
     from mert.plots import new_axes, picture_format, plot_codes, save_figure
@@ -38,54 +45,32 @@ def codes(
     typer.echo(str(out))
 
 
-app = typer.Typer(
-    name="plot", no_args_is_help=True, help="Draw features, layers, training runs and codes (PNG, SVG, PDF)."
-)
-app.command()(codes)
-
-Out = Annotated[Path, typer.Option("--out", "-o", help="Picture to write (.png, .svg, .pdf).")]
-
-
 @app.command()
 def ssm(
     features: Annotated[Path, typer.Argument(help="A features .npz with frames.")],
-    out: Out,
-    layer: Annotated[str | None, typer.Option(help="Layer name; default: the last one held.")] = None,
+    out: Picture,
+    layer: Annotated[str | None, typer.Option(help="Layer name; default: the last of the file.")] = None,
 ) -> None:
-    """Draw the self-similarity of a recording in one layer: its form, as blocks and stripes."""
+    """Draw the self-similarity of a recording in one layer: blocks and stripes show its form."""
     from mert.embedding.features import Features
-    from mert.errors import UsageError
     from mert.plots import picture_format, save_ssm
 
     picture_format(out)
     held = Features.load(features)
     if layer is not None and layer not in held.layers:
         raise UsageError(features, f"holds no layer {layer}", f"ask for {' or '.join(held.layers)}")
+    if held.times is None:
+        raise UsageError(features, "holds pooled features, without a time axis", "embed with --pool none")
     save_ssm(held, out, layer)
     typer.echo(str(out))
 
 
 @app.command()
-def layers(
-    results: Annotated[Path, typer.Argument(help="A result's JSON, or a folder of them (mert bench run).")], out: Out
-) -> None:
-    """Draw validation by layer, a panel for each task, with the layer that was chosen."""
-    from mert.plots import picture_format, save_figure
-    from probes.results import plot_results, read_results
-
-    picture_format(out)
-    figure = plot_results(read_results(results))[0].get_figure(root=True)
-    assert figure is not None
-    save_figure(figure, out)
-    typer.echo(str(out))
-
-
-@app.command()
 def curves(
-    run: Annotated[Path, typer.Argument(help="The folder of a training run (out=), or its metrics.jsonl.")], out: Out
+    run: Annotated[Path, typer.Argument(help="The folder of a training run (out=), or its metrics.jsonl.")],
+    out: Picture,
 ) -> None:
     """Draw the curves of a training run: loss, held-out accuracy and error, gradient norm, learning rate."""
-    from mert.errors import UsageError
     from mert.files import read_rows
     from mert.plots import picture_format, save_curves
 
@@ -96,3 +81,7 @@ def curves(
         raise UsageError(path, "holds no steps of a training run", "name the folder that `mert pretrain` wrote (out=)")
     save_curves(rows, out, title=path.absolute().parent.name)
     typer.echo(str(out))
+
+
+for plot in entry_points(group="mert.plots"):  # of the packages that build on mert
+    app.command(plot.name)(plot.load())

@@ -1,6 +1,6 @@
-"""What commands share: consoles and progress bars, options, and the parsing of their values.
+"""Consoles, progress bars and options that the commands share, and the parsing of their values.
 
-Every command of `mert`, `mert probe` and `mert bench` is read for `mert --help`, so nothing heavy is imported here.
+`mert --help` imports every command of `mert`, `mert probe` and `mert bench`, so nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -38,10 +38,7 @@ def console(stderr: bool = False) -> Console:
 
 @contextmanager
 def progress(on: Console | None = None, transient: bool = False, disable: bool = False) -> Iterator[Progress]:
-    """A progress bar (by default on stderr): what is done, how much of how many, and the time that is left.
-
-    `transient` bars vanish at their end.
-    """
+    """A progress bar (by default on stderr) with a count and the remaining time; a `transient` one vanishes."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -69,15 +66,35 @@ def parse_window(text: str | None) -> float | str | None:
         return text
 
 
+@contextmanager
+def usage_errors(command: str) -> Iterator[None]:
+    """Turn a ValueError into a UsageError of `mert COMMAND`, around the lines that only resolve the values of options.
+
+    >>> from mert.errors import UsageError
+    >>> try:
+    ...     with usage_errors("embed"):
+    ...         float("many")
+    ... except UsageError as error:
+    ...     print(error)
+    mert embed: could not convert string to float: 'many'; see mert embed --help
+    """
+    from mert.errors import UsageError
+
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"mert {command}", str(error), f"see mert {command} --help") from error
+
+
 def check_device(name: str) -> None:
-    """UsageError for a device that is not there, or has no float64 (as Apple's), in which the first norm's sums are."""
+    """UsageError for a device that is absent or has no float64 (as Apple's), in which the first norm is computed."""
     import torch
 
     from mert.errors import UsageError
 
     try:
         torch.zeros(0, dtype=torch.float64, device="cpu" if name == "auto" else name)
-    except (RuntimeError, AssertionError, TypeError) as error:  # of a torch without CUDA, and of one without float64
+    except (RuntimeError, AssertionError, TypeError) as error:  # without CUDA, and without float64
         reason = str(error).split("\n")[0].split(". ")[0]
         raise UsageError(f"--device {name}", reason, "give auto, cpu, cuda or cuda:1") from None
 

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from mert.embedding.embedder import Embedder
 from mert.models import config as sizes
 from mert.models.mert import Mert
-from mert.weights import registry
 from mert.weights.checkpoints import digest
-from mert.weights.hub import _load_bundled, _load_hub, _load_local, log
+from mert.weights.hub import load_weights
 from mert.weights.registry import ModelInfo
-
-if TYPE_CHECKING:
-    from mert.embedding.embedder import Embedder
-
-_licences_shown: set[str] = set()
 
 
 def load(name_or_dir: str | Path, revision: str | None = None, device: str = "auto") -> Embedder:
@@ -28,17 +20,7 @@ def load(name_or_dir: str | Path, revision: str | None = None, device: str = "au
     Registered models come at their pinned revision unless `revision` says otherwise. CheckpointError for unknown
     names, failed downloads, wrong hashes, and whatever `read_checkpoint` refuses.
     """
-    from mert.embedding.embedder import Embedder
-
-    if bundled := registry.bundled(str(name_or_dir)):
-        model, info = _load_bundled(bundled, registry.info(str(name_or_dir)), revision)
-    else:
-        local = Path(name_or_dir).exists()
-        model, info = (_load_local if local else _load_hub)(str(name_or_dir), revision)
-    if info.licence != "unknown" and info.name not in _licences_shown:
-        _licences_shown.add(info.name)
-        restricted = "nc" in info.licence.lower()
-        log.log(logging.WARNING if restricted else logging.INFO, "%s: weights under %s", info.name, info.licence)
+    model, info = load_weights(name_or_dir, revision)
     return Embedder(model, info, info.sha256 or "", device)
 
 

@@ -1,1 +1,1 @@
-"""Networks as they are run: folded, cast and laid out for the machine at hand."""
+"""Networks as they run: weights folded, cast and laid out for the machine at hand."""

@@ -2,7 +2,8 @@
 
     wave [B, N] --pieces that fit the cache--> [B, T, C] --norm, linear--> [B, T, D] --blocks--> L + 1 states [B, T, D]
 
-The same numbers as `Mert`, which is the page to read: in float32 to the tolerance of CONTRIBUTING.md, else to a cosine.
+Its states equal those of `Mert`, the page to read first: in float32 to the tolerance of CONTRIBUTING.md, in other
+types by their cosine.
 Shapes: B clips, N samples, T frames, K taps, C and O conv channels, D model width, H heads, E = D / H.
 """
 
@@ -17,20 +18,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mert.inference.kernels import ConvGelu, Int8Product, Product, TapsGelu, arithmetic, attention
-from mert.models.encoder import Block
+from mert.models.encoder import Block, block_states
 from mert.models.frontend import Conv, NormedConv
 from mert.models.mert import Mert
 
-# Of the first convolution's output, the largest tensor. On a CPU what follows finds it in the cache, and memory of
-# this size is kept by the allocator, where larger pieces are given back and cleared anew each time.
+# Bytes of the first convolution's output, the largest tensor, that are computed at a time. On a CPU such a piece stays
+# in the cache for the next layers, and the allocator reuses its memory, where it frees and clears larger pieces.
 PIECE_BYTES = {"cpu": 8 << 20, "cuda": 1 << 30}
 
 
 class FastMert:
-    """The forward pass of a Mert in `dtype`, as fast as the machine allows; `int8` quantises the blocks' weights, too.
+    """The forward pass of a Mert in `dtype`, as fast as the machine allows; `int8` also quantises the blocks' weights.
 
-    Weights are taken as they are now; float32 shares most of them with the model. Norm statistics and softmax are
-    float32 in any case, those of the first norm float64.
+    It uses the weights as they are at its creation; in float32 it shares most of them with the model. Norm statistics
+    and softmax are float32 in any case, those of the first norm float64.
 
     >>> from mert.models.config import nano
     >>> [state.shape for state in FastMert(Mert(nano()).eval())(torch.zeros(1, 24_000), layers=[0, 6])]
@@ -41,7 +42,7 @@ class FastMert:
         self.model, self.dtype = model, dtype
         first, *rest = model.frontend.convs
         self.first = cast(NormedConv, first)
-        exact = dtype == torch.float32  # then only one layer, the longest, takes the faster and less exact way
+        exact = dtype == torch.float32  # then only one layer, the longest, uses the faster and less exact convolution
         self.convs = [conv_layer(conv, dtype, exact and i > 0) for i, conv in enumerate(rest)]
         self.norm = model.projection.norm
         self.project = Product(model.projection.linear.weight, model.projection.linear.bias, dtype)
@@ -56,25 +57,19 @@ class FastMert:
     ) -> list[Tensor]:
         """Hidden states [B, T, D] of `layers` in `dtype`; nothing above the highest is computed."""
         encoder = self.model.encoder
-        wanted = range(len(self.blocks) + 1) if layers is None else layers
         features_BTC = self._frontend(wave_BN, lengths_B)
         valid_BT = self.model.valid_frames(lengths_B, features_BTC.shape[1])
         x_BTD = self.project(norm(features_BTC, self.norm))
         if valid_BT is not None:
             x_BTD = x_BTD * valid_BT.unsqueeze(2)
         x_BTD = x_BTD + self.position(x_BTD)[:, : x_BTD.shape[1]]
+        final_norm = partial(norm, layer=encoder.norm)
         if not encoder.pre_norm:
-            x_BTD = norm(x_BTD, encoder.norm)
-        states = {0: x_BTD}
-        for i, block in enumerate(self.blocks[: max(wanted)], start=1):
-            x_BTD = block(x_BTD, valid_BT)
-            if i in wanted:
-                last = encoder.pre_norm and i == len(self.blocks)
-                states[i] = norm(x_BTD, encoder.norm) if last else x_BTD
-        return [states[i] for i in wanted]
+            return block_states(self.blocks, final_norm(x_BTD), valid_BT, layers)
+        return block_states(self.blocks, x_BTD, valid_BT, layers, final_norm=final_norm)
 
     def _frontend(self, wave_BN: Tensor, lengths_B: Tensor | None) -> Tensor:
-        """All convolutions, piece by piece: [B, N] -> [B, T, C]."""
+        """All convolutions, in pieces: [B, N] -> [B, T, C]."""
         config = self.model.config
         centre_B1K, kernel_BKC, shift_B1C = self.first.folded(wave_BN, lengths_B)
         n_frames = int(self.model.frontend.n_frames(wave_BN.shape[1]))
@@ -93,17 +88,17 @@ class FastMert:
         """Clips and frames of each piece: several short clips, or a part of a long one."""
         config = self.model.config
         frame_bytes = config.stride // self.first.stride * config.conv_dim * self.dtype.itemsize
-        most = max(1, PIECE_BYTES.get(device, 8 << 20) // frame_bytes)
-        clips_at_once = max(1, most // n_frames)
+        n_frames_max = max(1, PIECE_BYTES.get(device, 8 << 20) // frame_bytes)
+        clips_at_once = max(1, n_frames_max // n_frames)
         for clip in range(0, n_clips, clips_at_once):
-            for frame in range(0, n_frames, most):
-                yield slice(clip, clip + clips_at_once), slice(frame, min(n_frames, frame + most))
+            for frame in range(0, n_frames, n_frames_max):
+                yield slice(clip, clip + clips_at_once), slice(frame, min(n_frames, frame + n_frames_max))
 
     def _first(self, patches_BTK: Tensor, kernel_BKC: Tensor, shift_B1C: Tensor) -> Tensor:
         """The first convolution, its norm folded into kernel and shift, as exact as the type of its result allows."""
         if arithmetic(self.dtype, patches_BTK.device.type) == torch.float32:
             return torch.baddbmm(shift_B1C.float(), patches_BTK, kernel_BKC.float()).to(self.dtype)
-        # Each factor as a sum of two short ones: products of the large parts, and of the large and the small ones.
+        # Each factor is the sum of a high and a low part in the shorter type; the product of low parts is negligible.
         high_BTK, low_BTK = halves(patches_BTK, self.dtype)
         high_BKC, low_BKC = halves(torch.cat((kernel_BKC, shift_B1C), 1), self.dtype)
         ones_BT1 = torch.ones_like(high_BTK[:, :, :1])
@@ -112,7 +107,7 @@ class FastMert:
 
 
 class FastBlock:
-    """A block whose three projections are one product, and whose residuals are added where they are computed."""
+    """A block with its three projections as one product, and residuals added within the products."""
 
     def __init__(self, block: Block, product: Callable[[Tensor, Tensor], Product | Int8Product]) -> None:
         heads = block.attention
@@ -141,13 +136,13 @@ class FastBlock:
 
 def norm(x: Tensor, layer: nn.LayerNorm) -> Tensor:
     """Layer norm in the type of `x`, with statistics and affine parameters in float32."""
-    if x.device.type == "cpu":  # takes mixed types
+    if x.device.type == "cpu":  # accepts mixed types
         return F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
     return F.layer_norm(x.float(), layer.normalized_shape, layer.weight, layer.bias, layer.eps).to(x.dtype)
 
 
 def conv_layer(conv: nn.Module, dtype: torch.dtype, exact: bool) -> ConvGelu | TapsGelu:
-    """A convolution without a bias, and its GELU."""
+    """A convolution without a bias, and its GELU; `exact` selects the more exact algorithm."""
     conv = cast(Conv, conv)
     if exact:
         return TapsGelu(conv.weight, dtype, conv.stride)
@@ -155,7 +150,7 @@ def conv_layer(conv: nn.Module, dtype: torch.dtype, exact: bool) -> ConvGelu | T
 
 
 def halves(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Two numbers of a shorter type whose sum is nearly the longer one.
+    """Two numbers of a shorter type whose sum approximates a longer one.
 
     >>> high, low = halves(torch.tensor(1 / 3, dtype=torch.float64), torch.bfloat16)
     >>> abs(high.double() + low.double() - 1 / 3) < 1e-5

@@ -1,7 +1,7 @@
-"""Operators of inference: oneDNN's fused ones on a CPU, where it has them; elsewhere, and in other types, torch's own.
+"""Operators of inference: fused ones of oneDNN on a CPU that has them; otherwise, and in other types, torch's own.
 
-Torch hands float32 products on x86 to MKL, which reaches less than half of oneDNN's speed on CPUs that are not
-Intel's. OneDNN also applies GELU or adds a residual while a result is still in the cache.
+On x86, torch sends float32 products to MKL; on CPUs that are not Intel's, oneDNN is more than twice as fast. It also
+applies GELU or adds a residual while a result is still in the cache.
 Shapes: B clips, T frames, Q queries, S keys, K inputs, W taps, P = W K, O outputs, H heads, E width of a head, G heads
 of clips.
 """
@@ -19,39 +19,39 @@ from torch import Tensor
 from mert.models.cpu import onednn
 
 QUERIES_AT_ONCE = 512
-SCORES_AT_ONCE = 5 << 19  # numbers that stay in the cache from one product of attention to the next
+SCORES_AT_ONCE = 5 << 19  # numbers that stay in the cache between the two products of attention
 
 
 @cache
 def has_bfloat16(device_type: str) -> bool:
-    """Whether a device computes in bfloat16 by itself: GPUs since Ampere, CPUs with AMX or AVX512_BF16."""
+    """Whether a device computes in bfloat16 natively: GPUs since Ampere, CPUs with AMX or AVX512_BF16."""
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    native = cpu_says("_is_avx512_bf16_supported") or cpu_says("_is_amx_tile_supported")
+    native = cpu_supports("_is_avx512_bf16_supported") or cpu_supports("_is_amx_tile_supported")
     return native and onednn_may_use("BF16", "FP16", "AMX")
 
 
 @cache
 def has_vnni() -> bool:
     """Whether products of 8 bits by 8 bits are summed in 32 bits, where older x86 CPUs overflow at 16."""
-    return cpu_says("_is_vnni_supported") and onednn_may_use("VNNI", "BF16", "FP16", "AMX")
+    return cpu_supports("_is_vnni_supported") and onednn_may_use("VNNI", "BF16", "FP16", "AMX")
 
 
-def cpu_says(question: str) -> bool:
-    """Torch's answer to what a CPU can; False from a torch that does not know the question."""
-    return bool(getattr(torch.cpu, question, lambda: False)())
+def cpu_supports(query: str) -> bool:
+    """The result of a query of torch.cpu; False in a torch version without it."""
+    return bool(getattr(torch.cpu, query, lambda: False)())
 
 
 def onednn_may_use(*names: str) -> bool:
-    """Whether instructions of these names are left to oneDNN by ONEDNN_MAX_CPU_ISA, which holds it back."""
-    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
-    return most in ("ALL", "DEFAULT") or any(name in most for name in names)
+    """Whether ONEDNN_MAX_CPU_ISA, which limits oneDNN, allows instructions of these names."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    return limit in ("ALL", "DEFAULT") or any(name in limit for name in names)
 
 
 def arithmetic(dtype: torch.dtype, device_type: str) -> torch.dtype:
-    """The type in which what is stored in `dtype` is computed: `dtype` itself, or float32 where a CPU would crawl.
+    """The type of computation for tensors stored in `dtype`: `dtype` itself, or float32 if a CPU would be slow in it.
 
-    Results are rounded to `dtype` either way, so that they are nearly those of a machine that has it.
+    Results are rounded to `dtype` in both cases, so that they are close to those of native arithmetic.
 
     >>> arithmetic(torch.float16, "cpu"), arithmetic(torch.float16, "cuda"), arithmetic(torch.float64, "cpu")
     (torch.float32, torch.float16, torch.float64)
@@ -61,14 +61,14 @@ def arithmetic(dtype: torch.dtype, device_type: str) -> torch.dtype:
 
 
 def fused(x: Tensor) -> bool:
-    """Whether oneDNN takes this tensor."""
+    """Whether oneDNN's fused operators accept this tensor."""
     if x.device.type != "cpu" or onednn() is None:
         return False
     return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and has_bfloat16("cpu"))
 
 
 def packs(x: Tensor) -> bool:
-    """Whether weights for this tensor are kept in oneDNN's own order; those of float32 stay shared with the model."""
+    """Whether weights for this tensor are stored in oneDNN's order; in float32 they stay shared with the model."""
     return x.dtype == torch.bfloat16 and fused(x)
 
 
@@ -95,9 +95,9 @@ def linear(
 
 
 def attention(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, valid_BT: Tensor | None) -> Tensor:
-    """Softmax attention [B, H, T, E] of queries that are scaled already, to the first frames, those that are valid.
+    """Softmax attention [B, H, T, E] of queries that are already scaled, over the valid frames, which come first.
 
-    On a CPU two products a head, over few enough scores to stay in the cache, take half the time of torch's own.
+    On a CPU, two products per head over scores that stay in the cache take half the time of torch's attention.
     """
     dtype = arithmetic(q_BHTE.dtype, q_BHTE.device.type)
     if dtype != q_BHTE.dtype:
@@ -113,10 +113,10 @@ def attention(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, valid_BT: Tensor |
 
 
 def attended(q_GQE: Tensor, k_GSE: Tensor, v_GSE: Tensor) -> Tensor:
-    """Attention of each of G heads to its keys: [G, Q, E]. Softmax sums in float32."""
+    """Attention of each of G heads: [G, Q, E]. Softmax sums in float32."""
     out_GQE = torch.empty_like(q_GQE)
     n_queries, n_keys = min(QUERIES_AT_ONCE, q_GQE.shape[1]), k_GSE.shape[1]
-    # In float32 torch's batched product is MKL's: good where heads are small, a third of oneDNN's where they are large.
+    # In float32 torch's batched product is MKL's: fast for small heads, at a third of oneDNN's speed for large ones.
     batched = q_GQE.dtype == torch.bfloat16 or n_keys <= QUERIES_AT_ONCE
     n_heads = max(1, SCORES_AT_ONCE // (n_queries * n_keys)) if batched else 1
     product = heads_product if batched else head_product
@@ -136,12 +136,12 @@ def heads_product(a_GMK: Tensor, b_GNK: Tensor) -> Tensor:
 
 
 def head_product(a_1MK: Tensor, b_1NK: Tensor) -> Tensor:
-    """The same of one head, by oneDNN in any type."""
+    """The same product for one head, by oneDNN in any type."""
     return linear(a_1MK[0], b_1NK[0], None).unsqueeze(0)
 
 
 def rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A weight with the digits of `dtype`, held in the type it is computed in."""
+    """A weight rounded to `dtype`, in the type of the computation."""
     return weight.detach().to(dtype).to(arithmetic(dtype, weight.device.type))
 
 
@@ -158,7 +158,7 @@ class Product:
 
 
 class ConvGelu:
-    """GELU of a convolution over time, [B, T, K] -> [B, T', O], on clips taken as pictures one row high.
+    """GELU of a convolution over time, [B, T, K] -> [B, T', O], as one over images of height 1.
 
     In float32 oneDNN sums all taps in one chain, with three times the rounding error of `TapsGelu`.
 
@@ -179,21 +179,21 @@ class ConvGelu:
     def __call__(self, x_BTK: Tensor) -> Tensor:
         if x_BTK.dtype != self._dtype:
             return self(x_BTK.to(self._dtype)).to(x_BTK.dtype)
-        picture_BK1T, groups = x_BTK.transpose(1, 2).unsqueeze(2), x_BTK.shape[2] // self.n_inputs
+        image_BK1T, groups = x_BTK.transpose(1, 2).unsqueeze(2), x_BTK.shape[2] // self.n_inputs
         if not fused(x_BTK):
-            y_BO1T = F.gelu(F.conv2d(picture_BK1T, self.weight, self.bias_O, self.steps, self.pads, 1, groups))
+            y_BO1T = F.gelu(F.conv2d(image_BK1T, self.weight, self.bias_O, self.steps, self.pads, 1, groups))
             return y_BO1T.squeeze(2).transpose(1, 2)
         if packs(x_BTK) and not self._packed:
             pack = torch._C._nn.mkldnn_reorder_conv2d_weight
             self.weight = pack(self.weight.to_mkldnn(), self.pads, self.steps, [1, 1], groups)
             self._packed = True
         operator, steps, pads = torch.ops.mkldnn._convolution_pointwise, self.steps, self.pads
-        y_BO1T = operator(picture_BK1T, self.weight, self.bias_O, pads, steps, [1, 1], groups, "gelu", [], "none")
+        y_BO1T = operator(image_BK1T, self.weight, self.bias_O, pads, steps, [1, 1], groups, "gelu", [], "none")
         return y_BO1T.squeeze(2).transpose(1, 2)
 
 
 class TapsGelu:
-    """The same by one matrix product over copied taps: a little slower, and as exact as products are.
+    """The same by one matrix product over copied taps: a little slower, and as exact as matrix products.
 
     >>> TapsGelu(torch.ones(4, 4, 3), torch.float32, stride=2)(torch.ones(1, 6, 4)).shape
     torch.Size([1, 2, 4])
@@ -209,10 +209,10 @@ class TapsGelu:
 
 
 class Int8Product:
-    """The same with 8-bit weights, a scale for each output, and inputs [B, T, K] rounded to 8 bits, clip by clip.
+    """A linear layer with 8-bit weights, one scale per output, and inputs [B, T, K] rounded to 8 bits clip by clip.
 
-    By torch's quantised operators, on a CPU; what goes in and out is of the type of `x`. CPUs without VNNI get weights
-    of seven bits: they add two products of inputs up to 255 and weights up to 127 in 16 bits, which would overflow.
+    It uses torch's quantised operators, on a CPU only; its output has the type of `x`. CPUs without VNNI get weights of
+    seven bits: they sum two products of inputs up to 255 and weights up to 127 in 16 bits, which would overflow.
 
     >>> product = Int8Product(torch.eye(64), torch.zeros(64))
     >>> bool((product(torch.ones(1, 2, 64)) - 1).abs().max() < 0.02)
@@ -223,7 +223,7 @@ class Int8Product:
         scale_O = weight_OK.detach().float().abs().amax(1).clamp(min=1e-9) / (127 if has_vnni() else 63)
         zeros_O = torch.zeros_like(scale_O, dtype=torch.int64)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch 2.13 announces the end of quantised tensors, and names no heir
+            warnings.simplefilter("ignore")  # torch 2.13 deprecates quantised tensors without naming a replacement
             steps_OK = torch.quantize_per_channel(weight_OK.detach().float(), scale_O, zeros_O, 0, torch.qint8)
         before = torch.backends.quantized.engine
         try:

@@ -1,4 +1,4 @@
-"""What a MERT is made of: one frozen configuration, and the named sizes as functions."""
+"""Configuration of a MERT: a frozen dataclass, and the named sizes as functions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mert.errors import CheckpointError
 
 @dataclass(frozen=True, kw_only=True)
 class MertConfig:
-    """The shape and the recorded properties of one MERT (MERT paper, section 3; arXiv 2306.00107).
+    """Shape and recorded properties of a MERT (MERT paper, section 3; arXiv 2306.00107).
 
     `pre_norm` is the only structural difference between the 95M (post-LN) and the 330M (pre-LN) models.
     `normalize` records whether the weights expect zero-mean, unit-variance windows; `window_s` is the
@@ -48,7 +48,7 @@ class MertConfig:
                 f"and of position_groups={self.position_groups}"
             )
         if len(self.conv_kernels) != len(self.conv_strides) or self.n_layers < 1:
-            raise ValueError("conv_kernels and conv_strides need one entry a convolution, n_layers at least 1")
+            raise ValueError("conv_kernels and conv_strides need one entry per convolution, n_layers at least 1")
 
     @property
     def stride(self) -> int:
@@ -65,13 +65,28 @@ class MertConfig:
 
     @property
     def frame_rate(self) -> float:
-        """Frames a second."""
+        """Frames per second."""
         return self.sample_rate / self.stride
 
     @property
     def layer_names(self) -> tuple[str, ...]:
         """`embed` (the encoder's input), then `layer01` and so on."""
         return ("embed", *(f"layer{i:02d}" for i in range(1, self.n_layers + 1)))
+
+    @property
+    def n_params(self) -> int:
+        """Parameters of the model, without training heads.
+
+        >>> base_95m().n_params, large_330m().n_params
+        (94371712, 315428992)
+        """
+        c, d, k = self.conv_dim, self.dim, self.position_kernel
+        convs = c * self.conv_kernels[0] + c * c * sum(self.conv_kernels[1:])
+        norms = 2 * c + 2 * c + 2 * d  # of the first convolution, the projection and the encoder
+        projection_and_mask = c * d + d + d
+        position = d * (d // self.position_groups) * k + k + d
+        block = 4 * (d * d + d) + 2 * d * self.ffn_dim + self.ffn_dim + d + 2 * 2 * d
+        return convs + norms + projection_and_mask + position + self.n_layers * block
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain JSON values."""
@@ -90,8 +105,8 @@ class MertConfig:
 def nano() -> MertConfig:
     """A MERT of 6.6 million parameters that runs many times faster than real time on a laptop core.
 
-    Two convolutions read the same 400 samples a frame as the seven of the published sizes. They cost less than half of
-    seven with half their channels, and can begin as a filterbank (`mert.train.initialisation`).
+    Its two convolutions read the same 400 samples per frame as the seven of the published sizes. They cost less than
+    half of seven with half their channels, and can be initialised as a filterbank (`mert.train.initialisation`).
     """
     return MertConfig(
         dim=256, n_layers=6, n_heads=4, ffn_dim=1024, conv_dim=256, conv_kernels=(40, 19), conv_strides=(20, 16),

@@ -5,7 +5,7 @@ Shapes: B clips, T frames, D model width, H heads, E = D / H.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from mert.models.cpu import Linear
 
 
 class PositionalConv(nn.Module):
-    """A wide grouped convolution whose output, added to the input, tells frames where they are (wav2vec 2.0)."""
+    """Relative positions as the output of a wide grouped convolution, added to its input (wav2vec 2.0)."""
 
     def __init__(self, config: MertConfig) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class PositionalConv(nn.Module):
         nn.init.normal_(conv.weight, std=(4 / (kernel * config.dim)) ** 0.5)
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         self.conv = nn.utils.parametrizations.weight_norm(conv, dim=2)
-        self.trim = 1 - kernel % 2  # an even kernel makes one frame too many
+        self.trim = 1 - kernel % 2  # an even kernel returns one frame too many
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         position_BDT = self.conv(x_BTD.transpose(1, 2))
@@ -32,25 +32,26 @@ class PositionalConv(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with biases; `valid_B11T` marks the frames that may be looked at."""
+    """Multi-head self-attention with biases, over the frames that `valid_BT` marks (all of them by default)."""
 
     def __init__(self, config: MertConfig) -> None:
         super().__init__()
         self.n_heads, self.dropout = config.n_heads, config.attention_dropout
         self.query, self.key, self.value, self.out = (Linear(config.dim, config.dim) for _ in range(4))
 
-    def forward(self, x_BTD: Tensor, valid_B11T: Tensor | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, valid_BT: Tensor | None) -> Tensor:
         q_BHTE, k_BHTE, v_BHTE = (
             linear(x_BTD).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
             for linear in (self.query, self.key, self.value)
         )
+        valid_B11T = None if valid_BT is None else valid_BT[:, None, None, :]
         dropout = self.dropout if self.training else 0.0
         mixed_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, attn_mask=valid_B11T, dropout_p=dropout)
         return self.out(mixed_BHTE.transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):
-    """Up, exact GELU, down."""
+    """Linear layer to the wider `ffn_dim`, exact GELU, linear layer back."""
 
     def __init__(self, config: MertConfig) -> None:
         super().__init__()
@@ -62,7 +63,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward with residuals; the norms stand behind (95M) or before (330M) each of them."""
+    """Attention and feed-forward with residuals; each is followed (95M) or preceded (330M) by a layer norm."""
 
     def __init__(self, config: MertConfig) -> None:
         super().__init__()
@@ -72,18 +73,18 @@ class Block(nn.Module):
         self.ffn_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTD: Tensor, valid_B11T: Tensor | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, valid_BT: Tensor | None) -> Tensor:
         if self.pre_norm:
-            x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), valid_B11T))
+            x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), valid_BT))
             return x_BTD + self.dropout(self.ffn(self.ffn_norm(x_BTD)))
-        x_BTD = self.attention_norm(x_BTD + self.dropout(self.attention(x_BTD, valid_B11T)))
+        x_BTD = self.attention_norm(x_BTD + self.dropout(self.attention(x_BTD, valid_BT)))
         return self.ffn_norm(x_BTD + self.dropout(self.ffn(x_BTD)))
 
 
 class Encoder(nn.Module):
     """Positional convolution and the stack of blocks (MERT paper, section 3.1).
 
-    Shape: [B, T, D] -> a list of [B, T, D], one a layer asked for. State 0 is the input of the first block; state i
+    Shape: [B, T, D] -> a list of [B, T, D], one per layer asked for. State 0 is the input of the first block; state i
     is the output of block i. In pre-LN models only the last state is normalised, as published.
 
     >>> import torch; from mert.models.config import nano
@@ -110,17 +111,31 @@ class Encoder(nn.Module):
         layers: Sequence[int] | None = None,
         skip: Collection[int] = (),
     ) -> list[Tensor]:
-        """States of `layers` (all by default), computed no deeper than the highest; `skip` is layer drop."""
-        wanted = range(len(self.blocks) + 1) if layers is None else layers
+        """States of `layers` (all by default), computed no deeper than the highest; `skip` names dropped layers."""
         if valid_BT is not None:
             x_BTD = x_BTD * valid_BT.unsqueeze(2)
         x_BTD = x_BTD + self.position(x_BTD)
         x_BTD = self.dropout(x_BTD if self.pre_norm else self.norm(x_BTD))
-        valid_B11T = None if valid_BT is None else valid_BT[:, None, None, :]
-        states = {0: x_BTD}
-        for i, block in enumerate(self.blocks[: max(wanted)], start=1):
-            x_BTD = x_BTD if i in skip else block(x_BTD, valid_B11T)
-            if i in wanted:
-                last = self.pre_norm and i == len(self.blocks)
-                states[i] = self.norm(x_BTD) if last else x_BTD
-        return [states[i] for i in wanted]
+        return block_states(self.blocks, x_BTD, valid_BT, layers, skip, self.norm if self.pre_norm else None)
+
+
+def block_states(
+    blocks: Iterable[Callable[[Tensor, Tensor | None], Tensor]],
+    x_BTD: Tensor,
+    valid_BT: Tensor | None,
+    layers: Sequence[int] | None = None,
+    skip: Collection[int] = (),
+    final_norm: Callable[[Tensor], Tensor] | None = None,
+) -> list[Tensor]:
+    """States [B, T, D] of `layers`: 0 is `x_BTD`, i the output of block i; `final_norm` is applied to the last only.
+
+    Blocks above the highest of `layers` (all by default) do not run, nor those in `skip`.
+    """
+    blocks = list(blocks)
+    wanted = range(len(blocks) + 1) if layers is None else layers
+    states = {0: x_BTD}
+    for i, block in enumerate(blocks[: max(wanted)], start=1):
+        x_BTD = x_BTD if i in skip else block(x_BTD, valid_BT)
+        if i in wanted:
+            states[i] = final_norm(x_BTD) if final_norm and i == len(blocks) else x_BTD
+    return [states[i] for i in wanted]

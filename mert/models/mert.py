@@ -1,4 +1,4 @@
-"""Mert: waveform in, one hidden state a layer out. The page to read first.
+"""Mert: waveform in, one hidden state per layer out. The page to read first.
 
     wave [B, N] --ConvFrontend--> [B, T, C] --norm, linear--> [B, T, D] --Encoder--> L + 1 states [B, T, D]
 
@@ -7,7 +7,7 @@ Shapes: B clips, N samples, T frames, C conv channels, D model width, L blocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class Mert(nn.Module):
 
     The wave is float, mono, at `config.sample_rate`, about [-1, 1]. Rows may be zero-padded on the right when
     their `lengths_B` (samples) are given: a padded row's valid frames equal those of the clip alone, because group
-    norm, positional convolution and attention see valid samples only.
+    norm, positional convolution and attention read valid samples only.
 
     >>> import torch; from mert.models.config import nano
     >>> model = Mert(nano()).eval()
@@ -50,7 +50,7 @@ class Mert(nn.Module):
         self.config = config
         self.frontend = ConvFrontend(config)
         self.projection = Projection(config)
-        self.mask_embed = nn.Parameter(torch.rand(config.dim))  # what a masked frame becomes in pretraining
+        self.mask_embed = nn.Parameter(torch.rand(config.dim))  # replaces masked frames in pretraining
         self.encoder = Encoder(config)
 
     def forward(
@@ -63,11 +63,25 @@ class Mert(nn.Module):
         shortest = wave_BN.shape[1] if lengths_B is None else int(lengths_B.min())
         if shortest < self.config.receptive_field:
             raise ValueError(f"{shortest} samples are too few: one frame reads {self.config.receptive_field}")
-        x_BTD = self.projection(self.frontend(wave_BN, lengths_B))
-        return self.encoder(x_BTD, self.valid_frames(lengths_B, x_BTD.shape[1]), layers)
+        features_BTC = self.frontend(wave_BN, lengths_B)
+        return self.encode(features_BTC, self.valid_frames(lengths_B, features_BTC.shape[1]), layers)
+
+    def encode(
+        self,
+        features_BTC: Tensor,
+        valid_BT: Tensor | None = None,
+        layers: Sequence[int] | None = None,
+        mask_BT: Tensor | None = None,
+        skip: Collection[int] = (),
+    ) -> list[Tensor]:
+        """Hidden states of the front end's features. `mask_BT` marks frames to mask, `skip` names layers to drop."""
+        x_BTD = self.projection(features_BTC)
+        if mask_BT is not None:
+            x_BTD = torch.where(mask_BT.unsqueeze(2), self.mask_embed.to(x_BTD.dtype), x_BTD)
+        return self.encoder(x_BTD, valid_BT, layers, skip)
 
     def valid_frames(self, lengths_B: Tensor | None, n_frames: int) -> Tensor | None:
-        """Boolean [B, T], true where a frame lies wholly inside its clip; None where nothing is padded."""
+        """Boolean [B, T], true where a frame lies wholly inside its clip; None without lengths."""
         if lengths_B is None:
             return None
         frames_B = self.frontend.n_frames(lengths_B)

@@ -1,4 +1,4 @@
-"""Waves as models take them: windows normalised as the published preprocessor does it, and a test sound.
+"""Input waves: normalisation as in the published preprocessor, and a test wave.
 
 Shapes: N samples.
 """
@@ -10,7 +10,7 @@ import torch
 
 
 def golden_wave(sample_rate: int) -> torch.Tensor:
-    """One second of a decaying harmonic tone in a little noise, to try models by: [sample_rate] float32.
+    """Test input: one second of a decaying harmonic tone with a little noise, [sample_rate] float32.
 
     >>> golden_wave(16_000).shape
     torch.Size([16000])
@@ -22,7 +22,7 @@ def golden_wave(sample_rate: int) -> torch.Tensor:
 
 
 def normalized(wave_N: np.ndarray) -> np.ndarray:
-    """Zero mean and unit (population) variance, as the published preprocessor does it.
+    """Zero mean and unit (population) variance, as in the published preprocessor.
 
     >>> normalized(np.array([1.0, 3.0], np.float32)).round(3)
     array([-1.,  1.], dtype=float32)

@@ -161,9 +161,7 @@ class Pretrainer(nn.Module):
         features_BTC = model.frontend(group.wave_BN)
         features_BTC = scale_gradient(features_BTC, self.weights.feature_grad)
         penalty = features_BTC.float().square().mean()
-        x_BTD = model.projection(features_BTC)
-        x_BTD = torch.where(group.mask_BT.unsqueeze(2), model.mask_embed.to(x_BTD.dtype), x_BTD)
-        (states_BTD,) = model.encoder(x_BTD, layers=[model.config.n_layers], skip=skip)
+        (states_BTD,) = model.encode(features_BTC, layers=[model.config.n_layers], mask_BT=group.mask_BT, skip=skip)
         return states_BTD[group.mask_BT], penalty
 
 

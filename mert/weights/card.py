@@ -1,16 +1,12 @@
-"""The model card: README.md with front matter for the hub and facts for people, written and read."""
+"""The model card of exported models: the text of their README.md, and the reading of its front matter."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mert.models.mert import Mert
+from mert.models.config import MertConfig
 from mert.weights.registry import ModelInfo
-
-if TYPE_CHECKING:
-    pass
 
 _CARD = """\
 ---
@@ -45,12 +41,11 @@ features = model.embed("song.mp3")  # features.values: [layer, time, width]
 """
 
 
-def model_card(info: ModelInfo, model: Mert, sha256: str, licence: str | None = None) -> str:
-    """README.md: front matter for the hub, facts for people, and `info.note` in plain sight."""
-    config = model.config
+def model_card(info: ModelInfo, config: MertConfig, sha256: str, licence: str | None = None) -> str:
+    """The text of README.md: front matter for the hub, `info.note`, and a table of facts."""
     return _CARD.format(
         name=info.name, licence=licence or info.licence.lower().replace(" ", "-"), note=json.dumps(info.note),
-        headline=f"> **{info.note}**\n\n" if info.note else "", n_params=sum(p.numel() for p in model.parameters()),
+        headline=f"> **{info.note}**\n\n" if info.note else "", n_params=config.n_params,
         sample_rate=config.sample_rate, frame_rate=config.frame_rate, n_states=config.n_layers + 1, dim=config.dim,
         last=config.layer_names[-1], window_s=config.window_s, normalize="yes" if config.normalize else "no",
         sha256=sha256,
@@ -58,7 +53,7 @@ def model_card(info: ModelInfo, model: Mert, sha256: str, licence: str | None = 
 
 
 def read_card(folder: Path) -> dict[str, str]:
-    """The one-line entries of README.md's front matter; empty where there is none."""
+    """The one-line entries of README.md's front matter; empty without one."""
     try:
         text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,8 +1,8 @@
 """Weights in files: our format, Hugging Face and fairseq checkpoints in; our format and HuBERT exports out.
 
-Safetensors holds no code. `.bin` and `.pt` files are pickles, which can run anything when read naively: here
-their opcodes are screened, every class but tensors and plain containers becomes an inert stub, and only the
-tensors that a model asks for are read.
+Safetensors files hold no code. `.bin` and `.pt` files are pickles, and an unrestricted reader would run any code in
+them: here their opcodes are screened, every class but tensors and plain containers becomes an inert stub, and only
+the tensors of the model are read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _UNREADABLE = (SafetensorError, ValueError, RuntimeError, EOFError, OSError, zip
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights under our names in float32, the configuration they need, and where both came from."""
+    """Weights under our names in float32, their configuration, and the source of both."""
 
     config: MertConfig
     state: dict[str, Tensor]
@@ -44,7 +44,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """How many tensors found their place.
+    """Number of tensors that were loaded, and the training heads that were dropped.
 
     >>> print(LoadReport(211, 211, ("final_proj.bias",)))
     211 of 211 tensors, 1 of training heads dropped
@@ -62,7 +62,7 @@ class LoadReport:
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a folder (ours or Hugging Face), a `.safetensors` or `.bin` file beside its config.json, or a `.pt`.
 
-    The `.pt` is fairseq's. Raises CheckpointError for whatever is missing, damaged, or not a MERT.
+    The `.pt` is fairseq's. CheckpointError for whatever is missing, damaged, or not a MERT.
     """
     path = Path(path)
     if path.is_dir():
@@ -82,13 +82,13 @@ def load_state(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
     Raises CheckpointError that names missing, extra and misshapen tensors, and the first one with NaN or Inf.
     A model on the meta device takes the checkpoint's own tensors instead of copies.
     """
-    own, given, file = model.state_dict(), checkpoint.state, checkpoint.weights_file
-    wrong = [f"missing {name} {list(own[name].shape)}" for name in own if name not in given]
-    wrong += [f"extra {name} {list(given[name].shape)}" for name in given if name not in own]
+    wanted, given, file = model.state_dict(), checkpoint.state, checkpoint.weights_file
+    wrong = [f"missing {name} {list(wanted[name].shape)}" for name in wanted if name not in given]
+    wrong += [f"extra {name} {list(given[name].shape)}" for name in given if name not in wanted]
     wrong += [
-        f"{name} has shape {list(given[name].shape)} where the model has {list(own[name].shape)}"
-        for name in own
-        if name in given and given[name].shape != own[name].shape
+        f"{name} has shape {list(given[name].shape)} where the model has {list(wanted[name].shape)}"
+        for name in wanted
+        if name in given and given[name].shape != wanted[name].shape
     ]
     if wrong:
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
@@ -97,12 +97,12 @@ def load_state(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
     for name, tensor in given.items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(file, f"{name} holds NaN or Inf", "use an earlier checkpoint")
-    model.load_state_dict(given, assign=any(tensor.is_meta for tensor in own.values()))
-    return LoadReport(len(given), len(own), checkpoint.dropped)
+    model.load_state_dict(given, assign=any(tensor.is_meta for tensor in wanted.values()))
+    return LoadReport(len(given), len(wanted), checkpoint.dropped)
 
 
 def load_model(path: str | Path) -> tuple[Mert, Checkpoint, LoadReport]:
-    """A `Mert` in eval mode with the weights of `path`; no memory is taken before all shapes are known to fit."""
+    """A `Mert` in eval mode with the weights of `path`, allocated after all shapes are checked."""
     checkpoint = read_checkpoint(path)
     with torch.device("meta"):
         model = Mert(checkpoint.config)
@@ -170,13 +170,13 @@ def _read_fairseq(path: Path) -> Checkpoint:
 def _checkpoint(source: _Source, config: MertConfig, weights: Path, style: formats.Style | None) -> Checkpoint:
     renamed, dropped = formats.to_ours(source.shapes, config, style, str(weights))
     state = {}
-    for found, name in renamed.items():
+    for published, name in renamed.items():
         try:
-            tensor = source.read(found)
+            tensor = source.read(published)
         except _UNREADABLE as error:
-            raise CheckpointError(weights, f"{found} cannot be read ({error})", AGAIN) from error
+            raise CheckpointError(weights, f"{published} cannot be read ({error})", AGAIN) from error
         if not tensor.is_floating_point():
-            raise CheckpointError(weights, f"{found} is {tensor.dtype}", "use floating-point weights")
+            raise CheckpointError(weights, f"{published} is {tensor.dtype}", "use floating-point weights")
         state[name] = tensor.to(torch.float32, copy=True)  # the file may change under a mapped tensor
     return Checkpoint(config, state, dropped, weights, sha256_file(weights), style or "mert-hub")
 
@@ -192,7 +192,7 @@ def _open_safetensors(path: Path) -> Iterator[_Source]:
 
 
 def digest(model: Mert) -> str:
-    """SHA-256 over names and values of all tensors: the identity of weights that are in no file."""
+    """SHA-256 over names and values of all tensors: the identity of weights that have no file."""
     sha = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         sha.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())

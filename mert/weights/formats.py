@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from mert.errors import CheckpointError
-from mert.models.config import MertConfig
+from mert.models.config import MertConfig, base_95m, large_330m
 
 Style = Literal["huggingface", "fairseq"]
 
 _BOTH = (".weight", ".bias")
 _CONVS = "feature_extractor.conv_layers"
 _POSITION = (".bias", ".parametrizations.weight.original0", ".parametrizations.weight.original1")
-_ONCE = (  # ours, Hugging Face, fairseq, and what follows each of the three
+_ONCE = (  # ours, Hugging Face, fairseq, and the suffixes of each
     ("mask_embed", "masked_spec_embed", "mask_emb", ("",)),
     ("frontend.convs.0.norm", f"{_CONVS}.0.layer_norm", f"{_CONVS}.0.2", _BOTH),
     ("projection.norm", "feature_projection.layer_norm", "layer_norm", _BOTH),
@@ -66,7 +66,7 @@ _FIELDS = {  # ours -> Hugging Face
     "layer_drop": "layerdrop",
     "window_s": "window_s",  # ours alone: exports keep it, and transformers carries it along
 }
-_FIXED = {  # what every released MERT has, and the only thing this model implements
+_FIXED = {  # the same in every released MERT, and all that this model implements
     "feat_extract_norm": "group",
     "feat_extract_activation": "gelu",
     "feat_proj_layer_norm": True,
@@ -96,18 +96,18 @@ def names(config: MertConfig, style: Style) -> dict[str, str]:
 
 
 def to_ours(
-    found: Iterable[str], config: MertConfig, style: Style | None, source: str = "weights"
+    published: Iterable[str], config: MertConfig, style: Style | None, source: str = "weights"
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """(found name -> our name, names of training heads to drop); an unknown name stays as it is.
+    """(published name -> our name, names of training heads to drop); an unknown name stays as it is.
 
     Both spellings of weight norm are understood; a file that holds both at once is refused. No style: our names.
     """
     if style is None:
-        return {name: name for name in found}, ()
+        return {name: name for name in published}, ()
     table = {theirs: ours for ours, theirs in names(config, style).items()}
     kept: dict[str, str] = {}
     dropped = []
-    for name in found:
+    for name in published:
         if _TRAINING_HEADS.fullmatch(name):
             dropped.append(name)
         else:
@@ -122,7 +122,7 @@ def to_ours(
 def from_huggingface(
     values: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None, source: str = "config.json"
 ) -> MertConfig:
-    """Read config.json (mert_model, music_hubert, hubert) and preprocessor_config.json, where there is one.
+    """Read config.json (mert_model, music_hubert, hubert) and, if given, preprocessor_config.json.
 
     Missing keys take the published 95M values, unknown keys are tolerated. CheckpointError for anything this
     model does not implement.
@@ -143,7 +143,7 @@ def from_huggingface(
         _refuse(source, "conv_dim", conv_dims)
     ours = {field: values[key] for field, key in _FIELDS.items() if key in values}
     ours = {"sample_rate": rate, "conv_dim": conv_dims[0], **ours}
-    window_s = 5.12 if ours.get("pre_norm") is True and ours["sample_rate"] == 24_000 else 5.0
+    window_s = _window_s(ours.get("pre_norm") is True, ours["sample_rate"])
     normalize = preprocessor.get("do_normalize", True)
     return _checked_config({"window_s": window_s, **ours, "normalize": normalize}, source)
 
@@ -180,7 +180,7 @@ def to_preprocessor(config: MertConfig) -> dict[str, Any]:
 
 
 def from_fairseq(shapes: Mapping[str, tuple[int, ...]], cfg: object = None, source: str = "model.pt") -> MertConfig:
-    """Infer the configuration from tensor shapes, and what shapes do not tell from the training `cfg`."""
+    """Infer the configuration from tensor shapes, and what does not follow from them from the training `cfg`."""
     for key, value in {"deepnorm": True, "conv_bias": True, "feature_extractor_cqt": True,
                        "conv_pos_batch_norm": True, "extractor_mode": "layer_norm"}.items():  # fmt: skip
         if find_setting(cfg, key) == value:
@@ -202,7 +202,7 @@ def from_fairseq(shapes: Mapping[str, tuple[int, ...]], cfg: object = None, sour
         pre_norm = _RELEASED_PRE_NORM.get((n_layers, dim))
     if pre_norm is None:
         raise CheckpointError(
-            source, "nothing tells whether norms stand before or behind the sub-layers",
+            source, "neither cfg nor shapes say whether norms come before or after the sub-layers",
             "use a checkpoint whose cfg has model.layer_norm_first",
         )  # fmt: skip
     rate = find_setting(cfg, "sample_rate") or 24_000
@@ -211,18 +211,18 @@ def from_fairseq(shapes: Mapping[str, tuple[int, ...]], cfg: object = None, sour
         "n_heads": find_setting(cfg, "encoder_attention_heads") or dim // 64,
         "conv_dim": shapes["layer_norm.weight"][0], "position_kernel": weight_v[2],
         "position_groups": dim // max(1, weight_v[1]),
-        "window_s": 5.12 if pre_norm and rate == 24_000 else 5.0,
+        "window_s": _window_s(bool(pre_norm), rate),
     }  # fmt: skip
     return _checked_config(values, source)
 
 
 def from_mert_hub(values: Mapping[str, Any], source: str = "config.json") -> MertConfig:
-    """Our own config.json; unknown keys are errors, because a newer version may mean something by them."""
+    """Our own config.json; unknown keys are errors, because a newer version may depend on them."""
     if values.get("format_version") != 1:
         reason = f"format_version is {values.get('format_version')!r}, this library reads 1"
         raise CheckpointError(source, reason, "update mert-hub")
-    own = {key: value for key, value in values.items() if key not in ("format", "format_version")}
-    return _checked_config(own, source)
+    kept = {key: value for key, value in values.items() if key not in ("format", "format_version")}
+    return _checked_config(kept, source)
 
 
 def to_mert_hub(config: MertConfig) -> dict[str, Any]:
@@ -250,6 +250,12 @@ def find_setting(tree: object, name: str) -> bool | int | float | str | None:
     return None
 
 
+def _window_s(pre_norm: bool, sample_rate: object) -> float:
+    """Training context of the released model of this kind, which published configurations do not record."""
+    released = large_330m() if pre_norm and sample_rate == large_330m().sample_rate else base_95m()
+    return released.window_s
+
+
 def _children(node: object) -> Mapping[Any, Any]:
     if isinstance(node, Mapping):
         return node
@@ -259,7 +265,7 @@ def _children(node: object) -> Mapping[Any, Any]:
 
 
 def _plain(value: object, depth: int = 3) -> bool | int | float | str | None:
-    """A plain value, taken out of the inert stand-in of an OmegaConf node or an enum where it sits in one."""
+    """A plain value, also from within the inert stand-in of an OmegaConf node or an enum."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     state, args = getattr(value, "state", None), getattr(value, "args", ())

@@ -1,4 +1,4 @@
-"""Loading models from folders and from the Hugging Face hub, with pinned revisions and checked hashes."""
+"""Weights by name: bundled, from a folder, or downloaded to the cache of the Hugging Face hub with checked hashes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import huggingface_hub
 from huggingface_hub import constants, errors
@@ -19,13 +18,11 @@ from mert.models.mert import Mert
 from mert.weights import registry
 from mert.weights.card import read_card
 from mert.weights.checkpoints import load_model
-from mert.weights.publish import GOLDEN, verify
+from mert.weights.golden import GOLDEN, verify
 from mert.weights.registry import ModelInfo
 
-if TYPE_CHECKING:
-    pass
-
 log = logging.getLogger("mert")
+_licences_shown: set[str] = set()
 
 _OPTIONAL = ("preprocessor_config.json", "README.md")
 _PUBLISHED = ("config.json", "model.safetensors", "README.md", "golden.safetensors")
@@ -33,18 +30,34 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _REMEDY = "check the connection and HF_HUB_OFFLINE, then load again"
 
 
-def fetch(repo: str, revision: str | None = None, sha256: str | None = None) -> Path:
-    """Download a model, or find it in the cache; returns its snapshot folder, named after the commit.
+def load_weights(name_or_dir: str | Path, revision: str | None = None) -> tuple[Mert, ModelInfo]:
+    """The model of a bundled name, a folder or weights file, or a name on the hub, with its record.
 
-    The weights must have `sha256`; without one on record, the hash of the first download is recorded in
-    `trust_file()` and must be met from then on. A file with a wrong hash is moved aside. CheckpointError says why
-    a download or check failed.
+    Its licence is logged the first time, as a warning if it is non-commercial.
+    """
+    name = str(name_or_dir)
+    if folder := registry.bundled(name):
+        model, info = _load_bundled(folder, registry.info(name), revision)
+    else:
+        model, info = (_load_local if Path(name).exists() else _load_hub)(name, revision)
+    if info.licence != "unknown" and info.name not in _licences_shown:
+        _licences_shown.add(info.name)
+        restricted = "nc" in info.licence.lower()
+        log.log(logging.WARNING if restricted else logging.INFO, "%s: weights under %s", info.name, info.licence)
+    return model, info
+
+
+def fetch(repo: str, revision: str | None = None, sha256: str | None = None) -> Path:
+    """Download a model unless it is in the cache; returns its snapshot folder, named after the commit.
+
+    The weights must have `sha256`. Without one, `trust_file()` records the hash of the first download, which later
+    downloads must have. A file with a wrong hash is moved aside. CheckpointError says why a download or check failed.
     """
     revision = revision or constants.DEFAULT_REVISION
     config = _download(repo, "config.json", revision)
     if config is None:
         raise CheckpointError(repo, "holds no config.json", "give the name of a MERT repository")
-    commit = config.parent.name  # from here on one commit, even if the branch moves meanwhile
+    commit = config.parent.name  # one commit for all files, even if the branch moves meanwhile
     for filename in _OPTIONAL:
         _download(repo, filename, commit)
     weights = next(filter(None, (_download(repo, filename, commit) for filename in _WEIGHTS)), None)
@@ -56,7 +69,7 @@ def fetch(repo: str, revision: str | None = None, sha256: str | None = None) -> 
 
 
 def folder_of(name_or_dir: str | Path, revision: str | None = None) -> Path:
-    """Where the files of a model are: bundled, a local path as it is, or the checked download with golden states."""
+    """The folder of a model: bundled, a local path as it is, or the checked download with its golden states."""
     if bundled := registry.bundled(str(name_or_dir)):
         return bundled
     if Path(name_or_dir).exists():
@@ -119,8 +132,8 @@ def _load_hub(name: str, revision: str | None) -> tuple[Mert, ModelInfo]:
     model, checkpoint, report = load_model(folder)
     log.info("%s: %s", folder, report)
     record = record or _info(model, folder, name, name)
-    if model.config.sample_rate != record.sample_rate:  # some published configurations do not say
-        log.warning("%s: taken for %d Hz, as on record", name, record.sample_rate)
+    if model.config.sample_rate != record.sample_rate:  # some published configurations lack it
+        log.warning("%s: the sample rate is %d Hz, as on record", name, record.sample_rate)
         model.config = replace(model.config, sample_rate=record.sample_rate)
     return model, replace(record, revision=folder.name, sha256=checkpoint.sha256)
 
@@ -180,9 +193,9 @@ def _first_line(error: Exception) -> str:
 
 def _check(weights: Path, key: str, sha256: str | None) -> None:
     """Compare with the hash on record, or record it; a file that differs is moved aside."""
-    found = sha256_file(weights)
-    expected = sha256 or _trusted(key, found)
-    if found == expected:
+    actual = sha256_file(weights)
+    expected = sha256 or _trusted(key, actual)
+    if actual == expected:
         return
     blob = weights.resolve()
     quarantine = blob.with_name(blob.name + ".quarantined")
@@ -190,21 +203,21 @@ def _check(weights: Path, key: str, sha256: str | None) -> None:
     weights.unlink(missing_ok=True)
     raise CheckpointError(
         key,
-        f"sha256 is {found}, on record is {expected}; the file was moved aside to {quarantine}",
+        f"sha256 is {actual}, on record is {expected}; the file was moved aside to {quarantine}",
         "load again to download it anew; if the publisher changed it on purpose, "
         + (f"remove its line from {trust_file()}" if sha256 is None else "update mert-hub"),
     )
 
 
-def _trusted(key: str, found: str) -> str:
-    """The recorded hash of `key`; the first time, `found` is recorded."""
+def _trusted(key: str, actual: str) -> str:
+    """The recorded hash of `key`; the first time, `actual` is recorded."""
     path = trust_file()
     try:
         with WeakFileLock(f"{path}.lock"):
             hashes = read_json(path) if path.exists() else {}
             if key not in hashes:
-                write_json(path, {**hashes, key: found})
-            return str(hashes.get(key, found))
+                write_json(path, {**hashes, key: actual})
+            return str(hashes.get(key, actual))
     except (OSError, OutputError) as error:  # a shared cache may be read-only
         log.warning("%s: its hash cannot be recorded (%s)", key, error)
-        return found
+        return actual

@@ -1,4 +1,4 @@
-"""A MERT as an ONNX file for other runtimes: waves of one length in, all hidden states out.
+"""Export of a MERT as an ONNX file for other runtimes: waves of one length in, all hidden states out.
 
 Shapes: B clips, N samples, T frames, C conv channels, D model width, L layers.
 """
@@ -16,17 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mert.errors import CheckpointError, MertError
+from mert.errors import CheckpointError, need
 from mert.files import write_whole
 from mert.models.mert import Mert
 from mert.models.waves import golden_wave, normalized
 
-TOLERANCE = 1e-4  # of the larger of 1 and a layer's rms: other runtimes round and sum in their own ways
-INSTALL = 'pip install -e ".[onnx]"'
+TOLERANCE = 1e-4  # of the larger of 1 and a layer's rms: other runtimes sum in other orders
 
 
 class Portable(nn.Module):
-    """A Mert in operators that every runtime has: wave [B, N] -> states [L, B, T, D]; windows are normalised inside."""
+    """A Mert in operators that every runtime has: wave [B, N] -> states [L, B, T, D]; it normalises windows itself."""
 
     def __init__(self, model: Mert) -> None:
         super().__init__()
@@ -35,7 +34,7 @@ class Portable(nn.Module):
 
     def forward(self, wave_BN: Tensor) -> Tensor:
         model: Any = self.model
-        wave_BN = wave_BN - wave_BN.mean(1, keepdim=True)  # which the first norm would take off, with less precision
+        wave_BN = wave_BN - wave_BN.mean(1, keepdim=True)  # the first norm would subtract it with less precision
         if model.config.normalize:
             wave_BN = wave_BN / (wave_BN.square().mean(1, keepdim=True) + 1e-7).sqrt()
         first, *rest = model.frontend.convs
@@ -43,11 +42,11 @@ class Portable(nn.Module):
         x_BCT = F.gelu(F.instance_norm(x_BCT, weight=first.norm.weight, bias=first.norm.bias, eps=first.eps))
         for conv in rest:
             x_BCT = F.gelu(F.conv1d(x_BCT, conv.weight, stride=conv.stride))
-        return torch.stack(model.encoder(model.projection(x_BCT.transpose(1, 2))))
+        return torch.stack(model.encode(x_BCT.transpose(1, 2)))
 
 
 def folded(conv: nn.Conv1d) -> nn.Conv1d:
-    """A convolution with the weight that its weight norm gives. (Torch's own remover would also change the model.)"""
+    """A copy of a convolution with its weight norm folded in. (Torch's own remover would change the model.)"""
     plain = nn.Conv1d(
         conv.in_channels, conv.out_channels, conv.kernel_size[0], padding=conv.padding[0], groups=conv.groups
     )
@@ -58,16 +57,13 @@ def folded(conv: nn.Conv1d) -> nn.Conv1d:
 def export_onnx(model: Mert, path: str | Path) -> Path:
     """Write `path`, with batch and length free; input `wave` [B, N], output `states` [L, B, T, D]. Returns the path.
 
-    MertError where the extra is not installed, OutputError where the disk refuses.
+    MertError if the extra is not installed, OutputError if the disk refuses.
     """
-    try:
-        import onnxscript  # noqa: F401 - torch's exporter needs it
-    except ImportError:
-        raise MertError("--to onnx", "onnxscript is not installed", INSTALL) from None
+    need("onnxscript", "onnx", "--to onnx")  # torch's exporter imports it
     portable = Portable(model)
     example_BN = torch.zeros(2, model.config.sample_rate)
     free = {"wave_BN": {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=model.config.receptive_field)}}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names operators of packages that are not there
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operators of absent packages
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         program = torch.onnx.export(
@@ -83,20 +79,16 @@ def export_onnx(model: Mert, path: str | Path) -> Path:
 def check_onnx(model: Mert, path: str | Path) -> float:
     """Largest difference of the file's states, run by onnxruntime, from the model's, in units of max(1, layer's rms).
 
-    Two lengths, alone and as a batch. CheckpointError where it is over 1e-4.
+    It runs two lengths, alone and as a batch. CheckpointError if the difference is over 1e-4.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MertError("--check", "onnxruntime is not installed", INSTALL) from None
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = need("onnxruntime", "onnx", "--check").InferenceSession(str(path), providers=["CPUExecutionProvider"])
     wave_N = np.tile(golden_wave(model.config.sample_rate).numpy(), 2)
     worst = 0.0
     for clips in ([wave_N], [wave_N[:9_000], wave_N[20_000:29_000]]):
         (got_LBTD,) = session.run(["states"], {"wave": np.stack(clips)})
-        heard = [normalized(clip_N) for clip_N in clips] if model.config.normalize else clips
+        inputs = [normalized(clip_N) for clip_N in clips] if model.config.normalize else clips
         with torch.inference_mode():
-            wanted = model(torch.from_numpy(np.stack(heard)))
+            wanted = model(torch.from_numpy(np.stack(inputs)))
         for got_BTD, wanted_BTD in zip(torch.from_numpy(got_LBTD), wanted, strict=True):
             scale = max(1.0, float(wanted_BTD.square().mean().sqrt()))
             worst = max(worst, float((got_BTD - wanted_BTD).abs().max()) / scale)

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mert.embedding.windows import Clock
+from mert.models.config import base_95m
 
-CLOCK = Clock(24_000, 320, 400)  # of MERT, 75 frames a second
+CLOCK = Clock.of(base_95m())  # 75 frames per second
 
 
 @dataclass(frozen=True)

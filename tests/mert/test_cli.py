@@ -366,7 +366,7 @@ def test_an_unknown_model_is_1_with_close_names(house: House, tmp_path: Path) ->
 @pytest.mark.parametrize("command", ["", *COMMANDS, "bench synth", "plot codes"])
 def test_help_comes_without_torch(command: str) -> None:
     code = (
-        "import sys\nfrom mert import cli\ntry:\n    cli.app([*sys.argv[1:], '--help'])\nfinally:\n"
+        "import sys\nfrom mert.cli import main as cli\ntry:\n    cli.app([*sys.argv[1:], '--help'])\nfinally:\n"
         "    assert not {'torch', 'numpy', 'huggingface_hub'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, *command.split()], capture_output=True, text=True)
@@ -384,7 +384,7 @@ def test_models_are_listed_for_people_and_programs() -> None:
 
 def test_models_come_without_torch() -> None:
     code = (
-        "import sys\nfrom mert import cli\ntry:\n    cli.app(['models', '--json'])\nfinally:\n"
+        "import sys\nfrom mert.cli import main as cli\ntry:\n    cli.app(['models', '--json'])\nfinally:\n"
         "    assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -191,3 +191,10 @@ def test_config_round_trip_and_unknown_keys() -> None:
 
 def test_nano_is_small() -> None:
     assert sum(p.numel() for p in Mert(nano()).parameters()) < 8_000_000
+
+
+@pytest.mark.parametrize("config", [nano(), base_95m(), large_330m(), tiny_config(position_kernel=15)], ids=range(4))
+def test_the_number_of_parameters_follows_from_the_configuration(config: MertConfig) -> None:
+    with torch.device("meta"):
+        model = Mert(config)
+    assert config.n_params == sum(p.numel() for p in model.parameters())

@@ -1,0 +1,84 @@
+"""Golden states: a test wave and the hidden states it must give, kept beside the weights; and `verify`, the check."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mert.errors import CheckpointError
+from mert.models.mert import Mert
+from mert.models.waves import golden_wave
+from mert.weights.checkpoints import LoadReport, load_model, write_tensors
+
+GOLDEN = "golden.safetensors"
+TOLERANCE = 1e-5  # of the larger of 1 and a layer's rms
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Result of `verify`: tensors, file hash, and the largest difference from the golden states (None without them)."""
+
+    tensors: LoadReport
+    sha256: str
+    golden: float | None
+
+    def __str__(self) -> str:
+        golden = "none" if self.golden is None else f"largest difference {self.golden:.1e}"
+        return f"{self.tensors}, sha256 {self.sha256[:12]}, golden: {golden}"
+
+
+def write_golden(model: Mert, folder: Path, sha256: str) -> None:
+    """Write golden.safetensors for weights whose file has `sha256`."""
+    wave_N = golden_wave(model.config.sample_rate)
+    write_tensors(folder / GOLDEN, {"wave": wave_N, "states": _states(model, wave_N)}, {"sha256": sha256})
+
+
+def verify(folder: str | Path) -> VerifyReport:
+    """Check that weights load strictly, are finite, are those of the golden file, and give its states in float64.
+
+    Float32 would be a weaker check: trained weights amplify its rounding, which differs between processors.
+    A folder without golden.safetensors passes with `golden` None. CheckpointError names what fails.
+    """
+    folder = Path(folder)
+    model, checkpoint, report = load_model(folder)
+    if not (folder / GOLDEN).is_file():
+        return VerifyReport(report, checkpoint.sha256, None)
+    wave_N, wanted_LTD, sha256 = _read_golden(folder / GOLDEN)
+    if sha256 != checkpoint.sha256:
+        reason = f"sha256 is {checkpoint.sha256}, {GOLDEN} belongs to {sha256}"
+        raise CheckpointError(checkpoint.weights_file, reason, "restore the published files, or publish again")
+    if wave_N.ndim != 1 or len(wave_N) < model.config.receptive_field:
+        raise CheckpointError(folder / GOLDEN, f"wave has shape {list(wave_N.shape)}", "publish again")
+    states_LTD = _states(model, wave_N)
+    if states_LTD.shape != wanted_LTD.shape:
+        reason = f"states have shape {list(wanted_LTD.shape)}, the model gives {list(states_LTD.shape)}"
+        raise CheckpointError(folder / GOLDEN, reason, "publish again")
+    worst = 0.0
+    for layer, got_TD, wanted_TD in zip(model.config.layer_names, states_LTD, wanted_LTD, strict=True):
+        difference = float((got_TD - wanted_TD).abs().max())
+        limit = TOLERANCE * max(1.0, float(wanted_TD.square().mean().sqrt()))
+        if not difference <= limit:
+            reason = f"{layer} differs from its golden state by {difference:.2e}, more than {limit:.2e}"
+            raise CheckpointError(folder, reason, "restore the published files, or report it with your versions")
+        worst = max(worst, difference)
+    return VerifyReport(report, checkpoint.sha256, worst)
+
+
+def _read_golden(path: Path) -> tuple[Tensor, Tensor, str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            return file.get_tensor("wave"), file.get_tensor("states"), metadata.get("sha256", "nothing on record")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(path, f"cannot be read ({error})", "restore the published file") from error
+
+
+def _states(model: Mert, wave_N: Tensor) -> Tensor:
+    """All states [L, T, D], computed by a copy in float64."""
+    with torch.inference_mode():
+        return torch.cat(deepcopy(model).eval().double()(wave_N.double()[None])).float()
