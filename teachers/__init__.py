@@ -1,6 +1,7 @@
-"""What the student must predict: acoustic and musical teachers behind one protocol."""
+"""What the model must predict in pretraining: targets of acoustic and musical teachers, behind one protocol."""
 
 from teachers.base import Targets as Targets
+from teachers.base import TargetSource as TargetSource
 from teachers.base import Teacher as Teacher
 from teachers.base import TeacherError as TeacherError
 from teachers.registry import FITTED as FITTED

@@ -1,4 +1,4 @@
-"""What every teacher shares: targets at a stated rate, a fingerprint, a saved folder, and errors that say what to do.
+"""What every teacher shares: targets at a stated rate, a fingerprint, a saved folder, and errors with a remedy.
 
 Shapes: B clips, N samples, T frames, K codebooks, F bins.
 """
@@ -8,18 +8,20 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import math
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+STRIDE, FIELD = 320, 400  # samples: frame t of the model covers [320 t, 320 t + 400)
 
 INSTALL = {
     "train": 'pip install -e ".[train]"',
@@ -46,10 +48,9 @@ class TeacherError(Exception):
 
 @dataclass(frozen=True)
 class Targets:
-    """What the student must predict: `codes` int64 [B, K, T] or `frames` float32 [B, T, F], at `rate_hz`.
+    """What the model must predict: `codes` int64 [B, K, T] or `frames` float32 [B, T, F], at `rate_hz`.
 
-    Index t belongs to frame t of the student, which covers samples [320 t, 320 t + 400). The teacher has the same
-    `fingerprint`.
+    Index t belongs to frame t of the model, which covers samples [320 t, 320 t + 400). `fingerprint` is the teacher's.
     """
 
     codes: Tensor | None
@@ -58,12 +59,19 @@ class Targets:
     fingerprint: str
 
 
-@runtime_checkable
-class Teacher(Protocol):
-    """What `mert.train` knows of a teacher.
+class Crop(NamedTuple):
+    """Which part of a corpus a clip is: a recording, its length at the teacher's rate, and the clip's first frame."""
 
-    `n_classes` has one entry a codebook and is empty for frame teachers; `n_bins` is 0 for code teachers. `fingerprint`
-    is a SHA-256 over name, settings and weights.
+    recording: str
+    n_samples: int
+    frame: int
+
+
+class TargetSource(Protocol):
+    """What training needs of a teacher or of a label store in its place: targets of crops of known recordings.
+
+    `n_classes` has one entry per codebook and is empty for frame teachers; `n_bins` is 0 for code teachers.
+    `fingerprint` is a SHA-256 over name, settings and weights.
     """
 
     name: str
@@ -77,12 +85,23 @@ class Teacher(Protocol):
     def fingerprint(self) -> str:
         """64 hex digits: equal for teachers that give equal targets."""
 
-    def targets(self, wave_BN: Tensor) -> Targets:
-        """Targets of mono clips at `sample_rate`; deterministic, each row on its own, at least
-        (N - 400) // 320 + 1 frames."""
+    def crop_targets(self, wave_BN: Tensor, crops: Sequence[Crop], n_frames: int) -> Targets:
+        """The first `n_frames` targets of clips, which are these crops, on the device of the clips."""
+
+    def check_recordings(self, recordings: Iterable[tuple[str, int]]) -> None:
+        """TeacherError if there are no targets for one of these recordings (name, samples)."""
 
     def codebooks(self) -> list[Tensor]:
-        """Where the codes of each codebook lie, float32 [C, D]; empty if the teacher has no such places."""
+        """The codewords of each codebook, float32 [C, D]; empty if the teacher has none."""
+
+
+@runtime_checkable
+class Teacher(TargetSource, Protocol):
+    """A teacher that computes targets from audio."""
+
+    def targets(self, wave_BN: Tensor) -> Targets:
+        """Targets of mono clips at `sample_rate`; deterministic, row by row, of at least
+        (N - 400) // 320 + 1 frames."""
 
     def save(self, folder: str | Path) -> None:
         """Write teacher.json and teacher.safetensors."""
@@ -93,7 +112,7 @@ class Teacher(Protocol):
 
 
 class StoredTeacher:
-    """A teacher made of `settings` (plain JSON values) and `weights` (named tensors); subclasses add `targets`."""
+    """A teacher defined by `settings` (plain JSON values) and `weights` (named tensors); subclasses add `targets`."""
 
     name: str = ""
     licence: str = "Apache-2.0"
@@ -102,8 +121,12 @@ class StoredTeacher:
     n_classes: tuple[int, ...] = ()
     n_bins: int = 0
 
+    def targets(self, wave_BN: Tensor) -> Targets:
+        """As in `Teacher`."""
+        raise NotImplementedError
+
     def __init__(self, settings: dict[str, Any], weights: dict[str, Tensor]) -> None:
-        self.settings = json.loads(json.dumps(settings))  # what a reader of teacher.json will see: no tuples
+        self.settings = json.loads(json.dumps(settings))  # as read from teacher.json: no tuples
         self.weights = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
         self.fingerprint = fingerprint(self.name, self.settings, self.weights)
         self._placed: tuple[torch.device, dict[str, Tensor]] = (torch.device("cpu"), self.weights)
@@ -114,33 +137,49 @@ class StoredTeacher:
             self._placed = (device, {key: value.to(device) for key, value in self.weights.items()})
         return self._placed[1]
 
+    def crop_targets(self, wave_BN: Tensor, crops: Sequence[Crop], n_frames: int) -> Targets:
+        """The first `n_frames` targets of clips, computed from their audio."""
+        targets = self.targets(wave_BN)
+        codes = None if targets.codes is None else targets.codes[:, :, :n_frames]
+        frames = None if targets.frames is None else targets.frames[:, :n_frames]
+        return Targets(codes, frames, targets.rate_hz, targets.fingerprint)
+
+    def check_recordings(self, recordings: Iterable[tuple[str, int]]) -> None:
+        """Nothing to check: targets are computed from audio, so every recording has them."""
+
     def codebooks(self) -> list[Tensor]:
-        """Where the codes of each codebook lie, float32 [C, D]; empty if the teacher has no such places."""
+        """The codewords of each codebook, float32 [C, D]; empty if the teacher has none."""
         return []
 
     @classmethod
     def from_parts(cls, settings: dict[str, Any], weights: dict[str, Tensor]) -> Self:
-        """The inverse of `.settings` and `.weights`; any of Python's usual errors where they do not belong together."""
+        """The inverse of `.settings` and `.weights`; any built-in exception if they do not belong together."""
         return cls(settings, weights)
 
     def save(self, folder: str | Path) -> None:
-        """Write teacher.json and teacher.safetensors; the JSON last, so that a torn folder is no teacher."""
+        """Write teacher.json and teacher.safetensors, or neither; TeacherError if the disk refuses.
+
+        Both are written aside before either takes its place. A kill between the two moves leaves no teacher.json.
+        """
         folder = Path(folder)
+        aside = folder / f".teacher.{os.getpid()}.partial"
         about = {"name": self.name, "licence": self.licence, "fingerprint": self.fingerprint}
         text = json.dumps(about | {"settings": self.settings}, indent=2) + "\n"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            aside.mkdir(parents=True, exist_ok=True)
+            save_file(self.weights, aside / "teacher.safetensors")
+            (aside / "teacher.json").write_text(text, encoding="utf-8")
             (folder / "teacher.json").unlink(missing_ok=True)
-            save_file(self.weights, folder / "teacher.safetensors")
-            partial = folder / f".teacher.{os.getpid()}.partial"
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, folder / "teacher.json")
+            for name in ("teacher.safetensors", "teacher.json"):
+                os.replace(aside / name, folder / name)
         except (OSError, SafetensorError) as error:
             raise TeacherError(folder, f"cannot be written ({error})", "check permissions and free space") from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read what `save` wrote; TeacherError if it is no such folder, is corrupt, or holds another teacher."""
+        """Read what `save` wrote; TeacherError if it is not such a folder, is corrupt, or holds another teacher."""
         about, weights = read_folder(folder)
         damaged = "fit it or download it again"
         if about["name"] != cls.name:
@@ -150,14 +189,14 @@ class StoredTeacher:
         except (AttributeError, LookupError, StopIteration, TypeError, ValueError, RuntimeError) as error:
             reason = f"settings and weights do not belong together ({error})"
             raise TeacherError(folder, reason, damaged) from error
-        # of the settings as written: a teacher may have dropped what it does not know
+        # also of the settings as written: a teacher may have dropped unknown ones
         if about["fingerprint"] not in {teacher.fingerprint} & {fingerprint(cls.name, about["settings"], weights)}:
             raise TeacherError(folder, "the fingerprint is not that of its settings and weights", damaged)
         return teacher
 
 
 class CodeTeacher(StoredTeacher):
-    """A stored teacher that gives codes; subclasses say which a clip has."""
+    """A stored teacher that gives codes; subclasses add `_codes`, those of one clip."""
 
     def _codes(self, wave_1N: Tensor) -> Tensor:
         """Codes int64 [K, T] of one clip."""
@@ -165,7 +204,7 @@ class CodeTeacher(StoredTeacher):
 
     @torch.no_grad()
     def targets(self, wave_BN: Tensor) -> Targets:
-        """`codes` [B, K, ceil(N / 320)]; rows are computed one by one, so that none can sway another's rounding."""
+        """`codes` [B, K, ceil(N / 320)]; rows are computed one by one, so that none affects the rounding of another."""
         wave_BN = check_wave(wave_BN, self.name)
         with whole_float32(wave_BN.device):
             codes_BKT = torch.stack([self._codes(wave_1N) for wave_1N in wave_BN.split(1)])
@@ -174,7 +213,7 @@ class CodeTeacher(StoredTeacher):
 
 @contextmanager
 def whole_float32(device: torch.device) -> Iterator[None]:
-    """Convolutions and LSTMs in float32: else a GPU keeps ten bits in them (TF32), and gives other codes than a CPU."""
+    """Disable TF32 in convolutions and LSTMs: with its ten bits a GPU gives other codes than a CPU."""
     if device.type != "cuda":
         yield
         return
@@ -190,7 +229,7 @@ def whole_float32(device: torch.device) -> Iterator[None]:
 
 
 def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """teacher.json and the weights of a saved teacher, checked for form; TeacherError."""
+    """teacher.json and the weights of a saved teacher; TeacherError if they cannot be read or lack a key."""
     folder = Path(folder)
     try:
         about = json.loads((folder / "teacher.json").read_text(encoding="utf-8"))
@@ -204,7 +243,7 @@ def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def fingerprint(name: str, settings: dict[str, Any], weights: dict[str, Tensor]) -> str:
-    """SHA-256 over name, settings and weights (names, types, shapes and bytes), whatever their order.
+    """SHA-256 over name, settings and weights (names, types, shapes and bytes), independent of their order.
 
     >>> fingerprint("a", {"x": 1}, {}) == fingerprint("a", {"x": 2}, {})
     False
@@ -224,29 +263,29 @@ def check_wave(wave_BN: Tensor, source: str) -> Tensor:
     ValueError: cqt wants clips [B, N] of real samples, N >= 1, not float32 [3]
     """
     if wave_BN.dim() != 2 or wave_BN.shape[1] < 1 or not wave_BN.is_floating_point():
-        found = f"{str(wave_BN.dtype).removeprefix('torch.')} {list(wave_BN.shape)}"
-        raise ValueError(f"{source} wants clips [B, N] of real samples, N >= 1, not {found}")
+        given = f"{str(wave_BN.dtype).removeprefix('torch.')} {list(wave_BN.shape)}"
+        raise ValueError(f"{source} wants clips [B, N] of real samples, N >= 1, not {given}")
     return wave_BN.float()
 
 
-def require(module: str, teacher: str, extra: str) -> Any:
-    """Import a package of an optional extra; TeacherError with the line that installs it.
+def require(module: str, asked_for: str | Path, extra: str) -> Any:
+    """Import a package of an optional extra; TeacherError about what was asked for, with the install line.
 
     >>> require("math", "cqt", "train").floor(1.5)
     1
     """
     try:
         return importlib.import_module(module)
-    except (ImportError, OSError, RuntimeError) as error:  # the last two: binaries built for another torch
+    except (ImportError, OSError, RuntimeError) as error:  # OSError, RuntimeError: binaries built for another torch
         package = module.partition(".")[0]
-        raise TeacherError(teacher, f"{package} cannot be imported ({error})", INSTALL[extra]) from error
+        raise TeacherError(asked_for, f"{package} cannot be imported ({error})", INSTALL[extra]) from error
 
 
-def perplexity(codes: Tensor) -> float:
-    """exp of the entropy of codes: how many classes are in use, evenly counted.
+def perplexity(counts_C: Tensor) -> float:
+    """exp of the entropy of code counts [C]: the number of codes in use, if all were equally frequent.
 
-    >>> perplexity(torch.tensor([0, 1, 2, 3]))
-    4.0
+    >>> perplexity(torch.tensor([5, 5, 0, 5, 5])), perplexity(torch.tensor([7, 0]))
+    (4.0, 1.0)
     """
-    share = codes.flatten().bincount().double() / codes.numel()
-    return round(math.exp(float(-torch.xlogy(share, share).sum())), 6)
+    share_C = counts_C[counts_C > 0] / counts_C.sum()
+    return float(torch.exp(-(share_C * share_C.log()).sum()))

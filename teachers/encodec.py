@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
-from teachers.base import StoredTeacher, Targets, TeacherError, check_wave, require, whole_float32
+from teachers.base import CodeTeacher, TeacherError, require
 from teachers.clustering import Reservoir, pieces, residual_kmeans
 
 LICENCE = "CC BY-NC 4.0"
@@ -83,7 +83,7 @@ def layers(parts: nn.ModuleDict) -> Any:
     return quantizer.vq.layers
 
 
-class EncodecTeacher(StoredTeacher):
+class EncodecTeacher(CodeTeacher):
     """Code targets [B, 8, T] of 1024 classes each at 75 Hz (24 kHz, 6 kbit/s); code t ends at sample 320 (t + 1).
 
     A clip is encoded in one pass, so memory grows with its length: about 1.1 GB a minute.
@@ -151,16 +151,8 @@ class EncodecTeacher(StoredTeacher):
                 rest_ND = rest_ND - embed_CD[layer._codebook.quantize(rest_ND)]
         return cls(architecture, parts.state_dict())
 
-    @torch.no_grad()
-    def targets(self, wave_BN: Tensor) -> Targets:
-        """`codes` [B, K, ceil(N / 320)]; rows are computed one by one, so that none can sway another's rounding."""
-        wave_BN = check_wave(wave_BN, self.name)
-        self.parts.to(wave_BN.device)
-        with whole_float32(wave_BN.device):
-            codes_BKT = torch.stack([self._codes(wave_1N) for wave_1N in wave_BN.split(1)])
-        return Targets(codes_BKT, None, self.rate_hz, self.fingerprint)
-
     def _codes(self, wave_1N: Tensor) -> Tensor:
+        self.parts.to(wave_1N.device)
         with torch.autocast(wave_1N.device.type, enabled=False):
             latent_1DT = self.parts["encoder"](wave_1N[None])
             quantizer: Any = self.parts["quantizer"]

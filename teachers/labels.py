@@ -1,23 +1,25 @@
-"""The label store's format: the codes of a corpus, made once, as parquet shards beside a description of their teacher.
+"""Label stores: the codes of a corpus, computed once, as parquet shards beside a description of their teacher.
 
-`store.json` holds what a teacher says of itself, and how many shards there are; a row of `shard-00000.parquet` holds
-the name of a recording, its samples at the teacher's rate, and its codes, frame after frame;
-`codebooks.safetensors` says where the codes lie (keys "0", "1", ...; [C, D]).
-Shapes: K codebooks, T frames.
+`store.json` describes the teacher, and holds the number of shards. A row of `shard-00000.parquet` holds the name of a
+recording, its samples at the teacher's rate, and its codes, frame after frame. `codebooks.safetensors` holds the
+codewords (keys "0", "1", ...; [C, D]).
+Shapes: B crops, N samples, K codebooks, T frames.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from teachers.base import INSTALL, Targets, Teacher, TeacherError
+from teachers.base import FIELD, Crop, Targets, Teacher, TeacherError, require
 
 DESCRIPTION = "store.json"
 CODEBOOKS = "codebooks.safetensors"
@@ -34,7 +36,7 @@ def shard_name(number: int) -> str:
 
 
 def describe(teacher: Teacher, corpus_fingerprint: str, n_shards: int) -> dict[str, Any]:
-    """What `store.json` says."""
+    """The contents of `store.json`."""
     return {
         "format": "mert-labels",
         "teacher": teacher.name,
@@ -49,18 +51,15 @@ def describe(teacher: Teacher, corpus_fingerprint: str, n_shards: int) -> dict[s
 
 
 class LabelStore:
-    """A finished store in a teacher's place: `codes(name, first, n_frames)` [K, T], checked against `n_classes`.
+    """A finished store, as a source of targets in its teacher's place.
 
-    Raises TeacherError for a store that is not finished, was damaged, or holds codes no teacher of its kind gives.
+    TeacherError if it is not finished, is damaged, or has codes out of the range of `n_classes`.
     """
 
     n_bins = 0
 
     def __init__(self, folder: str | Path) -> None:
-        try:
-            from pyarrow import parquet
-        except ImportError:
-            raise TeacherError(folder, "pyarrow is not installed", INSTALL["train"]) from None
+        parquet = require("pyarrow.parquet", folder, "train")
         self.folder = Path(folder)
         try:
             about = json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8"))
@@ -87,9 +86,10 @@ class LabelStore:
                     raise TeacherError(shard, reason, "give each a name of its own, and " + AGAIN)
 
     def _checked(self, row: dict[str, Any], source: str) -> np.ndarray:
-        """Codes int16 [K, T] of a row: as many as its samples need, none out of range."""
+        """Codes int16 [K, T] of a row; TeacherError if its samples need more, or one is out of range."""
         n_frames, over = divmod(len(row["codes"]), len(self.n_classes))
-        if over or n_frames < (row["n_samples"] - 400) // 320 + 1:
+        stride = round(self.sample_rate / self.rate_hz)
+        if over or n_frames < (row["n_samples"] - FIELD) // stride + 1:
             raise TeacherError(source, f"{len(row['codes'])} codes for {row['n_samples']} samples", AGAIN)
         codes_KT = np.asarray(row["codes"]).reshape(n_frames, -1).T
         for k, (codes_T, n) in enumerate(zip(codes_KT, self.n_classes, strict=True)):
@@ -101,30 +101,28 @@ class LabelStore:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def targets(self, wave_BN: Tensor) -> Targets:
-        """A store knows recordings by name, not by sound: TeacherError."""
-        raise TeacherError(self.folder, "has codes of whole recordings only", "name the teacher itself")
+    def crop_targets(self, wave_BN: Tensor, crops: Sequence[Crop], n_frames: int) -> Targets:
+        """The stored codes of the crops, int64 [B, K, T]."""
+        rows = [self.codes(crop.recording, crop.n_samples, crop.frame, n_frames) for crop in crops]
+        codes_BKT = torch.from_numpy(np.stack(rows).astype(np.int64)).to(wave_BN.device)
+        return Targets(codes_BKT, None, self.rate_hz, self.fingerprint)
 
-    def save(self, folder: str | Path) -> None:
-        """A store stays where it was made: TeacherError."""
-        raise TeacherError(self.folder, "is a folder already", "copy it")
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Open a finished store."""
-        return cls(folder)
+    def check_recordings(self, recordings: Iterable[tuple[str, int]]) -> None:
+        """TeacherError if one of these recordings (name, samples) has no codes, or had another length."""
+        for name, n_samples in recordings:
+            self.codes(name, n_samples, 0, 0)
 
     def codebooks(self) -> list[Tensor]:
-        """Where the teacher's codes lie; empty for a store that was made without."""
+        """The codewords of each codebook, float32 [C, D]; empty if the teacher had none."""
         path = self.folder / CODEBOOKS
         try:
-            places = load_file(path) if path.exists() else {}
+            codewords = load_file(path) if path.exists() else {}
         except (OSError, SafetensorError) as error:
             raise TeacherError(path, f"is damaged ({error})", "run the same mert tokenize again") from None
-        return [places[str(k)] for k in range(len(places))]
+        return [codewords[str(k)] for k in range(len(codewords))]
 
     def counts(self) -> np.ndarray:
-        """How often each code occurs: [K, C], C being the size of the largest codebook."""
+        """The number of occurrences of each code: int64 [K, C], C being the size of the largest codebook."""
         counts_KC = np.zeros((len(self.n_classes), max(self.n_classes)), np.int64)
         for _, codes_KT in self._rows.values():
             counts_KC += np.stack([np.bincount(codes_T, minlength=counts_KC.shape[1]) for codes_T in codes_KT])

@@ -1,17 +1,19 @@
-"""Teachers by name or saved folder: which need fitting, which do not, and where each lives."""
+"""Teachers by name or saved folder, and fitting by name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
+from inspect import Parameter, signature
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import numpy as np
 
-from teachers.base import Teacher, TeacherError, read_folder
+from teachers.base import TargetSource, Teacher, TeacherError, read_folder
 
-# name: (module, class, maker without data, maker from data); imported when first used, for some need extras
+# name: (module, class, constructor without data, constructor from data); imported when used, as some need extras
 _TEACHERS: dict[str, tuple[str, str, str | None, str | None]] = {
     "cqt": ("teachers.cqt", "CqtTeacher", "", None),
     "encodec": ("teachers.encodec", "EncodecTeacher", "pretrained", None),
@@ -32,8 +34,8 @@ def teacher_class(name: str) -> Any:
     return getattr(import_module(module), kind)
 
 
-def load_teacher(name_or_folder: str | Path) -> Teacher:
-    """A teacher that needs no fitting, by name, or a saved one or a label store, by folder; TeacherError.
+def load_teacher(name_or_folder: str | Path) -> TargetSource:
+    """A teacher that needs no fitting, by name, or a saved one or a label store, by folder; TeacherError for others.
 
     A folder may also be that of EnCodec's published weights.
 
@@ -43,14 +45,13 @@ def load_teacher(name_or_folder: str | Path) -> Teacher:
     name = str(name_or_folder)
     if isinstance(name_or_folder, str) and name in READY:
         kind, maker = teacher_class(name), _TEACHERS[name][2]
-        made: Teacher = getattr(kind, maker)() if maker else kind()
-        return made
+        teacher: Teacher = getattr(kind, maker)() if maker else kind()
+        return teacher
     folder = Path(name_or_folder)
     if (folder / "store.json").is_file():
         from teachers.labels import LabelStore
 
-        stored: Teacher = LabelStore(folder)
-        return stored
+        return LabelStore(folder)
     if (folder / "teacher.json").is_file():
         about, _ = read_folder(folder)
         loaded: Teacher = teacher_class(about["name"]).load(folder)
@@ -63,18 +64,41 @@ def load_teacher(name_or_folder: str | Path) -> Teacher:
     raise TeacherError(name, "is neither a saved teacher nor a name", f"name a folder or one of {', '.join(READY)}")
 
 
+def settings_of(name: str) -> dict[str, Parameter]:
+    """The settings that fitting a teacher takes, with types and defaults; TeacherError if it cannot be fitted."""
+    kind = teacher_class(name)
+    if name not in FITTED:
+        raise TeacherError(name, "is not fitted", f"use it by name, or fit one of {', '.join(FITTED)}")
+    parameters = dict(signature(kind.fit, eval_str=True).parameters)
+    if parameters.pop("settings", None):  # **settings, passed on
+        parameters |= signature(kind.seeded, eval_str=True).parameters
+    return {key: parameter for key, parameter in parameters.items() if key != "waves"}
+
+
 def fit_teacher(name: str, waves: Iterable[np.ndarray], **settings: Any) -> Teacher:
     """Fit a teacher to float32 mono waves at its sample rate; reproducible from `seed`.
 
-    TeacherError for a name that is not fitted, unknown settings, or too little data.
+    TeacherError for a name that cannot be fitted, unknown settings, values of a wrong type or not above 0, or too
+    little data.
     """
-    fit = getattr(teacher_class(name), "fit", None)
-    if fit is None:
-        raise TeacherError(name, "is not fitted", f"use it by name, or fit one of {', '.join(FITTED)}")
-    code = fit.__func__.__code__
-    known = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) - {"cls", "waves"}
-    takes_more = bool(code.co_flags & 0x08)
-    if not takes_more and (unknown := sorted(set(settings) - known)):
+    known = settings_of(name)
+    if unknown := sorted(set(settings) - set(known)):
         raise TeacherError(name, f"unknown settings {unknown}", f"choose from {sorted(known)}")
-    fitted: Teacher = fit(waves, **settings)
+    for key, value in settings.items():
+        check_setting(name, known[key], value)
+    fitted: Teacher = teacher_class(name).fit(waves, **settings)
     return fitted
+
+
+def check_setting(name: str, setting: Parameter, value: Any) -> None:
+    """TeacherError unless a value has the type of its setting; numbers must be above 0, but a seed may be 0."""
+    kinds = get_args(setting.annotation) or (setting.annotation,)
+    many = isinstance(value, list | tuple) and any(get_origin(kind) is tuple for kind in kinds)
+    wanted = "text" if str in kinds else "a number above 0" if float in kinds else "whole numbers above 0"
+    for item in value if many else [value]:
+        number = isinstance(item, Real if float in kinds else Integral) and not isinstance(item, bool)
+        fits = (
+            isinstance(item, str) if str in kinds else number and (item > 0 or (item == 0 and setting.name == "seed"))
+        )
+        if not fits and value != setting.default:
+            raise TeacherError(name, f"{setting.name}={value!r} does not fit", f"give {wanted}")

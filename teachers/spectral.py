@@ -1,4 +1,4 @@
-"""Log-mel, MFCC and chroma frames by nnAudio (extra `train`), frame t centred at 320 t + 200 like the student's.
+"""Log-mel, MFCC and chroma frames by nnAudio (extra `train`), frame t centred at 320 t + 200 like the model's.
 
 Shapes: B clips, N samples, T frames, F features.
 """
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from teachers.base import require
+from teachers.base import FIELD, STRIDE, require
 
-CENTRE = 200  # samples: half the student's receptive field of 400
+CENTRE = FIELD // 2
 PIECE = 1500  # frames computed at once, which bounds the memory of long recordings
 FLOOR = 1e-5  # added to mel power before the logarithm; white noise of rms 0.001 is about as strong
 
@@ -30,7 +30,7 @@ class Spectral:
 
     kind: str
     sample_rate: int = 24_000
-    hop: int = 320
+    hop: int = STRIDE
     n_fft: int = 2048
     n_features: int = 128
 
@@ -42,7 +42,7 @@ class Spectral:
         require("nnAudio.features", f"{self.kind} frames", "train")
 
     def __call__(self, wave_BN: Tensor) -> Tensor:
-        """Frames [B, T, F]; without gradient, in float32 whatever autocast says."""
+        """Frames [B, T, F]; without gradient, in float32 even under autocast."""
         n = wave_BN.shape[1]
         n_frames, left = -(-n // self.hop), self.n_fft // 2 - CENTRE
         layer = layer_on(self, wave_BN.device)

@@ -88,7 +88,6 @@ def export(
 ) -> None:
     """Write a model for other software, or a finished run as a model (always in our format then)."""
     from mert.embedding.load import load
-    from mert.train.fairseq2.asset_card import write_asset_card
     from mert.weights.checkpoints import export_hubert
     from mert.weights.publish import save_pretrained
 
@@ -98,16 +97,24 @@ def export(
         typer.echo(as_onnx(name, out, check))
         return
     if (Path(name) / "recipe.yaml").exists() and not (Path(name) / "config.json").exists():
-        from mert.train.export import export_run
-
         export_run(Path(name), out, half)
     elif to == "hubert" and not half:
         export_hubert(load(name, device="cpu").model, out)
     else:
         save_pretrained(load(name, device="cpu"), out, half=half)
     if to == "fairseq2":
+        from mert.train.fairseq2 import write_asset_card
+
         write_asset_card(out, out.resolve().name)
     typer.echo(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+def export_run(run: Path, out: Path, half: bool = False) -> Path:
+    """Write a run of either engine as a model; returns the folder."""
+    from mert.train import fairseq2, run_folder
+
+    load = fairseq2.load_newest if fairseq2.is_run(run) else run_folder.load_newest
+    return run_folder.export_run(run, out, half, load)
 
 
 def as_onnx(name: str, out: Path, check: bool) -> str:

@@ -1,17 +1,17 @@
-"""The commands that train: `mert pretrain`, `continue-pretrain` and `fit-teacher`."""
+"""The commands that train: `mert pretrain`, `continue-pretrain`, `fit-teacher` and `tokenize`."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mert.cli.terminal import Executor
+from mert.cli.terminal import Executor, progress
 from mert.errors import MertError, UsageError
 
 if TYPE_CHECKING:
@@ -19,19 +19,20 @@ if TYPE_CHECKING:
 
     from mert.train.corpus import Corpus
     from mert.train.recipe import Recipe
+    from teachers import TargetSource
 
+log = logging.getLogger("mert")
 Config = Annotated[str, typer.Argument(help="nano, mert-nano, v0_95m, v1_95m, v1_330m, or a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as steps=500 mixing.apply_prob=0.")]
-
-
-class Trainer(StrEnum):
-    torch = "torch"
-    fairseq2 = "fairseq2"
+Resume = Annotated[
+    Literal["auto", "never"], typer.Option(help="auto resumes from the newest checkpoint; never starts anew.")
+]
+Data = Annotated[str, typer.Argument(help="A folder, manifest, hf:NAME or synth.")]
 
 
 @contextmanager
 def teachers_explain() -> Iterator[None]:
-    """Teachers know nothing of mert: their errors become mert's, one line for the user."""
+    """Turn a TeacherError, whose package does not import mert, into a MertError: one line for the user."""
     from teachers import TeacherError
 
     try:
@@ -44,17 +45,23 @@ def teachers_explain() -> Iterator[None]:
 def pretrain(
     config: Config,
     overrides: Overrides = None,
-    resume: Annotated[str, typer.Option(help="auto goes on from the newest checkpoint; never starts anew.")] = "auto",
+    resume: Resume = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the recipe and one step, write nothing.")] = False,
-    overfit: Annotated[int | None, typer.Option(min=1, help="Train on these few clips only.")] = None,
-    engine: Annotated[Trainer, typer.Option(help="Our own engine on torch, or fairseq2's trainer.")] = Trainer.torch,
+    overfit: Annotated[int | None, typer.Option(min=1, help="Train on the first clips only, so many.")] = None,
+    engine: Annotated[
+        Literal["torch", "fairseq2"], typer.Option(help="Our own engine on torch, or fairseq2's trainer.")
+    ] = "torch",
 ) -> None:
-    """Train a MERT. Start it under torchrun for many processes; stop it with SIGTERM and the same command goes on."""
+    """Train a MERT. Start it under torchrun for many processes; stop it with SIGTERM, and the same command resumes."""
     from mert.train.recipe import read_recipe
 
     recipe = read_recipe(config, overrides or [])
-    if engine is Trainer.fairseq2 and not dry_run:  # a dry run's step is the same
-        _train_by_fairseq2(recipe, resume, overfit)
+    if engine == "fairseq2" and not dry_run:  # a dry run's step is the same
+        from mert.train.fairseq2 import pretrain as train
+
+        step = train(recipe, _corpus(recipe, overfit), load_teachers(recipe.teachers), resume == "auto")
+        if os.environ.get("RANK", "0") == "0":
+            _report(recipe, step)
     else:
         _train(recipe, None, resume, dry_run, overfit)
 
@@ -64,7 +71,7 @@ def continue_pretrain(
     name: Annotated[str, typer.Argument(help="A model folder, or a name on the hub.")],
     config: Config,
     overrides: Overrides = None,
-    resume: Annotated[str, typer.Option(help="auto or never, as in pretrain.")] = "auto",
+    resume: Resume = "auto",
 ) -> None:
     """Train on from the weights of a published model; heads begin anew."""
     from dataclasses import replace
@@ -79,25 +86,21 @@ def continue_pretrain(
 
 @teachers_explain()
 def fit_teacher(
-    name: Annotated[str, typer.Argument(help="kmeans, mel_rvq or encodec_small.")],
-    data: Annotated[str, typer.Argument(help="A folder, manifest, hf:NAME or synth.")],
+    name: Annotated[str, typer.Argument(help="kmeans, mel_rvq, random_projection or encodec_small.")],
+    data: Data,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the teacher.")],
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of the teacher.")] = None,
-    clips: Annotated[int, typer.Option(min=1, help="Recordings to listen to at most.")] = 1000,
-    rate_hz: Annotated[int, typer.Option(help="Sample rate.")] = 24_000,
+    clips: Annotated[int, typer.Option(min=1, help="Maximum number of recordings to fit to.")] = 1000,
+    rate_hz: Annotated[int, typer.Option(min=1000, help="Sample rate.")] = 24_000,
 ) -> None:
     """Fit a teacher on a sample of a corpus."""
-    from inspect import Parameter, signature
-
-    import yaml
-
     from mert.train.corpus import open_corpus
+    from mert.train.recipe import parse_override
     from teachers import fit_teacher as fit
-    from teachers.registry import teacher_class
+    from teachers.registry import settings_of
 
-    values = {key: yaml.safe_load(text) for key, _, text in (item.partition("=") for item in settings or [])}
-    parameters = signature(getattr(teacher_class(name), "fit", fit)).parameters
-    if any(key == "sample_rate" or word.kind is Parameter.VAR_KEYWORD for key, word in parameters.items()):
+    values = dict(map(parse_override, settings or []))
+    if "sample_rate" in settings_of(name):
         values.setdefault("sample_rate", rate_hz)
     if (asked := values.get("sample_rate", rate_hz)) != rate_hz:
         reason = f"is asked for {asked} Hz, and the music comes at {rate_hz} Hz"
@@ -119,36 +122,51 @@ def _waves(corpus: Corpus, clips: int) -> Iterator[np.ndarray]:
 
 @teachers_explain()
 def tokenize(
-    data: Annotated[str, typer.Argument(help="A folder, manifest, hf:NAME or synth.")],
+    data: Data,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the label store.")],
     teacher: Annotated[str, typer.Option(help="A fitted teacher's folder, or a name.")],
     executor: Annotated[Executor, typer.Option(help="Where the work runs.")] = "local",
     workers: Annotated[int, typer.Option(min=1, help="Ray actors.")] = 1,
     items: Annotated[int | None, typer.Option(min=1, help="Clips of a generator (synth) to take.")] = None,
 ) -> None:
-    """Make the codes of a corpus once; training reads them with teachers=STORE. Run it again to go on."""
-    from rich.progress import Progress
+    """Compute the codes of a corpus once; training reads them with teachers=STORE. Run it again to resume."""
+    from torch import from_numpy
 
-    from mert.train.tokenize import TokenizeOptions, perplexities
+    from mert.train.tokenize import TokenizeOptions
     from mert.train.tokenize import tokenize as shards
+    from teachers.base import perplexity
 
     options = TokenizeOptions(data, teacher, str(out), {"n_items": items} if items else {})
     counts: Any = 0
-    with Progress() as progress:
-        task = progress.add_task("shards", total=None)
+    with progress() as bar:
+        task = bar.add_task("shards", total=None)
         for shard in shards(options, executor, workers):
             counts = counts + shard
-            progress.advance(task)
-    for k, (perplexity, used) in enumerate(zip(perplexities(counts), (counts > 0).sum(axis=1), strict=True)):
-        typer.echo(f"codebook {k}: {counts[k].sum()} codes, {used} of them different, perplexity {perplexity:.1f}")
+            bar.advance(task)
+    for k, counts_C in enumerate(counts):
+        in_use = perplexity(from_numpy(counts_C).double())
+        typer.echo(f"codebook {k}: {counts_C.sum()} codes, {(counts_C > 0).sum()} distinct, perplexity {in_use:.1f}")
+
+
+def load_teachers(names: Sequence[str]) -> dict[str, TargetSource]:
+    """The teachers of a recipe, keyed by their own names; a warning names a licence that the model inherits."""
+    from teachers import load_teacher
+
+    teachers: dict[str, TargetSource] = {}
+    for name in names:
+        teacher = load_teacher(name)
+        if teacher.name in teachers:
+            raise UsageError(f"teachers={','.join(names)}", f"names {teacher.name} twice", "name each teacher once")
+        teachers[teacher.name] = teacher
+        if "NC" in teacher.licence:
+            log.warning("%s is under %s; a model trained on its targets inherits this", name, teacher.licence)
+    return teachers
 
 
 def _train(recipe: Recipe, model: Any, resume: str, dry_run: bool, overfit: int | None) -> None:
-    from mert.train.batches import load_teachers
     from mert.train.engine import Engine
     from mert.train.parallel import World
 
-    _check_resume(resume)
     world = World.join()
     try:
         corpus = _corpus(recipe, overfit)
@@ -158,32 +176,13 @@ def _train(recipe: Recipe, model: Any, resume: str, dry_run: bool, overfit: int 
             return
         step = engine.run(resume == "auto")
         if world.rank == 0:
-            typer.echo(f"{recipe.out}: step {step} of {recipe.steps}, metrics.jsonl, curves.png")
+            _report(recipe, step)
     finally:
         world.leave()
 
 
-def _train_by_fairseq2(recipe: Recipe, resume: str, overfit: int | None) -> None:
-    from importlib.util import find_spec
-
-    from mert.errors import UsageError
-    from mert.train.batches import load_teachers
-
-    _check_resume(resume)
-    if find_spec("fairseq2") is None:
-        raise UsageError("--engine fairseq2", "fairseq2 is not installed", 'pip install -e ".[fairseq2]"')
-    from mert.train.fairseq2.recipe import pretrain
-
-    step = pretrain(recipe, _corpus(recipe, overfit), load_teachers(recipe.teachers), resume == "auto")
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo(f"{recipe.out}: step {step} of {recipe.steps}, metrics.jsonl, curves.png")
-
-
-def _check_resume(resume: str) -> None:
-    from mert.errors import UsageError
-
-    if resume not in ("auto", "never"):
-        raise UsageError(f"--resume {resume}", "unknown", "give auto or never")
+def _report(recipe: Recipe, step: int) -> None:
+    typer.echo(f"{recipe.out}: step {step} of {recipe.steps}, metrics.jsonl, curves.png")
 
 
 def _corpus(recipe: Recipe, overfit: int | None) -> Corpus:

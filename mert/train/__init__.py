@@ -1,1 +1,1 @@
-"""Pretraining: the only part of mert that may import teachers."""
+"""Pretraining, label stores and corpora: with `mert.cli`, the only parts of mert that import teachers."""

@@ -1,4 +1,4 @@
-"""Corpora to train on: folders, manifests, Hugging Face datasets and generators, as clips that can be cut anywhere.
+"""Training corpora: folders, manifests, Hugging Face datasets and generators, as recordings that can be cut anywhere.
 
 Shapes: N samples.
 """
@@ -18,14 +18,14 @@ import numpy as np
 
 from mert.audio.find import SUFFIXES
 from mert.audio.recording import Recording, Source
-from mert.errors import AudioError, MertError, UsageError
+from mert.errors import AudioError, MertError, UsageError, need
 
 log = logging.getLogger("mert")
-Found = Source | Callable[[], Source]  # what is large in memory is fetched when it is read
+LazySource = Source | Callable[[], Source]  # large data is fetched when it is read
 
 
 class Corpus(Protocol):
-    """Recordings of known length that can be read from any sample on, by several threads at once."""
+    """Recordings of known length that can be read from any sample on, by several threads at a time."""
 
     rate_hz: int
 
@@ -38,27 +38,28 @@ class Corpus(Protocol):
 
 
 class CorpusError(MertError):
-    """A corpus has nothing to train on."""
+    """A corpus has no recording to train on."""
 
 
 class FileCorpus:
-    """Recordings of a folder, manifest or dataset; what is too short or cannot be read is dropped once, by name.
+    """Recordings of a folder, manifest or dataset, without those that cannot be decoded or are too short.
 
-    Lengths are those of the decoded audio; `dropped` maps names to reasons. CorpusError where nothing is left.
+    Lengths are those of the decoded audio; `dropped` maps names to reasons. CorpusError if no recording is left.
     """
 
-    def __init__(self, sources: Sequence[tuple[str, Found]], rate_hz: int, shortest: int) -> None:
+    def __init__(self, sources: Sequence[tuple[str, LazySource]], rate_hz: int, min_samples: int) -> None:
         self.rate_hz = rate_hz
         self.dropped: dict[str, str] = {}
-        self._items: list[tuple[str, Found, int]] = []
+        self._items: list[tuple[str, LazySource, int]] = []
         for name, source in sources:
             try:
-                length = sum(len(block_N) for block_N in heard(source).blocks(rate_hz))
+                length = sum(len(block_N) for block_N in opened(source).blocks(rate_hz))
             except (AudioError, OSError) as error:
                 self.dropped[name] = str(error)
                 continue
-            if length < shortest:
-                self.dropped[name] = f"{length / rate_hz:.2f} s are shorter than a clip of {shortest / rate_hz:.2f} s"
+            if length < min_samples:
+                clip_s = min_samples / rate_hz
+                self.dropped[name] = f"{length / rate_hz:.2f} s are shorter than a clip of {clip_s:.2f} s"
             else:
                 self._items.append((name, source, length))
         for name, reason in self.dropped.items():
@@ -84,10 +85,10 @@ class FileCorpus:
         return self._items[index][2]
 
     def read(self, index: int, start: int, n_samples: int) -> np.ndarray:
-        """Float32 [N] from sample `start`; decoding stops there, too."""
+        """Float32 [N] from sample `start`; nothing after them is decoded."""
         _, source, _ = self._items[index]
         blocks, end = [], 0
-        for block_N in heard(source).blocks(self.rate_hz):
+        for block_N in opened(source).blocks(self.rate_hz):
             blocks.append(block_N[max(0, start - end) :])
             end += len(block_N)
             if end >= start + n_samples:
@@ -98,14 +99,15 @@ class FileCorpus:
         return np.concatenate(blocks)[:n_samples]
 
 
-def heard(source: Found) -> Recording:
+def opened(source: LazySource) -> Recording:
+    """The recording of a source."""
     return Recording(source() if callable(source) else source)
 
 
 class GeneratedCorpus:
     """Clips of a generator (`read(index)` gives [N], a pure function of its seed), cut like recordings.
 
-    Their names hold the generator's fingerprint, for the codes of one generator are not those of another.
+    Names contain the fingerprint of the generator, so that a label store of another generator is refused.
     """
 
     def __init__(self, generator: Any, rate_hz: int) -> None:
@@ -140,26 +142,34 @@ class FirstClips:
         return self._n
 
 
-def open_corpus(data: str, rate_hz: int, shortest: int, options: dict[str, Any]) -> Corpus:
-    """A folder, a JSONL manifest (key `audio` or `path`), `hf:NAME`, or the name of an entry point `mert.corpora`."""
+def open_corpus(data: str, rate_hz: int, min_samples: int, options: dict[str, Any]) -> Corpus:
+    """A folder, a JSONL manifest (key `audio` or `path`), `hf:NAME`, or the name of an entry point `mert.corpora`.
+
+    Recordings of fewer than `min_samples` at `rate_hz` are dropped. UsageError for data or options that do not exist,
+    CorpusError if no recording is left.
+    """
     if data.startswith("hf:"):
-        return FileCorpus(list(_of_datasets(data[3:], options)), rate_hz, shortest)
+        return FileCorpus(list(_dataset_sources(data[3:], options)), rate_hz, min_samples)
     path = Path(data)
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        return FileCorpus([(str(file.relative_to(path)), file) for file in found], rate_hz, shortest)
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        return FileCorpus([(str(file.relative_to(path)), file) for file in files], rate_hz, min_samples)
     if path.is_file():
-        return FileCorpus(list(_of_manifest(path)), rate_hz, shortest)
+        return FileCorpus(list(_manifest_sources(path)), rate_hz, min_samples)
     for point in entry_points(group="mert.corpora", name=data):
-        generated = GeneratedCorpus(point.load()(rate_hz=rate_hz, **options), rate_hz)
-        if (seconds := generated.n_samples(0) / rate_hz) < shortest / rate_hz:
-            reason = f"its clips of {seconds:.2f} s are shorter than a clip to train on, {shortest / rate_hz:.2f} s"
+        try:
+            generated = GeneratedCorpus(point.load()(rate_hz=rate_hz, **options), rate_hz)
+        except (TypeError, ValueError) as error:
+            reason = f"{data} takes no such options ({error})"
+            raise UsageError(f"data_options={options}", reason, "change them") from error
+        if (seconds := generated.n_samples(0) / rate_hz) < min_samples / rate_hz:
+            reason = f"its clips of {seconds:.2f} s are shorter than a clip to train on, {min_samples / rate_hz:.2f} s"
             raise UsageError(f"data={data}", reason, "lower clip_s, or raise data_options.seconds")
         return generated
     raise UsageError(f"data={data}", "no folder, manifest or generator", "give a folder, a .jsonl, hf:NAME or synth")
 
 
-def _of_manifest(path: Path) -> Iterator[tuple[str, Source]]:
+def _manifest_sources(path: Path) -> Iterator[tuple[str, Source]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if line.strip():
             try:
@@ -170,13 +180,15 @@ def _of_manifest(path: Path) -> Iterator[tuple[str, Source]]:
             yield str(name), path.parent / name
 
 
-def _of_datasets(name: str, options: dict[str, Any]) -> Iterator[tuple[str, Found]]:
-    """Names begin with the number of the row: a path in a dataset is often no more than `audio.wav`."""
+def _dataset_sources(name: str, options: dict[str, Any]) -> Iterator[tuple[str, LazySource]]:
+    """Names begin with the number of the row, because the path in a dataset is often just `audio.wav`."""
+    datasets = need("datasets", "train", f"hf:{name}")
     try:
-        import datasets
-    except ImportError:
-        raise UsageError(f"hf:{name}", "datasets is not installed", 'pip install -e ".[train]"') from None
-    rows = datasets.load_dataset(name, **({"split": "train"} | options))
+        rows = datasets.load_dataset(name, **({"split": "train"} | options))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"hf:{name}", f"cannot be loaded with {options} ({error})", "change data_options") from error
+    if "audio" not in rows.column_names:
+        raise UsageError(f"hf:{name}", f"has no column audio, but {rows.column_names}", "name a dataset of audio")
     rows = rows.cast_column("audio", datasets.Audio(decode=False))
     for i, row in enumerate(rows):
         yield f"{i}:{Path(row['audio']['path'] or name).name}", partial(_audio_of, rows, i)
@@ -184,5 +196,5 @@ def _of_datasets(name: str, options: dict[str, Any]) -> Iterator[tuple[str, Foun
 
 def _audio_of(rows: Any, i: int) -> Source:
     audio: dict[str, Any] = rows[i]["audio"]
-    found: Source = audio["bytes"] or audio["path"]
-    return found
+    source: Source = audio["bytes"] or audio["path"]
+    return source

@@ -1,4 +1,4 @@
-"""What the student is given instead of the clean clip: span masks and in-batch noise mixing.
+"""Span masks, as in fairseq's `compute_mask_indices`, and in-batch noise mixing.
 
 Shapes: B clips of a group, N samples, T frames.
 """
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PROBABILITY = 0.8  # spans a frame, times the span length; some 54 % of the frames end up masked
-LENGTH = 5  # frames a span
-AT_LEAST = 2  # spans a clip
+PROBABILITY = 0.8  # spans per frame, times the span length; about 54 % of the frames end up masked
+LENGTH = 5  # frames per span
+MIN_SPANS = 2  # per clip
 
 
 def span_mask(
@@ -26,8 +26,8 @@ def span_mask(
     """Boolean [B, T], true where masked, with equally many masked frames in each clip of the group.
 
     K = floor(p T / m + u) spans of m frames start at distinct places below T - m (so the last frame is never
-    masked) and may overlap; then every clip is reduced to the smallest count of the group by giving up single frames.
-    Source: MERT paper, section 3.3, and the recipe's `compute_mask_indices`. ValueError where nothing would be left.
+    masked) and may overlap; then single frames are unmasked until all clips have the smallest count of the group.
+    Source: MERT paper, section 3.3, and the recipe's `compute_mask_indices`. ValueError if all frames would be masked.
 
     >>> mask = span_mask(np.random.default_rng(0), 4, 374)
     >>> sorted(set(mask.sum(axis=1).tolist())) == [int(mask[0].sum())], mask[:, -1].any()
@@ -45,7 +45,7 @@ def span_mask(
 
 def _spans(random: np.random.Generator, n_frames: int, probability: float, length: int) -> np.ndarray:
     """Masked frame numbers of one clip, each once."""
-    n_spans = max(AT_LEAST, int(probability * n_frames / length + random.random()))
+    n_spans = max(MIN_SPANS, int(probability * n_frames / length + random.random()))
     latest = n_frames - length
     if latest <= n_spans:
         latest = n_spans + 1
@@ -54,15 +54,15 @@ def _spans(random: np.random.Generator, n_frames: int, probability: float, lengt
     return frames[frames < n_frames]
 
 
-MOST_PIECES = 3
+MAX_PIECES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixing:
-    """How the student's input is disturbed (MERT paper, section 3.3).
+    """In-batch noise mixing of the model's input (MERT paper, section 3.3).
 
-    A clip is disturbed with probability `apply_prob` (the reference's `mixture_prob` is its complement) by 1 to 3
-    pieces of `shortest` to `longest` samples, cut from the other clips of the group laid end to end, at `gain`.
+    A clip is mixed with probability `apply_prob` (the reference's `mixture_prob` is its complement) by 1 to 3
+    pieces of `shortest` to `longest` samples, cut from the other clips of the group laid end to end, times `gain`.
     """
 
     apply_prob: float = 0.5
@@ -71,7 +71,7 @@ class Mixing:
     gain: float = 1.0
 
     def __call__(self, wave_BN: Tensor, random: np.random.Generator) -> Tensor:
-        """A disturbed copy; the clips as they are where a group has one clip only, or pieces do not fit."""
+        """A mixed copy; the clips unchanged if a group has one clip only, or pieces do not fit."""
         n_clips, n_samples = wave_BN.shape
         pool = (n_clips - 1) * n_samples
         if n_clips < 2 or self.apply_prob <= 0 or self.longest > min(pool, n_samples):
@@ -80,11 +80,11 @@ class Mixing:
         for row in range(n_clips):
             if random.random() < self.apply_prob:
                 others_N = torch.cat([wave_BN[:row].flatten(), wave_BN[row + 1 :].flatten()])
-                self._disturb(mixed_BN[row], others_N, random)
+                self._mix(mixed_BN[row], others_N, random)
         return mixed_BN
 
-    def _disturb(self, clip_N: Tensor, pool_N: Tensor, random: np.random.Generator) -> None:
-        for _ in range(random.integers(1, MOST_PIECES, endpoint=True)):
+    def _mix(self, clip_N: Tensor, pool_N: Tensor, random: np.random.Generator) -> None:
+        for _ in range(random.integers(1, MAX_PIECES, endpoint=True)):
             start = random.integers(0, len(pool_N) - self.longest, endpoint=True)
             length = random.integers(self.shortest, self.longest, endpoint=True)
             at = random.integers(0, len(clip_N) - length, endpoint=True)

@@ -1,46 +1,92 @@
-"""Where a small model starts from, so that it learns in an hour: a front end that already analyses sound, and classes
-that lie where their teacher's codes do.
+"""Initial weights: at random, or informed, so that a small model learns in an hour.
 
-Shapes: C channels, K taps, F filters, N samples, E embedding width, D dimensions of a codebook.
+Informed initialisation makes the front end a mel-spaced filterbank, and the class embeddings the teachers' codewords.
+Shapes: C channels or codes, K taps, F filters, N samples, E embedding width, D dimensions of a codeword.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mert.errors import UsageError
+from mert.models.config import MertConfig, nano
 from mert.models.frontend import ConvFrontend
-from mert.train.objective import CodeHead, Pretrainer
+from mert.models.mert import Mert
+from mert.train.objective import CodeHead, Pretrainer, Weights
+from mert.train.recipe import Recipe
+from teachers.base import TargetSource
 
-LOWEST_HZ, HIGHEST = 50.0, 0.9  # the bands of the second layer: from there to this share of half the rate
-LEVEL_HZ = 667.0  # gain 1 here and 6 dB an octave: music of variance 1 then has a median of about 1 in every band
+MIN_HZ, MAX_SHARE = 50.0, 0.9  # the bands of the second layer: from there to this share of half the rate
+LEVEL_HZ = 667.0  # gain 1 here, rising by 6 dB per octave: the median band of music of variance 1 is then about 1
 
 
-def informed_start(objective: Pretrainer, filterbank: bool, codebooks: Mapping[str, Sequence[Tensor]]) -> None:
-    """Start the front end as a filterbank, and the classes of the named teachers where their codes lie."""
-    if filterbank:
-        filterbank_start(objective.model.frontend, objective.model.config.sample_rate)
-    for name, places in codebooks.items():
-        head = objective.code_heads[name]
-        assert isinstance(head, CodeHead)
-        codebook_start(head, places, name)
+@dataclass(frozen=True, kw_only=True)
+class PretrainerConfig:
+    """All that determines a new `Pretrainer`; `n_classes` and `n_bins` are keyed by the name of the teacher.
+
+    `codebook_start` lists the teachers (names or folders) whose codewords initialise the class embeddings.
+    """
+
+    model: MertConfig = field(default_factory=nano)
+    n_classes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    n_bins: dict[str, int] = field(default_factory=dict)
+    class_width: int = 64
+    extra_classes: int = 0
+    weights: Weights = field(default_factory=Weights)
+    seed: int = 1337
+    filterbank_start: bool = False
+    codebook_start: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, recipe: Recipe, teachers: Mapping[str, TargetSource]) -> PretrainerConfig:
+        """The configuration of a recipe with its loaded teachers."""
+        return cls(
+            model=recipe.model,
+            n_classes={name: teacher.n_classes for name, teacher in teachers.items() if teacher.n_classes},
+            n_bins={name: teacher.n_bins for name, teacher in teachers.items() if teacher.n_bins},
+            class_width=recipe.class_width, extra_classes=recipe.extra_classes, weights=recipe.weights,
+            seed=recipe.seed, filterbank_start=recipe.filterbank_start,
+            codebook_start=recipe.teachers if recipe.codebook_start else (),
+        )  # fmt: skip
+
+
+def new_pretrainer(
+    config: PretrainerConfig, codebooks: Mapping[str, Sequence[Tensor]], model: Mert | None = None
+) -> Pretrainer:
+    """A pretrainer with initial weights drawn from the seed, or around a trained `model`.
+
+    `codebooks` holds the codewords of the teachers in `config.codebook_start`, keyed by teacher.
+    """
+    torch.manual_seed(config.seed)
+    objective = Pretrainer(
+        model or Mert(config.model), config.n_classes, config.n_bins, config.class_width, config.weights,
+        config.extra_classes,
+    )  # fmt: skip
+    if config.filterbank_start and model is None:
+        init_filterbank(objective.model.frontend, config.model.sample_rate)
+    for name in config.n_classes:
+        if config.codebook_start:
+            head = objective.code_heads[name]
+            assert isinstance(head, CodeHead)
+            init_classes(head, codebooks[name], name)
+    return objective
 
 
 @torch.no_grad()
-def filterbank_start(frontend: ConvFrontend, rate_hz: int) -> None:
-    """Make a front end of two convolutions a filterbank: mel-spaced bands over its whole receptive field.
+def init_filterbank(frontend: ConvFrontend, rate_hz: int) -> None:
+    """Initialise a front end of two convolutions as mel-spaced bands over its whole receptive field.
 
-    The first layer hands the samples themselves on, one tap a channel: all are as loud as the clip, so the norm behind
-    it takes off the clip's level and leaves its spectrum, where a norm behind filters would make every band as loud
-    as the next and hide timbre. Everything comes with both signs, as GELU(x) - GELU(-x) = x: what the second layer
-    hears is linear in the wave. Behind its own GELU the four phases of a band add up to its magnitude. Channels that
-    are left over begin as short filters which the second layer does not listen to yet. UsageError for any other front
-    end.
+    The first layer passes the samples on, one tap per channel. All its channels have the level of the clip, so the
+    norm after it removes that level and keeps the spectrum; a norm after filters would equalise the bands and hide
+    timbre. Every channel also exists with the opposite sign, as GELU(x) - GELU(-x) = x: the input of the second layer
+    is then linear in the wave. After its GELU, the four phases of a band add up to its magnitude. Spare channels are
+    short filters to which the second layer gives weight 0. UsageError for any other front end.
     """
     weights = [convolution.get_parameter("weight") for convolution in frontend.convs]
     channels, _, taps = weights[0].shape
@@ -49,7 +95,7 @@ def filterbank_start(frontend: ConvFrontend, rate_hz: int) -> None:
         remedy = "give two convolutions of 4 n channels, two a tap at least, or filterbank_start=false"
         raise UsageError("filterbank_start", reason, remedy)
     n_bands, n_spare, hop = channels // 4, channels // 2 - taps, frontend.strides[0]
-    centres_hz = mel_spaced(LOWEST_HZ, HIGHEST * rate_hz / 2, n_bands)
+    centres_hz = mel_spaced(MIN_HZ, MAX_SHARE * rate_hz / 2, n_bands)
     narrow_FN = gabor(centres_hz, taps + hop * (frontend.kernels[1] - 1), rate_hz)
     narrow_FN *= torch.from_numpy(centres_hz / LEVEL_HZ).repeat_interleave(2)[:, None]
     spare_hz = (np.arange(math.ceil(n_spare / 2)) + 0.5) * rate_hz / max(n_spare, 1)
@@ -75,13 +121,13 @@ def gabor(centres_hz: np.ndarray, length: int, rate_hz: int) -> Tensor:
     return torch.nn.functional.normalize(waves_FN, dim=1)
 
 
-def mel_spaced(lowest_hz: float, highest_hz: float, n: int) -> np.ndarray:
+def mel_spaced(min_hz: float, max_hz: float, n: int) -> np.ndarray:
     """Frequencies at equal distances on the mel scale.
 
     >>> mel_spaced(0.0, 4000.0, 3).round().tolist()
     [0.0, 1114.0, 4000.0]
     """
-    lowest, highest = (2595 * math.log10(1 + hz / 700) for hz in (lowest_hz, highest_hz))
+    lowest, highest = (2595 * math.log10(1 + hz / 700) for hz in (min_hz, max_hz))
     mels = np.linspace(lowest, highest, n)
     return 700 * (10 ** (mels / 2595) - 1)
 
@@ -96,19 +142,19 @@ def both_signs(x: Tensor, dim: int) -> Tensor:
 
 
 @torch.no_grad()
-def codebook_start(head: CodeHead, codebooks: Sequence[Tensor], teacher: str) -> None:
-    """Place the classes of a new head as their teacher's codes [C, D] lie: by their principal components.
+def init_classes(head: CodeHead, codebooks: Sequence[Tensor], teacher: str) -> None:
+    """Initialise the class embeddings of a new head with the principal components of the codewords [C, D].
 
-    Codes that sound alike then begin close together, so what is learned of one holds for its neighbours. Extra
-    classes stay where they are. UsageError if the teacher does not say where its codes lie.
+    Similar codes then begin close together, so what the model learns of one holds for its neighbours. Extra classes
+    keep their random embeddings. UsageError if the teacher gives no codewords.
     """
     if not codebooks:
         reason, remedy = "does not say where its codes lie", "tokenize again, or set codebook_start=false"
         raise UsageError(f"teacher {teacher}", reason, remedy)
-    for embeddings_CE, codes_CD in zip(head.classes.split(head.sizes), codebooks, strict=True):
-        centred_CD = (codes_CD - codes_CD.mean(0)).double()
+    for embeddings_CE, codewords_CD in zip(head.classes.split(head.sizes), codebooks, strict=True):
+        centred_CD = (codewords_CD - codewords_CD.mean(0)).double()
         axes_DD = torch.linalg.eigh(centred_CD.T @ centred_CD).eigenvectors.flip(1)
-        places = centred_CD @ axes_DD[:, : head.width]
-        placed_CE = torch.zeros(len(places), head.width)
-        placed_CE[:, : places.shape[1]] = (places / places.std()).float()
-        embeddings_CE[head.extra_classes :] = placed_CE
+        components = centred_CD @ axes_DD[:, : head.width]
+        padded_CE = torch.zeros(len(components), head.width)
+        padded_CE[:, : components.shape[1]] = (components / components.std()).float()
+        embeddings_CE[head.extra_classes :] = padded_CE

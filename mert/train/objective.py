@@ -1,4 +1,4 @@
-"""What pretraining minimises: masked prediction of every teacher's targets, for one group of clips.
+"""The pretraining objective: masked prediction of every teacher's targets, for one group of clips.
 
 Shapes: B clips of a group, N samples, T frames, S masked frames, C conv channels or classes, D model width,
 K codebooks, E embedding width, F bins.
@@ -27,8 +27,8 @@ class CodeHead(nn.Module):
 
     Shape: states [S, D] and codes [S, K] -> cross entropy [K], summed over the frames. The logit of a class is the
     cosine between the projected state and the class embedding, over the temperature 0.1. That is plain cross entropy
-    over all classes, which the reference computes as one positive against all negatives; nothing of shape
-    [C, S, E] is ever made. `extra_classes` puts as many unused classes before the codes (fairseq's dictionary has 4).
+    over all classes, which the reference computes as one positive against all negatives; it needs no tensor of shape
+    [C, S, E]. `extra_classes` puts as many unused classes before the codes (fairseq's dictionary has 4).
 
     >>> head = CodeHead(32, [10, 20], width=8)
     >>> head(torch.randn(5, 32), torch.zeros(5, 2, dtype=torch.long))[0].shape
@@ -43,7 +43,7 @@ class CodeHead(nn.Module):
         self.classes = nn.Parameter(torch.rand(sum(self.sizes), width))
 
     def forward(self, states_SD: Tensor, codes_SK: Tensor) -> tuple[Tensor, Tensor]:
-        """Summed cross entropy [K] and the number of right guesses [K]."""
+        """Summed cross entropy [K] and the number of correct predictions [K]."""
         losses, right = [], []
         for k, logits_SC in enumerate(self.logits(states_SD)):
             codes_S = codes_SK[:, k] + self.extra_classes
@@ -52,12 +52,12 @@ class CodeHead(nn.Module):
         return torch.stack(losses), torch.stack(right)
 
     def logits(self, states_SD: Tensor) -> list[Tensor]:
-        """Logits [S, C] of each codebook, in float32 whatever autocast says."""
+        """Logits [S, C] of each codebook, in float32 even under autocast."""
         projected_SKE = self.projection(states_SD).unflatten(1, (len(self.sizes), self.width))
         with torch.autocast(states_SD.device.type, enabled=False):
-            guesses_SKE = F.normalize(projected_SKE.float(), dim=-1, eps=1e-8) / TEMPERATURE
+            scaled_SKE = F.normalize(projected_SKE.float(), dim=-1, eps=1e-8) / TEMPERATURE
             classes = F.normalize(self.classes.float(), dim=-1, eps=1e-8).split(self.sizes)
-            return [guesses_SKE[:, k] @ classes_CE.T for k, classes_CE in enumerate(classes)]
+            return [scaled_SKE[:, k] @ classes_CE.T for k, classes_CE in enumerate(classes)]
 
 
 class FrameHead(nn.Module):
@@ -68,14 +68,14 @@ class FrameHead(nn.Module):
         self.projection = Linear(dim, n_bins)
 
     def forward(self, states_SD: Tensor, frames_SF: Tensor) -> Tensor:
-        guesses_SF = self.projection(states_SD)
+        predicted_SF = self.projection(states_SD)
         with torch.autocast(states_SD.device.type, enabled=False):
-            return (guesses_SF.float() - frames_SF).square().mean(1).sum()
+            return (predicted_SF.float() - frames_SF).square().mean(1).sum()
 
 
 @dataclass(frozen=True)
 class Group:
-    """Clips that are mixed and masked together: what the student hears, where it must guess, and what is right.
+    """One group of clips, mixed and masked together: (mixed) waveforms, mask and targets.
 
     `wave_BN` float32, `mask_BT` bool, `codes` name -> [B, K, T'] int64, `frames` name -> [B, T', F] float32, T' >= T.
     """
@@ -91,15 +91,15 @@ class Group:
         return int(self.mask_BT.sum())
 
     def split(self, n_clips: int) -> list[Group]:
-        """The same clips in groups of at most `n_clips`; their losses add up to that of the whole."""
+        """The same clips in groups of at most `n_clips`; their losses add up to that of the whole group."""
         rows = [slice(first, first + n_clips) for first in range(0, len(self.wave_BN), n_clips)]
-        return [self._each(itemgetter(part)) for part in rows]
+        return [self._map(itemgetter(part)) for part in rows]
 
     def to(self, device: torch.device) -> Group:
         """The same group on a device."""
-        return self._each(lambda tensor: tensor.to(device))
+        return self._map(lambda tensor: tensor.to(device))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Group:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Group:
         codes = {name: change(tensor) for name, tensor in self.codes.items()}
         frames = {name: change(tensor) for name, tensor in self.frames.items()}
         return Group(change(self.wave_BN), change(self.mask_BT), codes, frames)
@@ -107,7 +107,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weights of the parts of the loss (the recipe's `loss_weights`, specification section 9)."""
+    """Weights of the parts of the loss (`weights` in a recipe); the defaults are those of MERT-v1-95M."""
 
     codes: float = 1.0
     frames: float = 1.0
@@ -116,11 +116,11 @@ class Weights:
 
 
 class Pretrainer(nn.Module):
-    """A MERT with a head for each teacher.
+    """A MERT with a prediction head for each teacher.
 
-    `forward` gives the loss of a group summed over its masked frames, so that groups, ranks and accumulation steps
+    `forward` returns the loss of a group summed over its masked frames, so that groups, ranks and accumulation steps
     add up: sum of CE + S (penalty weight * mean squared conv features + frame weight * mean squared error). Divide by
-    the masked frames of the whole batch. `parts` of the result are detached sums for the logs.
+    the masked frames of the whole batch. It also returns the detached sums of each part, for the logs.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Pretrainer(nn.Module):
         self.frame_heads = nn.ModuleDict({name: FrameHead(dim, bins) for name, bins in n_bins.items()})
 
     def forward(self, group: Group, skip: Collection[int] = ()) -> tuple[Tensor, dict[str, Tensor]]:
-        """Summed loss of the group (float32 scalar) and its detached parts; `skip` names dropped layers."""
+        """Summed loss of the group (float32 scalar) and its detached parts; `skip` lists dropped layers (from 1)."""
         states_SD, penalty = self.masked_states(group, skip)
         parts = {"penalty": penalty * len(states_SD)}
         loss = self.weights.penalty * parts["penalty"]
@@ -166,7 +166,7 @@ class Pretrainer(nn.Module):
 
 
 def scale_gradient(x: Tensor, scale: float) -> Tensor:
-    """The same values; their gradient is scaled.
+    """The same values, with their gradient scaled.
 
     >>> x = torch.ones(1, requires_grad=True); scale_gradient(2 * x, 0.1).backward(); round(float(x.grad), 6)
     0.2
@@ -177,6 +177,6 @@ def scale_gradient(x: Tensor, scale: float) -> Tensor:
 
 
 def recompute_blocks(model: Mert, every_nth: int = 1) -> None:
-    """Keep the input of every nth block instead of what it computes, and compute it again for the gradients."""
+    """Activation checkpointing: keep only the input of every nth block, and compute it again for the gradients."""
     for block in model.encoder.blocks[::every_nth]:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -1,4 +1,4 @@
-"""One process or many: the process group that `torchrun` starts, and the two ways to spread a model over it."""
+"""One process or many: the process group that `torchrun` starts, and a model parallelized over it by DDP or FSDP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mert.train.objective import Pretrainer
 
 @dataclass(frozen=True)
 class World:
-    """This process among its equals: `rank` of `size`, on `device`."""
+    """The processes of a run as one of them sees it: `rank` of `size`, on `device`."""
 
     rank: int
     size: int
@@ -27,7 +27,7 @@ class World:
 
     @classmethod
     def join(cls) -> World:
-        """Join the group `torchrun` announces in the environment; without one, be alone."""
+        """Join the group that `torchrun` describes in the environment; without it, a world of one process."""
         local = int(os.environ.get("LOCAL_RANK", 0))
         cuda = torch.cuda.is_available()
         device = torch.device("cuda", local) if cuda else torch.device("cpu")
@@ -41,15 +41,15 @@ class World:
     def leave(self) -> None:
         """Leave the group.
 
-        Its threads need the interpreter to let go of their last tensors, and whoever holds the group last (DDP does)
-        waits for them without giving it up: on a busy machine a process then never ended. So they get a moment first.
+        The threads of the group need the interpreter lock to release their last tensors. The last owner of the group
+        (DDP) waits for them while it holds that lock, so on a busy machine a process never ended. The pause avoids it.
         """
         if dist.is_initialized():
             time.sleep(0.2)
             dist.destroy_process_group()
 
     def share(self, n_groups: int) -> range:
-        """The groups of a batch that this process computes, in order; UsageError where they cannot be dealt evenly."""
+        """The groups of a batch that this process computes, in order; UsageError unless all get equally many."""
         if n_groups % self.size:
             remedy = f"use a divisor of {n_groups} processes"
             raise UsageError(f"{self.size} processes", f"cannot share {n_groups} groups evenly", remedy)
@@ -68,12 +68,12 @@ class World:
             dist.barrier()
 
 
-def spread(objective: Pretrainer, world: World, how: str) -> nn.Module:
-    """The objective as DDP ("ddp") or sharded by FSDP2 ("fsdp"); itself for a process alone."""
+def parallelize(objective: Pretrainer, world: World, parallel: str) -> nn.Module:
+    """The objective wrapped by DDP ("ddp") or sharded by FSDP2 ("fsdp"); as it is for one process."""
     objective.to(world.device)
     if world.size == 1:
         return objective
-    if how == "fsdp":
+    if parallel == "fsdp":
         for block in objective.model.encoder.blocks:
             fully_shard(block)
         fully_shard(objective)
@@ -82,8 +82,8 @@ def spread(objective: Pretrainer, world: World, how: str) -> nn.Module:
     return DistributedDataParallel(objective, find_unused_parameters=objective.model.config.layer_drop > 0)
 
 
-def gradients_meet(module: nn.Module, last: bool) -> AbstractContextManager[object]:
-    """Exchange gradients at the last micro-step only."""
+def sync_gradients(module: nn.Module, last: bool) -> AbstractContextManager[object]:
+    """A context for the forward pass of a micro-step: gradients are exchanged after the `last` one only."""
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(last)
     elif isinstance(module, DistributedDataParallel) and not last:

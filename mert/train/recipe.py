@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -15,6 +16,12 @@ from mert.train.corruption import Mixing
 from mert.train.objective import Weights
 from mert.weights.registry import bundled
 
+MINIMA = {
+    "steps": 1, "batch_clips": 1, "group_clips": 1, "checkpoint_every": 1, "validate_every": 1, "keep_checkpoints": 1,
+    "class_width": 1, "mask_length": 1, "max_bad_steps": 1, "seed": 0, "validate_clips": 0, "clips_at_once": 0,
+    "warmup_steps": 0, "extra_classes": 0,
+}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -22,9 +29,9 @@ class Recipe:
 
     `data` is a folder, a JSONL manifest, `synth`, or `hf:NAME` for the datasets library; `teachers` are names or
     folders. A batch is `batch_clips` clips in groups of `group_clips`, the unit of mixing and masking. `clips_at_once`
-    (0: all of a group) bounds the memory: only so many clips are in the model at a time, and gradients add up. The
-    informed starts of `mert.train.initialisation` (`filterbank_start`, `codebook_start`) are ours; the paper begins at
-    random.
+    (0: all of a group) bounds the memory: the model takes that many clips at a time, and gradients add up. The informed
+    initialisation of `mert.train.initialisation` (`filterbank_start`, `codebook_start`) is ours; the paper's weights
+    begin at random. UsageError names the field that is out of range, its value, and what it may be.
     """
 
     out: str = "run"
@@ -63,21 +70,34 @@ class Recipe:
     max_bad_steps: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("batch_clips", "group_clips", "checkpoint_every", "validate_every", "keep_checkpoints"):
-            if (value := getattr(self, name)) < 1:
-                raise UsageError("recipe", f"{name}={value}", "give 1 or more")
-        problems = [
-            (self.batch_clips % self.group_clips, "batch_clips must be a multiple of group_clips"),
-            (self.clips_at_once < 0, "clips_at_once is at least 1, or 0 for all clips of a group"),
-            (self.parallel not in ("ddp", "fsdp"), 'parallel is "ddp" or "fsdp"'),
-            (self.dtype not in ("float32", "bfloat16"), 'dtype is "float32" or "bfloat16"'),
-            (not 0 <= self.warmup_steps < self.steps, "warmup_steps must be below steps"),
-            (not self.teachers, "name at least one teacher"),
-            (self.clip_samples < 2 * self.model.receptive_field, "clip_s is too short"),
+        for name, minimum in MINIMA.items():
+            if (value := getattr(self, name)) < minimum:
+                raise UsageError("recipe", f"{name}={value}", f"give {minimum} or more")
+        clip_s = 2 * self.model.receptive_field / self.model.sample_rate
+        mixing, warmup = self.mixing, f"{self.warmup_steps} with steps={self.steps}"
+        rules: list[tuple[bool, str, object, str]] = [
+            (self.batch_clips % self.group_clips == 0, "batch_clips", self.batch_clips,
+             f"give a multiple of group_clips={self.group_clips}"),
+            (self.parallel in ("ddp", "fsdp"), "parallel", self.parallel, "give ddp or fsdp"),
+            (self.dtype in ("float32", "bfloat16"), "dtype", self.dtype, "give float32 or bfloat16"),
+            (self.warmup_steps < self.steps, "warmup_steps", warmup, f"give 0 to {self.steps - 1}, or more steps"),
+            (bool(self.teachers), "teachers", "", "name at least one teacher"),
+            (self.clip_samples >= 2 * self.model.receptive_field, "clip_s", self.clip_s, f"give at least {clip_s:.4f}"),
+            (len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "betas", self.betas,
+             "give two numbers from 0 to below 1"),
+            (0 <= self.mask_probability <= 1, "mask_probability", self.mask_probability, "give 0 to 1"),
+            (0 <= mixing.apply_prob <= 1, "mixing.apply_prob", mixing.apply_prob, "give 0 to 1"),
+            (self.clip_norm > 0, "clip_norm", self.clip_norm, "give a number above 0"),
+            (0 <= mixing.shortest <= mixing.longest, "mixing.shortest", mixing.shortest,
+             f"give 0 to mixing.longest={mixing.longest}"),
+        ]  # fmt: skip
+        rules += [
+            (0 <= (value := getattr(self, name)) < math.inf, name, value, "give 0 or more")
+            for name in ("lr", "weight_decay", "eps")
         ]
-        for wrong, remedy in problems:
-            if wrong:
-                raise UsageError("recipe", f"{self.batch_clips=} {self.group_clips=} {self.steps=}", remedy)
+        for good, name, value, remedy in rules:
+            if not good:
+                raise UsageError("recipe", f"{name}={value}", remedy)
 
     @property
     def n_groups(self) -> int:
@@ -106,7 +126,7 @@ class Recipe:
 
 
 def nano_recipe() -> Recipe:
-    """`nano`: a small model on synthesised music, for two cores: many short clips, informed starts, no dropout."""
+    """`nano`: a small model on synthesised music, for two cores: short clips, informed initialisation, no dropout."""
     return Recipe(
         out="nano_run", steps=2000, warmup_steps=100, batch_clips=32, group_clips=16, clip_s=1.0, lr=2e-3,
         clip_norm=1.0, weights=Weights(frames=5.0, penalty=0.1, feature_grad=1.0), validate_clips=256,
@@ -145,35 +165,63 @@ NAMED = {"nano": nano_recipe, "v0_95m": v0_95m, "v1_95m": v1_95m, "v1_330m": v1_
 def read_recipe(config: str, overrides: Sequence[str] = ()) -> Recipe:
     """A named recipe, that of a bundled model or of a folder, or a YAML file (with a `base`), changed by `key=value`.
 
-    Keys may be dotted (`mixing.apply_prob=0`); values are YAML, checked against the type of their field, and unknown
-    keys are errors.
+    Keys may be dotted (`mixing.apply_prob=0`); values are YAML, checked against the type of their field. Where `steps`
+    is given without `warmup_steps`, the warm-up is that of the base, but at most a tenth of the steps. UsageError for
+    unknown keys and values that do not fit.
     """
-    if config in NAMED:
-        recipe, values = NAMED[config](), {}
-    else:
-        path = bundled(config) or Path(config)
-        try:
-            values = yaml.safe_load((path / "recipe.yaml" if path.is_dir() else path).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            known = ", ".join(["mert-nano", *NAMED])
-            raise UsageError(config, f"no recipe of this name or file ({error})", f"try {known}") from None
-        if not isinstance(values, dict):
-            raise UsageError(config, "holds no mapping", "write `key: value` lines")
-        recipe = NAMED[values.pop("base", "nano")]()
+    values = {} if config in NAMED else read_values(config)
+    base = values.pop("base", "nano") if config not in NAMED else config
+    if not isinstance(base, str) or base not in NAMED:
+        raise UsageError(f"{config}: base={base}", "is no recipe", f"give one of {', '.join(NAMED)}")
+    recipe = NAMED[base]()
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise UsageError(override, "is not key=value", "write for example steps=1000")
+        key, value = parse_override(override)
         target = values
         *parents, last = key.split(".")
-        for part in parents:
-            target = target.setdefault(part, {})
-        target[last] = yaml.safe_load(text)
-    return changed(recipe, values, "")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                reason = f"{parent}={target} of {config} has no keys of its own"
+                raise UsageError(override, reason, f"give {parent}=VALUE")
+        target[last] = value
+    if "steps" in values and "warmup_steps" not in values:
+        steps = _typed(f"{config}: steps", values["steps"], int)
+        values["warmup_steps"] = min(recipe.warmup_steps, max(0, steps) // 10)
+    return changed(recipe, values, f"{config}: ")
 
 
-def changed(instance: Any, values: Mapping[str, Any], path: str) -> Any:
-    """A copy of a frozen dataclass with some fields set; UsageError names unknown keys and values of a wrong type."""
+def read_values(config: str) -> dict[str, Any]:
+    """The mapping in a recipe file; UsageError if it cannot be read."""
+    path = bundled(config) or Path(config)
+    try:
+        values = yaml.safe_load((path / "recipe.yaml" if path.is_dir() else path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        known = ", ".join(["mert-nano", *NAMED])
+        raise UsageError(config, f"no recipe of this name or file ({error})", f"try {known}") from None
+    if not isinstance(values, dict):
+        raise UsageError(config, "holds no mapping", "write `key: value` lines")
+    return values
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Key and value of `key=value`; UsageError unless the value is YAML.
+
+    >>> parse_override("mixing.apply_prob=0")
+    ('mixing.apply_prob', 0)
+    """
+    key, equals, value = text.partition("=")
+    try:
+        if key and equals:
+            return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        pass
+    raise UsageError(text, "is not key=value", "write for example steps=1000")
+
+
+def changed(instance: Any, values: Any, path: str) -> Any:
+    """A copy of a frozen dataclass with some fields set; `path` precedes their names in the messages of UsageError."""
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{path.rstrip('. :')}={values!r}", "has the wrong type", "give key: value pairs")
     hints = get_type_hints(type(instance))
     known = {f.name for f in fields(instance)}
     new = {}
@@ -182,9 +230,11 @@ def changed(instance: Any, values: Mapping[str, Any], path: str) -> Any:
         if key not in known:
             raise UsageError(name, "unknown key", f"known are {', '.join(sorted(known))}")
         old = getattr(instance, key)
-        nested = hasattr(old, "__dataclass_fields__")
-        new[key] = changed(old, value, f"{name}.") if nested else _typed(name, value, hints[key])
-    return replace(instance, **new)
+        new[key] = changed(old, value, f"{name}.") if is_dataclass(old) else _typed(name, value, hints[key])
+    try:
+        return replace(instance, **new)
+    except (ValueError, ZeroDivisionError) as error:  # of MertConfig
+        raise UsageError(path.rstrip(". :"), str(error), "change these values") from None
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:

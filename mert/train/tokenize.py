@@ -1,8 +1,8 @@
 """`mert tokenize`: the codes of a whole corpus into a label store, shard by shard.
 
-A shard is written whole or not at all, and made only where it is missing, so that a job can be stopped and run again,
-in this process or on Ray.
-Shapes: K codebooks, T frames.
+A shard is written whole or not at all, and only if it is missing, so that a stopped job can be run again, in this
+process or on Ray.
+Shapes: K codebooks, T frames, C classes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from mert.errors import MertError, UsageError
 from mert.files import read_json, write_json, write_whole
 from mert.train.corpus import Corpus, open_corpus
-from teachers import load_teacher
+from teachers import Teacher, load_teacher
 from teachers.labels import CODEBOOKS, DESCRIPTION, describe, shard_name
 
 SHARD_RECORDINGS = 64
@@ -27,7 +27,7 @@ SHARD_RECORDINGS = 64
 
 @dataclass(frozen=True)
 class TokenizeOptions:
-    """What every worker must know: plain values that travel between processes."""
+    """The options of a job: plain values that travel between processes."""
 
     data: str
     teacher: str
@@ -36,15 +36,20 @@ class TokenizeOptions:
 
 
 class TokenizeStage:
-    """Makes one shard a call: `stage(number)` gives its counts of codes [K, C], written or found."""
+    """Computes one shard per call: `stage(number)` writes it if it is missing, and returns its code counts [K, C].
+
+    UsageError for a frame teacher or a label store in the place of a teacher.
+    """
 
     def __init__(self, options: TokenizeOptions) -> None:
         self.out = Path(options.out)
-        self.teacher = load_teacher(options.teacher)
-        if not self.teacher.n_classes:
-            raise UsageError(
-                options.teacher, "gives frames, not codes", "name a code teacher; frames are computed anew"
-            )
+        teacher = load_teacher(options.teacher)
+        if not isinstance(teacher, Teacher):
+            raise UsageError(options.teacher, "is a label store", "name the teacher itself")
+        if not teacher.n_classes:
+            remedy = "name a code teacher; the targets of frame teachers are computed while training"
+            raise UsageError(options.teacher, "gives frames, not codes", remedy)
+        self.teacher = teacher
         rate_hz = self.teacher.sample_rate
         self.corpus: Corpus = open_corpus(options.data, rate_hz, rate_hz, options.data_options)
         self.n_shards = -(-len(self.corpus) // SHARD_RECORDINGS)
@@ -85,7 +90,7 @@ class TokenizeStage:
 
 
 def tokenize(options: TokenizeOptions, executor: str = "local", workers: int = 1) -> Iterator[np.ndarray]:
-    """Counts [K, C] of each shard as it ends; the store is complete when all have.
+    """Write a label store; yields the code counts [K, C] of each shard. The store is complete after the last.
 
     UsageError if the folder holds a store of another teacher or corpus.
     """
@@ -95,8 +100,8 @@ def tokenize(options: TokenizeOptions, executor: str = "local", workers: int = 1
     if path.exists() and read_json(path) != about:
         raise UsageError(path, "is the store of another teacher or corpus", "choose another -o")
     with write_whole(stage.out / CODEBOOKS) as temporary:
-        places = enumerate(stage.teacher.codebooks())
-        save_file({str(k): places_CD.contiguous().cpu() for k, places_CD in places}, temporary)
+        codebooks = enumerate(stage.teacher.codebooks())
+        save_file({str(k): codebook_CD.contiguous().cpu() for k, codebook_CD in codebooks}, temporary)
     write_json(path, about)
     if executor == "ray":
         yield from _on_ray(options, stage.n_shards, workers)
@@ -105,7 +110,7 @@ def tokenize(options: TokenizeOptions, executor: str = "local", workers: int = 1
 
 
 class _RayStage:
-    """The same stage as Ray Data calls it."""
+    """The stage as an actor of Ray Data."""
 
     def __init__(self, options: TokenizeOptions) -> None:
         self.stage = TokenizeStage(options)
@@ -122,14 +127,3 @@ def _on_ray(options: TokenizeOptions, n_shards: int, workers: int) -> Iterator[n
     mapped = rows.map(_RayStage, fn_constructor_args=(options,), compute=ray.data.ActorPoolStrategy(size=workers))
     for row in mapped.iter_rows():
         yield np.asarray(row["counts"])
-
-
-def perplexities(counts_KC: np.ndarray) -> np.ndarray:
-    """Perplexity [K] of each codebook: how many codes are in use, in effect.
-
-    >>> perplexities(np.array([[5, 5, 0], [7, 0, 0]]))
-    array([2., 1.])
-    """
-    share_KC = counts_KC / counts_KC.sum(axis=1, keepdims=True)
-    logs_KC = np.log(share_KC, where=share_KC > 0, out=np.zeros_like(share_KC))
-    return np.exp(-(share_KC * logs_KC).sum(axis=1)).round(12)

@@ -1,4 +1,4 @@
-"""How well the student guesses on held-out music, beside what guessing without listening would reach.
+"""Validation metrics on held-out music, beside the baselines that need no input.
 
 Shapes: S masked frames, K codebooks, C classes, F bins, T frames.
 """
@@ -16,14 +16,15 @@ from mert.models.encoder import Attention
 from mert.models.mert import Mert
 from mert.train.batches import Batches
 from mert.train.objective import Group, Pretrainer
+from teachers.base import perplexity
 
 log = logging.getLogger("mert")
-LEAST_PERPLEXITY = 2.0
+MIN_PERPLEXITY = 2.0  # below it, a codebook has collapsed
 BASELINE_GROUPS = 8
 
 
 def held_out_metrics(objective: Pretrainer, batches: Batches, alone: bool) -> dict[str, float]:
-    """`validate` on the held-out groups; a process that is `alone`, with all weights at hand, adds attention peaks."""
+    """`validate` on the held-out groups; if the process is `alone` and so has all weights, also attention peaks."""
     groups = batches.validation()
     first = min(BASELINE_GROUPS, batches.recipe.n_groups)
     baselines = frame_baselines([batches.group(1, number) for number in range(first)])
@@ -37,7 +38,7 @@ def validate(objective: Pretrainer, groups: Sequence[Group], baselines: dict[str
 
     `NAME/accuracy_k` of codebook k beside `NAME/most_frequent_k`, the share of its most frequent code, and
     `NAME/perplexity_k` of the codes; `NAME/error` of frames relative to predicting each bin's mean in training
-    (`baselines`, [F]); `loss`. Every process computes all of it, alike.
+    (`baselines`, [F]); `loss`. Every process computes all of it.
     """
     objective.eval()
     sums: dict[str, Tensor] = {}
@@ -52,29 +53,28 @@ def validate(objective: Pretrainer, groups: Sequence[Group], baselines: dict[str
         accuracy_K = sums[f"{name}/right"] / n_masked
         for k, accuracy in enumerate(accuracy_K.tolist()):
             counts_C = torch.cat([g.codes[name][:, k, : g.mask_BT.shape[1]][g.mask_BT] for g in groups]).bincount()
-            share_C = counts_C[counts_C > 0] / counts_C.sum()
-            perplexity = float(torch.exp(-(share_C * share_C.log()).sum()))
+            in_use = perplexity(counts_C)
             metrics |= {
                 f"{name}/accuracy_{k}": accuracy,
-                f"{name}/most_frequent_{k}": float(share_C.max()),
-                f"{name}/perplexity_{k}": perplexity,
+                f"{name}/most_frequent_{k}": float((counts_C / counts_C.sum()).max()),
+                f"{name}/perplexity_{k}": in_use,
             }
-            if perplexity < LEAST_PERPLEXITY:
-                log.warning("codebook %d of %s has collapsed: its codes' perplexity is %.2f", k, name, perplexity)
+            if in_use < MIN_PERPLEXITY:
+                log.warning("codebook %d of %s has collapsed: the perplexity of its codes is %.2f", k, name, in_use)
     for name in objective.frame_heads:
         frames_SF = torch.cat([g.frames[name][:, : g.mask_BT.shape[1]][g.mask_BT] for g in groups])
-        of_mean = float((frames_SF - baselines[name]).square().mean(1).sum())
-        metrics[f"{name}/error"] = float(sums[f"{name}/loss"]) / of_mean
+        error_of_mean = float((frames_SF - baselines[name]).square().mean(1).sum())
+        metrics[f"{name}/error"] = float(sums[f"{name}/loss"]) / error_of_mean
     return metrics
 
 
 @torch.no_grad()
 def attention_peaks(model: Mert, group: Group) -> dict[str, float]:
-    """Largest attention logit of each layer on one clip: where it grows without end, training is about to break."""
+    """Largest attention logit of each layer on one clip; steady growth is a sign that training will diverge."""
     peaks: dict[str, float] = {}
     hooks = []
     for i, block in enumerate(model.encoder.blocks, start=1):
-        watch = partial(_watch, peaks, f"attention_peak/layer{i:02d}")
+        watch = partial(_record_peak, peaks, f"attention_peak/layer{i:02d}")
         hooks.append(block.get_submodule("attention").register_forward_hook(watch))
     was_training = model.training
     model.eval()
@@ -85,7 +85,7 @@ def attention_peaks(model: Mert, group: Group) -> dict[str, float]:
     return peaks
 
 
-def _watch(
+def _record_peak(
     peaks: dict[str, float], name: str, attention: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
 ) -> None:
     assert isinstance(attention, Attention)
@@ -97,6 +97,22 @@ def _watch(
 
 
 def frame_baselines(groups: Sequence[Group]) -> dict[str, Tensor]:
-    """Mean [F] of each frame teacher's targets over some training groups: what guessing without listening gives."""
+    """Mean [F] of each frame teacher's targets over some training groups: the prediction that needs no input."""
     names = groups[0].frames
     return {name: torch.cat([group.frames[name].flatten(0, 1) for group in groups]).mean(0) for name in names}
+
+
+def summary(step: int, metrics: dict[str, float]) -> str:
+    """The main validation metrics in one line."""
+    parts = [f"step {step}: held-out loss {metrics['loss']:.3f}"]
+    teachers = dict.fromkeys(name.split("/")[0] for name in metrics if "/accuracy_" in name or name.endswith("/error"))
+    for name in teachers:
+        accuracies = [value for key, value in metrics.items() if key.startswith(f"{name}/accuracy_")]
+        chances = [value for key, value in metrics.items() if key.startswith(f"{name}/most_frequent_")]
+        if accuracies:
+            ratio = min(a / c for a, c in zip(accuracies, chances, strict=True))
+            mean = sum(accuracies) / len(accuracies)
+            parts.append(f"{name} accuracy {mean:.3f} (at least {ratio:.2f} times the most frequent code)")
+        else:
+            parts.append(f"{name} error {metrics[f'{name}/error']:.3f} of predicting the mean")
+    return ", ".join(parts)

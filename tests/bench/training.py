@@ -37,7 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mert.models.config import base_95m
-from mert.train import engine as update
+from mert.train import engine as engines
 from mert.train.batches import Batches
 from mert.train.corpus import GeneratedCorpus
 from mert.train.engine import Engine
@@ -173,14 +173,13 @@ def shares(engine: Engine, number: int) -> dict[str, float]:
         stopwatch(engine.batches, "group", spent, "batch"),
         stopwatch(engine.batches, "n_masked", spent, "masks counted"),
         stopwatch(engine.batches.teachers["cqt"], "targets", spent, "CQT"),
-        stopwatch(update.Update, "loss", spent, "forward"),
+        stopwatch(engines.Update, "loss", spent, "forward"),
         stopwatch(torch.Tensor, "backward", spent, "backward"),
         stopwatch(torch.nn.utils, "clip_grad_norm_", spent, "clipping"),
         stopwatch(engine.optimizer, "step", spent, "AdamW"),
     ):
         engine.step(number)
     whole = time.perf_counter() - start
-    spent["forward"] -= spent["batch"]
     spent["mask, mixing, batch"] = spent.pop("batch") - spent["CQT"] + spent.pop("masks counted")
     return spent | {"the rest": whole - sum(spent.values())}
 

@@ -18,12 +18,13 @@ from typing import Any
 import torch
 
 import mert
+from mert.cli.models import export_run
+from mert.cli.train import load_teachers
 from mert.errors import MertError
-from mert.train.batches import Batches, load_teachers
+from mert.train.batches import Batches
 from mert.train.corpus import open_corpus
-from mert.train.export import export_run
-from mert.train.fairseq2.asset_card import write_asset_card
-from mert.train.fairseq2.recipe import PretrainUnit, pretrain
+from mert.train.fairseq2 import pretrain, write_asset_card
+from mert.train.fairseq2.unit import PretrainUnit
 from mert.train.recipe import Recipe, read_recipe
 
 group, set_step_nr = Batches.group, PretrainUnit.set_step_nr

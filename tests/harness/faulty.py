@@ -93,7 +93,7 @@ def limit(number: int) -> None:
 
 def train(config: str, moment: str = "", until: int | None = None) -> None:
     """What `mert pretrain` does, in a forked process and up to a step."""
-    from mert.train.batches import load_teachers
+    from mert.cli.train import load_teachers
     from mert.train.corpus import open_corpus
     from mert.train.engine import Engine
     from mert.train.parallel import World

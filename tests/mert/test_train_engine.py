@@ -27,11 +27,11 @@ pytest.importorskip("matplotlib")
 
 from mert.errors import AudioError, UsageError
 from mert.train.batches import Batches
-from mert.train.checkpoints import MARKER, Checkpoints
 from mert.train.corpus import CorpusError, open_corpus
 from mert.train.engine import Engine, TrainingError
 from mert.train.parallel import World
 from mert.train.recipe import Recipe, read_recipe
+from mert.train.run_folder import MARKER, Checkpoints
 from teachers import load_teacher
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")

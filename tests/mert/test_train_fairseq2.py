@@ -25,13 +25,12 @@ import yaml
 from test_train_engine import command, engine, recipe_file, rows
 
 import mert
-from mert.cli.models import Format, export
-from mert.cli.train import Trainer, pretrain
-from mert.errors import CheckpointError, UsageError
+from mert.cli.models import Format, export, export_run
+from mert.cli.train import pretrain
+from mert.errors import CheckpointError, MertError, UsageError
 from mert.models.config import MertConfig
 from mert.train.engine import TrainingError
-from mert.train.export import export_run
-from mert.train.fairseq2.asset_card import write_asset_card
+from mert.train.fairseq2 import write_asset_card
 from mert.train.fairseq2.checkpoints import BEGUN, checkpoints, damage, resume_point
 from mert.train.parallel import World
 from mert.train.recipe import read_recipe
@@ -196,8 +195,8 @@ def test_a_run_of_fairseq2_without_a_whole_checkpoint_is_not_exported(tmp_path: 
 
 def test_without_fairseq2_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fairseq2", None)
-    with pytest.raises(UsageError, match=r'pip install -e "\.\[fairseq2\]"'):
-        pretrain("nano", engine=Trainer.fairseq2)
+    with pytest.raises(MertError, match=r'fairseq2 is not installed; pip install -e "\.\[fairseq2\]"'):
+        pretrain("nano", engine="fairseq2")
 
 
 @pytest.mark.check

@@ -27,12 +27,12 @@ pytest.importorskip("matplotlib")
 
 from harness.small_runs import ALONE, newest, rows, same_bits, same_end, small_recipe, write_recordings
 
+from mert.cli.train import load_teachers
 from mert.errors import AudioError, UsageError
-from mert.train.batches import load_teachers
-from mert.train.checkpoints import MARKER
 from mert.train.corpus import open_corpus
 from mert.train.engine import Engine, TrainingError
 from mert.train.recipe import read_recipe
+from mert.train.run_folder import MARKER
 from mert.train.tokenize import TokenizeOptions, tokenize
 from teachers import TeacherError
 from teachers.labels import LabelStore, shard_name

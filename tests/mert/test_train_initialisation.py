@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 from mert.errors import UsageError
 from mert.models.config import nano
 from mert.models.frontend import ConvFrontend
-from mert.train.initialisation import HIGHEST, LOWEST_HZ, codebook_start, filterbank_start, gabor, mel_spaced
+from mert.train.initialisation import MAX_SHARE, MIN_HZ, gabor, init_classes, init_filterbank, mel_spaced
 from mert.train.objective import CodeHead
 
 RATE_HZ = 24_000
@@ -18,7 +18,7 @@ RATE_HZ = 24_000
 
 def started(n_channels: int = 256) -> ConvFrontend:
     frontend = ConvFrontend(replace(nano(), conv_dim=n_channels))
-    filterbank_start(frontend, RATE_HZ)
+    init_filterbank(frontend, RATE_HZ)
     return frontend
 
 
@@ -26,7 +26,7 @@ def started(n_channels: int = 256) -> ConvFrontend:
 def test_a_tone_is_loudest_in_the_band_it_belongs_to(band: int) -> None:
     """Noise under the tone gives all first channels a variance to be normalised by."""
     frontend, random = started(), np.random.default_rng(0)
-    tone_hz = mel_spaced(LOWEST_HZ, HIGHEST * RATE_HZ / 2, 64)[band]
+    tone_hz = mel_spaced(MIN_HZ, MAX_SHARE * RATE_HZ / 2, 64)[band]
     wave_N = np.sin(2 * np.pi * tone_hz * np.arange(RATE_HZ) / RATE_HZ) + 0.1 * random.standard_normal(RATE_HZ)
     with torch.no_grad():
         features_TC = frontend(torch.from_numpy(wave_N.astype(np.float32))[None])[0]
@@ -41,7 +41,7 @@ def test_the_second_layer_hears_long_filters_through_the_first() -> None:
     wave_N = torch.randn(RATE_HZ, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         frontend(wave_N[None])
-    filters_FN = gabor(mel_spaced(LOWEST_HZ, HIGHEST * RATE_HZ / 2, 64), 400, RATE_HZ).float()
+    filters_FN = gabor(mel_spaced(MIN_HZ, MAX_SHARE * RATE_HZ / 2, 64), 400, RATE_HZ).float()
     wanted_TF = wave_N.unfold(0, 400, 320) @ filters_FN.T
     cosine_F = cosine_similarity(heard[0][0][:, ::2], wanted_TF, dim=0)
     assert cosine_F.min() > 0.98
@@ -61,7 +61,7 @@ def test_the_norm_takes_off_the_level_and_leaves_the_spectrum() -> None:
     random, n = np.random.default_rng(0), 2 * RATE_HZ
     spectrum, hz = np.fft.rfft(random.standard_normal(n)), np.fft.rfftfreq(n, 1 / RATE_HZ)
     bass, treble = (np.fft.irfft(spectrum * kept, n) for kept in ((hz > 150) & (hz < 1500), (hz > 4000) & (hz < 9000)))
-    centres_hz = mel_spaced(LOWEST_HZ, HIGHEST * RATE_HZ / 2, 64)
+    centres_hz = mel_spaced(MIN_HZ, MAX_SHARE * RATE_HZ / 2, 64)
     low, high = (centres_hz > 300) & (centres_hz < 1200), (centres_hz > 5000) & (centres_hz < 8000)
     equal_db, softer_db = heard_db(bass + treble), heard_db(bass + 0.1 * treble)
     tilt_db = (softer_db - equal_db)[high].mean() - (softer_db - equal_db)[low].mean()
@@ -74,7 +74,7 @@ def test_other_front_ends_are_refused() -> None:
         started(n_channels=64)
     with pytest.raises(UsageError, match="7 convolutions of 128 channels cannot begin as a filterbank"):
         seven = replace(nano(), conv_dim=128, conv_kernels=(10, 3, 3, 3, 3, 2, 2), conv_strides=(5, 2, 2, 2, 2, 2, 2))
-        filterbank_start(ConvFrontend(seven), RATE_HZ)
+        init_filterbank(ConvFrontend(seven), RATE_HZ)
 
 
 @pytest.mark.parametrize("width", [4, 12, 16])
@@ -84,7 +84,7 @@ def test_classes_lie_as_their_codes_do(width: int) -> None:
     centred_CD = codes_CD - codes_CD.mean(0)
     head = CodeHead(8, [50], width, extra_classes=4)
     special_XE = head.classes[:4].clone()
-    codebook_start(head, [codes_CD], "mel_rvq")
+    init_classes(head, [codes_CD], "mel_rvq")
     placed_CE = head.classes[4:].detach()
     u, s, _ = torch.linalg.svd(centred_CD, full_matrices=False)
     best_CC = (u[:, :width] * s[:width] ** 2) @ u[:, :width].T
@@ -95,7 +95,7 @@ def test_classes_lie_as_their_codes_do(width: int) -> None:
 
 def test_a_teacher_without_places_is_refused() -> None:
     with pytest.raises(UsageError, match="teacher cqt: does not say where its codes lie"):
-        codebook_start(CodeHead(8, [50], 4), [], "cqt")
+        init_classes(CodeHead(8, [50], 4), [], "cqt")
 
 
 def test_placed_classes_are_learned_with_fewer_examples() -> None:
@@ -109,7 +109,7 @@ def test_placed_classes_are_learned_with_fewer_examples() -> None:
         torch.manual_seed(0)
         head = CodeHead(16, [256], 16)
         if placed:
-            codebook_start(head, [codes_CD], "mel_rvq")
+            init_classes(head, [codes_CD], "mel_rvq")
         optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
         for _ in range(30):
             optimizer.zero_grad()

@@ -1,1 +1,30 @@
-"""Pretraining by fairseq2's trainer, and its asset cards: optional (extra `fairseq2`), with the same losses."""
+"""Pretraining by fairseq2's trainer, and its asset cards: optional (extra `fairseq2`), with the same losses.
+
+The rest of mert uses only the names below. Each is imported when it is first used: `write_asset_card`, `is_run` and
+`load_newest` work without fairseq2; `pretrain` raises MertError with the install line where it is missing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mert.errors import need
+
+if TYPE_CHECKING:
+    from mert.train.fairseq2.asset_card import write_asset_card as write_asset_card
+    from mert.train.fairseq2.checkpoints import is_run as is_run
+    from mert.train.fairseq2.checkpoints import load_newest as load_newest
+    from mert.train.fairseq2.recipe import pretrain as pretrain
+
+_ROOMS = {"write_asset_card": "asset_card", "is_run": "checkpoints", "load_newest": "checkpoints", "pretrain": "recipe"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "pretrain":
+        import soundfile  # noqa: F401 - first: fairseq2 needs the libsndfile that it loads
+
+        need("fairseq2", "fairseq2", "--engine fairseq2")
+    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)

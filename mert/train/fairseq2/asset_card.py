@@ -9,14 +9,14 @@ from mert.errors import CheckpointError
 from mert.files import read_json, write_whole
 from mert.weights.formats import from_mert_hub
 
-FAMILY = "mert"  # what mert.train.fairseq2.family registers
+FAMILY = "mert"  # as registered by mert.train.fairseq2.family
 
 
 def write_asset_card(folder: str | Path, name: str) -> Path:
     """Write `fairseq2/NAME.yaml` into the folder of a model in our format; returns the card's path.
 
     Set FAIRSEQ2_USER_ASSET_DIR to the folder of the card, and fairseq2's `load_model(name)` gives the same `Mert`; the
-    card names the weights relative to itself, so the folder can be moved. CheckpointError if it is not in our format.
+    card names the weights relative to itself, so the folder can be moved. CheckpointError for other formats.
 
     >>> import tempfile, mert
     >>> folder = tempfile.mkdtemp()
@@ -38,7 +38,7 @@ def write_asset_card(folder: str | Path, name: str) -> Path:
 
 
 def in_yaml(value: object) -> str:
-    """A plain value on one line. JSON is YAML, but for numbers such as 1e-05, which YAML 1.1 takes for text.
+    """A plain value on one line. JSON is YAML, except for numbers such as 1e-05, which YAML 1.1 reads as text.
 
     >>> in_yaml(1e-5), in_yaml([3, 2]), in_yaml(True)
     ('1.0e-05', '[3, 2]', 'true')

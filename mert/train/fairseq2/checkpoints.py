@@ -1,7 +1,7 @@
-"""Checkpoints that fairseq2 writes: which of them a run can go on from, and their weights. Needs no fairseq2.
+"""Checkpoints written by fairseq2: which of them a run can resume from, and their weights. Needs no fairseq2.
 
-`OUT/checkpoints/step_N/` holds `trainer`, `model`, `optimizer` and `data_reader`; `OUT/fairseq2.json` says how the run
-began.
+`OUT/checkpoints/step_N/` holds `trainer`, `model`, `optimizer` and `data_reader`; `OUT/fairseq2.json` holds the facts
+with which the run began.
 """
 
 from __future__ import annotations
@@ -26,10 +26,15 @@ log = logging.getLogger("mert")
 BEGUN = "fairseq2.json"
 
 
-def resume_point(out: Path, facts: dict[str, Any], world: World, resume: bool) -> int:
-    """The step of the newest checkpoint that is whole, or 0; damaged ones are moved aside, for fairseq2 stops at them.
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run of fairseq2's trainer."""
+    return (folder / BEGUN).exists()
 
-    TrainingError where the run began otherwise: fairseq2 would fail, or lose part of its state without a word.
+
+def resume_point(out: Path, facts: dict[str, Any], world: World, resume: bool) -> int:
+    """The step of the newest undamaged checkpoint, or 0; damaged ones are moved aside, because fairseq2 stops at them.
+
+    TrainingError if the run began with other facts: fairseq2 would fail, or silently lose part of its state.
     """
     if (out / "ckpt").exists():
         raise UsageError(out, "holds a run of our own engine", "give another out=")
@@ -41,15 +46,15 @@ def resume_point(out: Path, facts: dict[str, Any], world: World, resume: bool) -
                 shutil.rmtree(aside, ignore_errors=True)
                 path.rename(aside)
     world.barrier()
-    found = checkpoints(out)
-    if found and not resume:
+    existing = checkpoints(out)
+    if existing and not resume:
         raise UsageError(out, "holds checkpoints, from which fairseq2 would go on", "give another out=, or remove them")
-    if found:
+    if existing:
         refuse_changes(out / BEGUN, facts)
     world.barrier()
     if world.rank == 0:
         write_json(out / BEGUN, facts)
-    return step_of(found[-1]) if found else 0
+    return step_of(existing[-1]) if existing else 0
 
 
 def refuse_changes(path: Path, facts: dict[str, Any]) -> None:
@@ -78,7 +83,7 @@ def step_of(folder: Path) -> int:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, as far as its checksums tell; None if nothing is."""
+    """What is missing from a checkpoint, or differs from its checksums; None if nothing is."""
     for kind in ("trainer", "model", "optimizer", "data_reader"):
         files = sorted((folder / kind).rglob("*.pt"))
         if not files:
@@ -95,7 +100,7 @@ def damage(folder: Path) -> str | None:
 
 
 def load_newest(model: Mert, run: Path) -> dict[str, Any]:
-    """Load the weights of the newest whole checkpoint; returns its step and how the run began.
+    """Load the weights of the newest undamaged checkpoint; returns its step and the facts with which the run began.
 
     CheckpointError if there is none. FSDP leaves a part of each tensor, cut along its first axis, in each file.
     """
@@ -106,7 +111,7 @@ def load_newest(model: Mert, run: Path) -> dict[str, Any]:
     for file in sorted((folder / "model").rglob("sdp_*.pt")):
         with open_torch(file) as source:
             for name, tensors in parts.items():
-                if math.prod(source.shapes[f"model.{name}"]):  # the last processes may have got nothing
+                if math.prod(source.shapes[f"model.{name}"]):  # the last processes may have an empty part
                     tensors.append(source.read(f"model.{name}"))
     model.load_state_dict({name: torch.cat(tensors) for name, tensors in parts.items()})
     return {"step": step_of(folder), "state": read_json(run / BEGUN)}

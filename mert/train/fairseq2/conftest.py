@@ -1,4 +1,4 @@
-"""Doctests of modules that cannot be imported without fairseq2 are collected only where it is."""
+"""Collect the doctests of modules that import fairseq2 only if it is installed."""
 
 from importlib.util import find_spec
 

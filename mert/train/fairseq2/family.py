@@ -1,18 +1,17 @@
-"""Mert as model families of fairseq2: `mert`, and `mert_pretrainer` with its training heads.
+"""Mert as model families of fairseq2: `mert`, and `mert_pretrainer` with its prediction heads.
 
 fairseq2 calls `register` by itself wherever mert-hub is installed (entry point `fairseq2.extension`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
-import soundfile  # noqa: F401 - first: brings the libsndfile that fairseq2 looks for
+import soundfile  # noqa: F401 - first: fairseq2 needs the libsndfile that it loads
 import torch
 
 # isort: split
-import fairseq2.recipe.base  # noqa: F401 - then this: other first imports of fairseq2 0.8.1 are circular
+import fairseq2.recipe.base  # noqa: F401 - second: other first imports of fairseq2 0.8.1 are circular
 from fairseq2.composition import register_model_family
 from fairseq2.models import ModelFamily
 from fairseq2.nn.fsdp import FSDPWrapper
@@ -23,34 +22,16 @@ from torch import nn
 from mert.models.config import MertConfig, base_95m, large_330m, nano
 from mert.models.mert import Mert
 from mert.train.fairseq2.asset_card import FAMILY
-from mert.train.initialisation import informed_start
-from mert.train.objective import Pretrainer, Weights, recompute_blocks
+from mert.train.initialisation import PretrainerConfig, new_pretrainer
+from mert.train.objective import Pretrainer, recompute_blocks
 from teachers import load_teacher
 
 PRETRAINER = "mert_pretrainer"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PretrainerConfig:
-    """A `Pretrainer` and the seed of its first weights; `n_classes` and `n_bins` go by teacher.
-
-    `codebook_start` names the teachers whose codes tell where classes begin.
-    """
-
-    model: MertConfig = field(default_factory=nano)
-    n_classes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    n_bins: dict[str, int] = field(default_factory=dict)
-    class_width: int = 64
-    extra_classes: int = 0
-    weights: Weights = field(default_factory=Weights)
-    seed: int = 1337
-    filterbank_start: bool = False
-    codebook_start: tuple[str, ...] = ()
-
-
 def register(container: DependencyContainer) -> None:
-    """Make both families known to fairseq2; once more does nothing."""
-    families: Any = ModelFamily  # mypy takes no abstract class for a type[T]
+    """Register both families with fairseq2; a second call does nothing."""
+    families: Any = ModelFamily  # mypy accepts no abstract class as type[T]
     if FAMILY in container.iter_keys(families):
         return
     hooks: dict[str, Any] = {
@@ -67,17 +48,11 @@ def register(container: DependencyContainer) -> None:
 
 
 def pretrainer(config: PretrainerConfig) -> Pretrainer:
-    """The objective with the first weights that our own engine gives it, on torch's default device."""
+    """The objective with the initial weights of our own engine, on torch's default device."""
     device = torch.get_default_device()
     with torch.device("cpu"):  # where our engine draws them
-        torch.manual_seed(config.seed)
-        model = Mert(config.model)
-        objective = Pretrainer(
-            model, config.n_classes, config.n_bins, config.class_width, config.weights, config.extra_classes
-        )
-        teachers = [load_teacher(name) for name in config.codebook_start]
-        places = {teacher.name: teacher.codebooks() for teacher in teachers if teacher.n_classes}
-        informed_start(objective, config.filterbank_start, places)
+        teachers = map(load_teacher, config.codebook_start)
+        objective = new_pretrainer(config, {teacher.name: teacher.codebooks() for teacher in teachers})
     return objective.to(device)
 
 
@@ -103,6 +78,6 @@ def compile_blocks(model: nn.Module, *args: Any, **kwargs: Any) -> None:
 
 def mert_of(model: nn.Module) -> Mert:
     """The Mert, with or without heads around it."""
-    found = model.model if isinstance(model, Pretrainer) else model
-    assert isinstance(found, Mert)
-    return found
+    inner = model.model if isinstance(model, Pretrainer) else model
+    assert isinstance(inner, Mert)
+    return inner

@@ -1,7 +1,7 @@
 """Pretraining by fairseq2: its trainer, gangs and checkpoints around our model, objective, batches and learning rate.
 
-Losses are those of our own engine, line by line. What fairseq2 0.8.1 gets wrong is worked around, with the reason
-beside it, or refused. OUT holds what our engine writes, `checkpoints/` in fairseq2's format, and `logs/`.
+The losses equal those of our own engine. Faults of fairseq2 0.8.1 are worked around, with the reason in a comment, or
+refused. OUT holds the files that our engine writes, `checkpoints/` in fairseq2's format, and `logs/`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-import soundfile  # noqa: F401 - see fairseq2_family for the order of these imports
+import soundfile  # noqa: F401 - see family.py for the order of these imports
 import torch
 
 # isort: split
@@ -35,28 +35,29 @@ from torch.optim import Optimizer
 
 from mert.train.batches import Batches
 from mert.train.corpus import Corpus
-from mert.train.engine import TrainingError, Update
+from mert.train.engine import TrainingError, Update, facts
 from mert.train.fairseq2.checkpoints import resume_point
-from mert.train.fairseq2.family import PRETRAINER, PretrainerConfig, register
+from mert.train.fairseq2.family import PRETRAINER, register
 from mert.train.fairseq2.unit import HeldOutUnit, PretrainUnit, RecipeLR, Steps
+from mert.train.initialisation import PretrainerConfig
 from mert.train.parallel import World
 from mert.train.recipe import Recipe
-from mert.train.run_log import RunLog
-from teachers.base import Teacher
+from mert.train.run_folder import RunLog
+from teachers.base import TargetSource
 
 
-def pretrain(recipe: Recipe, corpus: Corpus, teachers: dict[str, Teacher], resume: bool = True) -> int:
-    """Train to the last step, from the newest checkpoint that is whole; returns the last step done.
+def pretrain(recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], resume: bool = True) -> int:
+    """Train to the last step, from the newest undamaged checkpoint; returns the last step done.
 
-    SIGTERM and SIGUSR1 stop the run after a step, with a checkpoint. TrainingError where a checkpoint cannot be gone
-    on from, UsageError where `out` holds another run.
+    SIGTERM and SIGUSR1 stop the run after a step, with a checkpoint. TrainingError if a checkpoint does not fit the
+    recipe, UsageError if `out` holds another run.
     """
     task = MertRecipe(recipe, corpus, teachers, resume)
     logging.getLogger("fairseq2").addFilter(hide_environment)
     try:
         with suppress(TaskStopException):  # every run ends so: see Pretraining
             run(task, sections(recipe), Path(recipe.out), no_rich=True, no_progress=True)
-    except OperationalError as error:  # how fairseq2 hands on what a disk or a network refuses
+    except OperationalError as error:  # how fairseq2 reports errors of disks and networks
         reason = f"fairseq2 stopped ({error.__cause__ or error})"
         raise TrainingError(recipe.out, reason, "mend that; the same command goes on") from error
     return task.done
@@ -69,7 +70,7 @@ def hide_environment(record: logging.LogRecord) -> bool:
 
 @dataclass(kw_only=True)
 class Sections:
-    """The sections by which fairseq2 configures its parts; it finds them by these names."""
+    """The configuration sections of fairseq2, which looks them up by these names."""
 
     model: fs.ModelSection
     gang: fs.GangSection
@@ -92,9 +93,9 @@ def sections(recipe: Recipe) -> Sections:
         gang=fs.GangSection(),
         trainer=fs.TrainerSection(
             data_parallelism=recipe.parallel,  # type: ignore[arg-type]
-            # Autocast is the update's own, around the model alone. Static precision breaks validation under FSDP2.
+            # `Update` applies autocast, to the model alone. Static precision breaks validation under FSDP2.
             mixed_precision=fs.MixedPrecisionConfig(mode="off"),
-            # So is accumulation without exchange: fairseq2's calls a method that FSDP2 does not have.
+            # `Update` also accumulates without exchange: fairseq2's way calls a method that FSDP2 does not have.
             grad_accumulation=fs.GradAccumulationConfig(num_batches=1, no_sync=False),
             activation_checkpointing=fs.ActivationCheckpointingConfig(
                 mode="layerwise" if recipe.activation_checkpointing else "off"
@@ -103,7 +104,7 @@ def sections(recipe: Recipe) -> Sections:
         ),
         optimizer=fs.OptimizerSection(config=adamw),
         lr_scheduler=fs.LRSchedulerSection(name="recipe", config=None),
-        # No num_steps: with them, requests to stop are ignored. `Pretraining` asks for the stop at the last step, too.
+        # No num_steps: with it, requests to stop are ignored. `Pretraining` also requests the stop at the last step.
         regime=fs.RegimeSection(
             validate_every_n_steps=recipe.validate_every,
             checkpoint_every_n_steps=recipe.checkpoint_every,
@@ -112,10 +113,10 @@ def sections(recipe: Recipe) -> Sections:
         ),
         common=fs.CommonSection(
             seed=recipe.seed,
-            no_sweep_dir=True,  # else every changed option would begin a new run in a folder of its own
+            no_sweep_dir=True,  # else every changed option would start a new run in another folder
             torch=fs.TorchConfig(num_threads=n_threads, allow_tf32=False),  # torch's own settings
             metric_recorders=fs.MetricRecordersConfig(
-                tensorboard=fs.TensorBoardConfig(enabled=False),  # ours writes it
+                tensorboard=fs.TensorBoardConfig(enabled=False),  # `RunLog` writes it
                 wandb=fs.WandbConfig(enabled=False),
             ),
         ),
@@ -125,7 +126,7 @@ def sections(recipe: Recipe) -> Sections:
 class MertRecipe(Fairseq2Recipe):
     """The recipe object that fairseq2 runs."""
 
-    def __init__(self, recipe: Recipe, corpus: Corpus, teachers: dict[str, Teacher], resume: bool) -> None:
+    def __init__(self, recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], resume: bool) -> None:
         self.recipe, self.corpus, self.teachers, self.resume = recipe, corpus, teachers, resume
         self.done = 0
 
@@ -138,33 +139,21 @@ class MertRecipe(Fairseq2Recipe):
         return self.recipe.model.layer_drop == 0
 
     def register(self, container: DependencyContainer) -> None:
-        """Our model families, the model of this recipe and its learning rate. The screen is for progress, not logs."""
+        """Register the model of this recipe and its learning rate; log only warnings to the screen."""
         for handler in logging.getLogger().handlers:
             handler.setLevel(logging.WARNING)
         register(container)
-        ConfigRegistrar(container, PretrainerConfig)("recipe")(self.model_config)
+        ConfigRegistrar(container, PretrainerConfig)("recipe")(lambda: PretrainerConfig.of(self.recipe, self.teachers))
         register_component(
             container, LRScheduler, "recipe", NoneType,
             lambda resolver, config: RecipeLR(resolver.resolve(Optimizer), self.recipe),
         )  # fmt: skip
 
-    def model_config(self) -> PretrainerConfig:
-        """What our own engine would build."""
-        recipe, teachers = self.recipe, self.teachers
-        return PretrainerConfig(
-            model=recipe.model,
-            n_classes={name: teacher.n_classes for name, teacher in teachers.items() if teacher.n_classes},
-            n_bins={name: teacher.n_bins for name, teacher in teachers.items() if teacher.n_bins},
-            class_width=recipe.class_width, extra_classes=recipe.extra_classes, weights=recipe.weights,
-            seed=recipe.seed, filterbank_start=recipe.filterbank_start,
-            codebook_start=recipe.teachers if recipe.codebook_start else (),
-        )  # fmt: skip
-
     def create_task(self, context: RecipeContext) -> Task:
-        """Look where the run stands, and give fairseq2's trainer its unit and reader."""
+        """A trainer that starts from the newest checkpoint, with its unit and reader."""
         recipe, root = self.recipe, context.gangs.root
         world = World(root.rank, root.size, context.device)
-        world.share(recipe.n_groups)  # refuses what cannot be shared
+        world.share(recipe.n_groups)  # UsageError if the groups cannot be shared evenly
         self.done = resume_point(Path(recipe.out), self.facts(world), world, self.resume)
         batches = Batches(recipe, self.corpus, self.teachers, world.device)
         objective: Any = context.get_model()
@@ -177,8 +166,8 @@ class MertRecipe(Fairseq2Recipe):
         return Pretraining(self, trainer, unit, context)
 
     def facts(self, world: World) -> dict[str, Any]:
-        """What must stay the same for a run to go on."""
-        recipe, teachers = self.recipe, self.teachers
+        """What must stay the same when a run resumes."""
+        recipe = self.recipe
         return {
             "processes": world.size,
             "parallel": recipe.parallel,
@@ -186,21 +175,19 @@ class MertRecipe(Fairseq2Recipe):
             "steps": recipe.steps,
             "warmup_steps": recipe.warmup_steps,
             "lr": recipe.lr,
-            "corpus": self.corpus.fingerprint,
-            "teachers": {name: teacher.fingerprint for name, teacher in teachers.items()},
-            "licences": {name: teacher.licence for name, teacher in teachers.items()},
+            **facts(self.corpus, self.teachers),
         }
 
 
 class Pretraining(Task):
-    """The trainer, stopped by the unit: at the last step, or after the step in which a signal came to any process."""
+    """The trainer, stopped by the unit: at the last step, or after the step in which any process got a signal."""
 
     def __init__(self, recipe: MertRecipe, trainer: Trainer, unit: PretrainUnit, context: RecipeContext) -> None:
         self.recipe, self.trainer, self.unit, self.gangs = recipe, trainer, unit, context.gangs
         unit.stop = trainer.request_stop
 
     def run(self) -> None:
-        """Train, unless all steps are done."""
+        """Train, unless all steps are done already."""
         if self.recipe.done >= self.recipe.recipe.steps:
             self.gangs.close()
             return

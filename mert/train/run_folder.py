@@ -1,0 +1,239 @@
+"""The folder of a run: its checkpoints, its records (metrics, curves, TensorBoard), and the model it is exported to.
+
+`ckpt/step_00000200/` holds what torch.distributed.checkpoint writes, and `COMPLETE.json`, written last: the state that
+is not a tensor, and size and SHA-256 of every file. A checkpoint without this marker is incomplete and never loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+import yaml
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from mert.embedding.embedder import Embedder
+from mert.errors import CheckpointError, OutputError, need
+from mert.files import read_json, read_rows, sha256_file, write_json, write_whole, writing
+from mert.models.mert import Mert
+from mert.train.parallel import World
+from mert.train.recipe import Recipe, read_recipe
+from mert.weights.checkpoints import digest
+from mert.weights.publish import save_pretrained
+from mert.weights.registry import ModelInfo
+
+log = logging.getLogger("mert")
+MARKER = "COMPLETE.json"
+
+
+class Checkpoints:
+    """The checkpoints of one run folder; all processes of a run call its methods together."""
+
+    def __init__(self, folder: Path, world: World, keep: int) -> None:
+        self.folder, self.world, self.keep = folder / "ckpt", world, keep
+
+    def save(self, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
+        """Write a checkpoint and, once it is complete, remove all but the newest `keep`.
+
+        OutputError if the disk refuses; the incomplete checkpoint is then removed, and older ones stay.
+        """
+        path = self.folder / f"step_{step:08d}"
+        try:
+            self._write(path, module, optimizer)
+            if self.world.rank == 0:
+                files = {file.name: [file.stat().st_size, sha256_file(file)] for file in sorted(path.iterdir())}
+                write_json(path / MARKER, {"step": step, "state": state, "files": files})
+        except (OSError, OutputError, dcp.api.CheckpointException) as error:
+            if self.world.rank == 0:
+                shutil.rmtree(path, ignore_errors=True)
+            remedy = "check permissions and free space; the same command resumes from the newest checkpoint"
+            raise OutputError(path, f"cannot be written ({cause(error)})", remedy) from error
+        if self.world.rank == 0:
+            self._remove_old(path)
+        self.world.barrier()
+        return path
+
+    def _write(self, path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        if self.world.rank == 0:
+            shutil.rmtree(path, ignore_errors=True)  # an earlier incomplete attempt
+            path.mkdir(parents=True)
+        self.world.barrier()
+        weights, moments = get_state_dict(module, optimizer)
+        dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=path)
+        self.world.barrier()
+
+    def _remove_old(self, newest: Path) -> None:
+        """Remove older checkpoints, incomplete ones, and those of later steps.
+
+        Checkpoints of later steps are damaged, or belong to a run that was started anew: a resume must not take them.
+        """
+        kept = [path for path in self.complete() if path <= newest][-self.keep :]
+        for old in set(self.folder.glob("step_*")) - set(kept):
+            if old > newest:
+                log.warning("%s is removed: the run resumed from an earlier step", old)
+            (old / MARKER).unlink(missing_ok=True)
+            shutil.rmtree(old)
+
+    def complete(self) -> list[Path]:
+        """Folders with a marker, oldest first."""
+        return sorted(marker.parent for marker in self.folder.glob(f"step_*/{MARKER}"))
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint whose files match its marker; a warning names each that does not."""
+        for path in reversed(self.complete()):
+            problem = damage(path)
+            if problem is None:
+                return path
+            log.warning("%s: %s; an older checkpoint is used", path, problem)
+        return None
+
+    def load(self, path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
+        """Restore weights and moments, at any number of processes; returns the step and the rest of the state.
+
+        Learning rate, betas, eps and weight decay stay those of the optimizer's own recipe.
+        """
+        settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+        weights, moments = get_state_dict(module, optimizer)
+        loaded: dict[str, Any] = {"model": weights, "optimizer": moments}
+        try:
+            dcp.load(loaded, checkpoint_id=path)
+        except (RuntimeError, dcp.api.CheckpointException) as error:
+            raise CheckpointError(path, f"does not fit this recipe ({error})", "resume with its own recipe") from error
+        set_state_dict(module, optimizer, model_state_dict=loaded["model"], optim_state_dict=loaded["optimizer"])
+        for group, before in zip(optimizer.param_groups, settings, strict=True):
+            group.update(before)
+        marker = read_json(path / MARKER)
+        return int(marker["step"]), dict(marker["state"])
+
+
+def cause(error: BaseException) -> str:
+    """The first reason for a failed save, on whichever process."""
+    if isinstance(error, dcp.api.CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+
+
+def damage(path: Path) -> str | None:
+    """How the files of a checkpoint differ from its marker; None if they do not."""
+    try:
+        files = read_json(path / MARKER)["files"]
+    except (CheckpointError, KeyError) as error:
+        return f"its marker cannot be read ({error})"
+    for name, (size, sha256) in files.items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != size:
+            return f"{name} is missing or cut off"
+        if sha256_file(file) != sha256:
+            return f"{name} is damaged"
+    return None
+
+
+class RunLog:
+    """recipe.yaml, metrics.jsonl, TensorBoard, curves.png and the progress bar of a run, written by its first process.
+
+    At a resume, rows of steps after the checkpoint are dropped: those steps are trained again.
+    """
+
+    def __init__(self, recipe: Recipe, resumed_step: int) -> None:
+        tensorboard = need("torch.utils.tensorboard", "train", "mert pretrain")
+        self.folder = Path(recipe.out)
+        with write_whole(self.folder / "recipe.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+        self._metrics = self.folder / "metrics.jsonl"
+        kept = [row for row in read_rows(self._metrics) if row["step"] <= resumed_step]
+        with write_whole(self._metrics) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._lines = open(self._metrics, "a", encoding="utf-8")  # noqa: SIM115
+        with writing(self.folder / "tensorboard"):
+            self._board = tensorboard.SummaryWriter(str(self.folder / "tensorboard"), purge_step=resumed_step + 1)
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        self._progress = Progress(*columns)
+        self._task = self._progress.add_task("starting", total=recipe.steps, completed=resumed_step)
+        self._progress.start()
+
+    def write_row(self, row: dict[str, Any]) -> None:
+        """Record one step; OutputError if the disk refuses."""
+        with writing(self._metrics):
+            self._lines.write(json.dumps(row) + "\n")
+            self._lines.flush()
+        with writing(self.folder / "tensorboard"):
+            for name, value in row.items():
+                if name != "step" and isinstance(value, int | float) and math.isfinite(value):
+                    self._board.add_scalar(name, value, row["step"])
+        description = f"loss {row['loss']:.3f}, {row.get('seconds', 0):.2f} s per step"
+        self._progress.update(self._task, completed=row["step"], description=description)
+
+    def print(self, text: str) -> None:
+        """Print a line above the progress bar."""
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Draw the curves and close all files. The rows are already on disk, so a full disk is only a warning here."""
+        self._progress.stop()
+        for end in (self._lines.close, self._board.close, self._draw):
+            try:
+                end()
+            except (OSError, OutputError) as error:
+                log.warning("the records in %s could not be closed: %s", self.folder, error)
+
+    def _draw(self) -> None:
+        rows = read_rows(self._metrics)
+        if rows:
+            from mert.plots import save_curves
+
+            save_curves(rows, self.folder / "curves.png", title=self.folder.name)
+
+
+def load_newest(model: Mert, run: Path) -> dict[str, Any]:
+    """Load the weights of the newest checkpoint of our engine; returns its marker. CheckpointError if there is none."""
+    path = Checkpoints(run, World(0, 1, torch.device("cpu")), 1).newest()
+    if path is None:
+        raise CheckpointError(run, "has no complete checkpoint", "train it further: mert pretrain")
+    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    dcp.load({"model": weights}, checkpoint_id=path, no_dist=True)
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in weights.items()})
+    return read_json(path / MARKER)
+
+
+def export_run(
+    run: Path, out: Path, half: bool = False, load: Callable[[Mert, Path], dict[str, Any]] = load_newest
+) -> Path:
+    """Write config, safetensors, golden states, card, curves and metrics of a run; returns the folder.
+
+    `load` fills a model with the newest weights of the run, and returns the step and the facts of the run (`state`).
+    CheckpointError if it has no complete checkpoint. The model inherits the restrictions of its teachers' licences.
+    """
+    recipe = read_recipe(str(run / "recipe.yaml"))
+    model = Mert(replace(recipe.model, window_s=recipe.clip_s))  # its window is the context it was trained on
+    marker = load(model, run)
+    restricted = any("NC" in licence for licence in marker["state"]["licences"].values())
+    info = ModelInfo.of(model, out.resolve().name, licence="CC BY-NC 4.0" if restricted else "Apache-2.0")
+    info = replace(info, note=training_note(recipe, marker, read_rows(run / "metrics.jsonl")))
+    save_pretrained(Embedder(model, info, digest(model), "cpu"), out, half=half)
+    for name in ("curves.png", "metrics.jsonl", "recipe.yaml"):
+        if (run / name).exists():
+            shutil.copyfile(run / name, out / name)
+    return out
+
+
+def training_note(recipe: Recipe, marker: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """One line for the model card: data, teachers, steps, and the last held-out loss."""
+    synthetic = ", synthesised music" if recipe.data == "synth" else ""
+    hours = marker["step"] * recipe.batch_clips * recipe.clip_s / 3600
+    teachers = ", ".join(f"{name} {fingerprint[:12]}" for name, fingerprint in marker["state"]["teachers"].items())
+    text = (
+        f"trained by mert pretrain: {marker['step']} of {recipe.steps} steps, {hours:.1f} h of audio from "
+        f"{Path(recipe.data).name}{synthetic} (corpus {marker['state']['corpus'][:12]}); teachers {teachers}"
+    )
+    held_out = [row for row in rows if "valid/loss" in row and row["step"] <= marker["step"]]
+    return text + (f"; held-out loss {held_out[-1]['valid/loss']:.3f}" if held_out else "")
