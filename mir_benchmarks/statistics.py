@@ -26,7 +26,7 @@ FEWEST = 5  # resamples beyond zero that a p-value is counted from
 BIASED = {"ap"}  # resamples repeat positives, and the AP of few is too high by as much again as it already is
 SAME = ("name", "version", "data", "generator", "seed", "size", "counts", "labels")  # of a task, to be compared
 
-Protocol = Mapping[str, str]
+Switches = Mapping[str, str]  # protocol switches by name
 
 
 def draw(n_items: int, n_resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -63,7 +63,7 @@ def resampled(outputs: Outputs, names: Sequence[str], weights_nR: np.ndarray) ->
 
 
 def summarise(
-    outputs: Outputs, names: Sequence[str], protocol: Protocol | None = None, seed: int = 0
+    outputs: Outputs, names: Sequence[str], protocol: Switches | None = None, seed: int = 0
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """`metrics` and `score` of a Result: each {"mean", "ci95", "seeds", "n"}.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mert.cli.terminal import Precision
+from mert.cli.terminal import HeadKind, Precision
 from mir_benchmarks.tasks.options import SUITE_SWITCHES, TINY_EPOCHS, Suite
-from probes.cli import HeadKind, chosen_device, grid_of
+from probes.cli import chosen_device, grid_of
 
 if TYPE_CHECKING:
-    from mir_benchmarks.tasks.options import Options
     from mir_benchmarks.tasks.registry import TaskSpec
 
 
@@ -53,7 +52,7 @@ def run(
     layers: Annotated[str | None, typer.Option(help='Names or "all" (weighted); default: each, and "all".')] = None,
     lrs: Numbers = None,
     seeds: Numbers = None,
-    head: Annotated[HeadKind, typer.Option(help="512 hidden units, or none.")] = HeadKind.mlp,
+    head: Annotated[HeadKind, typer.Option(help="512 hidden units, or none.")] = "mlp",
     switches: Annotated[list[str] | None, typer.Option("--set", help="A protocol switch: beat_tol=0.02.")] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Items of each split; marks the result.")] = None,
     context: Annotated[Context, typer.Option(help="Hear a window at once, or in training contexts.")] = Context.window,
@@ -67,14 +66,14 @@ def run(
     """Probe a model on tasks: features once, every layer and rate, chosen on validation, tested once."""
     from mert.errors import MertError, UsageError
     from mir_benchmarks.tasks.options import Options
-    from mir_benchmarks.tasks.run import Places, run_task
+    from mir_benchmarks.tasks.run import run_task
     from probes.encoders import load_encoder
 
     chosen = tasks_of(tasks)
     if data_home is None and suite is None:
         raise UsageError("mert bench run", "there is no data", "give --data-home D, or --suite tiny")
     framewise = [task.name for task in chosen if task.kind in ("beats", "separation")]
-    if head is HeadKind.linear and framewise:
+    if head == "linear" and framewise:
         raise UsageError("--head linear", f"{framewise[0]} has a head of its own", "name tasks with a label a clip")
     device = chosen_device(device)
     home = data_home or out / f"suite-{suite}"
@@ -82,7 +81,7 @@ def run(
         refuse_missing(chosen, home)
     encoder = load_encoder(model, context.value, device, revision, dtype)
     options = Options(
-        layers=tuple(layers.split(",")) if layers else None, hidden=512 if head is HeadKind.mlp else 0,
+        layers=tuple(layers.split(",")) if layers else None, hidden=512 if head == "mlp" else 0,
         max_epochs=max_epochs or (TINY_EPOCHS if suite is Suite.tiny else None), standardize=not raw, limit=limit,
         device=device,
         protocol=(SUITE_SWITCHES[suite] if suite else {}) | switches_of(chosen, switches or []),
@@ -94,8 +93,8 @@ def run(
     failed = 0
     for task in chosen:
         try:
-            with shown(task, options) as seen:
-                path = run_task(task, encoder, Places(home, out, features or out / "features"), seen)
+            with callbacks(task) as shown:
+                path = run_task(task, encoder, home=home, out=out, features=features, options=options, **shown)
             typer.echo(line_of(path))
         except MertError as error:
             failed += 1
@@ -195,35 +194,29 @@ def generate(home: Path, suite: Suite, corpora: set[str]) -> None:
 
 
 @contextmanager
-def shown(task: TaskSpec, options: Options) -> Iterator[Options]:
-    """Options whose callbacks move a progress bar."""
-    from dataclasses import replace
+def callbacks(task: TaskSpec) -> Iterator[dict[str, Callable[..., None]]]:
+    """Callbacks of `run_task` that move progress bars."""
+    from mert.cli.terminal import console, progress
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(highlight=False, markup=False, stderr=True)
-    with Progress(*columns, console=console, transient=True) as bar:
-        hearing = bar.add_task(f"{task.name}: hear", total=None)
+    stderr = console(stderr=True)
+    with progress(stderr, transient=True) as bar:
+        extracting = bar.add_task(f"{task.name}: extract", total=None)
         fitting = bar.add_task(f"{task.name}: fit", total=None)
-
-        def heard(made: bool, total: int) -> None:
-            bar.update(hearing, advance=1, total=total)
-
-        def fitted(row: Any, total: int) -> None:
-            bar.update(fitting, advance=1, total=total)
-
-        yield replace(options, heard=heard, fitted=fitted, say=lambda line: console.print(f"{task.name}: {line}"))
+        yield {
+            "on_clip": lambda extracted, total: bar.update(extracting, advance=1, total=total),
+            "on_fit": lambda row, total: bar.update(fitting, advance=1, total=total),
+            "on_message": lambda line: stderr.print(f"{task.name}: {line}"),
+        }
 
 
 def line_of(path: Path) -> str:
     """One result on one line."""
+    from probes.metrics import METRICS, score_parts
     from probes.results import Result
 
     result = Result.load(path)
     low, high = result.score["ci95"]
-    unit = "dB" if result.task["name"] == "musdb18" else ""
+    unit = METRICS[score_parts(tuple(result.metrics), result.protocol)[0]].unit.removeprefix("points")
     mark = " (limited: not comparable)" if result.limit else ""
     return (
         f"{result.task['name']:20} {result.score['mean']:6.2f}{unit} [{low:.2f}, {high:.2f}] n={result.score['n']} "

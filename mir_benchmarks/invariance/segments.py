@@ -23,7 +23,7 @@ from mir_benchmarks.statistics import LEVELS, draw
 from mir_benchmarks.tasks.run import model_of
 from probes.encoders import Encoder, MertEncoder
 from probes.features.clips import Clip
-from probes.features.cutting import NEARLY_S, SHORTEST_S, Windowing
+from probes.features.cutting import NEARLY_S, SHORTEST_S, ClipWindows
 from probes.results import library_versions
 
 SCHEMA = 1
@@ -93,7 +93,7 @@ def cut(wave_N: np.ndarray, rate_hz: int, segment_s: float, only_whole: bool) ->
     ([], [])
     """
     least_s = segment_s if only_whole else min(segment_s, SHORTEST_S)
-    pieces = (wave_N[first:end] for first, end in Windowing(segment_s, tail="drop").spans(len(wave_N), rate_hz))
+    pieces = (wave_N[first:end] for first, end in ClipWindows(segment_s, tail="drop").spans(len(wave_N), rate_hz))
     return [one for one in pieces if len(one) >= (least_s - NEARLY_S) * rate_hz and np.ptp(one) >= SILENT_RANGE]
 
 
