@@ -1,4 +1,4 @@
-"""The result of a probe as one JSON file, with outputs beside it as arrays; validation by layer, read and drawn."""
+"""The result of a probe as one JSON file with its outputs as arrays beside it, and validation curves by layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,16 +22,16 @@ from mert.plots import ACCENT, COLOURS, GRID, new_axes, plain
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had no `command`
 LIBRARIES = ("mert-hub", "torch", "numpy", "scikit-learn", "mir_eval", "soxr", "soundfile")
 
 
 @dataclass
 class Outputs:
-    """What a fitted head gave for each test item, so that intervals and comparisons can be computed afterwards.
+    """The outputs of a fitted head on each test item, from which intervals and comparisons can be computed later.
 
     `ids` [n]; `targets` [n] class numbers, [n, C] tags or values, or empty; `outputs` [seeds, n, C] (logits, values,
-    or, for beats and separation, a metric's value of each item: `columns` then names them).
+    or, for beats and separation, a metric's value of each item); `columns` names the last axis.
     """
 
     ids: np.ndarray
@@ -45,8 +45,9 @@ class Result:
     """One model on one task. `metrics` maps a name to {"mean", "ci95", "seeds", "n"}, in points of 0 to 100 (SDR: dB).
 
     `score` is the task score, in the same form. `seeds` holds the validation and test metrics of each seed at the
-    selected configuration, `grid` a row per fit: layer, lr, seed, valid, epoch. `limit` is not None where the number is
-    not comparable with a full run, and says why.
+    selected configuration, `grid` one row per fit: layer, lr, seed, valid, epoch. `limit` is the reason why the score
+    is not comparable with a full run, or None. `command` is the command that was run, word by word with `portable`
+    paths; it is empty for results of Python calls and of schema 1.
     """
 
     model: dict[str, Any]
@@ -63,11 +64,12 @@ class Result:
     limit: str | None = None
     seconds: float = 0.0
     device: str = "cpu"
+    command: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def save(self, folder: Path, outputs: Outputs) -> Path:
-        """Write `folder`/<task>.json, and <task>.npz with the outputs before it."""
+        """Write `folder`/<task>.npz with the outputs, then <task>.json, whose path is returned."""
         name = self.task["name"]
         arrays = {"ids": outputs.ids, "targets": outputs.targets, "outputs": outputs.outputs}
         write_npz(folder / f"{name}.npz", arrays | {"columns": np.array(outputs.columns)})
@@ -76,37 +78,46 @@ class Result:
 
     @classmethod
     def load(cls, path: Path) -> Result:
-        """The inverse of `save`, for the JSON; OutputError for files of another schema."""
+        """Read the JSON that `save` wrote; OutputError for files of a newer schema."""
         values = read_json(path)
         try:
             result = cls(**values)
         except TypeError as error:
             raise OutputError(path, f"is not a result ({error})", "run the task again") from None
-        if result.schema != SCHEMA:
-            raise OutputError(path, f"has schema {result.schema}, not {SCHEMA}", "run the task again")
+        if result.schema not in range(1, SCHEMA + 1):
+            raise OutputError(path, f"has schema {result.schema}, not 1 to {SCHEMA}", "run the task again")
         return result
 
 
 def load_outputs(path: Path) -> Outputs:
-    """The arrays beside a result: `path` is that of its JSON."""
+    """The outputs beside a result, whose JSON is `path`."""
     arrays = read_npz(path.with_suffix(".npz"), required=("ids", "targets", "outputs", "columns"))
     columns = tuple(str(name) for name in arrays["columns"])
     return Outputs(arrays["ids"], arrays["targets"], arrays["outputs"], columns)
 
 
+def portable(word: str) -> str:
+    """An absolute path as its last name, which means something on other machines too; other words as they are.
+
+    >>> portable("/home/me/music/gtzan"), portable("results/log-mel"), portable("1e-3")
+    ('gtzan', 'results/log-mel', '1e-3')
+    """
+    return PurePath(word).name if PurePath(word).is_absolute() else word
+
+
 def library_versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
-    """Versions of what made the numbers, and of Python.
+    """Versions of Python and of the libraries that determine the numbers.
 
     >>> "torch" in library_versions()
     True
     """
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in names:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 AGAIN = "name the JSON, or the folder, that `mert bench run` wrote"

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from mir_benchmarks.suite.clips import Clip, Plan, chance, write_down
 from mir_benchmarks.suite.facts import sung_notes
 from mir_benchmarks.suite.names import artist_for, artists, emomusic_split, title
+from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, corpus_rng, first_score
 from mir_benchmarks.suite.sizes import Extent
 from mir_benchmarks.synth.score import Score
 from mir_benchmarks.synth.styles import STYLES
@@ -25,27 +25,27 @@ SONG_COLUMNS = ("song_id", "file_name", "Artist", "Song title", "start of the se
 VALUE_COLUMNS = ("song_id", "mean_arousal", "std_arousal", "mean_valence", "std_valence")
 
 
-def plan(seed: int, extent: Extent) -> Plan:
+def plan(seed: int, extent: Extent) -> CorpusPlan:
     """Development songs are parted by artist, the evaluation set is marked."""
-    rng = chance("emomusic", seed)
+    rng = corpus_rng("emomusic", seed)
     names = artists(rng)
     clips, songs, values = [], [], []
     for i, split in enumerate(extent.splits):
         tempo_bpm = round(float(np.exp(rng.uniform(*np.log(TEMPI_BPM)))), 1)
         mode, style = ("major", "minor")[int(rng.integers(2))], list(STYLES)[int(rng.integers(len(STYLES)))]
-        score = write_down(
+        score = first_score(
             "emomusic", seed, i, extent.seconds, has_tune, style=style, mode=mode, tempo_bpm=tempo_bpm
         )  # fmt: skip
         number, part = i + 2, "evaluation" if split == "test" else "development"
         artist = next(names) if split == "test" else artist_for(names, split, emomusic_split)
-        clips.append(Clip(f"clips_45seconds/{number}.mp3", score, RATE_HZ))
+        clips.append(PlannedClip(f"clips_45seconds/{number}.mp3", score, RATE_HZ))
         # Cells of the real file hold stray tabs and blanks.
         songs.append((number, f"{number}.mp3", f"{artist}\t", f" {title(rng)}", "0.15", "1", score.style, f"{part} "))
         values.append((number, *rated(score, rng)))
     texts = {"annotations/songs_info.csv": comma_separated(SONG_COLUMNS, songs),
              "annotations/static_annotations.csv": comma_separated(VALUE_COLUMNS, values)}  # fmt: skip
     counts = {"train": extent.train, "valid": extent.valid, "test": extent.test}
-    return Plan(tuple(clips), texts, {"emomusic": counts})
+    return CorpusPlan(tuple(clips), texts, {"emomusic": counts})
 
 
 def has_tune(score: Score) -> bool:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mir_benchmarks.suite.clips import Plan, bench_seed, chance, encode
+from mir_benchmarks.suite.plans import CorpusPlan, bench_seed, corpus_rng
 from mir_benchmarks.suite.sizes import SPLITS, Extent
 from mir_benchmarks.synth.drums import band_noise
+from mir_benchmarks.synth.files import encode
 from mir_benchmarks.synth.instruments import FAMILIES, instrument
 from mir_benchmarks.synth.patch import Patch
 from mir_benchmarks.synth.seeds import Seed, stream
@@ -60,9 +61,9 @@ class NoteClip:
         return wave_N * np.float32(0.8 * rng.uniform(0.3, 1.0) / np.abs(wave_N).max())
 
 
-def plan(seed: int, extent: Extent) -> Plan:
+def plan(seed: int, extent: Extent) -> CorpusPlan:
     """Families in turn (no synth_lead outside train, as in the original), pitches in turn."""
-    rng = chance("nsynth", seed)
+    rng = corpus_rng("nsynth", seed)
     span = min(MOST_PITCHES, max(LEAST_PITCHES, extent.train // 4))  # each is heard in train a few times
     notes: list[NoteClip] = []
     texts = {}
@@ -80,7 +81,7 @@ def plan(seed: int, extent: Extent) -> Plan:
             notes.append(NoteClip(path, family, index, row["pitch"], row["velocity"], extent.seconds, seed_words))
         texts[f"nsynth-{split}/examples.json"] = json.dumps(examples, indent=1)
     counts = {split: getattr(extent, split) for split in SPLITS}
-    return Plan(tuple(notes), texts, {"nsynth_instrument": counts, "nsynth_pitch": counts})
+    return CorpusPlan(tuple(notes), texts, {"nsynth_instrument": counts, "nsynth_pitch": counts})
 
 
 def example(item: int, family: str, index: int, midi: int, rng: np.random.Generator) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mir_benchmarks.datasets.splits import vocalset_singer_splits, vocalset_technique_splits
-from mir_benchmarks.suite.clips import Plan, bench_seed, chance, encode
 from mir_benchmarks.suite.names import sha1_mod
+from mir_benchmarks.suite.plans import CorpusPlan, bench_seed, corpus_rng
 from mir_benchmarks.suite.sizes import SPLITS, Extent
+from mir_benchmarks.synth.files import encode
 from mir_benchmarks.synth.render import mix, render
 from mir_benchmarks.synth.score import Note, Part, Score
 from mir_benchmarks.synth.seeds import stream
@@ -54,9 +55,9 @@ class SungClip:
         return {self.path: encode(wave_N + np.float32(1e-4) * hiss_N, RATE_HZ, "wav")}
 
 
-def plan(seed: int, extent: Extent) -> Plan:
+def plan(seed: int, extent: Extent) -> CorpusPlan:
     """Each singer has recordings in every split of the singer task; all techniques occur in every split of theirs."""
-    rng = chance("vocalset", seed)
+    rng = corpus_rng("vocalset", seed)
     clips: list[SungClip] = []
     technique_counts = dict.fromkeys(SPLITS, 0)
     for name, voice in SINGERS.items():
@@ -75,7 +76,7 @@ def plan(seed: int, extent: Extent) -> Plan:
             path = f"FULL/{folder}/{context}/{technique}/{file_name}"
             clips.append(SungClip(path, score, round(float(rng.uniform(*SILENCE_S)), 2)))
     singer_counts = {split: getattr(extent, split) * extent.groups for split in SPLITS}
-    return Plan(tuple(clips), {}, {"vocalset_singer": singer_counts, "vocalset_technique": technique_counts})
+    return CorpusPlan(tuple(clips), {}, {"vocalset_singer": singer_counts, "vocalset_technique": technique_counts})
 
 
 def recording(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,16 +78,3 @@ def hear(dataset: Dataset, matrix: FeatureMatrix, options: Options) -> None:
     clips = [Clip(item.id, item.audio) for item in dataset.items]
     options.say(f"{len(clips)} recordings to hear with {matrix.encoder.facts.name}; features in {matrix.folder}")
     matrix.extract(clips, lambda made: options.heard(made, len(clips)))
-
-
-class Suite(StrEnum):
-    tiny = "tiny"
-    small = "small"
-
-
-TINY_EPOCHS = 30
-# Separation is sized for two cores on synthetic data; the values stand in the result.
-SUITE_SWITCHES = {
-    Suite.tiny: {"musdb_segments": "4", "musdb_hidden": "64"},
-    Suite.small: {"musdb_segments": "4", "musdb_hidden": "64", "musdb_epochs": "20"},
-}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,10 @@ class Places:
     features: Path
 
 
-def run_task(task: TaskSpec, encoder: Encoder, places: Places, options: Options | None = None) -> Path:
-    """Run a task and write `out`/<task>.json (and .npz); gives the path of the JSON.
+def run_task(
+    task: TaskSpec, encoder: Encoder, places: Places, options: Options | None = None, command: Sequence[str] = ()
+) -> Path:
+    """Run a task and write `out`/<task>.json (and .npz); gives the path of the JSON, which records `command`.
 
     TaskError if the data is missing, has other counts than it should, or cannot be heard.
     """
@@ -67,7 +69,8 @@ def run_task(task: TaskSpec, encoder: Encoder, places: Places, options: Options 
         notes=[*dataset.notes, *unchecked(expected), *duplicates(dataset, waves), *done.notes,
                *left_out(done.outputs, task.metrics)],
         limit=limits(task, options, synthetic_facts(home) is not None),
-        seconds=round(time.perf_counter() - started, 2), device=options.device, versions=library_versions(),
+        seconds=round(time.perf_counter() - started, 2), device=options.device,
+        command=list(command), versions=library_versions(),
     )  # fmt: skip
     return result.save(places.out, done.outputs)
 
