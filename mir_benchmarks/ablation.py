@@ -29,7 +29,7 @@ class Variant:
     """A difference to the base: an acoustic teacher (with the arguments that fit it), or overrides of the recipe."""
 
     name: str
-    says: str
+    title: str
     teacher: tuple[str, ...] = ("mel_rvq",)
     cqt: bool = True
     overrides: tuple[str, ...] = ()

@@ -120,25 +120,25 @@ def library_versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
     return versions
 
 
-AGAIN = "name the JSON, or the folder, that `mert bench run` wrote"
+NAME_RESULTS = "name the JSON, or the folder, that `mert bench run` wrote"
 
 
 def layer_order(layers: Iterable[str]) -> list[str]:
-    """Layer names from the input upwards, then what is no single layer ("all").
+    """Layer names from the input upwards, then combinations of layers ("all").
 
     >>> layer_order(["all", "layer10", "embed", "layer2"])
     ['embed', 'layer2', 'layer10', 'all']
     """
 
-    def place(name: str) -> tuple[int, int, str]:
+    def position(name: str) -> tuple[int, int, str]:
         number = re.fullmatch(r"layer(\d+)", name)
         return (0, 0, "") if name == "embed" else (1, int(number[1]), "") if number else (2, 0, name)
 
-    return sorted(set(layers), key=place)
+    return sorted(set(layers), key=position)
 
 
 def layer_label(name: str) -> str:
-    """What stands at an axis: the number of a layer.
+    """A layer as the label of an axis: its number.
 
     >>> [layer_label(name) for name in ("embed", "layer07", "all")]
     ['embed', '7', 'all']
@@ -147,7 +147,7 @@ def layer_label(name: str) -> str:
 
 
 def is_single(layer: str) -> bool:
-    """Whether it is one layer, not several weighted."""
+    """Whether it is a single layer, not a weighted sum of several."""
     return layer.startswith(("embed", "layer"))
 
 
@@ -162,19 +162,19 @@ class LayerCurve:
 
     @classmethod
     def of(cls, grid: Iterable[Mapping[str, Any]]) -> LayerCurve:
-        """From rows of layer, lr, seed and valid; fits that did not converge have no value and are left out.
+        """The curve of rows of layer, lr, seed and valid; fits that did not converge are left out.
 
         >>> rows = [("layer01", 1e-3, 0, 70.0), ("layer01", 1e-2, 0, 60.0), ("layer02", 1e-3, 0, None)]
         >>> curve = LayerCurve.of(dict(zip(("layer", "lr", "seed", "valid"), row)) for row in rows)
         >>> curve.layers, curve.mean
         (['layer01'], array([70.]))
         """
-        found: dict[str, dict[float, list[float]]] = {}
+        scores: dict[str, dict[float, list[float]]] = {}
         for row in grid:
             if row["valid"] is not None and math.isfinite(row["valid"]):
-                found.setdefault(row["layer"], {}).setdefault(row["lr"], []).append(float(row["valid"]))
-        layers = layer_order(found)
-        best = [max(found[layer].values(), key=lambda seeds: float(np.mean(seeds))) for layer in layers]
+                scores.setdefault(row["layer"], {}).setdefault(row["lr"], []).append(float(row["valid"]))
+        layers = layer_order(scores)
+        best = [max(scores[layer].values(), key=lambda seeds: float(np.mean(seeds))) for layer in layers]
         columns = [np.array([reduce(seeds) for seeds in best]) for reduce in (np.mean, np.min, np.max)]
         return cls(layers, *columns)
 
@@ -182,24 +182,24 @@ class LayerCurve:
 def plot_layer_curve(
     curve: LayerCurve, chosen: str, axes: Axes | None = None, colour: str = COLOURS[0], size_pt: float = 9.0
 ) -> Axes:
-    """Mean over seeds, their range, and the layer that validation chose, ringed."""
+    """Draw mean and range over seeds, with a ring around the selected layer."""
     axes = plain(axes or new_axes(6.4, 4.2))
-    places = np.arange(len(curve.layers))
+    positions = np.arange(len(curve.layers))
     single = np.array([is_single(layer) for layer in curve.layers], dtype=bool)
-    axes.fill_between(places[single], curve.low[single], curve.high[single], color=colour, alpha=0.18, lw=0)
-    axes.plot(places[single], curve.mean[single], color=colour, lw=1.4)
+    axes.fill_between(positions[single], curve.low[single], curve.high[single], color=colour, alpha=0.18, lw=0)
+    axes.plot(positions[single], curve.mean[single], color=colour, lw=1.4)
     errors = np.abs(np.stack((curve.low, curve.high)) - curve.mean)[:, ~single]
-    axes.errorbar(places[~single], curve.mean[~single], errors, fmt="D", ms=4, color=colour, lw=1.2)
+    axes.errorbar(positions[~single], curve.mean[~single], errors, fmt="D", ms=4, color=colour, lw=1.2)
     if chosen in curve.layers:
         at = curve.layers.index(chosen)
         axes.plot(at, curve.mean[at], "o", ms=9, mfc="none", mec=ACCENT, mew=2)
-        place = (0, 9) if curve.mean[at] < np.nanmax(curve.high) else (0, -15)
+        offset = (0, 9) if curve.mean[at] < np.nanmax(curve.high) else (0, -15)
         axes.annotate(
-            layer_label(chosen), (at, curve.mean[at]), place, textcoords="offset points", ha="center",
+            layer_label(chosen), (at, curve.mean[at]), offset, textcoords="offset points", ha="center",
             fontsize=size_pt, color=ACCENT, fontweight="bold",
         )  # fmt: skip
-    step = -(-len(places) // (9 if size_pt < 9 else 26))
-    shown = [i for i in places if not single[i] or (i % step == 0 and (step == 1 or single[i : i + 2].all()))]
+    step = -(-len(positions) // (9 if size_pt < 9 else 26))
+    shown = [i for i in positions if not single[i] or (i % step == 0 and (step == 1 or single[i : i + 2].all()))]
     axes.set_xticks(shown, [layer_label(curve.layers[i]).replace("embed", "e") for i in shown])
     axes.grid(axis="y", color=GRID, lw=0.6)
     axes.margins(y=0.2)
@@ -208,21 +208,21 @@ def plot_layer_curve(
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """Results with a choice of layers: of one JSON, or of all in a folder. UsageError where there are none."""
+    """Results over several layers, from one JSON or all of a folder; UsageError if there are none."""
     paths = sorted(path.glob("*.json")) if path.is_dir() else [path]
-    found = [values for file in paths if "grid" in (values := read_json(file)) or file == path]
+    results = [values for file in paths if "grid" in (values := read_json(file)) or file == path]
     try:
-        chosen = [values for values in found if len(LayerCurve.of(values["grid"]).layers) > 1]
+        layered = [values for values in results if len(LayerCurve.of(values["grid"]).layers) > 1]
     except (KeyError, TypeError, AttributeError) as error:
-        raise MertError(path, f"is no result ({type(error).__name__}: {error})", AGAIN) from None
-    if not chosen:
-        reason = "its results know one layer only" if found else "holds no result"
-        raise UsageError(path, reason, "run the benchmark over several layers" if found else AGAIN)
-    return chosen
+        raise MertError(path, f"is no result ({type(error).__name__}: {error})", NAME_RESULTS) from None
+    if not layered:
+        reason = "its results know one layer only" if results else "holds no result"
+        raise UsageError(path, reason, "run the benchmark over several layers" if results else NAME_RESULTS)
+    return layered
 
 
 def plot_results(results: Sequence[Mapping[str, Any]]) -> list[Axes]:
-    """A panel for each result, on one figure."""
+    """Draw one panel per result on one figure."""
     columns = min(len(results), 3)
     rows = -(-len(results) // columns)
     alone = len(results) == 1

@@ -1,4 +1,4 @@
-"""The command `mert bench ablate`: pretraining variants beside each other, and the table of what helps."""
+"""The command `mert bench ablate`: pretraining variants beside each other, and the table of their effects."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def markdown_table(ablation: Ablation, variants: list[Variant]) -> str:
         bold = "**" if (low > 0 and min(each) > 0) or (high < 0 and max(each) < 0) else ""
         seeds = ", ".join(f"{difference:+.1f}" for difference in each)
         cell = f"{bold}{compared.difference:+.1f}{bold} [{low:+.1f}, {high:+.1f}]<br>({seeds})"
-        cells.setdefault(variant.says, {})[compared.task] = cell
+        cells.setdefault(variant.title, {})[compared.task] = cell
     head = ["| variant | " + " | ".join(PROBED) + " |", "|---" * (1 + len(PROBED)) + "|"]
-    body = [f"| {says} | " + " | ".join(row[task] for task in PROBED) + " |" for says, row in cells.items()]
+    body = [f"| {title} | " + " | ".join(row[task] for task in PROBED) + " |" for title, row in cells.items()]
     return "\n".join([*head, *body, "", NOTE]) + "\n"

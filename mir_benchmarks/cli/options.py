@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -18,11 +17,10 @@ Context = Literal["window", "training"]
 Suite = Literal["tiny", "small"]
 
 MODELS = "Name, folder, log-mel, mfcc, cqt-chroma, random-nano"
-Results = Annotated[list[Path], typer.Argument(help="What `mert bench run -o` wrote; one folder for each model.")]
 
 
 class OptionError(UsageError, ValueError):
-    """An option's value that the code behind the command refused with a ValueError, whose message is this one's."""
+    """A value of an option that the library refused with a ValueError; the message is that of the ValueError."""
 
     def __str__(self) -> str:
         return self.reason

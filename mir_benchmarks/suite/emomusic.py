@@ -19,7 +19,7 @@ from mir_benchmarks.synth.styles import STYLES
 RATE_HZ = 44_100
 TEMPI_BPM = (60.0, 168.0)
 MEANS = {"arousal": 4.76, "valence": 4.97}
-DEVIATION, DISAGREEMENT = 1.25, 0.5  # of what is composed, and of the raters: R2 can reach 0.86
+DEVIATION, DISAGREEMENT = 1.25, 0.5  # of the composed values, and of the raters: R2 can reach 0.86
 SONG_COLUMNS = ("song_id", "file_name", "Artist", "Song title", "start of the segment (min.sec)",
                 "end of the segment (min.sec)", "Genre", "Mediaeval 2013 set")  # fmt: skip
 VALUE_COLUMNS = ("song_id", "mean_arousal", "std_arousal", "mean_valence", "std_valence")
@@ -55,7 +55,7 @@ def has_tune(score: Score) -> bool:
 def emotion(score: Score) -> tuple[float, float]:
     """Arousal and valence, about 0 with deviation 1, before anybody rates them.
 
-    Level plays no part: models that normalise their input could not hear it.
+    Level is not used, because models that normalise their input discard it.
     """
     tempo = math.log2(score.tempo_bpm / 100) / 0.43
     density = math.log2((len(score.notes) + len(score.hits)) / score.seconds / 17) / 0.7

@@ -55,7 +55,7 @@ def song(seed: int, item: int, split: str, seconds: float, rng: np.random.Genera
 
 
 def says_its_key(score: Score) -> bool:
-    """The tonic's chord sounds about as long as any, and at least one other sounds."""
+    """Whether the tonic chord sounds about as long as any other, and some other sounds."""
     seconds: dict[tuple[int, bool], float] = {}
     for chord in score.chords:
         minor = chord.quality.startswith(("m", "dim")) and not chord.quality.startswith("maj")
@@ -78,6 +78,6 @@ def sharp(key: str) -> str:
 def credits_of(
     number: int, score: Score, split: str, names: Iterator[str], rng: np.random.Generator
 ) -> tuple[object, ...]:
-    """The row of the shop's metadata; the artist's name is what decides the split."""
+    """A row of the shop's metadata; the name of the artist decides the split."""
     artist = artist_for(names, split, giantsteps_split)
     return number, artist, title(rng), "Original Mix", "Synth", score.style, round(score.tempo_bpm), score.key

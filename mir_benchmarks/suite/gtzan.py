@@ -9,7 +9,7 @@ from mir_benchmarks.synth.score import Score
 from mir_benchmarks.synth.styles import STYLES
 
 RATE_HZ = 22_050
-CROSSOVERS = 0.3  # of the clips: sound alone does not tell their genre, rhythm and harmony do
+CROSSOVERS = 0.3  # of the clips: their genre is in rhythm and harmony, not in timbre
 
 
 def plan(seed: int, extent: Extent) -> CorpusPlan:

@@ -1,4 +1,4 @@
-"""MTG-Jamendo: tracks of artists who keep to one split, with tags of genre, instruments and mood."""
+"""MTG-Jamendo: tracks with tags of genre, instruments and mood."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def plan(seed: int, extent: Extent) -> CorpusPlan:
             row = (f"track_{number:07d}", f"artist_{artist:06d}", f"album_{album:06d}", f"{path}.mp3",
                    f"{score.seconds:.1f}")  # fmt: skip
             for subset, tags in SUBSETS.items():
-                found = [tag for tag in tags_of(score, ALL) if tag in tags]
-                if found:
-                    rows[subset, split].append((*row, *found))
+                true = [tag for tag in tags_of(score, ALL) if tag in tags]
+                if true:
+                    rows[subset, split].append((*row, *true))
             clips.append(PlannedClip(f"audio-low/{path}.low.mp3", score, RATE_HZ))
     texts = {
         f"data/splits/split-0/autotagging_{subset}-{FILES[split]}.tsv": "".join(

@@ -28,8 +28,8 @@ def plan(seed: int, extent: Extent) -> CorpusPlan:
         for score in scores:
             letter = LETTERS[split][len(clips) % len(LETTERS[split])]
             path = f"{letter}/{slug(next(names))}-{slug(title(rng))}-{track(rng)}"
-            found = {*tags_of(score, MTT), *rng.choice(RARE_MTT, size=2)}
-            rows.append(quoted([str(len(clips) + 2), *(str(int(tag in found)) for tag in tags), path]))
+            true = {*tags_of(score, MTT), *rng.choice(RARE_MTT, size=2)}
+            rows.append(quoted([str(len(clips) + 2), *(str(int(tag in true)) for tag in tags), path]))
             clips.append(PlannedClip(f"mp3/{path}", score, RATE_HZ))
     counts = {split: getattr(extent, split) for split in SPLITS}
     return CorpusPlan(tuple(clips), {"annotations_final.csv": table(rows)}, {"mtt": counts})

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mir_benchmarks.datasets.splits import musdb_validation
-from mir_benchmarks.suite.facts import HEARD, part_share
+from mir_benchmarks.suite.facts import AUDIBLE, part_share
 from mir_benchmarks.suite.names import artists, title
 from mir_benchmarks.suite.plans import CorpusPlan, corpus_rng, first_score
 from mir_benchmarks.suite.sizes import SPLITS, Extent
@@ -49,7 +49,7 @@ class Track:
         rng = stream(self.score.seed, "room", 9)
         finish = finish_of(self.score)
         purpose, seed, index = self.score.seed
-        sides = ((purpose, seed, index), (purpose, seed, index ^ 1 << 31))  # one room, heard at two places
+        sides = ((purpose, seed, index), (purpose, seed, index ^ 1 << 31))  # one room, recorded at two places
         stereo = {}
         for name, wave_N in render(self.score, RATE_HZ).items():
             pan = float(rng.uniform(-PAN[name], PAN[name]))
@@ -79,5 +79,5 @@ def plan(seed: int, extent: Extent) -> CorpusPlan:
 
 def is_full(score: Score) -> bool:
     """Someone sings, drums, plays the bass, and there is more besides."""
-    heard = {part.stem for i, part in enumerate(score.parts) if part_share(score, i) > 2 * HEARD}
-    return len(heard) == 3 and bool(score.hits)
+    stems = {part.stem for i, part in enumerate(score.parts) if part_share(score, i) > 2 * AUDIBLE}
+    return len(stems) == 3 and bool(score.hits)

@@ -48,7 +48,7 @@ class SungClip:
         return (self.path,)
 
     def encode(self) -> dict[str, bytes]:
-        # One room and one microphone for all: what differs is the singer.
+        # One room and one microphone for all: only singers differ.
         sung_N = mix(render(self.score, RATE_HZ), self.score, RATE_HZ, room=False, eq=False, noise=False)
         wave_N = np.pad(sung_N, (round(self.silence_s * RATE_HZ), 0))
         hiss_N = stream(self.score.seed, "hiss").standard_normal(len(wave_N), dtype=np.float32)
@@ -101,7 +101,7 @@ def singer_split(file_name: str) -> str:
 def performance(
     place: tuple[str, int, int], voice: int, technique: str, context: str, vowel: str, tonic: int, seconds: float
 ) -> Score:
-    """A score for one voice; the pattern of the context goes on until the time is over."""
+    """A score for one voice; the pattern of the context is repeated to the end."""
     words = bench_seed(*place)
     rng = stream(words, "playing")
     sung_as, note_s, velocity = OTHERS.get(technique, (technique, float(rng.uniform(0.35, 0.7)), 0.85))

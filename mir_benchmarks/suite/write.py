@@ -58,7 +58,7 @@ def write_suite(
 
 
 def executor(workers: int) -> Executor:
-    """Processes; for one worker a thread, so that plain scripts need no guard around their main module."""
+    """A pool of processes; for one worker a thread, so that scripts need no `__main__` guard."""
     spawn = multiprocessing.get_context("spawn")
     return ThreadPoolExecutor(1) if workers == 1 else ProcessPoolExecutor(workers, mp_context=spawn)
 
