@@ -1,9 +1,8 @@
-"""Options of a run, and those that a synthetic suite sets."""
+"""Options of a run of a task."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from probes.sweep import GridOptions
 
@@ -24,16 +23,3 @@ class Options(GridOptions):
     def epochs(self, published: int) -> int:
         """The task's own number of epochs, or fewer if asked for."""
         return min(published, self.max_epochs or published)
-
-
-class Suite(StrEnum):
-    tiny = "tiny"
-    small = "small"
-
-
-TINY_EPOCHS = 30
-# Separation is sized for two cores on synthetic data; results record these values.
-SUITE_SWITCHES = {
-    Suite.tiny: {"musdb_segments": "4", "musdb_hidden": "64"},
-    Suite.small: {"musdb_segments": "4", "musdb_hidden": "64", "musdb_epochs": "20"},
-}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,14 @@ def run_task(
     on_clip: Callable[[bool, int], None] = lambda extracted, total: None,
     on_fit: Callable[[GridRow, int], None] = lambda row, total: None,
     on_message: Callable[[str], None] = lambda line: None,
+    command: Sequence[str] = (),
 ) -> Path:
     """Run a task, write `out`/<task>.json with its outputs as .npz beside it, and return the path of the JSON.
 
     `home` holds a folder per corpus; features are kept in `features` (default: `out`/features). `on_clip` is called
     per clip with whether it had to be extracted, `on_fit` per point of the grid, both with the total; `on_message`
-    with lines for people. UsageError for layers that the encoder does not have; TaskError if data is missing, has
-    unexpected counts, or cannot be decoded.
+    with lines for people; the result records `command`. UsageError for layers that the encoder does not have;
+    TaskError if data is missing, has unexpected counts, or cannot be decoded.
     """
     started = time.perf_counter()
     options, out, corpus = options or Options(), Path(out), Path(home) / task.corpus
@@ -77,7 +78,8 @@ def run_task(
         protocol=protocol | {"features": "standardized" if options.standardize else "raw"},
         head=probe.head, metrics=metrics, score=score, **done.selection(), notes=notes,
         limit=limits(task, options, synthetic_facts(corpus) is not None),
-        seconds=round(time.perf_counter() - started, 2), device=options.device, versions=library_versions(),
+        seconds=round(time.perf_counter() - started, 2), device=options.device,
+        command=list(command), versions=library_versions(),
     )  # fmt: skip
     return result.save(out, outputs)
 
