@@ -1,6 +1,6 @@
 """One factor at a time: pretrain variants of a recipe, probe each on the paper's four tasks, compare with the base.
 
-Every step is a command of `mert` that goes on where it was cut off, so the whole is run again until it is done. After
+Every step is a command of `mert` that resumes where it was interrupted, and so does the whole. After
 table 3 of the MERT paper (arXiv 2306.00107).
 """
 
@@ -19,17 +19,17 @@ from mert.files import read_json, write_json
 from mir_benchmarks.statistics import Comparison, Sample, compare
 from probes.results import Result, load_outputs
 
-TASKS = ("mtt", "giantsteps_key", "gtzan_genre", "emomusic")
+PROBED = ("mtt", "giantsteps_key", "gtzan_genre", "emomusic")
 BASE = "base"
 FIT_CLIPS = "600"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs from the base: an acoustic teacher (with the arguments that fit it), or overrides of the recipe."""
+    """A difference to the base: an acoustic teacher (with the arguments that fit it), or overrides of the recipe."""
 
     name: str
-    says: str
+    title: str
     teacher: tuple[str, ...] = ("mel_rvq",)
     cqt: bool = True
     overrides: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ VARIANTS = (
 
 @dataclass(frozen=True)
 class Ablation:
-    """Where it happens and how much of it: seeds, and overrides of the recipe that all variants share."""
+    """Folders, seeds of the pretraining, overrides of the recipe that all variants share, and options of the probes."""
 
     folder: Path
     data_home: Path
@@ -63,7 +63,7 @@ class Ablation:
     probe: tuple[str, ...] = ("--lrs", "1e-3,5e-3", "--seeds", "0")
 
     def commands(self, variants: Sequence[Variant] = VARIANTS) -> Iterator[tuple[Path, list[str]]]:
-        """(file that says a step is done, arguments of `mert`) of every step, in order.
+        """Every step in order: (file that exists when it is done, arguments of `mert`).
 
         >>> steps = list(Ablation(Path("a"), Path("d")).commands(VARIANTS[:1]))
         >>> [arguments[0] for _, arguments in steps] == ["fit-teacher", *["pretrain", "export", *["bench"] * 4] * 2]
@@ -86,16 +86,16 @@ class Ablation:
             *self.overrides, *variant.overrides,
         ]  # fmt: skip
         yield model / "model.safetensors", ["export", str(run), str(model)]
-        for task in TASKS:
+        for task in PROBED:
             yield results / f"{task}.json", [
                 "bench", "run", "-m", str(model), "-t", task, "--suite", self.suite,
                 "--data-home", str(self.data_home), "-o", str(results), *self.probe,
             ]  # fmt: skip
 
-    def run(self, variants: Sequence[Variant] = VARIANTS, tell: Callable[[str], None] = print) -> None:
-        """Run every step that is not done; MertError with its last words where one fails.
+    def run(self, variants: Sequence[Variant] = VARIANTS, on_command: Callable[[str], None] = print) -> None:
+        """Run every step that is not done; MertError with the last line of its output where one fails.
 
-        UsageError where the folder was begun with other overrides: its models would not be comparable.
+        UsageError where the folder was begun with other overrides, because its models would not be comparable.
         """
         plan, path = {"suite": self.suite, "overrides": list(self.overrides)}, self.folder / "ablation.json"
         if path.exists() and read_json(path) != plan:
@@ -105,21 +105,21 @@ class Ablation:
         for done, arguments in self.commands(variants):
             if done.exists():
                 continue
-            tell("mert " + " ".join(arguments))
-            ended = subprocess.run([sys.executable, "-m", "mert.cli.main", *arguments], capture_output=True, text=True)
+            on_command("mert " + " ".join(arguments))
+            ended = subprocess.run([sys.executable, "-m", "mert.cli", *arguments], capture_output=True, text=True)
             if ended.returncode:
-                words = (ended.stderr.strip().splitlines() or ["no word"])[-1]
+                words = (ended.stderr.strip().splitlines() or ["no message"])[-1]
                 raise MertError(
-                    f"mert {arguments[0]}", f"failed ({words})", "mend that, then run the same command again"
+                    f"mert {arguments[0]}", f"failed ({words})", "fix that, then run the same command again"
                 )
 
     def compared(self, variants: Sequence[Variant] = VARIANTS) -> Iterator[tuple[Variant, Comparison, list[float]]]:
-        """Each variant against the base, task by task, as means over pretraining's seeds; and each seed's difference.
+        """Each variant against the base on each task: the mean over pretraining seeds, and each seed's difference.
 
-        The interval is over test items: what another pretraining would give is seen in the seeds.
+        The interval is over test items; the spread over pretraining is that of the seeds.
         """
         for variant in variants:
-            for task in TASKS if variant.name != BASE else ():
+            for task in PROBED if variant.name != BASE else ():
                 tried, base = ([self._sample(name, seed, task) for seed in self.seeds] for name in (variant.name, BASE))
                 each = [compare(one, other).difference for one, other in zip(tried, base, strict=True)]
                 yield variant, compare(mean_of(tried), mean_of(base)), each
@@ -130,6 +130,6 @@ class Ablation:
 
 
 def mean_of(samples: Sequence[Sample]) -> Sample:
-    """The mean score of several models on the same items: all draw the same ones."""
+    """The mean score of several models on the same items, which share their bootstrap draws."""
     mean = float(np.mean([sample.mean for sample in samples]))
     return replace(samples[0], mean=mean, draws=np.mean([sample.draws for sample in samples], axis=0))

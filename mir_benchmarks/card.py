@@ -1,17 +1,16 @@
-"""The measured sections of a model card, each from the files of a measurement: training, results, robustness, limits.
+"""The measured sections of a model card: training, results, robustness, recordings, limits, and how to repeat it.
 
-Beside each number stands the command that gives it again.
+Each section is a function of the files that a measurement wrote.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, count, takewhile
+from itertools import count, takewhile
 from math import prod
 from pathlib import Path, PurePath
 from typing import Any
@@ -29,78 +28,123 @@ from mir_benchmarks.report.runs import Run, load_runs
 from mir_benchmarks.report.tables import Table, scores_table, unit_of
 from mir_benchmarks.report.text import md_grid, md_text
 from mir_benchmarks.statistics import Comparison, Sample, compare
-from mir_benchmarks.tasks.options import SUITE_SWITCHES, TINY_EPOCHS, Suite
 from mir_benchmarks.tasks.registry import TASKS
-from probes.results import Result
+from probes.results import portable
 
-
-def training_commands(run: Path, model: Path) -> Iterator[str]:
-    """From the recipe that lies beside the card to the model."""
-    yield shlex.join(["mert", "pretrain", "recipe.yaml", f"out={run.name}"])
-    yield shlex.join(["mert", "export", run.name, model.name, *["--half"] * is_half(model / "model.safetensors")])
-
-
-def is_half(weights: Path) -> bool:
-    """Whether a model's weights are stored in 16 bits."""
-    with safe_open(weights, framework="np") as file:
-        return any(file.get_slice(name).get_dtype() == "F16" for name in file.keys())  # noqa: SIM118
-
-
-def run_commands(run: Run, name: str) -> Iterator[str]:
-    """`mert bench run` for all results of a model, a line for each way in which they were made."""
-    tasks: dict[tuple[str, ...], list[str]] = {}
-    for task, result in run.results.items():
-        tasks.setdefault(tuple(_options(result)), []).append(task)
-    for options, names in tasks.items():
-        words = ["mert", "bench", "run", "-m", name, "-t", ",".join(names), *options, "-o", f"results/{name}"]
-        yield shlex.join(words)
-
-
-def _options(result: Result) -> Iterator[str]:
-    """What differs from the defaults of `mert bench run`."""
-    spec, size = TASKS[result.task["name"]], result.task.get("size")
-    suite = Suite(size) if size in set(Suite) else None
-    yield from ("--suite", suite.value) if suite else ("--data-home", "DATA")
-    layers = list(dict.fromkeys(str(row["layer"]) for row in result.grid))
-    if not set(result.model.get("layer_names", layers)) <= set(layers):
-        yield from ("--layers", ",".join(layers))
-    yield from ("--lrs", ",".join(f"{rate:g}" for rate in sorted({row["lr"] for row in result.grid})))
-    yield from ("--seeds", ",".join(str(seed) for seed in sorted({row["seed"] for row in result.grid})))
-    if result.head.get("kind") == "linear":
-        yield from ("--head", "linear")
-    epochs = spec.max_epochs if spec.kind == "separation" else result.head.get("max_epochs", spec.max_epochs)
-    if epochs < min(spec.max_epochs, TINY_EPOCHS if suite is Suite.tiny else spec.max_epochs):
-        yield from ("--max-epochs", str(epochs))
-    if limit := re.match(r"(\d+) items", result.limit or ""):
-        yield from ("--limit", limit[1])
-    if result.model.get("context") == "training":
-        yield from ("--context", "training")
-    if result.protocol.get("features") == "raw":
-        yield "--raw"
-    usual = spec.protocol() | (SUITE_SWITCHES[suite] if suite else {})
-    for switch, value in result.protocol.items():
-        if switch in spec.switches and value != usual[switch]:
-            yield from ("--set", f"{switch}={value}")
-
-
-def segments_command(kind: str, measured: Mapping[str, Any], names: Sequence[str]) -> str:
-    """`mert bench robustness` or `triplets`; its JSON says which recordings they were."""
-    words = ["mert", "bench", kind, *(word for name in names for word in ("-m", name))]
-    if measured["segment_s"] != 3:
-        words += ["--segment-s", f"{measured['segment_s']:g}"]
-    if all(one["model"].get("context") == "window" for one in measured["models"]):
-        words += ["--context", "window"]
-    return shlex.join([*words, "AUDIO", "-o", f"{kind}.json"])
-
-
+MARK = "<!-- measured: what follows is written by `mert bench card` -->"
+MISSING = "Not measured."
 UNKNOWN = "not on record"
-REMEDY = "name the folder that `mert pretrain` wrote (out=)"
+NO_COMMAND = "the command was not recorded"
+NAME_THE_RUN = "name the folder that `mert pretrain` wrote (out=)"
 PATHS = ("out", "data", "teachers")  # entries of a recipe that may name folders
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """Files of the measurements; what is None is not measured. `commands` are those that came before the training."""
+
+    run: Path | None = None
+    results: Path | None = None
+    beside: tuple[Path, ...] = ()
+    twin: Path | None = None
+    robustness: Path | None = None
+    triplets: Path | None = None
+    hardware: str | None = None
+    commands: tuple[str, ...] = ()
+
+
+def write_card(folder: Path, inputs: Inputs) -> Path:
+    """Write the measured sections of `folder`/README.md, whose path is returned; the text above them is kept.
+
+    The curves of the training run and its recipe, without folders of this machine, are copied beside it. Equal inputs
+    give equal files.
+    """
+    import yaml
+
+    path = folder / "README.md"
+    if not path.is_file() or not (folder / "model.safetensors").is_file():
+        raise CheckpointError(folder, "holds no model with a card", "give what `mert export` wrote")
+    evidence = Evidence.read(folder, inputs)
+    sections = (
+        path.read_text(encoding="utf-8").partition(MARK)[0].rstrip(),
+        MARK,
+        training_section(evidence.training, md_text(inputs.hardware) if inputs.hardware else None),
+        results_section(evidence),
+        robustness_section(evidence.robustness),
+        recordings_section(evidence.triplets),
+        limits_section(evidence),
+        repeat_section(evidence, inputs.commands),
+    )
+    if training := evidence.training:
+        curves, copy = training.folder / "curves.png", folder / "curves.png"
+        if curves.exists() and curves.resolve() != copy.resolve():
+            with write_whole(copy) as temporary:
+                shutil.copyfile(curves, temporary)
+        with write_whole(folder / "recipe.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(without_folders(training.recipe), sort_keys=False), encoding="utf-8")
+    with write_whole(path) as temporary:
+        temporary.write_text("\n\n".join(sections) + "\n", encoding="utf-8", newline="\n")
+    return path
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The measurements of one model, checked to be of its weights; the model is called by the name of its folder."""
+
+    folder: Path
+    training: Training | None
+    run: Run | None
+    beside: tuple[Run, ...]
+    twin: Run | None
+    robustness: dict[str, Any] | None
+    triplets: dict[str, Any] | None
+
+    @classmethod
+    def read(cls, folder: Path, inputs: Inputs) -> Evidence:
+        """Read all inputs; TaskError or UsageError for a file of other weights or of another kind."""
+        sha256, name = sha256_file(folder / "model.safetensors"), folder.resolve().name
+        training = None if inputs.run is None else Training.read(inputs.run)
+        recipe = folder / "recipe.yaml"
+        if training and recipe.exists() and without_folders(read_recipe(recipe)) != without_folders(training.recipe):
+            raise UsageError(training.folder, f"has another recipe than {name}", "give the run that it came from")
+        run, twin = (None if path is None else load_runs([path])[0] for path in (inputs.results, inputs.twin))
+        if run is not None:
+            if any(result.model.get("sha256") != sha256 for result in run.results.values()):
+                raise TaskError(inputs.results or "", f"holds results of other weights than {name}'s", "run it again")
+            run = replace(run, label=name)
+        beside = tuple(load_runs([path])[0] for path in inputs.beside)
+        measured = (
+            None if path is None else read_measured(path, kind, sha256, name)
+            for path, kind in ((inputs.robustness, "robustness"), (inputs.triplets, "triplets"))
+        )
+        return cls(folder, training, run, beside, twin, *measured)
+
+    @property
+    def runs(self) -> list[Run]:
+        """The results of the model, then those of others; runs of the same name are numbered."""
+        numbered: list[Run] = []
+        for run in filter(None, (self.run, *self.beside, self.twin)):
+            n_same = sum(other.label.partition(" #")[0] == run.label for other in numbered)
+            numbered.append(replace(run, label=f"{run.label} #{n_same + 1}") if n_same else run)
+        return numbered
+
+
+def read_measured(path: Path, kind: str, sha256: str, name: str) -> dict[str, Any]:
+    """A JSON of `mert bench robustness` or `triplets` that includes these weights, which it then calls `name`."""
+    measured = read_json(path)
+    if (measured.get("format"), measured.get("schema")) != (f"mert-{kind}", SCHEMA):
+        raise UsageError(path, f"is not of `mert bench {kind}`, schema {SCHEMA}", "measure it again")
+    models = [model["model"] for model in measured["models"] if model["model"].get("sha256") == sha256]
+    if not models:
+        raise TaskError(path, f"holds nothing of {name}'s weights", f"run `mert bench {kind}` on them")
+    for model in models:
+        model["name"] = name
+    return measured
+
+
+@dataclass(frozen=True)
 class Training:
-    """A run: its recipe, the rows of its metrics up to the newest checkpoint, and what that checkpoint knows."""
+    """A training run: its recipe, its metrics up to the newest checkpoint, and the state of that checkpoint."""
 
     folder: Path
     recipe: dict[str, Any]
@@ -112,24 +156,24 @@ class Training:
         """UsageError for a folder that is no run."""
         recipe, rows = read_recipe(folder / "recipe.yaml"), read_rows(folder / "metrics.jsonl")
         if not rows:
-            raise UsageError(folder, "holds no metrics of a training run", REMEDY)
+            raise UsageError(folder, "holds no metrics of a training run", NAME_THE_RUN)
         markers = sorted((folder / "ckpt").glob("step_*/COMPLETE.json"))
         newest = read_json(markers[-1]) if markers else {"step": rows[-1]["step"], "state": {}}
         return cls(folder, recipe, [row for row in rows if row["step"] <= newest["step"]], newest["state"])
 
     @property
     def steps(self) -> int:
-        """Updates that the weights have had."""
+        """Updates of the weights."""
         return int(self.rows[-1]["step"])
 
     @property
     def hours(self) -> float:
-        """Audio heard, clips that came again counted again."""
+        """Hours of audio in all batches; a clip counts as often as it was drawn."""
         return float(self.steps * self.recipe["batch_clips"] * self.recipe["clip_s"] / 3600)
 
     @property
     def synthetic(self) -> bool:
-        """Whether the music was that of the built-in generator, made on the fly or by `mert bench synth`."""
+        """Whether the music is that of the built-in generator, made on the fly or by `mert bench synth`."""
         return bool(self.recipe["data"] == "synth" or Path(self.recipe["data"], "scores.jsonl").exists())
 
 
@@ -140,33 +184,33 @@ def read_recipe(path: Path) -> dict[str, Any]:
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(path, f"cannot be read ({error})", REMEDY) from None
+        raise UsageError(path, f"cannot be read ({error})", NAME_THE_RUN) from None
     if not isinstance(recipe, dict) or not {"data", "teachers", "batch_clips", "clip_s"} <= set(recipe):
-        raise UsageError(path, "is no recipe", REMEDY)
+        raise UsageError(path, "is no recipe", NAME_THE_RUN)
     return recipe
 
 
-def portable(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe in which folders have their last names only: it says what was done, not on whose machine.
+def without_folders(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe in which folders have their last names only, so that it says nothing of this machine.
 
-    >>> portable({"out": "/a/run", "data": "hf:org/music", "teachers": ["/b/mel_rvq", "cqt"], "steps": 5})
+    >>> without_folders({"out": "/a/run", "data": "hf:org/music", "teachers": ["/b/mel_rvq", "cqt"], "steps": 5})
     {'out': 'run', 'data': 'hf:org/music', 'teachers': ['mel_rvq', 'cqt'], 'steps': 5}
     """
-    return {key: _named(value, key in PATHS) for key, value in recipe.items()}
+    return {key: _last_names(value, key in PATHS) for key, value in recipe.items()}
 
 
-def _named(value: Any, is_path: bool) -> Any:
+def _last_names(value: Any, is_path: bool) -> Any:
     if isinstance(value, dict):
-        return {key: _named(of, is_path) for key, of in value.items()}
+        return {key: _last_names(nested, is_path) for key, nested in value.items()}
     if isinstance(value, list | tuple):
-        return [_named(of, is_path) for of in value]
-    if isinstance(value, str) and (PurePath(value).is_absolute() or (is_path and not value.startswith("hf:"))):
-        return PurePath(value).name
+        return [_last_names(nested, is_path) for nested in value]
+    if isinstance(value, str):
+        return PurePath(value).name if is_path and not value.startswith("hf:") else portable(value)
     return value
 
 
 def training_section(training: Training | None, hardware: str | None) -> str:
-    """Facts of the run, what it reached on held-out music, and its curves."""
+    """Facts of the run, losses and accuracies on held-out music, and its curves."""
     if training is None:
         return f"## Training\n\nNot measured: no run was given. Hardware: {hardware or UNKNOWN}."
     facts = Table("", ("", ""), [*_facts(training), ("hardware", hardware or UNKNOWN)], text=frozenset({""}))
@@ -177,8 +221,8 @@ def training_section(training: Training | None, hardware: str | None) -> str:
 
 
 def _facts(training: Training) -> list[tuple[str, str]]:
-    recipe = portable(training.recipe)
-    said = {key: recipe.get(key, UNKNOWN) for key in (
+    recipe = without_folders(training.recipe)
+    entry = {key: recipe.get(key, UNKNOWN) for key in (
         "lr", "warmup_steps", "betas", "eps", "weight_decay", "clip_norm", "mask_probability", "mask_length", "seed",
         "dtype", "group_clips", "steps", "filterbank_start", "codebook_start",
     )}  # fmt: skip
@@ -191,38 +235,38 @@ def _facts(training: Training) -> list[tuple[str, str]]:
     return [
         ("data", f"{source}{options}; corpus {str(training.state.get('corpus', UNKNOWN))[:12]}"),
         *_teachers(training),
-        ("steps", f"{training.steps:,} of {said['steps']:,}" + f", {skipped} of them skipped" * bool(skipped)),
-        ("batch", f"{recipe['batch_clips']} clips of {recipe['clip_s']:g} s in groups of {said['group_clips']}"),
+        ("steps", f"{training.steps:,} of {entry['steps']:,}" + f", {skipped} of them skipped" * bool(skipped)),
+        ("batch", f"{recipe['batch_clips']} clips of {recipe['clip_s']:g} s in groups of {entry['group_clips']}"),
         ("audio heard", f"{training.hours:.1f} h"),
-        ("masking", f"probability {said['mask_probability']}, spans of {said['mask_length']} frames"),
+        ("masking", f"probability {entry['mask_probability']}, spans of {entry['mask_length']} frames"),
         ("mixing", _pairs(mixing)),
         ("weights of the losses", _pairs(weights)),
-        ("optimiser", f"AdamW, betas {said['betas']}, eps {said['eps']}, weight decay {said['weight_decay']}, "
-                      f"gradients clipped at {said['clip_norm']}"),
-        ("learning rate", f"{said['lr']} after {said['warmup_steps']} steps of warm-up, then linear to 0"),
-        ("informed starts", f"filterbank {said['filterbank_start']}, codebooks {said['codebook_start']}"),
-        ("seed, precision", f"{said['seed']}, {said['dtype']}"),
+        ("optimiser", f"AdamW, betas {entry['betas']}, eps {entry['eps']}, weight decay {entry['weight_decay']}, "
+                      f"gradients clipped at {entry['clip_norm']}"),
+        ("learning rate", f"{entry['lr']} after {entry['warmup_steps']} steps of warm-up, then linear to 0"),
+        ("informed starts", f"filterbank {entry['filterbank_start']}, codebooks {entry['codebook_start']}"),
+        ("seed, precision", f"{entry['seed']}, {entry['dtype']}"),
         ("time", took),
     ]  # fmt: skip
 
 
 def _teachers(training: Training) -> list[tuple[str, str]]:
-    """A row a teacher: what its folder says, or else what the checkpoint knows."""
-    prints, licences = (training.state.get(of, {}) for of in ("teachers", "licences"))
+    """One row per teacher: the facts of its folder, or else those in the state of the checkpoint."""
+    fingerprints, licences = (training.state.get(key, {}) for key in ("teachers", "licences"))
     rows = []
-    for named in training.recipe["teachers"]:
-        name = PurePath(named).name
-        facts = read_json(Path(named, "teacher.json")) if Path(named, "teacher.json").exists() else {}
+    for teacher in training.recipe["teachers"]:
+        name = PurePath(teacher).name
+        facts = read_json(Path(teacher, "teacher.json")) if Path(teacher, "teacher.json").exists() else {}
         kind = facts.get("name", name)
-        codebooks = _codebooks(Path(named, "teacher.safetensors"))
-        said = [codebooks, _pairs(facts.get("settings", {})), facts.get("licence") or licences.get(kind)]
-        print_ = str(facts.get("fingerprint") or prints.get(kind) or UNKNOWN)[:12]
-        rows.append(("teacher", "; ".join([kind, *filter(None, said), f"fingerprint {print_}"])))
+        codebooks = _codebooks(Path(teacher, "teacher.safetensors"))
+        cells = [codebooks, _pairs(facts.get("settings", {})), facts.get("licence") or licences.get(kind)]
+        fingerprint = str(facts.get("fingerprint") or fingerprints.get(kind) or UNKNOWN)[:12]
+        rows.append(("teacher", "; ".join([kind, *filter(None, cells), f"fingerprint {fingerprint}"])))
     return rows
 
 
 def _codebooks(path: Path) -> str:
-    """How many codebooks of how many classes a fitted teacher holds, if it does."""
+    """Number and size of the codebooks of a fitted teacher, empty for one without."""
     try:
         with safe_open(path, framework="np") as file:
             n_codebooks, n_classes, _ = file.get_slice("codebooks").get_shape()
@@ -237,11 +281,13 @@ def _pairs(values: Mapping[str, Any]) -> str:
     >>> _pairs({"mel": {"hop": 320, "n_fft": 2048}})
     'hop 320, n_fft 2048'
     """
-    return ", ".join(_pairs(of) if isinstance(of, dict) else f"{key} {json.dumps(of)}" for key, of in values.items())
+    return ", ".join(
+        _pairs(value) if isinstance(value, dict) else f"{k} {json.dumps(value)}" for k, value in values.items()
+    )
 
 
 def _held_out(training: Training) -> list[str]:
-    """How well masked frames of held-out music were guessed, at the last validation."""
+    """Loss, accuracies and errors at masked frames of held-out music, at the last validation."""
     rows = [row for row in training.rows if "valid/loss" in row]
     if not rows:
         return ["Held-out music: not measured."]
@@ -258,12 +304,12 @@ def _held_out(training: Training) -> list[str]:
 
 
 def _codes(row: Mapping[str, Any], stem: str) -> Table:
-    """Accuracy of each codebook beside the share of its most frequent code, which needs no listening."""
+    """Accuracy of each codebook beside the share of its most frequent code, the accuracy of a constant guess."""
     n_codebooks = sum(1 for _ in takewhile(lambda k: f"{stem}/accuracy_{k}" in row, count()))
 
     def cells(what: str, scale: float, digits: int) -> Sequence[str]:
-        found = (row.get(f"{stem}/{what}_{k}") for k in range(n_codebooks))
-        return [UNKNOWN if value is None else f"{scale * value:.{digits}f}" for value in found]
+        values = (row.get(f"{stem}/{what}_{k}") for k in range(n_codebooks))
+        return [UNKNOWN if value is None else f"{scale * value:.{digits}f}" for value in values]
 
     rows = [
         ("accuracy, %", *cells("accuracy", 100, 2)),
@@ -271,116 +317,6 @@ def _codes(row: Mapping[str, Any], stem: str) -> Table:
         ("perplexity of the codes", *cells("perplexity", 1, 0)),
     ]
     return Table("", ("codebook", *(str(k + 1) for k in range(n_codebooks))), rows)
-
-
-MARK = "<!-- measured: what follows is written by `mert bench card` -->"
-MISSING = "Not measured."
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where the numbers come from; what is None is not measured. `commands` are those that came before the training."""
-
-    run: Path | None = None
-    results: Path | None = None
-    beside: tuple[Path, ...] = ()
-    twin: Path | None = None
-    robustness: Path | None = None
-    triplets: Path | None = None
-    hardware: str | None = None
-    commands: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What was measured on one model, checked to be of its weights; the model goes by the name of its folder."""
-
-    folder: Path
-    training: Training | None
-    run: Run | None
-    beside: tuple[Run, ...]
-    twin: Run | None
-    robustness: dict[str, Any] | None
-    triplets: dict[str, Any] | None
-
-    @classmethod
-    def read(cls, folder: Path, sources: Sources) -> Evidence:
-        """TaskError or UsageError where something belongs to other weights, or is not what it should be."""
-        sha256, name = sha256_file(folder / "model.safetensors"), folder.resolve().name
-        training = None if sources.run is None else Training.read(sources.run)
-        held = folder / "recipe.yaml"
-        if training and held.exists() and portable(read_recipe(held)) != portable(training.recipe):
-            raise UsageError(training.folder, f"has another recipe than {name}", "give the run that it came from")
-        run, twin = (None if path is None else load_runs([path])[0] for path in (sources.results, sources.twin))
-        if run is not None:
-            if any(result.model.get("sha256") != sha256 for result in run.results.values()):
-                raise TaskError(sources.results or "", f"holds results of other weights than {name}'s", "run it again")
-            run = replace(run, label=name)
-        beside = tuple(load_runs([path])[0] for path in sources.beside)
-        measured = (
-            None if path is None else read_measured(path, kind, sha256, name)
-            for path, kind in ((sources.robustness, "robustness"), (sources.triplets, "triplets"))
-        )
-        return cls(folder, training, run, beside, twin, *measured)
-
-    @property
-    def runs(self) -> list[Run]:
-        """The model's results first; those of one name are told apart by a number."""
-        found: list[Run] = []
-        for run in filter(None, (self.run, *self.beside, self.twin)):
-            n_same = sum(one.label.partition(" #")[0] == run.label for one in found)
-            found.append(replace(run, label=f"{run.label} #{n_same + 1}") if n_same else run)
-        return found
-
-
-def read_measured(path: Path, kind: str, sha256: str, name: str) -> dict[str, Any]:
-    """A JSON of `mert bench robustness` or `triplets` that holds these weights."""
-    measured = read_json(path)
-    if (measured.get("format"), measured.get("schema")) != (f"mert-{kind}", SCHEMA):
-        raise UsageError(path, f"is not of `mert bench {kind}`, schema {SCHEMA}", "measure it again")
-    own = [one for one in measured["models"] if one["model"].get("sha256") == sha256]
-    if not own:
-        raise TaskError(path, f"holds nothing of {name}'s weights", f"run `mert bench {kind}` on them")
-    for one in own:
-        one["model"]["name"] = name
-    return measured
-
-
-def write_card(folder: Path, sources: Sources) -> Path:
-    """Write the measured sections of README.md; a second time gives the same file. Returns its path.
-
-    The run's curves and recipe, without folders of this machine, are put beside it.
-    """
-    path = folder / "README.md"
-    if not path.is_file() or not (folder / "model.safetensors").is_file():
-        raise CheckpointError(folder, "holds no model with a card", "give what `mert export` wrote")
-    evidence = Evidence.read(folder, sources)
-    said = path.read_text(encoding="utf-8").partition(MARK)[0].rstrip()
-    sections = (
-        training_section(evidence.training, md_text(sources.hardware) if sources.hardware else None),
-        results_section(evidence),
-        robustness_section(evidence.robustness),
-        recordings_section(evidence.triplets),
-        limits_section(evidence),
-        repeat_section(evidence, sources),
-    )
-    if evidence.training:
-        ship(evidence.training, folder)
-    with write_whole(path) as temporary:
-        temporary.write_text("\n\n".join([said, MARK, *sections]) + "\n", encoding="utf-8", newline="\n")
-    return path
-
-
-def ship(training: Training, folder: Path) -> None:
-    """Put curves and recipe beside the card."""
-    import yaml
-
-    curves = training.folder / "curves.png"
-    if curves.exists() and curves.resolve() != (folder / curves.name).resolve():
-        with write_whole(folder / curves.name) as temporary:
-            shutil.copyfile(curves, temporary)
-    with write_whole(folder / "recipe.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(portable(training.recipe), sort_keys=False), encoding="utf-8")
 
 
 def results_section(evidence: Evidence) -> str:
@@ -392,8 +328,8 @@ def results_section(evidence: Evidence) -> str:
     scores = scores_table(evidence.runs)
     compared = {} if twin is None else dict(compare_runs(run, twin))
     layers = {TASKS[name].title: result.layer for name, result in run.results.items()}
-    titled = {TASKS[name].title: difference_cell(run, name, one) for name, one in compared.items()}
-    alike = all(set(one.results) == set(run.results) for one in evidence.runs)  # else means are of different tasks
+    titled = {TASKS[name].title: difference_cell(run, name, difference) for name, difference in compared.items()}
+    alike = all(set(other.results) == set(run.results) for other in evidence.runs)  # else means are of different tasks
     rows = [
         (*row, layers.get(row[0], ""), *([titled.get(row[0], "")] if twin else []))
         for row in scores.rows
@@ -408,12 +344,12 @@ def results_section(evidence: Evidence) -> str:
 
 
 def compare_runs(run: Run, twin: Run) -> Iterator[tuple[str, Comparison | None]]:
-    """The comparison on each task that both have with their outputs; None where the two may not be compared."""
+    """The comparison on each task for which both have outputs; None where the two are not comparable."""
     for name in run.results:
         if name in run.outputs and name in twin.outputs:
-            mine, other = (Sample.of(one.results[name], one.outputs[name]) for one in (run, twin))
+            ours, theirs = (Sample.of(side.results[name], side.outputs[name]) for side in (run, twin))
             try:
-                yield name, compare(mine, other)
+                yield name, compare(ours, theirs)
             except TaskError:
                 yield name, None
 
@@ -428,12 +364,13 @@ def difference_cell(run: Run, name: str, compared: Comparison | None) -> str:
 
 
 def twin_note(label: str, compared: Mapping[str, Comparison | None]) -> str:
-    """What the twin is, and on how many tasks the difference is more than chance."""
-    found = [one for one in compared.values() if one]
-    above, below = sum(one.ci95[0] > 0 for one in found), sum(one.ci95[1] < 0 for one in found)
+    """The name of the twin, and the number of tasks with a significant difference."""
+    intervals = [comparison.ci95 for comparison in compared.values() if comparison]
+    above, below = sum(low > 0 for low, _ in intervals), sum(high < 0 for _, high in intervals)
     return md_text(
         f"The twin is {label}. Differences are paired over test items (bootstrap, not corrected for the number of "
-        f"tasks): the interval excludes 0 on {above + below} of {len(found)} tasks, above on {above}, below on {below}."
+        f"tasks): the interval excludes 0 on {above + below} of {len(intervals)} tasks, above on {above}, "
+        f"below on {below}."
     )
 
 
@@ -446,27 +383,27 @@ def robustness_section(measured: Mapping[str, Any] | None) -> str:
 
 
 def recordings_section(measured: Mapping[str, Any] | None) -> str:
-    """Triplets of real recordings, and which recordings they were."""
+    """Triplets of real recordings, with the list of the recordings."""
     if measured is None:
         return f"## Real recordings\n\n{MISSING}"
     recordings = measured["recordings"]
-    heard = ", ".join(f"{md_text(one['name'])} (`{one['sha256'][:12]}`, {one['segments']})" for one in recordings)
+    names = ", ".join(f"{md_text(file['name'])} (`{file['sha256'][:12]}`, {file['segments']})" for file in recordings)
     return "\n\n".join([
         "## Real recordings",
         "Of an anchor, another segment of its recording and a segment of another recording, is the first pair nearer? "
         f"{len(recordings)} recordings are too few for any claim.",
         md_grid(triplets_table(measured)).strip(),
-        f"Recordings (SHA-256, segments): {heard}.",
+        f"Recordings (SHA-256, segments): {names}.",
     ])  # fmt: skip
 
 
 def limits_section(evidence: Evidence) -> str:
-    """What the numbers do not say."""
+    """The limits of the model and of its measurements."""
     config, training = read_json(evidence.folder / "config.json"), evidence.training
     with safe_open(evidence.folder / "model.safetensors", framework="np") as file:
         n_params = sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    heard = f", and was trained on {training.hours:.1f} h of audio" if training else ""
-    limits = [f"It has {n_params / 1e6:.1f} M parameters (the published models 94 M and 315 M){heard}."]
+    hours = f", and was trained on {training.hours:.1f} h of audio" if training else ""
+    limits = [f"It has {n_params / 1e6:.1f} M parameters (the published models 94 M and 315 M){hours}."]
     if training and training.synthetic:
         synthetic = (
             "**It was trained on synthetic music only.** Nobody played or sang: a generator composed and rendered "
@@ -487,24 +424,51 @@ def limits_section(evidence: Evidence) -> str:
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
 
 
-def recordings_of(evidence: Evidence) -> str:
-    """Names of all recordings that robustness and triplets were measured on."""
-    measured = filter(None, (evidence.robustness, evidence.triplets))
-    return ", ".join(sorted({md_text(one["name"]) for found in measured for one in found["recordings"]}))
-
-
-def repeat_section(evidence: Evidence, sources: Sources) -> str:
-    """The commands, in order."""
+def repeat_section(evidence: Evidence, before: Sequence[str]) -> str:
+    """The commands in order: those before the training, training, measurements, check."""
     name, training = evidence.folder.resolve().name, evidence.training
-    lines = [*sources.commands, *(training_commands(training.folder.resolve(), evidence.folder) if training else ())]
-    lines += chain.from_iterable(run_commands(run, run.label.partition(" #")[0]) for run in evidence.runs)
-    for kind, measured in (("robustness", evidence.robustness), ("triplets", evidence.triplets)):
-        if measured:
-            lines.append(segments_command(kind, measured, [str(one["model"]["name"]) for one in measured["models"]]))
+    lines = [*before, *(training_commands(training.folder.resolve(), evidence.folder) if training else ())]
+    for run in evidence.runs:
+        lines += run_commands(run, run.label.partition(" #")[0])
+    measured = [measurement for measurement in (evidence.robustness, evidence.triplets) if measurement]
+    for measurement in measured:
+        names = [str(model["model"]["name"]) for model in measurement["models"]]
+        kind = measurement["format"].removeprefix("mert-")
+        lines.append(command_line(measurement.get("command", ()), names) or f"# mert bench {kind}: {NO_COMMAND}")
     lines.append(f"mert verify {name}")
-    beside = "`recipe.yaml`, beside this card, is the whole recipe. " if training else ""
-    audio = f"AUDIO are {recordings_of(evidence)}. " if evidence.robustness or evidence.triplets else ""
-    return (
-        "## How to repeat it\n\n```sh\n" + "\n".join(lines) + "\n```\n\n"
-        f"{beside}{audio}`mert verify` checks the SHA-256 and the golden states."
-    )
+    recordings = sorted({md_text(file["name"]) for measurement in measured for file in measurement["recordings"]})
+    remarks = [
+        *(["`recipe.yaml`, beside this card, is the whole recipe."] if training else ()),
+        *([f"Robustness and triplets are of {', '.join(recordings)}."] if recordings else ()),
+        "`mert verify` checks the SHA-256 and the golden states.",
+    ]
+    return "\n".join(["## How to repeat it\n\n```sh", *lines, "```\n", " ".join(remarks)])
+
+
+def training_commands(run: Path, model: Path) -> Iterator[str]:
+    """From the recipe beside the card to the exported model."""
+    yield shlex.join(["mert", "pretrain", "recipe.yaml", f"out={run.name}"])
+    with safe_open(model / "model.safetensors", framework="np") as file:
+        is_half = any(file.get_slice(name).get_dtype() == "F16" for name in file.keys())  # noqa: SIM118
+    yield shlex.join(["mert", "export", run.name, model.name, *["--half"] * is_half])
+
+
+def run_commands(run: Run, name: str) -> Iterator[str]:
+    """The commands recorded in the results of a model, each once; a comment for results that recorded none."""
+    lines = {task: command_line(result.command, [name]) for task, result in run.results.items()}
+    yield from dict.fromkeys(filter(None, lines.values()))
+    if unrecorded := [task for task, line in lines.items() if not line]:
+        yield f"# mert bench run -m {name} -t {','.join(unrecorded)}: {NO_COMMAND}"
+
+
+def command_line(command: Sequence[str], models: Sequence[str]) -> str:
+    """A recorded command in which the models after -m have the names that the card uses; empty without one.
+
+    >>> command_line(["mert", "bench", "run", "-m", "nano v2", "-t", "all"], ["our-model"])
+    'mert bench run -m our-model -t all'
+    """
+    words, names = list(command), iter(models)
+    for i in range(1, len(words)):
+        if words[i - 1] == "-m":
+            words[i] = next(names, words[i])
+    return shlex.join(words)

@@ -1,7 +1,7 @@
-"""How sure a number is: bootstrap intervals over test items, and paired comparison of two results on the same items.
+"""Bootstrap intervals over test items, and paired comparisons of two results on the same items.
 
 Shapes: n items, R resamples, S seeds, C outputs of a head, G groups of equal scores.
-A resample is a row of multinomial counts, used as weights: exact, and no metric is sorted twice. Items are drawn
+A resample is a row of multinomial counts, used as weights: exact, and nothing is sorted twice. Items are drawn
 together for all seeds and all metrics; the statistic is the mean over seeds.
 """
 
@@ -22,11 +22,9 @@ from probes.results import Outputs, Result
 RESAMPLES = 1000
 LEVELS = (0.025, 0.975)
 BLOCK = 250  # resamples at a time, so that the largest task stays below 200 MB
-FEWEST = 5  # resamples beyond zero that a p-value is counted from
+MIN_BEYOND = 5  # resamples beyond zero that a p-value is counted from
 BIASED = {"ap"}  # resamples repeat positives, and the AP of few is too high by as much again as it already is
 SAME = ("name", "version", "data", "generator", "seed", "size", "counts", "labels")  # of a task, to be compared
-
-Protocol = Mapping[str, str]
 
 
 def draw(n_items: int, n_resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -41,7 +39,7 @@ def draw(n_items: int, n_resamples: int = RESAMPLES, seed: int = 0) -> np.ndarra
 
 
 def draw_recordings(ids: np.ndarray, n_resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """[n, R] as `draw`, where items "<recording> #<window>" come and go with their recording: they are not independent.
+    """[n, R] as `draw`, where items "<recording> #<window>" are drawn with their recording: they are not independent.
 
     >>> draw_recordings(np.array(["a #0", "a #1", "b #0"]), 4)[:2].std(axis=0).tolist()
     [0.0, 0.0, 0.0, 0.0]
@@ -63,7 +61,7 @@ def resampled(outputs: Outputs, names: Sequence[str], weights_nR: np.ndarray) ->
 
 
 def summarise(
-    outputs: Outputs, names: Sequence[str], protocol: Protocol | None = None, seed: int = 0
+    outputs: Outputs, names: Sequence[str], protocol: Mapping[str, str] | None = None, seed: int = 0
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """`metrics` and `score` of a Result: each {"mean", "ci95", "seeds", "n"}.
 
@@ -81,7 +79,7 @@ def summarise(
 
 
 def left_out(outputs: Outputs, names: Sequence[str]) -> list[str]:
-    """A note on tags that the rankings leave out, for want of a positive or a negative item; nothing if all count."""
+    """A note on tags without a positive or a negative item, which ranking metrics omit; empty without such tags."""
     if not {"roc_auc", "ap"} & set(names):
         return []
     tags = [str(outputs.columns[i]) for i in np.flatnonzero(~scorable(outputs.targets))]
@@ -119,7 +117,7 @@ class Sample:
 
     @classmethod
     def of(cls, result: Result, outputs: Outputs, seed: int = 0) -> Sample:
-        """Resample once what may be compared with many."""
+        """Resample a result, once for all comparisons."""
         order = np.argsort(outputs.ids, kind="stable")
         targets = outputs.targets[order] if len(outputs.targets) else outputs.targets
         ordered = Outputs(outputs.ids[order], targets, outputs.outputs[:, order], outputs.columns)
@@ -130,7 +128,7 @@ class Sample:
 
 
 def differences(first: Result, second: Result) -> list[str]:
-    """What keeps two results of a task from being compared: other data, or another protocol."""
+    """Why two results of a task are not comparable: the facts of data and protocol in which they differ."""
     differ = [key for key in SAME if first.task.get(key) != second.task.get(key)]
     return differ + ["protocol"] * (first.protocol != second.protocol) + ["limit"] * (first.limit != second.limit)
 
@@ -154,11 +152,11 @@ def compare(a: Sample, b: Sample, names: tuple[str, str] | None = None) -> Compa
 
 def _p_value(plausible_R: np.ndarray) -> float:
     rarer = int(min((plausible_R <= 0).sum(), (plausible_R >= 0).sum()))
-    if rarer >= FEWEST:
+    if rarer >= MIN_BEYOND:
         return min(1.0, 2 * rarer / len(plausible_R))
     spread = float(plausible_R.std())
     tail = math.erfc(abs(float(plausible_R.mean())) / (spread * math.sqrt(2))) if spread else 0.0
-    return min(tail, 2 * FEWEST / len(plausible_R))
+    return min(tail, 2 * MIN_BEYOND / len(plausible_R))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -167,10 +165,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
-    corrected, least = [0.0] * len(p_values), 0.0
+    corrected, running_max = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        least = max(least, min(1.0, (len(p_values) - rank) * p_values[i]))
-        corrected[i] = least
+        running_max = max(running_max, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = running_max
     return corrected
 
 
@@ -187,9 +185,9 @@ def _summary(seeds_S: np.ndarray, draws_R: np.ndarray, n: int, parts: Sequence[s
 
 
 def _plausible(estimate: float, draws_R: np.ndarray, parts: Sequence[str]) -> np.ndarray:
-    """What the truth may be, as the resamples tell: themselves, or mirrored in the estimate where they are biased.
+    """Plausible true values: the resamples, mirrored at the estimate for metrics whose resamples are biased.
 
-    On 300 simulated items with 5 % positives, mirrored intervals of AP held the truth in 92 % of cases, plain ones
+    On 300 simulated items with 5 % positives, mirrored intervals of AP contained the truth in 92 % of cases, plain ones
     in 53 %; ROC-AUC, accuracy and R2 need no mirror.
     """
     draws_R = draws_R[~np.isnan(draws_R)]
@@ -250,21 +248,21 @@ def rank_tag(positive_n: np.ndarray, scores_n: np.ndarray, weights_nR: np.ndarra
     """
     order = np.argsort(-scores_n.astype(np.float64), kind="stable")
     starts = np.flatnonzero(np.diff(scores_n[order], prepend=np.nan) != 0)
-    ends, found = np.append(starts[1:], len(order)), positive_n[order]
-    held = np.add.reduceat(found, starts, dtype=int)
-    starts, ends, held = starts[held > 0], ends[held > 0], held[held > 0]
+    ends, sorted_n = np.append(starts[1:], len(order)), positive_n[order]
+    n_hits_G = np.add.reduceat(sorted_n, starts, dtype=int)
+    starts, ends, n_hits_G = starts[n_hits_G > 0], ends[n_hits_G > 0], n_hits_G[n_hits_G > 0]
     edges = np.union1d(starts, ends)
     passed = np.cumsum(_grouped(order, edges, weights_nR), axis=0)
     before_GR, until_GR = (passed[np.searchsorted(edges, at)] for at in (starts, ends))
-    hits_GR = _grouped(order[found], np.cumsum(held), weights_nR)
-    found_GR = np.cumsum(hits_GR, axis=0)
-    n_positive_R = found_GR[-1]
+    hits_GR = _grouped(order[sorted_n], np.cumsum(n_hits_G), weights_nR)
+    hits_until_GR = np.cumsum(hits_GR, axis=0)
+    n_positive_R = hits_until_GR[-1]
     n_negative_R = weights_nR.sum(axis=0, dtype=np.float64) - n_positive_R
-    negatives_before_GR, negatives_until_GR = before_GR - (found_GR - hits_GR), until_GR - found_GR
+    negatives_before_GR, negatives_until_GR = before_GR - (hits_until_GR - hits_GR), until_GR - hits_until_GR
     below_GR = n_negative_R - (negatives_before_GR + negatives_until_GR) / 2  # of equals, half are below
     with np.errstate(invalid="ignore", divide="ignore"):
         auc_R = (hits_GR * below_GR).sum(axis=0) / (n_positive_R * n_negative_R)
-        precision_GR = np.where(hits_GR > 0, found_GR / until_GR, 0.0)
+        precision_GR = np.where(hits_GR > 0, hits_until_GR / until_GR, 0.0)
         ap_R = (hits_GR * precision_GR).sum(axis=0) / np.where(n_negative_R > 0, n_positive_R, np.nan)
     return np.stack((auc_R, ap_R))
 

@@ -1,51 +1,25 @@
-"""The commands `mert probe fit` and `predict`: heads for labels of one's own.
+"""The commands `mert probe fit` and `predict`: heads for user labels.
 
-Each imports what it needs when it runs: this module is read for `mert --help`, too.
+Each imports what it needs when it runs, because this module is loaded for `mert --help`, too.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mert.cli.terminal import Picture
+from mert.cli.terminal import Device, HeadKind, Numbers, Picture, Revision
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from probes.user_labels.fit import FitOptions
     from probes.user_labels.head import SavedHead
     from probes.user_labels.predictions import Prediction
-    from probes.user_labels.table import LabelTable
 
-app = typer.Typer(no_args_is_help=True, help="Heads on frozen features for labels of your own.")
-
-
-class Task(StrEnum):
-    classification = "classification"
-    multilabel = "multilabel"
-    regression = "regression"
-    frames = "frames"
-
-
-class HeadKind(StrEnum):
-    mlp = "mlp"
-    linear = "linear"
-
-
-class Post(StrEnum):
-    peak = "peak"
-    dbn = "dbn"
-
-
-Numbers = Annotated[str | None, typer.Option(help="Comma-separated; default: the grid of `mert bench`.")]
-Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:1, ...")]
+app = typer.Typer(no_args_is_help=True, help="Heads on frozen features for your own labels.")
+Task = Literal["classification", "multilabel", "regression", "frames"]
+Post = Literal["peak", "dbn"]
 
 
 @app.command()
@@ -53,48 +27,49 @@ def fit(
     features: Annotated[Path, typer.Argument(help="What `mert embed -o` wrote.", file_okay=False)],
     labels: Annotated[Path, typer.Argument(help="CSV: file, then label | tags | time | columns.", dir_okay=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the head.", file_okay=False)],
-    task: Annotated[Task | None, typer.Option(help="Default: what the columns say.")] = None,
+    task: Annotated[Task | None, typer.Option(help="Default: by the columns.")] = None,
     layers: Annotated[str | None, typer.Option(help='Names or "all" (weighted); default: each, and "all".')] = None,
     lrs: Numbers = None,
     seeds: Numbers = None,
-    head: Annotated[HeadKind, typer.Option(help="512 hidden units, or none.")] = HeadKind.mlp,
+    head: Annotated[HeadKind, typer.Option(help="512 hidden units, or none.")] = "mlp",
     max_epochs: Annotated[int, typer.Option(min=1, help="At most.")] = 100,
     split_seed: Annotated[int, typer.Option(min=0, help="Of a random split.")] = 0,
-    post: Annotated[Post, typer.Option(help="Events: peaks, or beats by a DBN.")] = Post.peak,
+    post: Annotated[Post, typer.Option(help="Events: peaks, or beats by a DBN.")] = "peak",
     tolerance: Annotated[float, typer.Option(min=0.001, help="Events: seconds that still count as a match.")] = 0.07,
     partial: Annotated[bool, typer.Option("--partial", help="Leave out what lacks a label, or features.")] = False,
     device: Device = "auto",
 ) -> None:
     """Fit a head: every layer and rate on train, chosen on valid, tested once.
 
-    LABELS.csv begins with the file, relative to FEATURES, with or without suffix. Classes stand in a column label,
-    tags in tags (a;b) or in columns of 0 and 1, values in columns of numbers, events in time (a row each, seconds).
-    Columns split (train, valid, test) and group (artist: never in two splits) may follow; without split, 60/20/20 of
-    the files are drawn at random.
+    The first column of LABELS.csv is the file, relative to FEATURES, with or without suffix. Classes are in a column
+    label, tags in tags (a;b) or in columns of 0 and 1, values in columns of numbers, events in time (a row per event,
+    seconds). Columns split (train, valid, test) and group (artist: never in two splits) are optional; without split,
+    60/20/20 of the files are drawn at random.
     """
-    from mert.cli.terminal import check_device
+    from mert.cli.terminal import check_device, progress
     from probes.features.files import FeatureFiles
     from probes.user_labels.fit import FitOptions, fit_head
     from probes.user_labels.head import refuse_other
-    from probes.user_labels.matching import matched
+    from probes.user_labels.matching import match_features
     from probes.user_labels.table import read_labels
 
     refuse_other(out)
     check_device(device)
-    table = read_labels(labels, task.value if task else None)
+    table = read_labels(labels, task)
     if task is None:
         typer.echo(f"{table.task}, as the columns of {labels} say (--task to change)")
-    table, paths = matched(table, features, partial)
-    held = FeatureFiles.load(paths, framewise=table.task == "frames")
+    table, paths = match_features(table, features, partial)
+    files = FeatureFiles.load(paths, framewise=table.task == "frames")
     options = FitOptions(
-        layers=tuple(layers.split(",")) if layers else None, hidden=512 if head is HeadKind.mlp else 0,
-        max_epochs=max_epochs, split_seed=split_seed, post=post.value, tolerance_s=tolerance,
+        layers=tuple(layers.split(",")) if layers else None, hidden=512 if head == "mlp" else 0,
+        max_epochs=max_epochs, split_seed=split_seed, post=post, tolerance_s=tolerance,
         device=chosen_device(device), **grid_of(lrs, seeds),
     )  # fmt: skip
-    with shown(options) as seen:
-        fitted = fit_head(table, held, seen)
+    with progress(transient=True) as bar:
+        heads = bar.add_task("heads", total=None)
+        fitted = fit_head(table, files, options, lambda row, total: bar.update(heads, advance=1, total=total))
     fitted.save(out)
-    tell(fitted, table, out)
+    print_fit(fitted, out)
 
 
 def plot_layers(
@@ -117,11 +92,11 @@ def predict(
     head: Annotated[Path, typer.Argument(help="What `mert probe fit -o` wrote.", file_okay=False)],
     inputs: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Audio or features files, and folders.")],
     model: Annotated[str | None, typer.Option("--model", "-m", help="Name or folder; default: the fit's.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
+    revision: Revision = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A new .csv or .json file.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Say what a head hears in recordings; refused on any encoder but the one it was fitted on.
+    """Apply a head to recordings; any encoder but the one it was fitted on is an error.
 
     Exit code 0: all well; 2: wrong usage; 3: some files failed.
     """
@@ -134,8 +109,8 @@ def predict(
     check_device(device)
     fitted = SavedHead.load(head)
     sources = [source for path in inputs for source in sources_of(path)]
-    heard = any(not source.endswith(".npz") for source in sources)
-    encoder = fitted.encoder(model, revision, device) if heard or model else None
+    audio = any(not source.endswith(".npz") for source in sources)
+    encoder = fitted.encoder(model, revision, device) if audio or model else None
     predictions: list[Prediction] = []
     for source in sources:
         try:
@@ -151,7 +126,7 @@ def predict(
 
 
 def sources_of(path: Path) -> list[str]:
-    """A file as it is; of a folder its audio files, or, if it holds none, its features."""
+    """The file itself; of a folder its audio files, or, if it holds none, its features."""
     from mert.collection import plan as inputs
     from mert.errors import UsageError
 
@@ -160,7 +135,7 @@ def sources_of(path: Path) -> list[str]:
     try:
         return [job.source for job in inputs.plan([path], path).jobs]
     except UsageError:
-        features = [str(found) for found in sorted(path.rglob("*.npz"))]
+        features = [str(file) for file in sorted(path.rglob("*.npz"))]
         if not features:
             raise
         return features
@@ -177,7 +152,7 @@ def text_of(prediction: Prediction) -> str:
 
 
 def grid_of(lrs: str | None, seeds: str | None) -> dict[str, Any]:
-    """The parts of the grid that were given."""
+    """The parts of the grid that are given; UsageError for what are no numbers."""
     from mert.errors import UsageError
 
     try:
@@ -188,36 +163,18 @@ def grid_of(lrs: str | None, seeds: str | None) -> dict[str, Any]:
 
 
 def chosen_device(name: str) -> str:
-    """`auto` resolved."""
+    """The device of torch, with `auto` resolved."""
     import torch
 
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-def console(stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=stderr)
-
-
-@contextmanager
-def shown(options: FitOptions) -> Iterator[FitOptions]:
-    """Options whose callback moves a progress bar."""
-    from dataclasses import replace
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        fitting = bar.add_task("heads", total=None)
-        yield replace(options, fitted=lambda row, total: bar.update(fitting, advance=1, total=total))
-
-
-def tell(fitted: SavedHead, table: LabelTable, out: Path) -> None:
-    """What was fitted, layer by layer, with the test score of the one that was chosen."""
+def print_fit(fitted: SavedHead, out: Path) -> None:
+    """Print validation by layer, with the test score of the selected one."""
     from rich.table import Table
 
-    from probes.sweep import Row, select
+    from mert.cli.terminal import console
+    from probes.sweep import GridRow, select
 
     card, lines = fitted.card, console()
     metric, n = card.scores["metric"], {part: len(card.split[part]) for part in ("train", "valid", "test")}
@@ -226,19 +183,18 @@ def tell(fitted: SavedHead, table: LabelTable, out: Path) -> None:
         lines.print(f"note: {note}")
     if card.counts:
         classes = Table("class", *n, box=None)
-        for name, of in card.counts.items():
-            classes.add_row(name, *(str(of[part]) for part in n))
+        for name, in_part in card.counts.items():
+            classes.add_row(name, *(str(in_part[part]) for part in n))
         lines.print(classes)
     layers = Table("layer", "lr", f"valid {metric}", f"test {metric}", "n", box=None)
     for layer in dict.fromkeys(row["layer"] for row in card.grid):
-        rows = [Row(**row) for row in card.grid if row["layer"] == layer and row["valid"] is not None]
+        rows = [GridRow(**row) for row in card.grid if row["layer"] == layer and row["valid"] is not None]
         if not rows:
             continue
         lr = select(rows)[1]
         valid = [row.valid for row in rows if row.lr == lr]
         test, count = (f"{card.scores['test'][metric]:.1f}", str(n["test"])) if layer == card.layer else ("", "")
-        layers.add_row(layer, f"{lr:g}", f"{sum(valid) / len(valid):.1f}",
-                       test, count)  # fmt: skip
+        layers.add_row(layer, f"{lr:g}", f"{sum(valid) / len(valid):.1f}", test, count)
     lines.print(layers)
     seeds = len(card.scores["seeds"])
     lines.print(f"in points, means over {seeds} seeds; kept: the head of seed {card.head['seed']}, in {out}")

@@ -1,4 +1,4 @@
-"""A task with one label a clip (classes, tags or values): from pooled features to outputs for the test clips.
+"""Tasks with a label per clip (classes, tags or values): from pooled features to outputs for the test clips.
 
 Shapes: K clips, R windows, L layers, P width of a window, C outputs.
 """
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from mert.errors import MertError
-from probes.features.scaling import Scaling
-from probes.features.stores import WEIGHTED, Source
-from probes.fit import Fit, Setting, Training, Windows, fit, mean_over_clips
+from probes.features.scaling import Standardizer
+from probes.features.stores import PooledStore, layer_number, layer_options
+from probes.fit import Fit, FitData, Setting, Windows, fit, mean_over_clips
 from probes.metrics import METRICS
 
 LOSSES = {"classification": "classes", "key": "classes", "multilabel": "tags", "regression": "values"}
@@ -31,8 +31,8 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Rules:
-    """How a task is fitted: kind, names of the outputs, the metric that decides, units of the head, patience."""
+class ClipConfig:
+    """How heads are fitted and scored: kind of task, names of outputs, the metric that selects, hidden units."""
 
     kind: str
     classes: tuple[str, ...]
@@ -42,43 +42,39 @@ class Rules:
     patience: tuple[int, int] = (5, 20)
     ensembles: tuple[str, ...] = ("mean-logit",)
     standardize: bool = True
-    per_window: bool = False  # every window is an item of its own (VocalSet)
+    per_window: bool = False  # every window is scored as an item of its own (VocalSet)
 
 
 class ClipProbe:
-    """Fits heads on train, scores them on valid, and gives a chosen head's outputs for test."""
+    """Heads on pooled windows: fitted on train, scored on valid, with outputs for the clips of any split."""
 
     def __init__(
-        self, source: Source, train: Labelled, valid: Labelled, test: Labelled, rules: Rules, device: str = "cpu"
-    ) -> None:
-        self.source, self.rules, self.device = source, rules, device
+        self, source: PooledStore, train: Labelled, valid: Labelled, test: Labelled, config: ClipConfig,
+        device: str = "cpu",
+    ) -> None:  # fmt: skip
+        self.source, self.config, self.device = source, config, device
         self._rows: dict[str, np.ndarray] = {}
         self._owners: dict[str, np.ndarray] = {}
         self.labelled: dict[str, Labelled] = {}
         for name, split in (("train", train), ("valid", valid), ("test", test)):
             self._rows[name], owners = source.rows(split.ids)
-            if rules.per_window:
+            if config.per_window:
                 split, owners = by_window(split, owners), np.arange(len(owners))
             self._owners[name], self.labelled[name] = owners, split
         self._layer: str | None = None
 
-    @property
-    def layer_options(self) -> tuple[str, ...]:
-        """Every single layer, and the weighted sum where there is more than one."""
-        return (*self.source.layers, WEIGHTED) if len(self.source.layers) > 2 else self.source.layers
-
     def fit(self, settings: Sequence[Setting]) -> Iterator[Fit]:
-        """Heads for settings of one layer option, in their order, as they are done.
+        """Heads for settings of one layer option, in their order, as soon as they are fitted.
 
-        A GPU fits them as one stack. On a CPU every core fits heads by itself: the products of one head are too small
-        to be shared, and on busy cores sharing them costs fifty times what it gains.
+        A GPU fits them as one stack. On a CPU each core fits whole heads: the products of one head are too small to be
+        split, and on busy cores splitting them costs fifty times what it gains.
         """
         self._load(settings[0].layer)
-        rules = self.rules
+        config = self.config
         targets = torch.from_numpy(self.labelled["train"].targets)
-        task = Training(
+        task = FitData(
             self._windows["train"], targets.to(self.device), self._windows["valid"], self.valid_score,
-            LOSSES[rules.kind], len(rules.classes), rules.hidden, rules.max_epochs, rules.patience,
+            LOSSES[config.kind], len(config.classes), config.hidden, config.max_epochs, config.patience,
         )  # fmt: skip
         if self.device != "cpu":
             yield from fit(task, settings, self.device)
@@ -90,35 +86,39 @@ class ClipProbe:
                 yield fitted[0]
 
     def valid_score(self, logits_RC: np.ndarray) -> float:
-        """The monitored metric on validation, under the best ensemble; minus infinity if the head has diverged."""
+        """The metric that selects, on validation and under the best ensemble; minus infinity if the head diverged."""
         if not np.isfinite(logits_RC).all():
             return -np.inf
         return self._best_ensemble(logits_RC)[1]
 
-    def outputs(self, fitted: Fit, split: str = "test") -> tuple[np.ndarray, str]:
-        """[K, C] for the clips of a split, and the ensemble, which validation chose."""
-        self._load(fitted.setting.layer)
-        ensemble, _ = self._best_ensemble(fitted.logits(self._windows["valid"]))
+    def outputs(self, fitted: Fit, split: str = "test") -> np.ndarray:
+        """[K, C] for the clips of a split, by the ensemble that validation selected."""
+        ensemble = self.ensemble(fitted)
         windows = self._windows[split]
-        return ENSEMBLES[ensemble](fitted.logits(windows), windows.owners.numpy()), ensemble
+        return ENSEMBLES[ensemble](fitted.logits(windows), windows.owners.numpy())
 
-    def scaling(self, layer: str) -> Scaling:
+    def ensemble(self, fitted: Fit) -> str:
+        """The ensemble that scores best on validation."""
+        self._load(fitted.setting.layer)
+        return self._best_ensemble(fitted.logits(self._windows["valid"]))[0]
+
+    def standardizer(self, layer: str) -> Standardizer:
         """How windows of a layer option are scaled before the head."""
         self._load(layer)
-        return self._scaling
+        return self._standardizer
 
     def memory_bytes(self) -> int:
-        """What the largest layer option holds in memory."""
+        """Bytes in memory of the largest layer option."""
         n = sum(len(rows) for rows in self._rows.values())
         width = self.source.windows(np.zeros(1, int), 0).shape[-1]
         layers = len(self.source.layers)
         return n * width * max(4, 2 * (layers - 1) if layers > 2 else 0)
 
     def _best_ensemble(self, logits_RC: np.ndarray) -> tuple[str, float]:
-        owners, metric = self._windows["valid"].owners.numpy(), METRICS[self.rules.monitor]
+        owners, metric = self._windows["valid"].owners.numpy(), METRICS[self.config.monitor]
         scores = {
-            name: metric(self.labelled["valid"].targets, ENSEMBLES[name](logits_RC, owners), self.rules.classes)
-            for name in self.rules.ensembles
+            name: metric(self.labelled["valid"].targets, ENSEMBLES[name](logits_RC, owners), self.config.classes)
+            for name in self.config.ensembles
         }
         best = max(scores, key=lambda name: scores[name])
         return best, scores[best]
@@ -127,23 +127,24 @@ class ClipProbe:
         """Windows of all splits at one layer option, scaled by train."""
         if layer == self._layer:
             return
-        if layer not in self.layer_options:
-            raise MertError("probe", f"no layer {layer!r}", f"give some of {', '.join(self.layer_options)}")
-        which = slice(1, None) if layer == WEIGHTED else self.source.layers.index(layer)
+        if layer not in (options := layer_options(self.source.layers)):
+            raise MertError("probe", f"no layer {layer!r}", f"give some of {', '.join(options)}")
+        which = layer_number(self.source.layers, layer)
         raw = {
             name: torch.from_numpy(np.ascontiguousarray(self.source.windows(rows, which)))
             for name, rows in self._rows.items()
         }
-        self._scaling = Scaling.of(raw["train"], self.rules.standardize)
+        train, wanted = raw["train"], self.config.standardize
+        self._standardizer = Standardizer.of_rows(train) if wanted else Standardizer.identity(train.shape[1:])
         self._windows = {
-            name: Windows(self._scaling(x).to(self.device), torch.from_numpy(self._owners[name]))
+            name: Windows(self._standardizer(x).to(self.device), torch.from_numpy(self._owners[name]))
             for name, x in raw.items()
         }
         self._layer = layer
 
 
 def n_cores() -> int:
-    """Cores this process may use."""
+    """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -155,13 +156,13 @@ def by_window(split: Labelled, owners_R: np.ndarray) -> Labelled:
 
 
 def mean_probability(logits_RC: np.ndarray, owners_R: np.ndarray) -> np.ndarray:
-    """Mean over a clip's windows of their probabilities, as a logarithm."""
+    """Logarithm of the mean probability over a clip's windows."""
     shifted = np.exp(logits_RC - logits_RC.max(axis=1, keepdims=True))
     return np.log(mean_over_clips(shifted / shifted.sum(axis=1, keepdims=True), owners_R) + 1e-12)
 
 
 def vote(logits_RC: np.ndarray, owners_R: np.ndarray) -> np.ndarray:
-    """Share of a clip's windows that name each class; between equal shares the mean logit decides."""
+    """Share of a clip's windows that vote for each class; of equal shares the larger mean logit wins."""
     winners = np.eye(logits_RC.shape[1])[logits_RC.argmax(axis=1)]
     mean = mean_over_clips(logits_RC, owners_R)
     return mean_over_clips(winners, owners_R) + 1e-6 * np.tanh(mean / 100)

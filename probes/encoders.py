@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -18,17 +17,17 @@ import torch
 
 from mert.embedding.embedder import Embedder
 from mert.embedding.features import Pooling
-from mert.errors import MertError
+from mert.errors import need
 
 Frames = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class EncoderFacts:
-    """Who an encoder is: name and SHA-256 identify it, `first_frame_s` and `frame_rate` are its clock.
+    """Identity and clock of an encoder: `name` and `sha256`, `first_frame_s` and `frame_rate`.
 
-    `pool` is how a window becomes one vector; `context` says how much the encoder hears at once; `config` is the
-    SHA-256 of a model's configuration, for what weights do not tell: heads, norms, the training window.
+    `pool` is how a window becomes one vector; `context` is the input of one pass of the encoder; `config` is the
+    SHA-256 of a model's configuration, which weights do not determine: heads, norms, the training window.
     """
 
     name: str
@@ -47,7 +46,7 @@ class EncoderFacts:
 
     @property
     def width(self) -> int:
-        """Numbers a pooled window has in each layer."""
+        """Width of a pooled window in each layer."""
         return self.dim * (2 if self.pool == "meanstd" else 1)
 
     def as_dict(self) -> dict[str, Any]:
@@ -68,11 +67,11 @@ class Encoder:
         self.facts, self._function = facts, function
 
     def frames(self, wave_N: np.ndarray, window_s: float | None = None) -> np.ndarray:
-        """All frames [L, T, D] of a recording, on one uniform clock; `window_s` is what is heard at once."""
+        """All frames [L, T, D] of a recording, on one uniform clock; `window_s` is the input of one pass."""
         return self._function(wave_N)
 
     def pooled(self, waves: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        """One [L, P] for each window."""
+        """One [L, P] per window."""
         for wave_N in waves:
             pooling = Pooling(self.facts.pool)
             pooling.add(self._function(wave_N))
@@ -84,8 +83,8 @@ class Encoder:
 
 
 class MertEncoder(Encoder):
-    """A MERT: each window goes through the model at once (context "window"), or in the pieces it was trained on
-    (context "training"); `dtype` is what it computes in, float32 unless asked.
+    """A MERT model: each window goes through it in one pass (context "window"), or in windows of its training context
+    (context "training"), computed in `dtype`.
 
     >>> import mert
     >>> encoder = MertEncoder(mert.random_model("nano"))
@@ -99,12 +98,12 @@ class MertEncoder(Encoder):
         if context not in ("window", "training"):
             raise ValueError(f'context is "window" or "training", not {context!r}')
         config = embedder.model.config
-        told = json.dumps(dataclasses.asdict(config), sort_keys=True).encode()
+        canonical = json.dumps(dataclasses.asdict(config), sort_keys=True).encode()
         facts = EncoderFacts(
             embedder.info.name, embedder.sha256, embedder.sample_rate, embedder.frame_rate, embedder.layer_names,
             embedder.dim, "mean", float(embedder.clock.times(0, 1)[0]), config.normalize, context,
             revision=embedder.info.revision, dtype=embedder.settings(dtype=dtype).dtype,
-            config=hashlib.sha256(told).hexdigest(),
+            config=hashlib.sha256(canonical).hexdigest(),
         )  # fmt: skip
         super().__init__(facts, self.frames)
         self.embedder, self._batch_size = embedder, batch_size
@@ -131,7 +130,6 @@ def load_encoder(
     name: str, context: str = "window", device: str = "auto", revision: str | None = None, dtype: str = "float32"
 ) -> Encoder:
     """A MERT by name or folder, `random-nano`, `random-95m`, `random-330m`, or a hand-made baseline by its name."""
-
     if name in BASELINES:
         return BASELINES[name]()
     import mert
@@ -214,14 +212,9 @@ def stft() -> dict[str, Any]:
     return {"sr": RATE_HZ, "n_fft": N_FFT, "hop_length": HOP, "verbose": False}
 
 
-@cache
 def spectral() -> Any:
-    """nnAudio's transforms; MertError where the extra is missing."""
-    try:
-        import nnAudio.features
-    except ImportError:
-        raise MertError("nnAudio", "is not installed", 'pip install -e ".[probe]"') from None
-    return nnAudio.features
+    """nnAudio's transforms; MertError where the extra is not installed."""
+    return need("nnAudio.features", "probe", "hand-made features")
 
 
 BASELINES: dict[str, Callable[[], Encoder]] = {"log-mel": log_mel, "mfcc": mfcc, "cqt-chroma": cqt_chroma}

@@ -1,16 +1,15 @@
-"""Fitting heads to frozen features: every head stops by itself, keeps its best epoch, and never sees the test split.
+"""Fitting heads to frozen features: each head stops on its own and keeps its best epoch by validation; no test data.
 
 The protocol is MARBLE's (arXiv 2306.10548, appendix A): Adam, batches of as many windows as 64 clips have, the
-rate halved when validation stalls, the end when it stalls longer.
+learning rate halved when validation stalls, the end of training when it stalls longer.
 
 Shapes: G heads at once, R windows (rows), B windows of a batch, K clips, P width, C outputs.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -23,7 +22,6 @@ from mert.errors import MertError
 from probes.heads import HeadShape, HeadStack, StackAdam, forward
 
 BATCH_CLIPS = 64
-Score = Callable[[np.ndarray], float]
 
 
 @dataclass(frozen=True)
@@ -48,17 +46,17 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class Training:
-    """What the heads learn from: windows, a target for each clip, the loss, and how validation is scored.
+class FitData:
+    """What heads are fitted to: windows, a target per clip, the loss, and how validation is scored.
 
     `loss` is "classes" (targets [K] int64), "tags" ([K, C] of 0 and 1) or "values" ([K, C]). `score` takes the logits
-    of all validation windows [R, C] and gives the number that decides, higher being better.
+    of all validation windows [R, C] and returns the number that selects epochs and settings, higher being better.
     """
 
     train: Windows
     targets: Tensor
     valid: Windows
-    score: Score
+    score: Callable[[np.ndarray], float]
     loss: str
     outputs: int
     hidden: int = 512
@@ -78,12 +76,20 @@ class Fit:
 
     @torch.inference_mode()
     def logits(self, windows: Windows) -> np.ndarray:
-        """Of every window, float32 [R, C]."""
+        """Logits of every window, float32 [R, C]."""
         return in_pieces(self.parameters, windows.x)[0]
 
 
-def fit(task: Training, settings: Sequence[Setting], device: str = "cpu") -> list[Fit]:
-    """Fit heads for settings of one layer option, all at once: what one head gives does not depend on the others.
+@dataclass(frozen=True)
+class Policy:
+    """When training ends: after `max_epochs`, or earlier by the `patience` of EarlyStopping."""
+
+    max_epochs: int = 100
+    patience: tuple[int, int] = (6, 20)
+
+
+def fit(task: FitData, settings: Sequence[Setting], device: str = "cpu") -> list[Fit]:
+    """Fit heads for settings of one layer option, all at once; the result of a head does not depend on the others.
 
     On a CPU give one setting at a time, which is faster there; on a GPU all.
     """
@@ -91,35 +97,67 @@ def fit(task: Training, settings: Sequence[Setting], device: str = "cpu") -> lis
     weighted = task.train.x.shape[1] if task.train.x.ndim == 3 else 0
     shape = HeadShape(task.train.x.shape[-1], task.outputs, task.hidden, weighted)
     stack = HeadStack(shape, [setting.seed for setting in settings], device)
-    adam = StackAdam(stack.parameters, torch.tensor([setting.lr for setting in settings], device=device))
+    rates_G = torch.tensor([setting.lr for setting in settings], device=device)
+    adam = StackAdam(stack.parameters, rates_G)
     orders = [np.random.default_rng([setting.seed, 0x6F7264]) for setting in settings]
-    progress = Progress(len(settings), task.patience)
-    best = stack.state()
-    for epoch in range(1, task.max_epochs + 1):
+
+    def epoch(lr_G: Tensor) -> None:
+        adam.lr_G = lr_G
         for rows_GB in batches(task.train, orders):
             adam.step(losses(task, stack, rows_GB))
+
+    def validate() -> list[float]:
         with torch.inference_mode():
             logits_GRC = in_pieces(stack.parameters, task.valid.x)
-        better_G, adam.lr_G = progress.update(epoch, [task.score(logits_RC) for logits_RC in logits_GRC], adam.lr_G)
-        for name, value in stack.parameters.items():
-            best[name][better_G] = value.detach()[better_G]
-        if progress.all_done:
-            break
+        return [task.score(logits_RC) for logits_RC in logits_GRC]
+
+    policy = Policy(task.max_epochs, task.patience)
+    stopping, best = run_epochs(policy, rates_G, epoch, validate, lambda: stack.parameters)
     return [
-        Fit(setting, progress.best[g], progress.epochs[g], {name: value[g : g + 1] for name, value in best.items()},
-            progress.curves[g])
+        Fit(setting, stopping.best[g], stopping.epochs[g], {name: value[g : g + 1] for name, value in best.items()},
+            stopping.curves[g])
         for g, setting in enumerate(settings)
     ]  # fmt: skip
 
 
-class Progress:
-    """For each head: the best score so far, when it came, when the rate falls and when the head is done."""
+def run_epochs(
+    policy: Policy,
+    lr_G: Tensor,
+    epoch: Callable[[Tensor], None],
+    validate: Callable[[], Sequence[float]],
+    state: Callable[[], Mapping[str, Tensor]],
+) -> tuple[EarlyStopping, dict[str, Tensor]]:
+    """Train G heads until all have stopped: their scores, and copies of their `state` at the best epoch of each.
+
+    `epoch` trains for an epoch at the rates [G], `validate` gives a score per head, higher being better.
+    """
+    stopping = EarlyStopping(len(lr_G), policy.patience)
+    best = {name: value.detach().clone() for name, value in state().items()}
+    for number in range(1, policy.max_epochs + 1):
+        epoch(lr_G)
+        better_G, lr_G = stopping.update(number, validate(), lr_G)
+        for name, value in state().items() if any(better_G) else ():
+            if all(better_G):
+                best[name] = value.detach().clone()
+            else:
+                best[name][better_G] = value.detach()[better_G]
+        if stopping.all_done:
+            break
+    return stopping, best
+
+
+class EarlyStopping:
+    """For each head: its best score and the epoch of it, when its rate is halved, and when it stops.
+
+    The rate is halved when more than `patience[0]` epochs in a row bring no better score, as torch's ReduceLROnPlateau
+    counts, and the head stops after `patience[1]` of them, or at a NaN.
+    """
 
     def __init__(self, n_heads: int, patience: tuple[int, int]) -> None:
         self.best, self.epochs = [-np.inf] * n_heads, [0] * n_heads
         self.curves: list[list[float]] = [[] for _ in range(n_heads)]
         self._plateau, self._stop = patience
-        self._since_cut, self._done = [0] * n_heads, [False] * n_heads
+        self._done = [False] * n_heads
 
     @property
     def all_done(self) -> bool:
@@ -135,18 +173,17 @@ class Progress:
                 continue
             self.curves[g].append(float(score))
             if better[g]:
-                self.best[g], self.epochs[g], self._since_cut[g] = float(score), epoch, 0
+                self.best[g], self.epochs[g] = float(score), epoch
                 continue
-            self._since_cut[g] += 1
-            if self._since_cut[g] > self._plateau:
+            waited = epoch - self.epochs[g]
+            if waited % (self._plateau + 1) == 0:
                 lr_G[g] *= 0.5
-                self._since_cut[g] = 0
-            self._done[g] = epoch - self.epochs[g] >= self._stop
+            self._done[g] = waited >= self._stop or math.isnan(score)
         return better, lr_G
 
 
 def batches(windows: Windows, orders: Sequence[np.random.Generator]) -> list[Tensor]:
-    """Rows [G, B] of each batch of an epoch: clips in an order of each head's own, cut where a batch is full."""
+    """Rows [G, B] of each batch of an epoch: each head has its own order of clips, cut where a batch is full."""
     owners = windows.owners.numpy()
     starts = np.searchsorted(owners, np.arange(windows.n_clips + 1))
     counts = np.diff(starts)
@@ -160,8 +197,8 @@ def batches(windows: Windows, orders: Sequence[np.random.Generator]) -> list[Ten
     return list(rows_GR.split(size, dim=1))
 
 
-def losses(task: Training, stack: HeadStack, rows_GB: Tensor) -> Tensor:
-    """Mean loss of each head [G] on its batch: every window carries its clip's target."""
+def losses(task: FitData, stack: HeadStack, rows_GB: Tensor) -> Tensor:
+    """Mean loss of each head [G] on its batch; the target of a window is that of its clip."""
     logits_GBC = stack.logits(task.train.x[rows_GB].float(), train=True)
     targets = task.targets[task.train.owners[rows_GB]]
     if task.loss == "classes":
@@ -180,8 +217,8 @@ def in_pieces(parameters: dict[str, Tensor], x: Tensor, rows: int = 4096) -> np.
     return torch.cat(pieces, dim=1).cpu().numpy()
 
 
-def check(task: Training) -> None:
-    """Refuse what cannot be learned from or scored."""
+def check(task: FitData) -> None:
+    """MertError where heads cannot be fitted or scored."""
     if not len(task.train.x) or not len(task.valid.x):
         raise MertError("probe", "train or valid has no windows", "give both splits some clips")
     if not (bool(torch.isfinite(task.train.x).all()) and bool(torch.isfinite(task.targets).all())):
@@ -202,59 +239,41 @@ def mean_over_clips(values_RC: np.ndarray, owners_R: np.ndarray) -> np.ndarray:
     return np.add.reduceat(values_RC, starts, axis=0) / counts[:, None]
 
 
-Scores = tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Policy:
-    """When over `patience[0]` epochs bring no better score, Adam's rate is halved; after `patience[1]` all ends."""
-
-    max_epochs: int = 100
-    patience: tuple[int, int] = (6, 20)
-    factor: float = 0.5
-
-
 def train(
     model: nn.Module,
     lr: float,
     policy: Policy,
     epoch: Callable[[torch.optim.Optimizer], None],
-    validate: Callable[[], Scores],
-) -> tuple[Scores, int]:
-    """Run epochs and keep the weights of the best: (its score, its number from 1).
+    validate: Callable[[], float],
+) -> tuple[float, int]:
+    """Train a module by torch's Adam and keep the weights of its best epoch: (the best score, its epoch from 1).
 
-    Scores are tuples, so that a second number may decide between equals. A score that is not finite ends the training;
-    if it is the first, the model stays untrained and its score is minus infinity.
+    A score that is not finite ends the training; if it is the first, the model stays untrained, the score is minus
+    infinity and the epoch 0.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr)
-    best: Scores = (-math.inf,)
-    best_epoch, best_state = 0, copy.deepcopy(model.state_dict())
-    waited = 0
-    for number in range(1, policy.max_epochs + 1):
+
+    def train_epoch(lr_G: Tensor) -> None:
+        optimizer.param_groups[0]["lr"] = float(lr_G)
         model.train()
         epoch(optimizer)
+
+    def score() -> list[float]:
         model.eval()
         with torch.no_grad():
-            score = validate()
-        if not all(map(math.isfinite, score)):
-            break
-        if score > best:
-            best, best_epoch, best_state, waited = score, number, copy.deepcopy(model.state_dict()), 0
-            continue
-        waited += 1
-        if waited % (policy.patience[0] + 1) == 0:  # as torch's ReduceLROnPlateau counts
-            for group in optimizer.param_groups:
-                group["lr"] *= policy.factor
-        if waited >= policy.patience[1]:
-            break
-    model.load_state_dict(best_state)
+            value = validate()
+        return [value if math.isfinite(value) else math.nan]
+
+    rate_G = torch.tensor([lr], dtype=torch.float64)
+    stopping, best = run_epochs(policy, rate_G, train_epoch, score, model.state_dict)
+    model.load_state_dict(best)
     model.eval()
-    return best, best_epoch
+    return stopping.best[0], stopping.epochs[0]
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[np.random.Generator]:
-    """Torch's random numbers (weights, dropout) come from `seed` within, and go on undisturbed; gives NumPy's too."""
+    """Seed torch's random numbers (weights, dropout) within the block, and yield a NumPy generator of that seed."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield np.random.default_rng(seed)

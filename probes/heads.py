@@ -1,4 +1,6 @@
-"""Small heads: stacks of G heads for pooled windows, and the same network for single frames.
+"""One small network, an MLP on weighted layers: as stacks of G heads for pooled windows, and for single frames.
+
+Its parameters are `layers` [L], `w1` [H, P], `b1` [H], `w2` [C, H] and `b2` [C]; saved heads hold them by these names.
 
 Shapes: G heads of the stack, B examples, L layers, T frames, P or D width of an example, H hidden units, C outputs.
 """
@@ -6,14 +8,14 @@ Shapes: G heads of the stack, B examples, L layers, T frames, P or D width of an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mert.models.cpu import Linear, OneDnnLinear, onednn, trains_on_cpu
+from mert.models.cpu import OneDnnLinear, onednn, trains_on_cpu
 
 HIDDEN, DROPOUT = 512, 0.2
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -21,7 +23,7 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 @dataclass(frozen=True)
 class HeadShape:
-    """What all heads of a stack share: inputs, outputs, hidden units (0: a linear head), layers to be weighted."""
+    """Sizes of a head: inputs, outputs, hidden units (0: a linear head), layers to be weighted (0: a single layer)."""
 
     inputs: int
     outputs: int
@@ -32,7 +34,7 @@ class HeadShape:
 class HeadStack:
     """G heads: layer weights (if any) -> linear -> ReLU -> dropout -> linear; the stack trains as one.
 
-    Heads start as torch.nn.Linear does, layer weights from a standard normal, each head from its own seed.
+    Each head is initialised from its own seed: as torch.nn.Linear, and layer weights from a standard normal.
 
     >>> stack = HeadStack(HeadShape(4, 3), seeds=[0, 1])
     >>> stack.logits(torch.ones(2, 5, 4)).shape
@@ -41,7 +43,7 @@ class HeadStack:
 
     def __init__(self, shape: HeadShape, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
         self.shape = shape
-        heads = [start(shape, seed) for seed in seeds]
+        heads = [init(shape, torch.Generator().manual_seed(seed)) for seed in seeds]
         self.parameters = {name: torch.stack([head[name] for head in heads]).to(device) for name in heads[0]}
         self.noise = [torch.Generator(device).manual_seed(seed + 1_000_003) for seed in seeds]
 
@@ -54,41 +56,42 @@ class HeadStack:
         return {name: value.detach().clone() for name, value in self.parameters.items()}
 
 
-def start(shape: HeadShape, seed: int) -> dict[str, Tensor]:
-    """Parameters of one head."""
-    random = torch.Generator().manual_seed(seed)
+def init(shape: HeadShape, random: torch.Generator | None = None) -> dict[str, Tensor]:
+    """Initial parameters of one head; without `random`, from torch's global random numbers."""
 
     def uniform(size: tuple[int, ...], fan_in: int) -> Tensor:
         bound = fan_in**-0.5
         return torch.empty(size).uniform_(-bound, bound, generator=random)
 
-    made: dict[str, Tensor] = {}
+    parameters: dict[str, Tensor] = {}
     if shape.weighted:
-        made["layers"] = torch.randn(shape.weighted, generator=random)
+        parameters["layers"] = torch.randn(shape.weighted, generator=random)
     width = shape.inputs
     if shape.hidden:
-        made["w1"], made["b1"] = uniform((shape.hidden, width), width), uniform((shape.hidden,), width)
+        parameters["w1"], parameters["b1"] = uniform((shape.hidden, width), width), uniform((shape.hidden,), width)
         width = shape.hidden
-    made["w2"], made["b2"] = uniform((shape.outputs, width), width), uniform((shape.outputs,), width)
-    return made
+    parameters["w2"], parameters["b2"] = uniform((shape.outputs, width), width), uniform((shape.outputs,), width)
+    return parameters
 
 
-def forward(parameters: dict[str, Tensor], x: Tensor, noise: Sequence[torch.Generator] | None = None) -> Tensor:
-    """Logits [G, B, C]; with `noise`, hidden units are dropped, by each head's own chance."""
+def forward(
+    parameters: Mapping[str, Tensor], x: Tensor, noise: Sequence[torch.Generator | None] | None = None
+) -> Tensor:
+    """Logits [G, B, C]; with `noise`, a generator per head (None: torch's global one), hidden units are dropped."""
     if "layers" in parameters:
         x = torch.einsum("gl,gblp->gbp", parameters["layers"].softmax(-1), x)
     if "w1" in parameters:
         x = affine(x, parameters["w1"], parameters["b1"]).relu()
         if noise is not None:
             kept = torch.empty_like(x, requires_grad=False)
-            for of_head, random in zip(kept, noise, strict=True):
-                of_head.bernoulli_(1 - DROPOUT, generator=random)
+            for kept_BH, random in zip(kept, noise, strict=True):
+                kept_BH.bernoulli_(1 - DROPOUT, generator=random)
             x = x * kept * (1 / (1 - DROPOUT))
     return affine(x, parameters["w2"], parameters["b2"])
 
 
 def affine(x_GBP: Tensor, weight_GHP: Tensor, bias_GH: Tensor) -> Tensor:
-    """A linear layer of each head; a single one in training on a CPU takes the faster way."""
+    """A linear layer of each head; a single head in training on a CPU uses oneDNN, which is faster."""
     if len(x_GBP) == 1 and trains_on_cpu(x_GBP) and onednn():
         y: Tensor = OneDnnLinear.apply(x_GBP[0], weight_GHP[0], bias_GH[0])
         return y[None]
@@ -96,7 +99,7 @@ def affine(x_GBP: Tensor, weight_GHP: Tensor, bias_GH: Tensor) -> Tensor:
 
 
 class StackAdam:
-    """Adam (Kingma and Ba 2015) with a learning rate for each head of a stack; for a single head it is torch's own.
+    """Adam (Kingma and Ba 2015) with a learning rate per head of a stack; for a single head it is torch's fused one.
 
     >>> stack = HeadStack(HeadShape(4, 3), seeds=[0, 1])
     >>> StackAdam(stack.parameters, torch.tensor([1e-3, 1e-2])).lr_G
@@ -111,7 +114,7 @@ class StackAdam:
         self._second = [torch.zeros_like(tensor) for tensor in self._tensors]
 
     def step(self, losses_G: Tensor) -> None:
-        """One update by the gradients of the heads' losses, which do not touch each other."""
+        """One update by the gradients of the heads' losses, which are independent of each other."""
         gradients = torch.autograd.grad(losses_G.sum(), self._tensors)
         if self._single is None:
             self._update(gradients)
@@ -134,7 +137,7 @@ class StackAdam:
 
 
 class LayerSum(nn.Module):
-    """Layers [..., L, T, D] -> [..., T, D], summed with softmax weights that begin at random.
+    """Layers [..., L, T, D] -> [..., T, D], summed with softmax weights that are random at first.
 
     >>> LayerSum(3)(torch.ones(2, 3, 4, 5)).allclose(torch.ones(2, 4, 5))
     True
@@ -148,38 +151,39 @@ class LayerSum(nn.Module):
         return torch.einsum("l,...ltd->...td", self.logits_L.softmax(0), frames)
 
 
-class BeatHead(nn.Module):
-    """Frames [T, D], or [L, T, D] if made for several layers, -> logits [T]: one hidden layer, each frame by itself."""
+class FrameHead(nn.Module):
+    """Frames [T, D], or [L, T, D] where layers are weighted, -> logits [T]: `forward` for each frame alone.
 
-    def __init__(self, dim: int, n_layers: int | None = None, hidden: int = HIDDEN) -> None:
+    Initial weights and dropout follow torch's global random numbers.
+    """
+
+    def __init__(self, shape: HeadShape) -> None:
         super().__init__()
-        self.layers = nn.Identity() if n_layers is None else LayerSum(n_layers)
-        self.hidden = nn.Sequential(Linear(dim, hidden), nn.ReLU(), nn.Dropout(DROPOUT))
-        self.out = Linear(hidden, 1)
+        self.weights = nn.ParameterDict(init(shape))
 
     @classmethod
-    def for_frames(cls, frames: np.ndarray, hidden: int = HIDDEN) -> BeatHead:
+    def for_frames(cls, frames: np.ndarray, hidden: int = HIDDEN) -> FrameHead:
         """A head for frames like these, [T, D] or [L, T, D]."""
-        return cls(frames.shape[-1], len(frames) if frames.ndim == 3 else None, hidden)
+        return cls(HeadShape(frames.shape[-1], 1, hidden, len(frames) if frames.ndim == 3 else 0))
 
     @torch.no_grad()
-    def expect(self, rate: float) -> None:
-        """Begin with the share of frames that are beats: the first epochs would be spent on learning it."""
+    def init_rate(self, rate: float) -> None:
+        """Set the bias to the share of frames that hold an event, or the first epochs would be spent on learning it."""
         rate = min(max(rate, 1e-4), 1 - 1e-4)
-        nn.init.constant_(self.out.bias, math.log(rate / (1 - rate)))
+        nn.init.constant_(self.weights["b2"], math.log(rate / (1 - rate)))
 
     def forward(self, frames: Tensor) -> Tensor:
-        logits_T: Tensor = self.out(self.hidden(self.layers(frames))).squeeze(-1)
-        return logits_T
+        x = frames.transpose(0, 1) if frames.ndim == 3 else frames
+        weights = {name: value[None] for name, value in self.weights.items()}
+        return forward(weights, x[None], (None,) if self.training else None)[0, :, 0]
 
     @torch.no_grad()
     def logits(self, frames: np.ndarray) -> Tensor:
-        """Of a whole clip, without dropout."""
+        """Logits [T] of a whole clip, without dropout."""
         self.eval()
-        device = next(self.parameters()).device
-        logits_T: Tensor = self(torch.as_tensor(frames, dtype=torch.float32, device=device))
+        logits_T: Tensor = self(torch.as_tensor(frames, dtype=torch.float32, device=self.weights["w2"].device))
         return logits_T
 
     def activation(self, frames: np.ndarray) -> np.ndarray:
-        """Probability of a beat, [T] float64: in float32, sure frames would tie."""
+        """Probability of an event, [T] float64: in float32, probabilities close to 1 would tie."""
         return np.asarray(self.logits(frames).cpu().double().sigmoid().numpy())

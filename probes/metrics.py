@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from mert.errors import MertError
+from mert.errors import MertError, need
 
 
 def accuracy(targets_n: np.ndarray, logits_nC: np.ndarray) -> float:
-    """Share of items whose largest logit is that of their class; the first of equal logits counts.
+    """Share of items whose largest logit is that of their class; of equal logits the first counts.
 
     >>> accuracy(np.array([0, 1]), np.array([[2.0, 1.0], [3.0, 0.0]]))
     0.5
@@ -28,30 +29,24 @@ def correct(targets_n: np.ndarray, logits_nC: np.ndarray) -> np.ndarray:
     return np.asarray(_finite(logits_nC).argmax(axis=1) == np.asarray(targets_n), dtype=np.float64)
 
 
-def weighted_key_score(targets_n: np.ndarray, logits_nC: np.ndarray, classes: Sequence[str]) -> float:
-    """Mean of mir_eval's key score: same key 1, a fifth above 0.5, relative 0.3, parallel 0.2.
-
-    >>> weighted_key_score(np.array([0, 0]), np.array([[0.0, 1.0], [1.0, 0.0]]), ("C major", "A minor"))
-    0.65
-    """
-    return float(key_scores(targets_n, logits_nC, classes).mean())
-
-
 def key_scores(targets_n: np.ndarray, logits_nC: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """mir_eval's key score of each item."""
+    """mir_eval's key score of each item: same key 1, a fifth above 0.5, relative 0.3, parallel 0.2.
+
+    >>> key_scores(np.array([0, 0]), np.array([[0.0, 1.0], [1.0, 0.0]]), ("C major", "A minor"))
+    array([0.3, 1. ])
+    """
     table_CC = _key_table(tuple(classes))
     return table_CC[np.asarray(targets_n, dtype=int), _finite(logits_nC).argmax(axis=1)]
 
 
 @lru_cache
 def _key_table(classes: tuple[str, ...]) -> np.ndarray:
-    from mir_eval.key import weighted_score
-
+    weighted_score = need("mir_eval.key", "probe", "the weighted key score").weighted_score
     return np.array([[weighted_score(reference, estimate) for estimate in classes] for reference in classes])
 
 
 def scorable(targets_nC: np.ndarray) -> np.ndarray:
-    """[C] of bool: tags with a positive and a negative; a ranking of the others means nothing.
+    """[C] of bool: tags with a positive and a negative item; for others a ranking is undefined.
 
     >>> scorable(np.array([[1, 0, 1], [1, 0, 0]]))
     array([False, False,  True])
@@ -62,16 +57,14 @@ def scorable(targets_nC: np.ndarray) -> np.ndarray:
 
 def roc_auc(targets_nC: np.ndarray, scores_nC: np.ndarray) -> float:
     """Macro area under the ROC curve over the `scorable` tags."""
-    from sklearn.metrics import roc_auc_score
-
+    roc_auc_score = need("sklearn.metrics", "probe", "ROC-AUC").roc_auc_score
     kept_C = _some(scorable(targets_nC))
     return float(roc_auc_score(np.asarray(targets_nC)[:, kept_C] > 0, _finite(scores_nC)[:, kept_C], average="macro"))
 
 
 def average_precision(targets_nC: np.ndarray, scores_nC: np.ndarray) -> float:
     """Macro average precision (PR-AUC) over the `scorable` tags."""
-    from sklearn.metrics import average_precision_score
-
+    average_precision_score = need("sklearn.metrics", "probe", "average precision").average_precision_score
     kept_C = _some(scorable(targets_nC))
     positives_nC, scores_nC = np.asarray(targets_nC)[:, kept_C] > 0, _finite(scores_nC)[:, kept_C]
     return float(average_precision_score(positives_nC, scores_nC, average="macro"))
@@ -83,8 +76,7 @@ def r2(targets_nC: np.ndarray, outputs_nC: np.ndarray) -> np.ndarray:
     >>> r2(np.array([[0.0], [2.0]]), np.array([[0.0], [1.0]]))
     array([0.5])
     """
-    from sklearn.metrics import r2_score
-
+    r2_score = need("sklearn.metrics", "probe", "R2").r2_score
     targets_nC = _finite(targets_nC)
     if constant := np.flatnonzero(np.ptp(targets_nC, axis=0) == 0).tolist():
         raise MertError("R2", f"target {constant[0]} is the same in all {len(targets_nC)} items", "give more items")
@@ -92,7 +84,7 @@ def r2(targets_nC: np.ndarray, outputs_nC: np.ndarray) -> np.ndarray:
 
 
 def item_mean(values_n: np.ndarray) -> float:
-    """Mean over the items that have a value (a silent stem has no SDR): NaN says there is none."""
+    """Mean over the items that have a value; NaN means none (a silent stem has no SDR)."""
     known_n = np.asarray(values_n, dtype=np.float64)
     known_n = known_n[~np.isnan(known_n)]
     if not len(known_n):
@@ -117,8 +109,9 @@ def _some(kept_C: np.ndarray) -> np.ndarray:
 class Metric:
     """A metric by name: called with targets, outputs [n, C] and the names of the C columns.
 
-    `scale` makes points of a share; `unit` is "points" or "dB". `of_items` gives a value for each item where the
-    metric is their mean, and is None where it is not (rankings, R2).
+    `scale` turns shares into points; `unit` is "points" or "dB". `of_items` returns a value per item where the metric
+    is their mean, and is None where it is not (rankings, R2). The score of a task is the mean of its metrics, but for
+    those that count only under one value of a protocol `switch`; one that is `alone` is the score by itself.
 
     >>> METRICS["accuracy"](np.array([1, 1]), np.eye(2), ("dog", "cat"))
     50.0
@@ -130,19 +123,28 @@ class Metric:
     of_items: Callable[[np.ndarray, np.ndarray, Sequence[str]], np.ndarray] | None = None
     scale: float = 100.0
     unit: str = "points"
+    switch: tuple[str, str, str] | None = None  # name, the value under which it counts, the default value
+    alone: bool = False
 
     def __call__(self, targets: np.ndarray, outputs_nC: np.ndarray, columns: Sequence[str] = ()) -> float:
         """The metric in its unit."""
         return self.scale * self.value(targets, outputs_nC, columns)
 
+    def counts(self, protocol: Mapping[str, str]) -> bool:
+        """Whether it is part of a task's score under these protocol switches."""
+        if self.switch is None:
+            return True
+        name, value, default = self.switch
+        return protocol.get(name, default) == value
 
-def _by_item(name: str, title: str, of_items: Callable, scale: float = 100.0, unit: str = "points") -> Metric:
-    return Metric(name, title, lambda t, o, c: item_mean(of_items(t, o, c)), of_items, scale, unit)
+
+def _by_item(name: str, title: str, of_items: Callable, **facts: Any) -> Metric:
+    return Metric(name, title, lambda t, o, c: item_mean(of_items(t, o, c)), of_items, **facts)
 
 
-def _column(name: str, title: str, scale: float = 100.0, unit: str = "points") -> Metric:
-    """A metric whose value of each item stands in the column of its name."""
-    return _by_item(name, title, lambda t, o, c: np.asarray(o, dtype=np.float64)[:, tuple(c).index(name)], scale, unit)
+def _column(name: str, title: str, **facts: Any) -> Metric:
+    """A metric whose values per item are the column of its name."""
+    return _by_item(name, title, lambda t, o, c: np.asarray(o, dtype=np.float64)[:, tuple(c).index(name)], **facts)
 
 
 def _r2_of(target: str, title: str) -> Metric:
@@ -156,14 +158,14 @@ def _r2_of(target: str, title: str) -> Metric:
 STEMS = ("vocals", "drums", "bass", "other")
 _METRICS = (
     _by_item("accuracy", "accuracy", lambda t, o, c: correct(t, o)),
-    _by_item("weighted_score", "weighted key score", key_scores),
+    _by_item("weighted_score", "weighted key score", key_scores, alone=True),
     Metric("roc_auc", "ROC-AUC", lambda t, o, c: roc_auc(t, o)),
     Metric("ap", "average precision", lambda t, o, c: average_precision(t, o)),
     Metric("r2", "R², mean", lambda t, o, c: float(r2(t, o).mean())),
     _r2_of("valence", "R² valence"),
     _r2_of("arousal", "R² arousal"),
-    _column("f_dbn", "beat F, DBN"),
-    _column("f_peak", "beat F, peaks"),
+    _column("f_dbn", "beat F, DBN", switch=("beat_post", "dbn", "dbn")),
+    _column("f_peak", "beat F, peaks", switch=("beat_post", "peak", "dbn")),
     *(_column(f"sdr_{stem}", f"SDR {stem}", scale=1.0, unit="dB") for stem in STEMS),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
@@ -177,15 +179,5 @@ def score_parts(names: Sequence[str], protocol: Mapping[str, str] | None = None)
     >>> score_parts(("f_dbn", "f_peak"), {"beat_post": "peak"})
     ('f_peak',)
     """
-    if "f_dbn" in names:
-        return (f"f_{(protocol or {}).get('beat_post', 'dbn')}",)
-    return ("weighted_score",) if "weighted_score" in names else tuple(names)
-
-
-def task_score(metrics: Mapping[str, float], protocol: Mapping[str, str] | None = None) -> float:
-    """The score of a task: the mean of its `score_parts`, SDRs in dB as if they were points.
-
-    >>> task_score({"roc_auc": 91.0, "ap": 39.0})
-    65.0
-    """
-    return float(np.mean([metrics[name] for name in score_parts(tuple(metrics), protocol)]))
+    alone = tuple(name for name in names if METRICS[name].alone)
+    return alone or tuple(name for name in names if METRICS[name].counts(protocol or {}))

@@ -1,4 +1,4 @@
-"""The result of a probe as one JSON file, with outputs beside it as arrays; validation by layer, read and drawn."""
+"""The result of a probe as one JSON file with its outputs as arrays beside it, and validation curves by layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,16 +22,16 @@ from mert.plots import ACCENT, COLOURS, GRID, new_axes, plain
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had no `command`
 LIBRARIES = ("mert-hub", "torch", "numpy", "scikit-learn", "mir_eval", "soxr", "soundfile")
 
 
 @dataclass
 class Outputs:
-    """What a fitted head gave for each test item, so that intervals and comparisons can be computed afterwards.
+    """The outputs of a fitted head on each test item, from which intervals and comparisons can be computed later.
 
     `ids` [n]; `targets` [n] class numbers, [n, C] tags or values, or empty; `outputs` [seeds, n, C] (logits, values,
-    or, for beats and separation, a metric's value of each item: `columns` then names them).
+    or, for beats and separation, a metric's value of each item); `columns` names the last axis.
     """
 
     ids: np.ndarray
@@ -45,8 +45,9 @@ class Result:
     """One model on one task. `metrics` maps a name to {"mean", "ci95", "seeds", "n"}, in points of 0 to 100 (SDR: dB).
 
     `score` is the task score, in the same form. `seeds` holds the validation and test metrics of each seed at the
-    selected configuration, `grid` a row per fit: layer, lr, seed, valid, epoch. `limit` is not None where the number is
-    not comparable with a full run, and says why.
+    selected configuration, `grid` one row per fit: layer, lr, seed, valid, epoch. `limit` is the reason why the score
+    is not comparable with a full run, or None. `command` is the command that was run, word by word with `portable`
+    paths; it is empty for results of Python calls and of schema 1.
     """
 
     model: dict[str, Any]
@@ -63,11 +64,12 @@ class Result:
     limit: str | None = None
     seconds: float = 0.0
     device: str = "cpu"
+    command: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def save(self, folder: Path, outputs: Outputs) -> Path:
-        """Write `folder`/<task>.json, and <task>.npz with the outputs before it."""
+        """Write `folder`/<task>.npz with the outputs, then <task>.json, whose path is returned."""
         name = self.task["name"]
         arrays = {"ids": outputs.ids, "targets": outputs.targets, "outputs": outputs.outputs}
         write_npz(folder / f"{name}.npz", arrays | {"columns": np.array(outputs.columns)})
@@ -76,58 +78,67 @@ class Result:
 
     @classmethod
     def load(cls, path: Path) -> Result:
-        """The inverse of `save`, for the JSON; OutputError for files of another schema."""
+        """Read the JSON that `save` wrote; OutputError for files of a newer schema."""
         values = read_json(path)
         try:
             result = cls(**values)
         except TypeError as error:
             raise OutputError(path, f"is not a result ({error})", "run the task again") from None
-        if result.schema != SCHEMA:
-            raise OutputError(path, f"has schema {result.schema}, not {SCHEMA}", "run the task again")
+        if result.schema not in range(1, SCHEMA + 1):
+            raise OutputError(path, f"has schema {result.schema}, not 1 to {SCHEMA}", "run the task again")
         return result
 
 
 def load_outputs(path: Path) -> Outputs:
-    """The arrays beside a result: `path` is that of its JSON."""
+    """The outputs beside a result, whose JSON is `path`."""
     arrays = read_npz(path.with_suffix(".npz"), required=("ids", "targets", "outputs", "columns"))
     columns = tuple(str(name) for name in arrays["columns"])
     return Outputs(arrays["ids"], arrays["targets"], arrays["outputs"], columns)
 
 
+def portable(word: str) -> str:
+    """An absolute path as its last name, which means something on other machines too; other words as they are.
+
+    >>> portable("/home/me/music/gtzan"), portable("results/log-mel"), portable("1e-3")
+    ('gtzan', 'results/log-mel', '1e-3')
+    """
+    return PurePath(word).name if PurePath(word).is_absolute() else word
+
+
 def library_versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
-    """Versions of what made the numbers, and of Python.
+    """Versions of Python and of the libraries that determine the numbers.
 
     >>> "torch" in library_versions()
     True
     """
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in names:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
-AGAIN = "name the JSON, or the folder, that `mert bench run` wrote"
+NAME_RESULTS = "name the JSON, or the folder, that `mert bench run` wrote"
 
 
 def layer_order(layers: Iterable[str]) -> list[str]:
-    """Layer names from the input upwards, then what is no single layer ("all").
+    """Layer names from the input upwards, then combinations of layers ("all").
 
     >>> layer_order(["all", "layer10", "embed", "layer2"])
     ['embed', 'layer2', 'layer10', 'all']
     """
 
-    def place(name: str) -> tuple[int, int, str]:
+    def position(name: str) -> tuple[int, int, str]:
         number = re.fullmatch(r"layer(\d+)", name)
         return (0, 0, "") if name == "embed" else (1, int(number[1]), "") if number else (2, 0, name)
 
-    return sorted(set(layers), key=place)
+    return sorted(set(layers), key=position)
 
 
 def layer_label(name: str) -> str:
-    """What stands at an axis: the number of a layer.
+    """A layer as the label of an axis: its number.
 
     >>> [layer_label(name) for name in ("embed", "layer07", "all")]
     ['embed', '7', 'all']
@@ -136,7 +147,7 @@ def layer_label(name: str) -> str:
 
 
 def is_single(layer: str) -> bool:
-    """Whether it is one layer, not several weighted."""
+    """Whether it is a single layer, not a weighted sum of several."""
     return layer.startswith(("embed", "layer"))
 
 
@@ -151,19 +162,19 @@ class LayerCurve:
 
     @classmethod
     def of(cls, grid: Iterable[Mapping[str, Any]]) -> LayerCurve:
-        """From rows of layer, lr, seed and valid; fits that did not converge have no value and are left out.
+        """The curve of rows of layer, lr, seed and valid; fits that did not converge are left out.
 
         >>> rows = [("layer01", 1e-3, 0, 70.0), ("layer01", 1e-2, 0, 60.0), ("layer02", 1e-3, 0, None)]
         >>> curve = LayerCurve.of(dict(zip(("layer", "lr", "seed", "valid"), row)) for row in rows)
         >>> curve.layers, curve.mean
         (['layer01'], array([70.]))
         """
-        found: dict[str, dict[float, list[float]]] = {}
+        scores: dict[str, dict[float, list[float]]] = {}
         for row in grid:
             if row["valid"] is not None and math.isfinite(row["valid"]):
-                found.setdefault(row["layer"], {}).setdefault(row["lr"], []).append(float(row["valid"]))
-        layers = layer_order(found)
-        best = [max(found[layer].values(), key=lambda seeds: float(np.mean(seeds))) for layer in layers]
+                scores.setdefault(row["layer"], {}).setdefault(row["lr"], []).append(float(row["valid"]))
+        layers = layer_order(scores)
+        best = [max(scores[layer].values(), key=lambda seeds: float(np.mean(seeds))) for layer in layers]
         columns = [np.array([reduce(seeds) for seeds in best]) for reduce in (np.mean, np.min, np.max)]
         return cls(layers, *columns)
 
@@ -171,24 +182,24 @@ class LayerCurve:
 def plot_layer_curve(
     curve: LayerCurve, chosen: str, axes: Axes | None = None, colour: str = COLOURS[0], size_pt: float = 9.0
 ) -> Axes:
-    """Mean over seeds, their range, and the layer that validation chose, ringed."""
+    """Draw mean and range over seeds, with a ring around the selected layer."""
     axes = plain(axes or new_axes(6.4, 4.2))
-    places = np.arange(len(curve.layers))
+    positions = np.arange(len(curve.layers))
     single = np.array([is_single(layer) for layer in curve.layers], dtype=bool)
-    axes.fill_between(places[single], curve.low[single], curve.high[single], color=colour, alpha=0.18, lw=0)
-    axes.plot(places[single], curve.mean[single], color=colour, lw=1.4)
+    axes.fill_between(positions[single], curve.low[single], curve.high[single], color=colour, alpha=0.18, lw=0)
+    axes.plot(positions[single], curve.mean[single], color=colour, lw=1.4)
     errors = np.abs(np.stack((curve.low, curve.high)) - curve.mean)[:, ~single]
-    axes.errorbar(places[~single], curve.mean[~single], errors, fmt="D", ms=4, color=colour, lw=1.2)
+    axes.errorbar(positions[~single], curve.mean[~single], errors, fmt="D", ms=4, color=colour, lw=1.2)
     if chosen in curve.layers:
         at = curve.layers.index(chosen)
         axes.plot(at, curve.mean[at], "o", ms=9, mfc="none", mec=ACCENT, mew=2)
-        place = (0, 9) if curve.mean[at] < np.nanmax(curve.high) else (0, -15)
+        offset = (0, 9) if curve.mean[at] < np.nanmax(curve.high) else (0, -15)
         axes.annotate(
-            layer_label(chosen), (at, curve.mean[at]), place, textcoords="offset points", ha="center",
+            layer_label(chosen), (at, curve.mean[at]), offset, textcoords="offset points", ha="center",
             fontsize=size_pt, color=ACCENT, fontweight="bold",
         )  # fmt: skip
-    step = -(-len(places) // (9 if size_pt < 9 else 26))
-    shown = [i for i in places if not single[i] or (i % step == 0 and (step == 1 or single[i : i + 2].all()))]
+    step = -(-len(positions) // (9 if size_pt < 9 else 26))
+    shown = [i for i in positions if not single[i] or (i % step == 0 and (step == 1 or single[i : i + 2].all()))]
     axes.set_xticks(shown, [layer_label(curve.layers[i]).replace("embed", "e") for i in shown])
     axes.grid(axis="y", color=GRID, lw=0.6)
     axes.margins(y=0.2)
@@ -197,21 +208,21 @@ def plot_layer_curve(
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """Results with a choice of layers: of one JSON, or of all in a folder. UsageError where there are none."""
+    """Results over several layers, from one JSON or all of a folder; UsageError if there are none."""
     paths = sorted(path.glob("*.json")) if path.is_dir() else [path]
-    found = [values for file in paths if "grid" in (values := read_json(file)) or file == path]
+    results = [values for file in paths if "grid" in (values := read_json(file)) or file == path]
     try:
-        chosen = [values for values in found if len(LayerCurve.of(values["grid"]).layers) > 1]
+        layered = [values for values in results if len(LayerCurve.of(values["grid"]).layers) > 1]
     except (KeyError, TypeError, AttributeError) as error:
-        raise MertError(path, f"is no result ({type(error).__name__}: {error})", AGAIN) from None
-    if not chosen:
-        reason = "its results know one layer only" if found else "holds no result"
-        raise UsageError(path, reason, "run the benchmark over several layers" if found else AGAIN)
-    return chosen
+        raise MertError(path, f"is no result ({type(error).__name__}: {error})", NAME_RESULTS) from None
+    if not layered:
+        reason = "its results know one layer only" if results else "holds no result"
+        raise UsageError(path, reason, "run the benchmark over several layers" if results else NAME_RESULTS)
+    return layered
 
 
 def plot_results(results: Sequence[Mapping[str, Any]]) -> list[Axes]:
-    """A panel for each result, on one figure."""
+    """Draw one panel per result on one figure."""
     columns = min(len(results), 3)
     rows = -(-len(results) // columns)
     alone = len(results) == 1

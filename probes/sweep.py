@@ -1,4 +1,4 @@
-"""A grid of layers, learning rates and seeds: every point fitted once, chosen by validation alone, and resumable."""
+"""A grid of layers, learning rates and seeds: every point is fitted once, validation selects, test is scored once."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from mert.errors import MertError
+from mert.errors import MertError, UsageError
 from mert.files import writing
+from probes.features.stores import layer_options
 from probes.fit import Setting
+from probes.heads import HIDDEN
 
 LRS = (5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2)  # MARBLE, appendix A
 SEEDS = (0, 1, 2)
 
 
-class Fitted(Protocol):
-    """What a sweep asks of a fitted head."""
+class FittedHead(Protocol):
+    """The part of a fitted head that a sweep reads: its best validation score and the epoch of it."""
 
     @property
     def score(self) -> float: ...
@@ -32,12 +34,12 @@ class Fitted(Protocol):
     def epoch(self) -> int: ...
 
 
-F = TypeVar("F", bound=Fitted)
+F = TypeVar("F", bound=FittedHead)
 
 
 @dataclass(frozen=True)
-class Row:
-    """One fit: where on the grid, its best validation score and when that was."""
+class GridRow:
+    """One fit: its point of the grid, its best validation score and the epoch of it."""
 
     layer: str
     lr: float
@@ -46,15 +48,15 @@ class Row:
     epoch: int
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; JSON knows no infinity: None for a fit that did not converge."""
+        """Plain values for JSON, which has no infinity: None for a fit that did not converge."""
         return asdict(self) | {"valid": self.valid if math.isfinite(self.valid) else None}
 
 
 @dataclass(frozen=True)
 class Grid:
-    """All points, layers outermost: features of a layer are loaded once.
+    """All points, layers outermost, so that features of a layer are loaded once.
 
-    >>> len(list(Grid(("layer01", "all"), (1e-3, 1e-2), (0, 1, 2)).settings()))
+    >>> len(Grid(("layer01", "all"), (1e-3, 1e-2), (0, 1, 2)))
     12
     """
 
@@ -67,35 +69,59 @@ class Grid:
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} of a grid are none, or hold one twice: {values}")
 
+    def __len__(self) -> int:
+        return len(self.layers) * len(self.lrs) * len(self.seeds)
+
     def settings(self) -> Iterator[Setting]:
         """Points in the order in which they are fitted."""
         return (Setting(layer, lr, seed) for layer in self.layers for lr in self.lrs for seed in self.seeds)
 
 
+@dataclass(frozen=True)
+class GridOptions:
+    """The grid to search (`layers` None: every layer, and their weighted sum), hidden units, and the device."""
+
+    layers: tuple[str, ...] | None = None
+    lrs: tuple[float, ...] = LRS
+    seeds: tuple[int, ...] = SEEDS
+    hidden: int = HIDDEN
+    device: str = "cpu"
+
+    def grid(self, layers: tuple[str, ...]) -> Grid:
+        """The grid over the layers of a model; UsageError for a layer it does not have, or a value given twice."""
+        options = layer_options(layers)
+        if unknown := [name for name in self.layers or () if name not in options]:
+            raise UsageError("--layers", f"no layer {unknown[0]!r}", f"give some of {', '.join(options)}")
+        try:
+            return Grid(self.layers or options, self.lrs, self.seeds)
+        except ValueError as error:
+            raise UsageError("--layers, --lrs, --seeds", str(error), "give each once") from None
+
+
 class Journal:
-    """Rows of fits already done, kept while their fingerprint (features, targets, protocol) is the same."""
+    """Rows of finished fits in a file of JSON lines, valid for one fingerprint of features, targets and protocol."""
 
     def __init__(self, path: Path | None, fingerprint: dict[str, Any]) -> None:
         self._path = path
         self._key = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
-        self._rows: dict[Setting, Row] = {}
+        self._rows: dict[Setting, GridRow] = {}
         for line in path.read_text(encoding="utf-8").splitlines() if path and path.exists() else ():
             try:
                 values = json.loads(line)
                 if values.pop("key") == self._key:
-                    row = Row(**values)
+                    row = GridRow(**values)
                     self._rows[Setting(row.layer, row.lr, row.seed)] = row
             except (ValueError, TypeError, KeyError):
-                continue  # a line that was cut off: its fit is done again
+                continue  # a line that was cut off: its fit is repeated
 
-    def get(self, setting: Setting) -> Row | None:
+    def get(self, setting: Setting) -> GridRow | None:
         return self._rows.get(setting)
 
-    def rows(self, grid: Grid) -> list[Row]:
-        """All rows of a grid there are, in its order."""
-        return [found for setting in grid.settings() if (found := self.get(setting))]
+    def rows(self, grid: Grid) -> list[GridRow]:
+        """The rows of a grid so far, in its order."""
+        return [row for setting in grid.settings() if (row := self.get(setting))]
 
-    def add(self, row: Row) -> None:
+    def add(self, row: GridRow) -> None:
         self._rows[Setting(row.layer, row.lr, row.seed)] = row
         if self._path:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,9 +133,9 @@ class Journal:
 
 @dataclass(frozen=True)
 class Swept(Generic[F]):
-    """A finished sweep: all rows, the point that validation chose, and its heads, one for each seed."""
+    """A finished sweep: all rows, the point that validation selected, and its head per seed."""
 
-    rows: list[Row]
+    rows: list[GridRow]
     layer: str
     lr: float
     heads: dict[int, F]
@@ -120,21 +146,21 @@ def sweep(
     fit_many: Callable[[Sequence[Setting]], Iterable[F]],
     journal: Journal,
     together: int = 1,
-    tell: Callable[[Row], None] | None = None,
+    on_fit: Callable[[GridRow], None] | None = None,
 ) -> Swept[F]:
     """Fit every point that has no row yet, `together` at a time within one layer.
 
-    The heads of the chosen point are kept from the sweep, or, where it was resumed, fitted again: the same, bit for
-    bit, on a CPU.
+    The heads of the selected point are kept from the sweep or, if it was resumed, fitted again: on a CPU they are the
+    same, bit for bit.
     """
     leading: dict[Setting, F] = {}
-    for waiting in groups(grid, journal, together, tell):
+    for waiting in groups(grid, journal, together, on_fit):
         for done, fitted in zip(waiting, fit_many(waiting), strict=True):
-            row = Row(done.layer, done.lr, done.seed, float(fitted.score), fitted.epoch)
+            row = GridRow(done.layer, done.lr, done.seed, float(fitted.score), fitted.epoch)
             journal.add(row)
             leading[done] = fitted
-            if tell:
-                tell(row)
+            if on_fit:
+                on_fit(row)
         layer, lr = select(journal.rows(grid))
         leading = {at: fitted for at, fitted in leading.items()
                    if (at.layer, at.lr) in ((layer, lr), (waiting[-1].layer, waiting[-1].lr))}  # fmt: skip
@@ -146,8 +172,62 @@ def sweep(
     return Swept(rows, layer, lr, heads)
 
 
-def groups(grid: Grid, journal: Journal, together: int, tell: Callable[[Row], None] | None) -> Iterator[list[Setting]]:
-    """Settings without a row, in the order of the grid, never of two layers at once."""
+class Probe(Protocol[F]):
+    """One kind of task on one set of features: heads for settings, and the test of those that validation selected."""
+
+    @property
+    def together(self) -> int:
+        """Settings of a layer that `fit` takes at a time."""
+
+    def fit(self, settings: Sequence[Setting]) -> Iterable[F]:
+        """Heads for settings of one layer option, in their order; they never depend on the test split."""
+
+    def outputs(self, fitted: F) -> np.ndarray:
+        """[n, C]: outputs of a head for the test items."""
+
+    def score(self, fitted: F, outputs_nC: np.ndarray) -> dict[str, Any]:
+        """`valid` and `test`, each a number per metric, and other facts of this head."""
+
+
+@dataclass(frozen=True)
+class Evaluation(Generic[F]):
+    """What a probe measured: `grid` (a row per fit), the selected layer and rate, and the heads there, one per seed.
+
+    `seeds` holds the validation and test scores of each head, `outputs_SnC` its outputs for the test items.
+    """
+
+    grid: list[dict[str, Any]]
+    layer: str
+    lr: float
+    seeds: list[dict[str, Any]]
+    outputs_SnC: np.ndarray
+    heads: dict[int, F]
+
+    def selection(self) -> dict[str, Any]:
+        """The fields that a Result takes as they are."""
+        return {"grid": self.grid, "layer": self.layer, "lr": self.lr, "seeds": self.seeds}
+
+
+def evaluate(
+    probe: Probe[F], grid: Grid, journal: Journal, on_fit: Callable[[GridRow, int], None] | None = None
+) -> Evaluation[F]:
+    """Fit the grid, select layer and rate on validation, and test the heads of all seeds there, once.
+
+    `on_fit` is called per point of the grid, with the number of all points.
+    """
+    swept = sweep(grid, probe.fit, journal, probe.together, on_fit and (lambda row: on_fit(row, len(grid))))
+    outputs, seeds = [], []
+    for seed, fitted in swept.heads.items():
+        outputs.append(np.asarray(probe.outputs(fitted)))
+        seeds.append({"seed": seed, "epoch": fitted.epoch} | probe.score(fitted, outputs[-1]))
+    rows = [row.as_json() for row in swept.rows]
+    return Evaluation(rows, swept.layer, swept.lr, seeds, np.stack(outputs), swept.heads)
+
+
+def groups(
+    grid: Grid, journal: Journal, together: int, on_fit: Callable[[GridRow], None] | None
+) -> Iterator[list[Setting]]:
+    """Settings without a row, in the order of the grid; those of a group share their layer."""
     waiting: list[Setting] = []
     for setting in grid.settings():
         known = journal.get(setting)
@@ -156,16 +236,17 @@ def groups(grid: Grid, journal: Journal, together: int, tell: Callable[[Row], No
             waiting = []
         if known is None:
             waiting.append(setting)
-        elif tell:
-            tell(known)
+        elif on_fit:
+            on_fit(known)
     if waiting:
         yield waiting
 
 
-def select(rows: Sequence[Row]) -> tuple[str, float]:
+def select(rows: Sequence[GridRow]) -> tuple[str, float]:
     """(layer, learning rate) with the best validation score, mean over seeds; the first of equals.
 
-    >>> select([Row("a", 0.1, 0, 0.5, 3), Row("a", 0.1, 1, 0.9, 2), Row("b", 0.1, 0, 0.6, 1), Row("b", 0.1, 1, 0.7, 1)])
+    >>> rows = [("a", 0.1, 0, 0.5, 3), ("a", 0.1, 1, 0.9, 2), ("b", 0.1, 0, 0.6, 1), ("b", 0.1, 1, 0.7, 1)]
+    >>> select([GridRow(*row) for row in rows])
     ('a', 0.1)
     """
     scores: dict[tuple[str, float], list[float]] = defaultdict(list)

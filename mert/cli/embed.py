@@ -26,7 +26,6 @@ from mert.cli.terminal import (
     parse_window,
     printable,
     progress,
-    usage_errors,
 )
 
 if TYPE_CHECKING:

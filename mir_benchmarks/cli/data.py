@@ -1,54 +1,88 @@
-"""The command `mert bench prepare`."""
+"""The commands about data: `mert bench prepare` for the corpora of tasks, `synth` for synthetic music."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from mert.cli.terminal import console, progress
+from mert.errors import UsageError
+from mir_benchmarks.cli.options import option_values, tasks_of
+
+Purpose = Literal["train", "bench"]
+AudioFormat = Literal["flac", "wav"]
 
 
 def prepare(
     tasks: Annotated[str, typer.Argument(help='"all", or names: gtzan_genre,emomusic.')],
     data_home: Annotated[Path, typer.Option(help="Folder with a folder for each corpus.")],
-    check: Annotated[bool, typer.Option("--check", help="Look at every recording's header; no model is run.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Read the header of every recording; runs no model.")] = False,
     decode: Annotated[
         bool, typer.Option("--decode", help="With --check: decode everything, which takes long.")
     ] = False,
     duplicates: Annotated[
         bool, typer.Option("--duplicates", help="With --check: hash all files to find the same one in two splits.")
     ] = False,
-    most: Annotated[int, typer.Option(min=1, help="Findings shown of each kind.")] = 10,
+    n_shown: Annotated[int, typer.Option("--most", min=1, help="Findings shown of each kind.")] = 10,
 ) -> None:
     """Say what to download for tasks and where to put it; with --check, what is missing, empty or damaged there."""
-    from mert.errors import UsageError
-    from mir_benchmarks.cli.run import tasks_of
-
     if (decode or duplicates) and not check:
         raise UsageError("mert bench prepare", "--decode and --duplicates need --check", "add --check")
     chosen = tasks_of(tasks)
     if check:
-        sys.exit(_checked([task.name for task in chosen], data_home, decode, duplicates, most))
+        sys.exit(_check([task.name for task in chosen], data_home, decode, duplicates, n_shown))
     for corpus, get in {task.corpus: task.get for task in chosen}.items():
         there = " (a folder is there: --check looks into it)" if (data_home / corpus).is_dir() else ""
         typer.echo(f"{data_home / corpus}{there}\n  {get}")
 
 
-def _checked(names: list[str], data_home: Path, decode: bool, duplicates: bool, most: int) -> int:
-    """Print the report; gives the exit status, 1 if something keeps a task from being run."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
+def _check(names: list[str], data_home: Path, decode: bool, duplicates: bool, n_shown: int) -> int:
+    """Print the report of a check; returns the exit status, 1 if a task cannot be run."""
     from mir_benchmarks.tasks.check import check
 
-    columns = (TextColumn("look at recordings"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        row = bar.add_task("look", total=None)
+    with progress(transient=True) as bar:
+        row = bar.add_task("check recordings", total=None)
         report = check(
             data_home, names, decode, duplicates, lambda done, total: bar.update(row, completed=done, total=total)
         )
-    for line in report.lines(most):
+    for line in report.lines(n_shown):
         typer.echo(line)
     typer.echo("ready" if report.ok else "not ready")
     return 0 if report.ok else 1
+
+
+def synth(
+    hours: Annotated[float, typer.Argument(help="Hours of music to have in the folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder, or one to continue.", file_okay=False)],
+    seed: Annotated[int, typer.Option(min=0, help="Another seed is other music.")] = 0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of a clip.")] = 10.0,
+    rate_hz: Annotated[int, typer.Option(min=8_000, help="Sample rate.")] = 24_000,
+    purpose: Annotated[Purpose, typer.Option(help="train and bench share no piece and no instrument.")] = "train",
+    audio_format: Annotated[AudioFormat, typer.Option("--format", help="Of the files, 16 bits.")] = "flac",
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+) -> None:
+    """Write the synthetic music of data=synth with its scores. Run it again to continue, or for more hours."""
+    from mir_benchmarks.synth.write import open_folder, write_hours
+
+    with option_values("mert bench synth"):
+        corpus = open_folder(out, hours, seed, seconds, rate_hz, purpose, audio_format)
+    lines, counts = console(), {True: 0, False: 0}
+    with progress(lines) as bar:
+        clips = bar.add_task("clips", total=len(corpus))
+
+        def on_progress(rendered: bool) -> None:
+            counts[rendered] += 1
+            bar.advance(clips)
+
+        scores = write_hours(
+            hours, out, seed, workers, seconds=seconds, rate_hz=rate_hz, purpose=purpose, suffix=audio_format,
+            on_progress=on_progress,
+        )  # fmt: skip
+    total = sum(counts.values())
+    lines.print(
+        f"{total} clips of {seconds:g} s ({total * seconds / 3600:.4g} h) at {rate_hz} Hz: {counts[True]} written, "
+        f"{counts[False]} kept; scores: {scores}"
+    )

@@ -1,39 +1,38 @@
-"""The commands `mert bench robustness` and `mert bench triplets`."""
+"""The commands `mert bench robustness` and `triplets`, which need recordings and no labels."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mir_benchmarks.cli.run import Context
+from mert.cli.terminal import Device, check_device, printable, progress
+from mir_benchmarks.cli.options import MODELS, Context, option_values, words_of
 
 if TYPE_CHECKING:
     from mir_benchmarks.report.tables import Table
     from probes.encoders import Encoder
 
 Audio = Annotated[list[Path], typer.Argument(help="Recordings, or folders of them.", show_default=False)]
-Models = Annotated[
-    list[str], typer.Option("--model", "-m", help="Name, folder, log-mel, mfcc, cqt-chroma, random-nano; repeatable.")
-]
+Models = Annotated[list[str], typer.Option("--model", "-m", help=f"{MODELS}; repeatable.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.", dir_okay=False)]
 Layer = Annotated[str | None, typer.Option(help="Shown in the table; default: recommended, else last. JSON has all.")]
 Seconds = Annotated[float, typer.Option(min=0.1, help="Length of a segment.")]
-Heard = Annotated[Context, typer.Option(help="Hear a segment at once, or as `mert embed`, in training contexts.")]
-Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:1, ...")]
+InContext = Annotated[Context, typer.Option(help="Embed segments whole, or in training contexts as `mert embed` does.")]
 
 
 def robustness(
+    call: typer.Context,
     audio: Audio,
     model: Models,
     out: Out,
     layer: Layer = None,
     segment_s: Seconds = 3.0,
-    context: Heard = Context.training,
+    context: InContext = "training",
     device: Device = "auto",
 ) -> None:
     """Change the sound (gain, offset, noise, MP3, speed) and measure how far embeddings move.
@@ -42,19 +41,18 @@ def robustness(
     """
     from mir_benchmarks.invariance.robustness import measure_robustness, robustness_tables
 
-    def measure(encoders: list[Encoder], **how: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
-        return measure_robustness(encoders, segment_s=segment_s, layer=layer, **how)
-
-    done(*measured(audio, model, context, device, measure), out, robustness_tables)
+    measure = partial(measure_robustness, segment_s=segment_s, layer=layer)
+    measure_and_write(call, audio, encoders_of(call, model, context, device, layer), measure, robustness_tables, out)
 
 
 def triplets(
+    call: typer.Context,
     audio: Audio,
     model: Models,
     out: Out,
     layer: Layer = None,
     segment_s: Seconds = 3.0,
-    context: Heard = Context.training,
+    context: InContext = "training",
     device: Device = "auto",
 ) -> None:
     """Count how often a segment is nearer to one of its own recording than to one of another.
@@ -63,50 +61,47 @@ def triplets(
     """
     from mir_benchmarks.invariance.triplets import measure_triplets, triplets_table
 
-    def measure(encoders: list[Encoder], **how: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
-        return measure_triplets(encoders, segment_s=segment_s, layer=layer, **how)
+    measure = partial(measure_triplets, segment_s=segment_s, layer=layer)
+    encoders = encoders_of(call, model, context, device, layer)
+    measure_and_write(call, audio, encoders, measure, lambda measured: (triplets_table(measured),), out)
 
-    done(*measured(audio, model, context, device, measure), out, lambda found: (triplets_table(found),))
 
-
-def measured(
-    audio: list[Path], models: list[str], context: Context, device: str, measure: Callable[..., Any]
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What a measurement gives for models by name, under a progress bar."""
-    from mir_benchmarks.invariance.segments import sources_of
+def encoders_of(
+    call: typer.Context, models: list[str], context: Context, device: str, layer: str | None
+) -> list[Encoder]:
+    """Models by name; UsageError for a device or a layer that there is not."""
+    from mir_benchmarks.invariance.segments import chosen_layer
     from probes.cli import chosen_device
     from probes.encoders import load_encoder
 
-    sources, left_out = sources_of(audio)
-    encoders = [load_encoder(name, context.value, chosen_device(device)) for name in models]
-    with bar(len(sources) * len(encoders)) as tell:
-        found: tuple[dict[str, Any], tuple[str, ...]] = measure(encoders, sources=sources, left_out=left_out, tell=tell)
-    return found
+    check_device(device)
+    encoders = [load_encoder(name, context, chosen_device(device)) for name in models]
+    with option_values(f"mert bench {call.info_name}"):
+        for encoder in encoders:
+            chosen_layer(encoder, layer)
+    return encoders
 
 
-@contextmanager
-def bar(total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr, and what moves it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("recordings"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda: progress.advance(task)
-
-
-def done(
-    found: Mapping[str, Any], failed: tuple[str, ...], out: Path, tables: Callable[[Any], tuple[Table, ...]]
+def measure_and_write(
+    call: typer.Context,
+    audio: list[Path],
+    encoders: list[Encoder],
+    measure: Callable[..., tuple[dict[str, Any], tuple[str, ...]]],
+    tables: Callable[[dict[str, Any]], Sequence[Table]],
+    out: Path,
 ) -> None:
-    """Write the JSON, print the tables, and say what was left out."""
-    from mert.cli.terminal import printable
+    """Measure under a progress bar, write the JSON, and print its tables and the recordings that were left out."""
     from mert.files import write_json
+    from mir_benchmarks.invariance.segments import audio_files
 
-    write_json(out, dict(found))
-    for table in tables(found):
+    files, left_out = audio_files(audio)
+    with progress(transient=True) as bar:
+        row = bar.add_task("recordings", total=len(files) * len(encoders))
+        measured, failed = measure(encoders, files, left_out, on_progress=lambda: bar.advance(row))
+    write_json(out, measured | {"command": words_of(call)})
+    for table in tables(measured):
         show(table)
-    for name, reason in found["left_out"].items():
+    for name, reason in measured["left_out"].items():
         typer.echo(f"left out: {printable(name)}: {printable(reason)}", err=True)
     typer.echo(f"every layer: {printable(str(out))}")
     if failed:
@@ -114,7 +109,7 @@ def done(
 
 
 def show(table: Table) -> None:
-    """A table of a report, in the terminal."""
+    """Print a table of a report in the terminal."""
     from rich.console import Console
     from rich.table import Column
     from rich.table import Table as Grid

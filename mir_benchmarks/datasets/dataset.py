@@ -1,4 +1,4 @@
-"""What a reader gives: labelled recordings with their official split, and what a reviewer should know of them."""
+"""A dataset as readers return it: labelled recordings with their official split, and notes for the results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TaskError(MertError):
 
 @dataclass(frozen=True)
 class Item:
-    """One recording of a task: `id` is stable and unique within the corpus, `artist` what splits should not share."""
+    """One recording of a task: `id` is stable and unique within the corpus, no `artist` should be in two splits."""
 
     id: str
     audio: Path
@@ -36,7 +36,7 @@ class Item:
 class Dataset:
     """All items of a task. `classes`: the labels, tags or target names, in the order of the head's outputs.
 
-    `facts` are numbers a task needs besides (mean and deviation of targets, say); `notes` go into every result.
+    `facts` are further numbers of a task (such as mean and deviation of targets); `notes` go into every result.
 
     >>> items = (Item("a", Path("a.wav"), "train", "C major", "X"), Item("b", Path("b.wav"), "test", "A minor", "X"))
     >>> Dataset(items, ("A minor", "C major")).counts
@@ -51,29 +51,29 @@ class Dataset:
     @property
     def counts(self) -> dict[str, int]:
         """Items of each split."""
-        found = Counter(item.split for item in self.items)
-        return {split: found[split] for split in SPLITS}
+        counts = Counter(item.split for item in self.items)
+        return {split: counts[split] for split in SPLITS}
 
     def split(self, name: str) -> list[Item]:
         """The items of one split, in the reader's order."""
         return [item for item in self.items if item.split == name]
 
     def checked(self, source: Path) -> Dataset:
-        """This dataset; TaskError if two of its items have one id."""
+        """This dataset; TaskError if two of its items have the same id."""
         if twice := [name for name, n in Counter(item.id for item in self.items).items() if n > 1]:
             raise TaskError(source, f"{len(twice)} items occur twice, {twice[0]!r} first", "copy or download it again")
         return self
 
 
 def shared_artists(items: Iterable[Item]) -> str | None:
-    """A note on artists heard both in train and in test; None if there are none."""
+    """A note on artists in both train and test; None if there are none."""
     artists = {split: {item.artist for item in items if item.split == split and item.artist} for split in SPLITS}
     shared = artists["train"] & artists["test"]
     return f"{len(shared)} of the {len(artists['test'])} test artists also occur in train" if shared else None
 
 
 def synthetic_facts(home: Path) -> dict[str, Any] | None:
-    """What SYNTHETIC.json says of a generated tree: generator version, seed, size, counts; None for real data."""
+    """The facts in SYNTHETIC.json of a generated corpus: generator version, seed, size, counts; None for real data."""
     note = home / "SYNTHETIC.json"
     if not note.exists():
         return None

@@ -18,7 +18,7 @@ GET = "get annotations.tar.gz of emoMusic (cvml.unige.ch/databases/emoMusic) and
 SET, SET_SPLITS = "Mediaeval 2013 set", {"evaluation": "test", "development": ""}
 START, END = "start of the segment (min.sec)", "end of the segment (min.sec)"
 CLIP_S = 45.0
-# Of the 619 songs of the development set, population deviation: what tells the real data from a changed copy.
+# Of the 619 songs of the development set, population deviation: they identify the real data.
 DEVELOPMENT_SONGS, MEAN, STD = 619, (4.7561, 4.9739), (1.3860, 1.2546)
 
 
@@ -28,7 +28,7 @@ def read(home: Path, protocol: dict[str, str]) -> Dataset:
         find(home, (f"annotations/{name}", name, f"*/{name}", f"*/*/{name}"), GET)
         for name in ("songs_info.csv", "static_annotations.csv")
     )
-    folder = next((found for pattern in CLIP_FOLDERS for found in home.glob(pattern)), home / CLIP_FOLDERS[0])
+    folder = next((folder for pattern in CLIP_FOLDERS for folder in home.glob(pattern)), home / CLIP_FOLDERS[0])
     rated = _ratings(ratings)
     items, other_lengths = [], 0
     for line, row in read_table(info, ("song_id", "Artist", SET), remedy=GET, fallback="latin-1"):

@@ -26,7 +26,7 @@ def read(home: Path, protocol: dict[str, str]) -> Dataset:
 
 
 def key_name(text: str) -> str | None:
-    """The class of a key as annotators write it; None for what is no single key.
+    """The class of a key as annotators write it; None for anything but a single key.
 
     >>> key_name("d# minor"), key_name("D major"), key_name("C minor / F# minor"), key_name("-")
     ('Eb minor', 'D major', None, None)

@@ -68,7 +68,7 @@ def _beats(folder: Path, name: str) -> list[tuple[float, int]] | None:
 
 
 def _plain_beats(path: Path) -> Iterator[tuple[float, int]]:
-    """Lines of a time and, in most files, a position, with tabs or blanks between them."""
+    """Rows of a time and, in most files, a position, separated by tabs or blanks."""
     for line, text in enumerate(read_text(path).splitlines(), start=1):
         cells = text.split()
         if not cells:

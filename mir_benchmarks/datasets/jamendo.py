@@ -39,7 +39,9 @@ def _read(home: Path, subset: str) -> Dataset:
     name = f"autotagging_{subset}-train.tsv"
     folders = ("data/splits/split-0", "*/data/splits/split-0", "split-0", "*/split-0", ".")
     splits = find(home, (f"{folder}/{name}" for folder in folders), GET).parent
-    audio = next((found for pattern in AUDIO_FOLDERS for found in sorted(home.glob(pattern))), home / AUDIO_FOLDERS[0])
+    audio = next(
+        (folder for pattern in AUDIO_FOLDERS for folder in sorted(home.glob(pattern))), home / AUDIO_FOLDERS[0]
+    )
     items, albums = [], {}
     for split, of in FILES.items():
         for item, album in _tracks(splits / f"autotagging_{subset}-{of}.tsv", split, audio):
@@ -73,5 +75,5 @@ def _audio(folder: Path, place: str) -> Path:
     """48/948.mp3 is 48/948.low.mp3 in the low quality, which may also lie below audio/."""
     full, low = folder / place, folder / f"{place.removesuffix('.mp3')}.low.mp3"
     first, second = (low, full) if folder.name == "audio-low" else (full, low)
-    there = (found for path in (first, second) if (found := audio_at(path)).exists()) if folder.exists() else ()
+    there = (audio for path in (first, second) if (audio := audio_at(path)).exists()) if folder.exists() else ()
     return next(iter(there), first)

@@ -1,4 +1,4 @@
-"""The JSONL of MARBLE v2, the field's exchange format: one recording a line, a file for each split, for any task."""
+"""The JSONL of MARBLE v2, the exchange format for any task: one recording per line, one file per split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mir_benchmarks.datasets.dataset import SPLITS, Dataset, Item, Label, TaskEr
 from mir_benchmarks.datasets.reading import audio_at, bad_row, class_notes, leak_notes, number, read_text
 from mir_benchmarks.datasets.splits import mtt_tags, vocalset, vocalset_technique_splits
 
-# What MARBLE v2 calls its files; ours are found by the task's own name as well.
+# File names of MARBLE v2; the name of the task works as well.
 NAMES = {
     "mtt": "MTT", "giantsteps_key": "GS", "gtzan_genre": "GTZANGenre", "gtzan_beats": "GTZANBeatTracking",
     "emomusic": "EMO", "mtg_instrument": "MTGInstrument", "mtg_moodtheme": "MTGMood", "mtg_genre": "MTGGenre",
@@ -23,20 +23,20 @@ WANTED = 'a line is {"audio_path": ..., "label": ...}'
 
 
 def files(home: Path, task: str) -> dict[str, Path]:
-    """The JSONL file of each split of a task; nothing where there is none, TaskError where one is missing."""
-    found: dict[str, Path] = {}
+    """The JSONL file of each split of a task; empty if there are none, TaskError if some are missing."""
+    paths: dict[str, Path] = {}
     for split, ends in ENDS.items():
         places = [home / f"{name}.{end}.jsonl" for name in (NAMES.get(task, task), task) for end in ends]
         if place := next((place for place in places if place.exists()), None):
-            found[split] = place
-    if found and (missing := [split for split in SPLITS if split not in found]):
+            paths[split] = place
+    if paths and (missing := [split for split in SPLITS if split not in paths]):
         remedy = f"put {NAMES.get(task, task)}.{ENDS[missing[0]][0]}.jsonl there, or move the others away"
-        raise TaskError(home, f"{found.popitem()[1].name} has no {missing[0]} beside it", remedy)
-    return found
+        raise TaskError(home, f"{paths.popitem()[1].name} has no {missing[0]} beside it", remedy)
+    return paths
 
 
 def read(home: Path, task: str, kind: str) -> Dataset:
-    """The items of the files, labels as our own reader gives them; splits and their sizes are those of the files.
+    """The items of the files, with the labels of the corpus reader; splits and their sizes are those of the files.
 
     Where recordings are clips of songs (`ori_uid`), `facts["songs"]` names the song of each item.
     """

@@ -37,7 +37,7 @@ def read(home: Path, protocol: dict[str, str]) -> Dataset:
 
 
 def _clips(path: Path, home: Path) -> Iterator[tuple[Item, re.Match[str] | None]]:
-    """Clips with what their names tell: artist-album-track-title-start-end, in seconds."""
+    """Clips with the facts in their names: artist-album-track-title-start-end, in seconds."""
     tags = mtt_tags()
     for line, row in read_table(path, ("clip_id", *tags, "mp3_path"), "\t", GET):
         file = row["mp3_path"]

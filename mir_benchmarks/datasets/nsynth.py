@@ -15,7 +15,7 @@ GET = "get nsynth-{train,valid,test}.jsonwav.tar.gz (magenta.tensorflow.org) and
 
 
 def read_instrument(home: Path, protocol: dict[str, str]) -> Dataset:
-    """One of 11 families for each note; no instrument of valid or test is heard in train."""
+    """Notes labelled with one of 11 families; no instrument of valid or test is in train."""
     return _read(home, "instrument_family_str", FAMILIES)
 
 
@@ -39,7 +39,7 @@ def _notes(folder: Path, split: str, field: str, classes: frozenset[str]) -> Ite
     wanted = (field, "instrument_str")
 
     def needed(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        """Only what is needed of a note: the whole file takes gigabytes in memory."""
+        """The required fields of a note: the whole file would take gigabytes of memory."""
         values = dict(pairs)
         return {key: values[key] for key in wanted} if all(key in values for key in wanted) else values
 

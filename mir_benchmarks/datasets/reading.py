@@ -1,4 +1,4 @@
-"""What all readers share: text, tables and JSON with errors that name file, line and remedy; places; notes."""
+"""Shared by all readers: text, tables and JSON with errors that name file, line and remedy; paths; notes."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ def find(home: Path, patterns: Iterable[str], remedy: str) -> Path:
     """The first file or folder below `home` that matches one of the glob patterns, in their order."""
     patterns = tuple(patterns)
     for pattern in patterns:
-        if found := sorted(home.glob(pattern)):
-            return found[0]
+        if matches := sorted(home.glob(pattern)):
+            return matches[0]
     raise TaskError(home, f"there is no {' or '.join(patterns[:2])}", remedy)
 
 
 def audio_at(path: Path, suffix: str | None = None) -> Path:
-    """`path` or, where only that exists, the same recording in another format; `suffix` is what gives way.
+    """`path` or, if only that exists, the same recording in another format; `suffix` is replaced.
 
     >>> audio_at(Path("no/such.LOFI.mp3"))
     PosixPath('no/such.LOFI.mp3')
@@ -103,13 +103,13 @@ def audio_at(path: Path, suffix: str | None = None) -> Path:
 
 
 def leak_notes(items: Sequence[Item], groups: Mapping[str, Mapping[str, str]] | None = None) -> list[str]:
-    """Notes on artists heard in train and test, and likewise on other `groups`: name -> item id -> group."""
+    """Notes on artists in both train and test, and likewise on other `groups`: name -> item id -> group."""
     notes = [note] if (note := shared_artists(items)) else []
     for name, of in (groups or {}).items():
-        found = {split: {of[item.id] for item in items if item.split == split and of.get(item.id)} for split in
+        members = {split: {of[item.id] for item in items if item.split == split and of.get(item.id)} for split in
                  ("train", "test")}  # fmt: skip
-        if shared := found["train"] & found["test"]:
-            notes.append(f"{len(shared)} of the {len(found['test'])} test {name} also occur in train")
+        if shared := members["train"] & members["test"]:
+            notes.append(f"{len(shared)} of the {len(members['test'])} test {name} also occur in train")
     return notes
 
 

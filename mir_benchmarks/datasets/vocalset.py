@@ -19,8 +19,8 @@ OUR_SPLIT = "split by our own rule, for no lists have been published: MARBLE-lik
 
 
 @dataclass(frozen=True)
-class Recording:
-    """One file of VocalSet under its corrected `name`, without .wav; `folder` is <singer>/<context>/<technique>."""
+class VocalFile:
+    """A recording of VocalSet under its corrected `name`, without .wav; `folder` is <singer>/<context>/<technique>."""
 
     audio: Path
     folder: str
@@ -34,24 +34,24 @@ class Recording:
 
 
 def read_technique(home: Path, protocol: dict[str, str]) -> Dataset:
-    """One of ten techniques for each recording of them; no singer is in two splits."""
-    found, notes = recordings(home)
+    """Recordings labelled with one of ten techniques; no singer is in two splits."""
+    files, notes = recordings(home)
     classes = tuple(vocalset()["task_techniques"])
     splits = vocalset_technique_splits()
     items = tuple(
-        Item(one.id, one.audio, splits[one.singer], one.technique, one.singer)
-        for one in found
-        if one.technique in classes
+        Item(file.id, file.audio, splits[file.singer], file.technique, file.singer)
+        for file in files
+        if file.technique in classes
     )
     notes += [note.replace("artists", "singers") for note in leak_notes(items)]
     return Dataset(items, classes, (OUR_SPLIT, *notes, *class_notes(items, classes)))
 
 
 def read_singer(home: Path, protocol: dict[str, str]) -> Dataset:
-    """One of twenty singers for each recording, whatever the technique; no recording is in two splits."""
-    found, notes = recordings(home)
+    """All recordings labelled with one of twenty singers; no recording is in two splits."""
+    files, notes = recordings(home)
     classes = tuple(vocalset_technique_splits())
-    items = tuple(Item(one.id, one.audio, singer_split(one.name), one.singer) for one in found)
+    items = tuple(Item(file.id, file.audio, singer_split(file.name), file.singer) for file in files)
     return Dataset(items, classes, (OUR_SPLIT, *notes, *class_notes(items, classes)))
 
 
@@ -74,10 +74,10 @@ def corrected(technique: str, file: str) -> str | None:
     return None if key in vocalset()["deletions"] else vocalset()["renames"].get(key, file)
 
 
-def recordings(home: Path) -> tuple[list[Recording], list[str]]:
-    """All recordings of the 17 techniques in order of their path, and notes on what their names leave open."""
+def recordings(home: Path) -> tuple[list[VocalFile], list[str]]:
+    """All recordings of the 17 techniques in order of their path, and notes on irregular names."""
     root = find(home, ROOTS, GET)
-    found: dict[str, Recording] = {}
+    files: dict[str, VocalFile] = {}
     odd: Counter[str] = Counter()
     for path in sorted(root.glob("*/*/*/*.wav")):
         folder, technique = path.parent, path.parent.name
@@ -89,15 +89,15 @@ def recordings(home: Path) -> tuple[list[Recording], list[str]]:
         elif name != path.name and (folder / name).exists():
             odd["wrongly named duplicates are left out"] += 1
         else:
-            one = _recording(path, name.removesuffix(".wav"), root, odd)
-            found[one.id] = one
-    if not found:
+            file = _recording(path, name.removesuffix(".wav"), root, odd)
+            files[file.id] = file
+    if not files:
         raise TaskError(root, "there is no <singer>/<context>/<technique>/<file>.wav", GET)
-    return list(found.values()), [f"{n} {what}" for what, n in odd.items()]
+    return list(files.values()), [f"{n} {what}" for what, n in odd.items()]
 
 
-def _recording(path: Path, name: str, root: Path, odd: Counter[str]) -> Recording:
-    """The singer is the one the name begins with, or else the folder's."""
+def _recording(path: Path, name: str, root: Path, odd: Counter[str]) -> VocalFile:
+    """A file with its singer, whom the file name or else the folder names."""
     folder = path.parent.relative_to(root)
     by_folder, by_name = _singer(folder.parts[0]), _singer(name.partition("_")[0])
     if not (singer := by_name or by_folder):
@@ -106,7 +106,7 @@ def _recording(path: Path, name: str, root: Path, odd: Counter[str]) -> Recordin
         odd["files do not name their singer: the folder's is taken"] += 1
     elif by_folder and by_name != by_folder:
         odd["files name another singer than their folder: the file's is taken"] += 1
-    return Recording(path, folder.as_posix(), path.parent.name, singer, name)
+    return VocalFile(path, folder.as_posix(), path.parent.name, singer, name)
 
 
 def _singer(word: str) -> str | None:

@@ -1,4 +1,4 @@
-"""How far an embedding moves when only the sound changes: level, offset, noise, MP3, speed.
+"""How far an embedding moves under changes of the sound: level, offset, noise, MP3, speed.
 
 Shapes: N samples, n segments, L layers, P width of a pooled segment. Waves are mono, at the rate of the encoder: what
 lies above half of it is gone before any change. Full scale is 1, and nothing is clipped.
@@ -19,24 +19,24 @@ from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.invariance.segments import (
     CLEAN,
     SEGMENT_S,
+    AudioFile,
     Change,
-    Heard,
-    Source,
-    Tell,
+    OnProgress,
+    Segments,
     around_mean,
     chosen_layer,
-    described,
-    hear,
+    embed_segments,
     label,
     mean_and_interval,
+    measurement,
+    model_facts,
     over_recordings,
-    report,
 )
 from mir_benchmarks.report.tables import Table
 from probes.encoders import Encoder
 
 MP3_HZ = 44_100
-MP3_MOST, MP3_LEAST = 320, 32  # kbit/s at this rate: what libsndfile's compression levels 0 and 1 stand for
+MP3_MAX, MP3_MIN = 320, 32  # kbit/s at this rate: libsndfile's compression levels 0 and 1
 COSINE = (
     "Cosine between clean and changed segments, averaged over time, as seen from the mean of all clean ones (as seen "
     "from zero any two sounds are near 1). Full scale is 1; noise is white up to half the model's sample rate; MP3 is "
@@ -51,7 +51,7 @@ def gain(wave_N: np.ndarray, rate_hz: int, random: np.random.Generator, db: floa
 
 
 def offset(wave_N: np.ndarray, rate_hz: int, random: np.random.Generator, level: float) -> np.ndarray:
-    """A constant added, in parts of full scale."""
+    """A constant added, as a fraction of full scale."""
     return wave_N + level
 
 
@@ -62,12 +62,12 @@ def noise(wave_N: np.ndarray, rate_hz: int, random: np.random.Generator, snr_db:
 
 
 def speed(wave_N: np.ndarray, rate_hz: int, random: np.random.Generator, semitones: float) -> np.ndarray:
-    """Played faster, as a tape is: higher by so many semitones, and shorter."""
+    """Played faster, like a tape: higher by `semitones`, and shorter."""
     return np.asarray(soxr.resample(wave_N, rate_hz * 2 ** (semitones / 12), rate_hz))
 
 
 def mp3(wave_N: np.ndarray, rate_hz: int, random: np.random.Generator, kbps: int) -> np.ndarray:
-    """There and back through MP3 of a constant bit rate, mono at 44.1 kHz, aligned with the original."""
+    """Encoded and decoded as MP3 of a constant bit rate, mono at 44.1 kHz, aligned with the original."""
     decoded_N = mp3_decoded(mp3_encoded(soxr.resample(wave_N, rate_hz, MP3_HZ), kbps))[mp3_delay(kbps) :]
     back_N = np.asarray(soxr.resample(decoded_N, MP3_HZ, rate_hz))[: len(wave_N)]
     return np.pad(back_N, (0, len(wave_N) - len(back_N)))
@@ -76,7 +76,7 @@ def mp3(wave_N: np.ndarray, rate_hz: int, random: np.random.Generator, kbps: int
 def mp3_encoded(wave_N: np.ndarray, kbps: int) -> bytes:
     """An MP3 file of a wave at 44.1 kHz."""
     file = io.BytesIO()
-    level = (MP3_MOST - kbps) / (MP3_MOST - MP3_LEAST)
+    level = (MP3_MAX - kbps) / (MP3_MAX - MP3_MIN)
     soundfile.write(file, wave_N, MP3_HZ, format="MP3", bitrate_mode="CONSTANT", compression_level=level)
     return file.getvalue()
 
@@ -88,12 +88,12 @@ def mp3_decoded(file: bytes) -> np.ndarray:
 
 @cache
 def mp3_delay(kbps: int) -> int:
-    """Samples by which a round trip comes late, by cross-correlation: 0 where the decoder takes off what was put on."""
+    """Delay of a round trip in samples, by cross-correlation: 0 where the decoder removes the encoder's padding."""
     noise_N = 0.1 * np.random.default_rng(0).standard_normal(MP3_HZ)
-    heard_N = mp3_decoded(mp3_encoded(noise_N, kbps))
-    size = len(noise_N) + len(heard_N)
-    lags = np.fft.irfft(np.fft.rfft(heard_N, size) * np.fft.rfft(noise_N, size).conj(), size)
-    return int(lags[: len(heard_N)].argmax())
+    decoded_N = mp3_decoded(mp3_encoded(noise_N, kbps))
+    size = len(noise_N) + len(decoded_N)
+    lags = np.fft.irfft(np.fft.rfft(decoded_N, size) * np.fft.rfft(noise_N, size).conj(), size)
+    return int(lags[: len(decoded_N)].argmax())
 
 
 CHANGES: dict[str, Change] = {
@@ -112,60 +112,60 @@ CHANGES: dict[str, Change] = {
 
 def measure_robustness(
     encoders: Sequence[Encoder],
-    sources: Sequence[Source],
+    files: Sequence[AudioFile],
     left_out: Mapping[str, str] | None = None,
     segment_s: float = SEGMENT_S,
     layer: str | None = None,
     changes: Mapping[str, Change] = CHANGES,
-    tell: Tell = lambda: None,
+    on_progress: OnProgress = lambda: None,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Each change for each encoder and layer, as the JSON of `mert bench robustness`; and what could not be read."""
-    layers = [chosen_layer(encoder, layer) for encoder in encoders]  # refuses unknown ones before the work
+    """The JSON of `mert bench robustness`, each change in each layer of each encoder; and recordings not readable."""
+    layers = [chosen_layer(encoder, layer) for encoder in encoders]  # refuses unknown layers before any work
     models = []
-    for encoder, of_table in zip(encoders, layers, strict=True):
-        heard = hear(encoder, sources, changes, segment_s, tell=tell)
-        if len(heard.owner_n) < 2:
-            raise TaskError("AUDIO", f"{len(heard.owner_n)} segments", "give recordings with at least two")
-        found = {change: by_layer(heard, change, encoder.facts.layer_names) for change in changes}
-        models.append(described(encoder, of_table, heard) | {"chance": 100 / len(heard.owner_n), "changes": found})
-    return report("robustness", segment_s, heard, left_out or {}, models), heard.failed
+    for encoder, shown in zip(encoders, layers, strict=True):
+        segments = embed_segments(encoder, files, changes, segment_s, on_progress=on_progress)
+        if len(segments.owner_n) < 2:
+            raise TaskError("AUDIO", f"{len(segments.owner_n)} segments", "give recordings with at least two")
+        moved = {change: by_layer(segments, change, encoder.facts.layer_names) for change in changes}
+        models.append(model_facts(encoder, shown, segments) | {"chance": 100 / len(segments.owner_n), "changes": moved})
+    return measurement("robustness", segment_s, segments, left_out or {}, models), segments.failed
 
 
-def by_layer(heard: Heard, change: str, layer_names: Sequence[str]) -> dict[str, Any]:
-    """Cosine of clean and changed segments, and percent found again, in each layer."""
-    found = {}
+def by_layer(segments: Segments, change: str, layer_names: Sequence[str]) -> dict[str, Any]:
+    """Cosine of clean and changed segments, and percent of segments retrieved, in each layer."""
+    layers = {}
     for i, layer in enumerate(layer_names):
-        clean_nP = heard.vectors[CLEAN][:, i]
-        seen_nP = around_mean(heard.vectors[change][:, i], clean_nP)
+        clean_nP = segments.vectors[CLEAN][:, i]
+        seen_nP = around_mean(segments.vectors[change][:, i], clean_nP)
         clean_nP = around_mean(clean_nP, clean_nP)
-        found[layer] = {
-            "cosine": over_recordings((seen_nP * clean_nP).sum(axis=1), heard.owner_n),
-            "retrieval": over_recordings(100 * found_again(seen_nP, clean_nP), heard.owner_n),
+        layers[layer] = {
+            "cosine": over_recordings((seen_nP * clean_nP).sum(axis=1), segments.owner_n),
+            "retrieval": over_recordings(100 * retrieved(seen_nP, clean_nP), segments.owner_n),
         }
-    return found
+    return layers
 
 
-def found_again(changed_nP: np.ndarray, clean_nP: np.ndarray) -> np.ndarray:
+def retrieved(changed_nP: np.ndarray, clean_nP: np.ndarray) -> np.ndarray:
     """1 where the clean segment nearest to a changed one is its own source, 1/k where it is one of k as near, else 0.
 
-    >>> found_again(np.eye(3), np.eye(3)), found_again(np.zeros((2, 3)), np.eye(3)[:2])
+    >>> retrieved(np.eye(3), np.eye(3)), retrieved(np.zeros((2, 3)), np.eye(3)[:2])
     (array([1., 1., 1.]), array([0.5, 0.5]))
     """
     shares = []
-    for own, changed_P in enumerate(changed_nP):
-        ahead_n = clean_nP @ changed_P - changed_P @ clean_nP[own]
+    for i, changed_P in enumerate(changed_nP):
+        ahead_n = clean_nP @ changed_P - changed_P @ clean_nP[i]
         shares.append(0.0 if ahead_n.max() > EQUAL else 1 / (ahead_n > -EQUAL).sum())
     return np.array(shares)
 
 
 def robustness_tables(measured: Mapping[str, Any]) -> tuple[Table, Table]:
-    """Cosines, and percent found again, at the layer of each model: a row a change, a column a model."""
+    """Cosines and percentages of retrieved segments at the layer of each model: rows are changes, columns models."""
     models = measured["models"]
     columns = ("change", *map(label, models))
 
     def rows(what: str, digits: int) -> list[tuple[str, ...]]:
         return [
-            (change, *(mean_and_interval(one["changes"][change][one["layer"]][what], digits) for one in models))
+            (change, *(mean_and_interval(model["changes"][change][model["layer"]][what], digits) for model in models))
             for change in models[0]["changes"]
         ]
 
@@ -173,9 +173,9 @@ def robustness_tables(measured: Mapping[str, Any]) -> tuple[Table, Table]:
         f"{models[0]['n_segments']} segments of {measured['segment_s']:g} s (shorter recordings whole) of "
         f"{models[0]['n_recordings']} recordings, each counted alike; 95 % bootstrap intervals over recordings."
     )
-    found = f"How often the clean segment nearest to a changed one is its own source; {models[0]['chance']:.1f} % by "
-    found += "chance."
+    retrieval = "How often the clean segment nearest to a changed one is its own source; "
+    retrieval += f"{models[0]['chance']:.1f} % by chance."
     return (
         Table("Cosine under changes of the sound", columns, rows("cosine", 3), f"{COSINE} {extent}"),
-        Table("Found again, %", columns, rows("retrieval", 1), f"{found} {extent}"),
+        Table("Found again, %", columns, rows("retrieval", 1), f"{retrieval} {extent}"),
     )

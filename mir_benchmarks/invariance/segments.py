@@ -1,4 +1,4 @@
-"""Recordings cut into segments, and what an encoder makes of each: one vector a layer, as they are and changed.
+"""Segments of recordings as vectors: one per layer, for the segment as it is and under each change of the sound.
 
 Shapes: N samples, n segments, L layers, P width of a pooled segment, m recordings.
 """
@@ -22,7 +22,7 @@ from mir_benchmarks.statistics import LEVELS, draw
 from mir_benchmarks.tasks.run import model_of
 from probes.encoders import Encoder, MertEncoder
 from probes.features.clips import Clip
-from probes.features.cutting import NEARLY_S, SHORTEST_S, Windowing
+from probes.features.cutting import NEARLY_S, SHORTEST_S, ClipWindows
 from probes.results import library_versions
 
 SCHEMA = 1
@@ -30,12 +30,12 @@ SEGMENT_S = 3.0
 CLEAN = "clean"
 
 Change = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]  # (wave_N, rate_hz, random) -> wave
-Tell = Callable[[], None]
+OnProgress = Callable[[], None]  # called after each recording
 
 
 @dataclass(frozen=True)
-class Source:
-    """A recording by a name that holds no folder of this machine, and its bytes."""
+class AudioFile:
+    """A recording: its name without the folders of this machine, its path and the SHA-256 of its bytes."""
 
     name: str
     path: Path
@@ -43,11 +43,11 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """Vectors [n, L, P] of segments, by change (`clean` always), and which recording each segment is of.
+class Segments:
+    """Vectors [n, L, P] of segments by change (`clean` among them), and the recording that each segment belongs to.
 
-    `recordings` have name, sha256, seconds and number of segments; `left_out` says which gave none and why, `failed`
-    which of these could not be read.
+    `recordings` have name, sha256, seconds and number of segments. `left_out` maps recordings without a segment to the
+    reason; those that could not be read are `failed`.
     """
 
     vectors: dict[str, np.ndarray]
@@ -57,14 +57,17 @@ class Heard:
     failed: tuple[str, ...]
 
 
-def sources_of(inputs: Sequence[Path]) -> tuple[list[Source], dict[str, str]]:
-    """Recordings among files and folders, and names left out with the reason: unreadable, or the bytes of another."""
+def audio_files(inputs: Sequence[Path]) -> tuple[list[AudioFile], dict[str, str]]:
+    """Recordings among files and folders; and names of copies, which are left out, with the reason.
+
+    AudioError for a file that cannot be read, UsageError where there is none.
+    """
     named = [
-        (found.relative_to(path).as_posix() if path.is_dir() else path.name, found)
+        (file.relative_to(path).as_posix() if path.is_dir() else path.name, file)
         for path in inputs
-        for found in (audio_under(path, Counter()) if path.is_dir() else [path])
+        for file in (audio_under(path, Counter()) if path.is_dir() else [path])
     ]
-    known: dict[str, Source] = {}
+    known: dict[str, AudioFile] = {}
     left_out = {}
     for name, path in named:
         try:
@@ -74,7 +77,7 @@ def sources_of(inputs: Sequence[Path]) -> tuple[list[Source], dict[str, str]]:
         if sha256 in known:
             left_out[name] = f"the same file as {known[sha256].name}"
         else:
-            known[sha256] = Source(name, path, sha256)
+            known[sha256] = AudioFile(name, path, sha256)
     if not known:
         raise UsageError("AUDIO", "there are no recordings", "give audio files, or folders of them")
     return list(known.values()), left_out
@@ -86,25 +89,25 @@ def cut(wave_N: np.ndarray, rate_hz: int, segment_s: float, only_whole: bool) ->
     A recording shorter than a segment is one of its own length (at least 1 s), or none if `only_whole`.
 
     >>> wave = np.sin(np.arange(75))
-    >>> [len(one) for one in cut(wave, 10, 3.0, False)], [len(one) for one in cut(wave[:20], 10, 3.0, False)]
+    >>> [len(part) for part in cut(wave, 10, 3.0, False)], [len(part) for part in cut(wave[:20], 10, 3.0, False)]
     ([30, 30], [20])
     >>> cut(wave[:20], 10, 3.0, True), cut(np.ones(75), 10, 3.0, True)
     ([], [])
     """
-    least_s = segment_s if only_whole else min(segment_s, SHORTEST_S)
-    pieces = (wave_N[first:end] for first, end in Windowing(segment_s, tail="drop").spans(len(wave_N), rate_hz))
-    return [one for one in pieces if len(one) >= (least_s - NEARLY_S) * rate_hz and np.ptp(one) >= SILENT_RANGE]
+    min_s = segment_s if only_whole else min(segment_s, SHORTEST_S)
+    parts = (wave_N[first:end] for first, end in ClipWindows(segment_s, tail="drop").spans(len(wave_N), rate_hz))
+    return [part for part in parts if len(part) >= (min_s - NEARLY_S) * rate_hz and np.ptp(part) >= SILENT_RANGE]
 
 
-def hear(
+def embed_segments(
     encoder: Encoder,
-    sources: Sequence[Source],
+    files: Sequence[AudioFile],
     changes: Mapping[str, Change] | None = None,
     segment_s: float = SEGMENT_S,
     only_whole: bool = False,
-    tell: Tell = lambda: None,
-) -> Heard:
-    """Embed each segment, as it is and under each change; a recording that cannot be used stops nothing."""
+    on_progress: OnProgress = lambda: None,
+) -> Segments:
+    """Embed each segment as it is and under each change; recordings that cannot be used are left out."""
     rate_hz = encoder.facts.sample_rate
     names = {CLEAN: unchanged} | dict(changes or {})
     vectors: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -112,50 +115,48 @@ def hear(
     left_out: dict[str, str] = {}
     failed: list[str] = []
     owners: list[int] = []
-    for source in sources:
+    for file in files:
         try:
-            wave_N = Clip(source.name, source.path).read(rate_hz)
+            wave_N = Clip(file.name, file.path).read(rate_hz)
         except AudioError as error:
-            left_out[source.name] = error.reason.replace(str(source.path), source.name)  # decoders quote paths
-            failed.append(source.name)
+            left_out[file.name] = error.reason.replace(str(file.path), file.name)  # decoders quote paths
+            failed.append(file.name)
             continue
         segments = cut(wave_N, rate_hz, segment_s, only_whole)
         for name, change in names.items():
-            vectors[name] += encoder.pooled(list(changed(segments, change, rate_hz, source.sha256)))
+            vectors[name] += encoder.pooled(list(changed(segments, change, rate_hz, file.sha256)))
         if segments:
             owners += [len(recordings)] * len(segments)
             facts = {"seconds": round(len(wave_N) / rate_hz, 3), "segments": len(segments)}
-            recordings.append({"name": source.name, "sha256": source.sha256} | facts)
+            recordings.append({"name": file.name, "sha256": file.sha256} | facts)
         else:
-            left_out[source.name] = (
-                f"no segment of {segment_s:g} s with sound" if only_whole else "too short, or silent"
-            )
-        tell()
-    stacked = {name: np.stack(found).astype(np.float64) for name, found in vectors.items() if found}
-    return Heard(stacked, np.array(owners, int), recordings, left_out, tuple(failed))
+            left_out[file.name] = f"no segment of {segment_s:g} s with sound" if only_whole else "too short, or silent"
+        on_progress()
+    stacked = {name: np.stack(vectors_n).astype(np.float64) for name, vectors_n in vectors.items() if vectors_n}
+    return Segments(stacked, np.array(owners, int), recordings, left_out, tuple(failed))
 
 
 def changed(segments: Sequence[np.ndarray], change: Change, rate_hz: int, sha256: str) -> Iterator[np.ndarray]:
-    """The segments under a change; what is random is a function of the recording and the segment's number."""
+    """The segments under a change; randomness is seeded by the recording and the number of the segment."""
     for i, wave_N in enumerate(segments):
         yield change(wave_N, rate_hz, np.random.default_rng([int(sha256[:8], 16), i])).astype(np.float32)
 
 
 def unchanged(wave_N: np.ndarray, rate_hz: int, random: np.random.Generator) -> np.ndarray:
-    """What all changes are measured against."""
+    """The segment as it is: the reference of all changes."""
     return wave_N
 
 
 def around_mean(vectors_nP: np.ndarray, clean_nP: np.ndarray) -> np.ndarray:
-    """Unit vectors as seen from the mean of the clean segments.
+    """Vectors minus the mean of the clean segments, scaled to unit length.
 
-    Raw means over time share a large common direction: seen from zero, the cosine of any two sounds is near 1.
+    Means over time share a large common component: without the subtraction the cosine of any two sounds is near 1.
     """
     return directions(vectors_nP, clean_nP.mean(axis=0))
 
 
 def over_recordings(values_n: np.ndarray, owner_n: np.ndarray) -> dict[str, Any]:
-    """Mean over recordings of each one's mean over its segments, with a 95 % bootstrap interval over recordings.
+    """Mean over recordings of the mean over its segments, with a 95 % bootstrap interval over recordings.
 
     One recording has no interval.
 
@@ -169,7 +170,7 @@ def over_recordings(values_n: np.ndarray, owner_n: np.ndarray) -> dict[str, Any]
 
 
 def chosen_layer(encoder: Encoder, asked: str | None) -> str:
-    """The layer for a table: the one asked for, else the recommended, else the last; the only one of a baseline."""
+    """The layer that tables show: `asked`, else the recommended one, else the last; a baseline has only one."""
     if not isinstance(encoder, MertEncoder):
         return encoder.facts.layer_names[-1]
     if asked is None:
@@ -177,23 +178,25 @@ def chosen_layer(encoder: Encoder, asked: str | None) -> str:
     return encoder.embedder.names(encoder.embedder.settings(layers=[asked]))[0]
 
 
-def report(kind: str, segment_s: float, heard: Heard, left_out: Mapping[str, str], models: list[Any]) -> dict[str, Any]:
-    """The JSON of a measurement on segments."""
+def measurement(
+    kind: str, segment_s: float, segments: Segments, left_out: Mapping[str, str], models: list[Any]
+) -> dict[str, Any]:
+    """The JSON of a measurement on segments; the commands add the words they were called with."""
     return {
-        "format": f"mert-{kind}", "schema": SCHEMA, "segment_s": segment_s, "recordings": heard.recordings,
-        "left_out": dict(left_out) | heard.left_out, "models": models, "versions": library_versions(),
+        "format": f"mert-{kind}", "schema": SCHEMA, "segment_s": segment_s, "recordings": segments.recordings,
+        "left_out": dict(left_out) | segments.left_out, "models": models, "versions": library_versions(),
     }  # fmt: skip
 
 
-def described(encoder: Encoder, layer: str, heard: Heard) -> dict[str, Any]:
-    """Who heard, the layer of the table, and how much there was."""
-    n = {"n_segments": len(heard.owner_n), "n_recordings": len(heard.recordings)}
-    return {"model": model_of(encoder), "layer": layer} | n
+def model_facts(encoder: Encoder, layer: str, segments: Segments) -> dict[str, Any]:
+    """The model, the layer that tables show, and the numbers of segments and recordings."""
+    counts = {"n_segments": len(segments.owner_n), "n_recordings": len(segments.recordings)}
+    return {"model": model_of(encoder), "layer": layer} | counts
 
 
-def label(one: Mapping[str, Any]) -> str:
-    """A model of a report with the layer shown; a baseline has one, of its own name."""
-    name, layer = str(one["model"]["name"]), str(one["layer"])
+def label(measured: Mapping[str, Any]) -> str:
+    """Name and layer of a measured model; a baseline has a single layer of its own name."""
+    name, layer = str(measured["model"]["name"]), str(measured["layer"])
     return name if layer == name else f"{name}, {layer}"
 
 

@@ -1,4 +1,4 @@
-"""Is a segment nearer to another one of its recording than to one of another recording? All triplets, counted exactly.
+"""How often a segment is nearer to another of its recording than to one of another recording, over all triplets.
 
 Shapes: n segments, P width of a pooled segment, m recordings, R resamples.
 """
@@ -14,14 +14,14 @@ from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.invariance.segments import (
     CLEAN,
     SEGMENT_S,
-    Source,
-    Tell,
+    AudioFile,
+    OnProgress,
     around_mean,
     chosen_layer,
-    described,
-    hear,
+    embed_segments,
     mean_and_interval,
-    report,
+    measurement,
+    model_facts,
 )
 from mir_benchmarks.report.tables import Table
 from mir_benchmarks.statistics import LEVELS, draw
@@ -32,29 +32,29 @@ CHANCE = 50.0
 
 def measure_triplets(
     encoders: Sequence[Encoder],
-    sources: Sequence[Source],
+    files: Sequence[AudioFile],
     left_out: Mapping[str, str] | None = None,
     segment_s: float = SEGMENT_S,
     layer: str | None = None,
-    tell: Tell = lambda: None,
+    on_progress: OnProgress = lambda: None,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Accuracy of each encoder and layer, as the JSON of `mert bench triplets`; and what could not be read."""
-    layers = [chosen_layer(encoder, layer) for encoder in encoders]  # refuses unknown ones before the work
+    """The JSON of `mert bench triplets`, the accuracy of each layer of each encoder; and recordings not readable."""
+    layers = [chosen_layer(encoder, layer) for encoder in encoders]  # refuses unknown layers before any work
     models = []
-    for encoder, of_table in zip(encoders, layers, strict=True):
-        heard = hear(encoder, sources, None, segment_s, only_whole=True, tell=tell)
-        n_triplets = int(counted(heard.owner_n).sum())
+    for encoder, shown in zip(encoders, layers, strict=True):
+        segments = embed_segments(encoder, files, None, segment_s, only_whole=True, on_progress=on_progress)
+        n_triplets = int(counted(segments.owner_n).sum())
         if not n_triplets:
-            reason = f"{len(heard.owner_n)} segments of {len(heard.recordings)} recordings make no triplet"
+            reason = f"{len(segments.owner_n)} segments of {len(segments.recordings)} recordings make no triplet"
             raise TaskError("AUDIO", reason, "give two recordings, one of them with two segments")
-        found = {
-            name: accuracy(around_mean(vectors_nP, vectors_nP), heard.owner_n)
-            for name, vectors_nP in zip(encoder.facts.layer_names, heard.vectors[CLEAN].swapaxes(0, 1), strict=True)
+        accuracies = {
+            name: accuracy(around_mean(vectors_nP, vectors_nP), segments.owner_n)
+            for name, vectors_nP in zip(encoder.facts.layer_names, segments.vectors[CLEAN].swapaxes(0, 1), strict=True)
         }
-        n_anchors = sum(recording["segments"] > 1 for recording in heard.recordings)
+        n_anchors = sum(recording["segments"] > 1 for recording in segments.recordings)
         extent = {"n_triplets": n_triplets, "n_anchor_recordings": n_anchors, "chance": CHANCE}
-        models.append(described(encoder, of_table, heard) | extent | {"layers": found})
-    return report("triplets", segment_s, heard, left_out or {}, models), heard.failed
+        models.append(model_facts(encoder, shown, segments) | extent | {"layers": accuracies})
+    return measurement("triplets", segment_s, segments, left_out or {}, models), segments.failed
 
 
 def counted(owner_n: np.ndarray) -> np.ndarray:
@@ -69,7 +69,7 @@ def counted(owner_n: np.ndarray) -> np.ndarray:
 
 
 def accuracy(units_nP: np.ndarray, owner_n: np.ndarray) -> dict[str, Any]:
-    """Percent of triplets that are right, each ordered pair of recordings counted alike; ties are half right.
+    """Percent of triplets that are right, ordered pairs of recordings weighted equally; a tie is half right.
 
     The 95 % interval draws recordings: a triplet counts as often as both of its recordings were drawn.
 
@@ -94,15 +94,15 @@ def accuracy(units_nP: np.ndarray, owner_n: np.ndarray) -> dict[str, Any]:
 
 
 def triplets_table(measured: Mapping[str, Any]) -> Table:
-    """A row a model, at its layer."""
+    """One row per model, at its layer."""
     rows: list[tuple[str, ...]] = [
         (
-            one["model"]["name"],
-            one["layer"],
-            mean_and_interval(one["layers"][one["layer"]], 1),
-            f"{one['n_triplets']:,}",
+            model["model"]["name"],
+            model["layer"],
+            mean_and_interval(model["layers"][model["layer"]], 1),
+            f"{model['n_triplets']:,}",
         )
-        for one in measured["models"]
+        for model in measured["models"]
     ]
     first = measured["models"][0]
     note = (

@@ -1,4 +1,4 @@
-"""Published results of the 14 tasks, as data: every cell with its source, none from memory."""
+"""Published results of the 14 tasks, read from CSV files with one row per number and its source."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ class Cell:
 
 @cache
 def cells() -> tuple[Cell, ...]:
-    """All published cells, table by table in order of time; TaskError for a row that names what is not known.
+    """All published numbers, by table in order of publication; TaskError for a row of unknown task or metric.
 
     >>> next(cell.value for cell in cells() if cell.model == "MERT-v1-95M" and cell.task == "gtzan_genre")
     74.8
     """
-    found = []
+    published: list[Cell] = []
     for name in ("marble_2023", "mert_2024", "muq_2025", "mert2_2026"):
         text = files(__package__).joinpath(f"{name}.csv").read_text(encoding="utf-8")
-        found += [_cell(name, row) for row in csv.DictReader(text.splitlines())]
-    return tuple(found)
+        published += [_cell(name, row) for row in csv.DictReader(text.splitlines())]
+    return tuple(published)
 
 
 def _cell(name: str, row: dict[str, str]) -> Cell:
     task = TASKS.get(row["task"])
     known = METRICS.keys() & set(task.metrics) if task else {"score"} if row["task"] == "average" else set()
     if row["metric"] not in known or row["status"] not in STATUSES:
-        raise TaskError(f"{name}.csv", f"an unknown task, metric or status: {row}", "mend the row")
+        raise TaskError(f"{name}.csv", f"an unknown task, metric or status: {row}", "fix the row")
     return Cell(**(row | {"value": float(row["value"])}))  # type: ignore[arg-type]
 
 
 def published_scores() -> dict[tuple[str, str], dict[str, float]]:
-    """Task scores by (table, model): only of tasks all of whose scored metrics are published.
+    """Task scores by (table, model), of the tasks for which all metrics of the score are published.
 
     >>> round(published_scores()["MARBLE 2023", "MERT-v1-95M"]["mtt"], 2)
     65.15

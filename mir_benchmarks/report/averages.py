@@ -1,4 +1,4 @@
-"""One number for a model over all tasks: the mean of the 14 task scores, and mean ranks beside it."""
+"""Averages over tasks: the mean of the 14 task scores of a model, and mean ranks of several models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def average(scores: Mapping[str, float]) -> float:
 
 
 def mean_of_present(scores: Mapping[str, float]) -> tuple[float, int]:
-    """Mean of the task scores there are, and how many they are: not comparable unless the tasks are the same.
+    """Mean of the task scores present, and their number; comparable only between models with the same tasks.
 
     >>> mean_of_present({"gtzan_genre": 70.0, "mtt": 65.0})
     (67.5, 2)
@@ -38,7 +38,7 @@ def mean_of_present(scores: Mapping[str, float]) -> tuple[float, int]:
 
 
 def mean_ranks(scores: Mapping[str, Mapping[str, float]]) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Mean rank of each model over the tasks that all of them have, and these tasks; 1 is best, equals share a rank.
+    """Mean rank of each model over the tasks that all of them have, and these tasks; 1 is best, ties share a rank.
 
     >>> mean_ranks({"a": {"mtt": 60.0, "musdb18": 5.0}, "b": {"mtt": 60.0, "musdb18": 4.0, "gtzan_genre": 70.0}})
     ({'a': 1.25, 'b': 1.75}, ('mtt', 'musdb18'))

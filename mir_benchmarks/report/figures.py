@@ -1,4 +1,4 @@
-"""The pictures of a report: each function draws one thing on axes and returns them.
+"""The figures of a report: each function draws on axes, which it returns. Series and grids look as in `mert.plots`.
 
 Shapes: S seeds, n items, C classes, K tasks, L layers.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mert.plots import ACCENT, COLOURS, GRID, new_axes, plain
+from mert.plots import ACCENT, COLOURS, FAINT, GRID, new_axes, plain
 from mir_benchmarks.report.runs import Run
 from mir_benchmarks.report.tables import number, unit_of
 from mir_benchmarks.tasks.registry import TASKS
@@ -20,7 +20,9 @@ from probes.results import plot_layer_curve as draw_curve
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COUNTED_CLASSES = 24  # up to so many, the cells of a confusion matrix hold their counts
+COUNTED_CLASSES = 24  # confusion matrices of at most this many classes show their counts
+RULE, FRAME, INK = "#eeeeee", "#bbbbbb", "#333333"  # lines between tasks, around a matrix, counts in its light cells
+LAYERS_MAP, SHARES_MAP = "YlGnBu", "Blues"
 
 
 def plot_scores(runs: Sequence[Run], axes: Axes | None = None) -> Axes:
@@ -46,7 +48,7 @@ def plot_scores(runs: Sequence[Run], axes: Axes | None = None) -> Axes:
     axes.grid(axis="x", color=GRID, lw=0.6)
     axes.set_axisbelow(True)
     for row in range(1, len(tasks)):
-        axes.axhline(row - 0.5, color="#eeeeee", lw=0.8, zorder=0)
+        axes.axhline(row - 0.5, color=RULE, lw=0.8, zorder=0)
     axes.set_xlabel("task score, points", fontsize=8)
     axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, fontsize=8, frameon=False)
     return axes
@@ -63,7 +65,7 @@ def plot_heatmap(run: Run, axes: Axes | None = None) -> Axes:
             spread if spread > 1e-12 else 1.0
         )
     axes = axes or new_axes(3.0 + min(0.52 * max(8, len(layers)), 8.0), 1.5 + 0.3 * len(curves))
-    image = axes.imshow(values_KL, cmap="YlGnBu", vmin=-2, vmax=1.6, aspect="auto")
+    image = axes.imshow(values_KL, cmap=LAYERS_MAP, vmin=-2, vmax=1.6, aspect="auto")
     for row, values_L in enumerate(values_KL):
         best = int(np.nanargmax(values_L))
         axes.add_patch(_box(best, row))
@@ -72,8 +74,8 @@ def plot_heatmap(run: Run, axes: Axes | None = None) -> Axes:
     axes.set_xticks(np.arange(0.5, len(layers) - 1), minor=True)
     axes.set_yticks(np.arange(0.5, len(curves) - 1), minor=True)
     axes.grid(which="minor", color="white", lw=1.2)
-    for place in [i for i, layer in enumerate(layers) if not is_single(layer)][:1]:
-        axes.axvline(place - 0.5, color="white", lw=6)
+    for column in [i for i, layer in enumerate(layers) if not is_single(layer)][:1]:
+        axes.axvline(column - 0.5, color="white", lw=6)
     axes.tick_params(which="both", length=0, labelsize=8)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("layer", fontsize=8)
@@ -91,7 +93,7 @@ def _box(x: float, y: float):  # type: ignore[no-untyped-def]  # matplotlib is i
 
 
 def plot_layer_curve(result: Result, axes: Axes | None = None, colour: str = COLOURS[0]) -> Axes:
-    """Validation by layer at each layer's best rate: mean over seeds, their range, and the layer that was chosen."""
+    """Validation by layer at each layer's best rate: mean and range over seeds, and the selected layer."""
     axes = draw_curve(LayerCurve.of(result.grid), result.layer, axes or new_axes(2.9, 2.1), colour, size_pt=8.0)
     axes.set_title(TASKS[result.task["name"]].title, fontsize=9, loc="left")
     return axes
@@ -111,7 +113,7 @@ def plot_layer_curves(run: Run, columns: int = 4) -> list[Axes]:
 
 
 def confusion(outputs: Outputs) -> tuple[np.ndarray, list[int]]:
-    """Counts [C, C] over all seeds, a row for each true class, and the classes: all, or of many those that occur."""
+    """Counts [C, C] over all seeds, one row per true class; and the classes: all, or those that occur if many."""
     n_classes = outputs.outputs.shape[2]
     guesses_Sn = outputs.outputs.argmax(axis=2)
     counts_CC = np.zeros((n_classes, n_classes), dtype=int)
@@ -130,17 +132,17 @@ def plot_confusion(result: Result, outputs: Outputs, axes: Axes | None = None) -
     size = 1.9 + 0.28 * len(names) if len(names) <= COUNTED_CLASSES else 6.2
     axes = axes or new_axes(size + 0.6, size)
     shares_CC = counts_CC / np.maximum(counts_CC.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares_CC, cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(shares_CC, cmap=SHARES_MAP, vmin=0, vmax=1)
     ticks = range(len(names)) if len(names) <= COUNTED_CLASSES else range(0, len(names), -(-len(names) // 16))
     axes.set_xticks(ticks, [names[i] for i in ticks], rotation=60, ha="right", rotation_mode="anchor")
     axes.set_yticks(ticks, [names[i] for i in ticks])
     if len(names) <= COUNTED_CLASSES:
         for (row, column), count in np.ndenumerate(counts_CC):
             if count:
-                colour = "white" if shares_CC[row, column] > 0.45 else "#333333"
+                colour = "white" if shares_CC[row, column] > 0.45 else INK
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=6.5, color=colour)
     axes.tick_params(length=0, labelsize=7.5)
-    axes.spines[:].set_color("#bbbbbb")
+    axes.spines[:].set_color(FRAME)
     axes.set_xlabel("estimate", fontsize=8)
     axes.set_ylabel("reference", fontsize=8)
     axes.set_title(f"{TASKS[result.task['name']].title}, {len(outputs.outputs)} seeds", fontsize=9, loc="left")
@@ -152,13 +154,13 @@ def plot_confusion(result: Result, outputs: Outputs, axes: Axes | None = None) -
 
 
 def plot_estimates(result: Result, outputs: Outputs, target: str, axes: Axes | None = None) -> Axes:
-    """Estimates of one target of a regression against the truth, with the line where they would be equal."""
+    """Estimates of one target of a regression against the truth, with the diagonal."""
     axes = plain(axes or new_axes(3.4, 3.3))
     i = outputs.columns.index(target)
-    truth_n, said_n = outputs.targets[:, i], outputs.outputs[:, :, i].mean(axis=0)
-    ends = (min(truth_n.min(), said_n.min()), max(truth_n.max(), said_n.max()))
-    axes.plot(ends, ends, color="#999999", lw=1, ls=":")
-    axes.plot(truth_n, said_n, "o", ms=3.5, color=COLOURS[0], alpha=0.5, mew=0)
+    truth_n, estimates_n = outputs.targets[:, i], outputs.outputs[:, :, i].mean(axis=0)
+    ends = (min(truth_n.min(), estimates_n.min()), max(truth_n.max(), estimates_n.max()))
+    axes.plot(ends, ends, color=FAINT, lw=1, ls=":")
+    axes.plot(truth_n, estimates_n, "o", ms=3.5, color=COLOURS[0], alpha=0.5, mew=0)
     score = result.metrics[f"r2_{target}"]["mean"]
     axes.set_title(f"{target}: R² {number(score, unit_of(result))}", fontsize=9, loc="left")
     axes.set_xlabel("reference", fontsize=8)

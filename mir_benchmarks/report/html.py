@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no script, no network, pictures inside; text is escaped."""
+"""The report as one HTML page without scripts or network access: figures are inside it, all text is escaped."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from mert.plots import COLOURS
 from mir_benchmarks.report import figures, tables
 from mir_benchmarks.report.runs import Run
 from mir_benchmarks.report.tables import SYNTHETIC, Table
-from mir_benchmarks.report.worst_items import MEASURES, Failure, failures
+from mir_benchmarks.report.worst_items import MEASURES, WorstItem, worst_items
 from mir_benchmarks.tasks.registry import TASKS
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """HTML, which is not escaped again."""
 
 
 def element(name: str, *children: str | None, **attributes: str) -> Markup:
@@ -50,7 +51,7 @@ def slug(title: str) -> str:
 
 
 def table_of(table: Table, n_ours: int = 0) -> Markup:
-    """A table that scrolls sideways where it must, with its note; the first `n_ours` rows are set off."""
+    """A table with its note, which scrolls sideways if it is wide; the first `n_ours` rows are highlighted."""
     kinds = ["word" if table.is_text(c) else "number" for c in range(len(table.columns))]
     head = element("tr", *(element("th", name, class_=kind) for name, kind in zip(table.columns, kinds, strict=True)))
     rows = []
@@ -77,7 +78,7 @@ def picture(axes: Axes, alt: str) -> Markup:
     file = io.BytesIO()
     figure: Any = axes.figure
     with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "report"}):
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # names of models and tags hold any script
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # names of models and tags may be in any script
         figure.savefig(file, format="svg", metadata={"Date": None})
     address = f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
     width = f"{figure.get_figwidth() * 96:.0f}"
@@ -108,14 +109,14 @@ def page(runs: Sequence[Run]) -> str:
 def _models(runs: Sequence[Run]) -> Markup:
     chips = []
     for r, run in enumerate(runs):
-        dot = element("i", class_="dot", style=f"background:{figures.COLOURS[r % len(figures.COLOURS)]}")
+        dot = element("i", class_="dot", style=f"background:{COLOURS[r % len(COLOURS)]}")
         count = element("small", f" {len(run.results)} of {len(TASKS)} tasks")
         chips.append(element("span", dot, run.label, count, class_="chip"))
     return element("p", *chips)
 
 
 def _banners(runs: Sequence[Run]) -> Iterator[Markup]:
-    """What a reader must know before any number."""
+    """Warnings that stand before all numbers: synthetic data, limited runs."""
     if any(run.synthetic for run in runs):
         tasks = sum(result.task["data"] == "synthetic" for run in runs for result in run.results.values())
         yield _banner("Synthetic data", f"{tasks} results are on {SYNTHETIC}.", "synthetic")
@@ -135,7 +136,7 @@ def _sections(runs: Sequence[Run]) -> Iterator[tuple[str, Markup | None]]:
     yield "Beside published results", table_of(tables.published_table(runs), len(runs))
     yield "Layers", joined(*(part for run in runs for part in _layers(run)))
     yield "Confusions and estimates", joined(*(part for run in runs for part in _confusions(run)))
-    yield "Worst test items", joined(*(part for run in runs for part in _failures(run)))
+    yield "Worst test items", joined(*(part for run in runs for part in _worst_items(run)))
     yield "Details", table_of(tables.details_table(runs))
     notes = tables.notes_table(runs)
     yield "Notes", table_of(notes) if notes.rows else None
@@ -180,20 +181,20 @@ def _confusions(run: Run) -> Iterator[Markup]:
         yield element("div", *(element("figure", image) for image in images), class_="gallery")
 
 
-def _failures(run: Run) -> Iterator[Markup]:
-    found = {name: failures(run.results[name], outputs) for name, outputs in run.outputs.items()}
-    if any(found.values()):
+def _worst_items(run: Run) -> Iterator[Markup]:
+    items = {name: worst_items(run.results[name], outputs) for name, outputs in run.outputs.items()}
+    if any(items.values()):
         yield element("h3", run.label)
-    for name, worst in found.items():
+    for name, worst in items.items():
         if worst:
             title = TASKS[name].title
             count = element("small", f" {len(worst)} items")
-            yield element("details", element("summary", title, count), table_of(_worst(name, worst)))
+            yield element("details", element("summary", title, count), table_of(_worst_table(name, worst)))
 
 
-def _worst(name: str, worst: Sequence[Failure]) -> Table:
-    """A table of failures; beats and stems have no label that could be shown."""
-    words = ("reference", "estimate") if any(one.reference for one in worst) else ("estimate",)
-    rows = [(one.id, *(getattr(one, word) for word in words), *one.measures) for one in worst]
+def _worst_table(name: str, worst: Sequence[WorstItem]) -> Table:
+    """A table of the worst items of a task; beats and stems have no label that could be shown."""
+    words = ("reference", "estimate") if any(item.reference for item in worst) else ("estimate",)
+    rows = [(item.id, *(getattr(item, word) for word in words), *item.measures) for item in worst]
     columns = ("item", *words, *MEASURES[TASKS[name].kind])
     return Table(TASKS[name].title, columns, rows, text=frozenset(words))

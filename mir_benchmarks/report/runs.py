@@ -1,4 +1,4 @@
-"""Folders of results, read for a report: a folder is one model's."""
+"""The results of one model on several tasks, loaded from the folder that `mert bench run` wrote."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from probes.results import LayerCurve, Outputs, Result, load_outputs
 
 @dataclass(frozen=True)
 class Run:
-    """The results of one model by task, in the order of the registry, and the outputs of those that have them."""
+    """The results of one model by task, in the order of the registry, and their outputs where there are any."""
 
     label: str
     results: dict[str, Result]
@@ -31,7 +31,7 @@ class Run:
 
     @property
     def layered(self) -> dict[str, LayerCurve]:
-        """Validation by layer, of the tasks where there was a choice of layers."""
+        """Validation by layer, of the tasks that were run on several layers."""
         curves = {name: LayerCurve.of(result.grid) for name, result in self.results.items()}
         return {name: curve for name, curve in curves.items() if len(curve.layers) > 1}
 
@@ -42,7 +42,7 @@ class Run:
 
 
 def load_runs(folders: Sequence[Path]) -> list[Run]:
-    """All results in `folders`; TaskError for a folder without any. Equal names are told apart by their folders."""
+    """All results in `folders`; TaskError for a folder without any. Equal names are told apart by folder."""
     if not folders:
         raise TaskError("report", "no folder was given", "name the folders that mert bench run wrote")
     runs = [_load(Path(folder)) for folder in folders]

@@ -21,7 +21,7 @@ SYNTHETIC = "synthetic data: these numbers are not comparable with published one
 
 @dataclass(frozen=True)
 class Table:
-    """A titled grid of text. `best` holds (row, column) of cells to set off, `text` names columns of words.
+    """A titled grid of text. `best` holds (row, column) of cells to highlight, `text` names columns of words.
 
     The last `n_totals` rows sum up those above.
     """
@@ -35,7 +35,7 @@ class Table:
     n_totals: int = 0
 
     def is_text(self, column: int) -> bool:
-        """Whether a column is set flush left: the first one, and those of words."""
+        """Whether a column is aligned left: the first one, and those of words."""
         return column == 0 or self.columns[column] in self.text
 
 
@@ -60,13 +60,13 @@ def unit_of(result: Result) -> str:
 
 
 def marks(result: Result) -> str:
-    """What sets a number apart: how it was limited, and synthetic data."""
-    found = [f"not comparable: {result.limit}"] if result.limit else []
-    return "; ".join([*found, *(["synthetic"] if result.task["data"] == "synthetic" else [])])
+    """Marks of a result: the limit of its run, synthetic data."""
+    limits = [f"not comparable: {result.limit}"] if result.limit else []
+    return "; ".join([*limits, *(["synthetic"] if result.task["data"] == "synthetic" else [])])
 
 
 def scores_table(runs: Sequence[Run]) -> Table:
-    """Task scores with their intervals, a column for each model, the best of a task set off; then the means."""
+    """Task scores with their intervals, one column per model, the best of a task in bold; then the means."""
     tasks = [name for name in TASKS if any(name in run.results for run in runs)]
     rows: list[tuple[str, ...]] = []
     best: set[tuple[int, int]] = set()
@@ -96,9 +96,9 @@ def _score_cell(result: Result | None) -> str:
 
 
 def alike(results: Sequence[Result | None]) -> bool:
-    """Whether results of one task may be ranked: on the same data, by the same protocol, equally complete."""
-    found = [result for result in results if result]
-    return not any(differences(found[0], other) for other in found[1:])
+    """Whether results of one task may be ranked: same data, same protocol, same limit."""
+    present = [result for result in results if result]
+    return not any(differences(present[0], other) for other in present[1:])
 
 
 def summary_rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
@@ -124,7 +124,7 @@ def _average(run: Run) -> str:
 
 
 def details_table(runs: Sequence[Run]) -> Table:
-    """Every metric with what was chosen for it: layer, rate, switches, data."""
+    """Every metric with the selected layer and learning rate, the switches and the data."""
     columns = ("task", "model", "metric", "value [95 % CI]", "n", "seeds", "layer", "lr", "switches", "marks")
     rows: list[tuple[str, ...]] = []
     for name in TASKS:
@@ -154,7 +154,7 @@ def switches(result: Result) -> str:
 
 
 def published_table(runs: Sequence[Run]) -> Table:
-    """Our rows above those that were published, a column for each task."""
+    """Measured rows above published ones, one column per task."""
     short = {name: _short(name) for name in TASKS}
     rows = [(f"{run.label}{'*' * run.synthetic}{'†' * run.limited}", "this report", *_our_cells(run)) for run in runs]
     by_cell: dict[tuple[str, ...], Cell] = {(c.table, c.model, c.task, c.metric): c for c in cells()}
@@ -178,37 +178,37 @@ def _short(name: str) -> str:
 
 
 def _our_cells(run: Run) -> list[str]:
-    found = []
+    row = []
     for name in TASKS:
         result = run.results.get(name)
         parts = score_parts(TASKS[name].metrics, result.protocol) if result else ()
-        found.append("/".join(number(result.metrics[part]["mean"]) for part in parts) if result else "–")
-    return [*found, _average(run)]
+        row.append("/".join(number(result.metrics[part]["mean"]) for part in parts) if result else "–")
+    return [*row, _average(run)]
 
 
 def _published_cell(by_cell: dict[tuple[str, ...], Cell], table: str, model: str, task: str) -> str:
     parts = score_parts(TASKS[task].metrics) if task in TASKS else ("score",)
-    found = [by_cell.get((table, model, task, part)) for part in parts]
-    if not any(found):
+    values = [by_cell.get((table, model, task, part)) for part in parts]
+    if not any(values):
         return "–"
-    text = "/".join(f"{cell.value:.1f}" if cell else "–" for cell in found)
-    return text + "?" * any(cell.status == "doubtful" for cell in found if cell)
+    text = "/".join(f"{cell.value:.1f}" if cell else "–" for cell in values)
+    return text + "?" * any(cell.status == "doubtful" for cell in values if cell)
 
 
 def comparison_table(runs: Sequence[Run]) -> Table | None:
     """Paired differences of task scores for every pair of models; None where there is nothing to compare."""
-    found, refused = compared(runs)
-    if not found and not refused:
+    comparisons, refused = compared(runs)
+    if not comparisons and not refused:
         return None
-    corrected = holm([one.p for one in found])
+    corrected = holm([comparison.p for comparison in comparisons])
     rows: list[tuple[str, ...]] = []
     best = set()
-    for r, (one, p) in enumerate(zip(found, corrected, strict=True)):
-        unit = unit_of(next(run.results[one.task] for run in runs if one.task in run.results))
+    for r, (pair, p) in enumerate(zip(comparisons, corrected, strict=True)):
+        unit = unit_of(next(run.results[pair.task] for run in runs if pair.task in run.results))
         digits = 2 if unit == "dB" else 1
-        interval = ", ".join(f"{value:+.{digits}f}" for value in one.ci95)
-        difference = f"{one.difference:+.{digits}f} [{interval}]"
-        rows.append((TASKS[one.task].title, one.a, one.b, difference, p_text(one.p), p_text(p), str(one.n)))
+        interval = ", ".join(f"{value:+.{digits}f}" for value in pair.ci95)
+        difference = f"{pair.difference:+.{digits}f} [{interval}]"
+        rows.append((TASKS[pair.task].title, pair.a, pair.b, difference, p_text(pair.p), p_text(p), str(pair.n)))
         if p < 0.05:
             best.add((r, 3))
     note = "Paired bootstrap over the same test items: score of A minus score of B. The last p-value is corrected for "
@@ -219,7 +219,7 @@ def comparison_table(runs: Sequence[Run]) -> Table | None:
 
 
 def p_text(p: float) -> str:
-    """Three decimals, or that it is less.
+    """A p-value with three decimals.
 
     >>> p_text(0.0421), p_text(1e-7)
     ('0.042', '< 0.001')
@@ -228,35 +228,35 @@ def p_text(p: float) -> str:
 
 
 def compared(runs: Sequence[Run]) -> tuple[list[Comparison], dict[str, list[str]]]:
-    """All comparisons of two models on a task; and which could not be made and why, with the tasks."""
-    found: list[Comparison] = []
+    """All comparisons of two models on a task; and the tasks of those that are not possible, by the reason."""
+    comparisons: list[Comparison] = []
     refused: dict[str, list[str]] = {}
     for name in TASKS:
         having = [run for run in runs if name in run.outputs]
         samples = {run.label: Sample.of(run.results[name], run.outputs[name]) for run in having if len(having) > 1}
         for a, b in combinations(samples, 2):
             try:
-                found.append(compare(samples[a], samples[b], (a, b)))
+                comparisons.append(compare(samples[a], samples[b], (a, b)))
             except TaskError as error:
                 refused.setdefault(f"{a} and {b}: {error.reason}", []).append(name)
-    return found, refused
+    return comparisons, refused
 
 
 def notes_table(runs: Sequence[Run]) -> Table:
-    """What readers and runners had to say, and why numbers are limited."""
+    """Notes on the data and on the runs, and the limits of runs."""
     rows: list[tuple[str, ...]] = []
     for name in TASKS:
-        found: dict[str, list[str]] = {}
+        labels_by_note: dict[str, list[str]] = {}
         for run in runs:
             if result := run.results.get(name):
                 for note in [*result.notes, *([f"not comparable: {result.limit}"] if result.limit else [])]:
-                    found.setdefault(note, []).append(run.label)
-        rows += [(TASKS[name].title, note, ", ".join(labels)) for note, labels in found.items()]
+                    labels_by_note.setdefault(note, []).append(run.label)
+        rows += [(TASKS[name].title, note, ", ".join(labels)) for note, labels in labels_by_note.items()]
     return Table("Notes", ("task", "note", "models"), rows, text=frozenset({"note", "models"}))
 
 
 def origins_table(runs: Sequence[Run]) -> Table:
-    """Each model by its checksum, each corpus by its own, and the libraries that made the numbers."""
+    """Checksums of models and corpora, versions of the libraries, and computing time."""
     rows: list[tuple[str, ...]] = []
     for run in runs:
         results = list(run.results.values())
@@ -266,8 +266,8 @@ def origins_table(runs: Sequence[Run]) -> Table:
         for result in results:
             corpus = f"{result.task['data']}, version {result.task.get('version')}, {result.task.get('checksum')}"
             rows.append((run.label, f"data of {TASKS[result.task['name']].title}", corpus))
-        for versions in dict.fromkeys(", ".join(f"{k} {v}" for k, v in one.versions.items()) for one in results):
+        for versions in dict.fromkeys(", ".join(f"{k} {v}" for k, v in each.versions.items()) for each in results):
             rows.append((run.label, "versions", versions or "not on record"))
-        took = f"{sum(one.seconds for one in results):.0f} s on {', '.join(sorted({one.device for one in results}))}"
-        rows.append((run.label, "computed in", took))
+        seconds, devices = sum(each.seconds for each in results), sorted({each.device for each in results})
+        rows.append((run.label, "computed in", f"{seconds:.0f} s on {', '.join(devices)}"))
     return Table("Origins and versions", ("model", "what", "value"), rows, text=frozenset({"what", "value"}))

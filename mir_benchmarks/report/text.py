@@ -1,4 +1,4 @@
-"""Tables as Markdown, LaTeX and CSV; whatever a label holds, it stays text."""
+"""Tables as Markdown and LaTeX, and all numbers as CSV; labels are escaped."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def md_grid(table: Table) -> str:
 
 
 def md_text(text: str) -> str:
-    r"""Text that Markdown shows as it is.
+    r"""Text escaped for Markdown.
 
     >>> print(md_text("a|b *c* <i>"))
     a\|b \*c\* &lt;i>
@@ -58,7 +58,7 @@ LATEX = {
 
 
 def tex_text(text: str) -> str:
-    r"""Text that LaTeX sets as it is.
+    r"""Text escaped for LaTeX.
 
     >>> print(tex_text("100 % of $a_b$"))
     100 \% of \$a\_b\$
@@ -67,7 +67,7 @@ def tex_text(text: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """A table of the booktabs and graphicx packages, shrunk to the width of the text where it is wide."""
+    """A table for the packages booktabs and graphicx, scaled to the width of the text if it is wide."""
     align = "".join("l" if table.is_text(c) else "r" for c in range(len(table.columns)))
     rows = [
         [rf"\textbf{{{tex_text(cell)}}}" if (r, c) in table.best else tex_text(cell) for c, cell in enumerate(row)]
@@ -84,7 +84,7 @@ def latex(table: Table) -> str:
 
 
 def csv_text(runs: Sequence[Run]) -> str:
-    """One row for each number, measured ones first, then published ones; numbers are not rounded."""
+    """One row per number, measured ones first, then published ones; numbers are not rounded."""
     rows = [row for run in runs for name in run.results for row in _measured(run.label, run.results[name])]
     rows += [_averaged(run) for run in runs if set(run.scores) == set(TASKS)]
     for cell in cells():

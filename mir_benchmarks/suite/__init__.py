@@ -1,1 +1,1 @@
-"""The eight corpora of the benchmark, made of synthetic music: real layouts, real annotation formats, known answers."""
+"""The eight corpora of the benchmark as synthetic music, in their real layouts and annotation formats."""

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from mir_benchmarks.suite.clips import Clip, Plan, chance, write_down
 from mir_benchmarks.suite.facts import sung_notes
 from mir_benchmarks.suite.names import artist_for, artists, emomusic_split, title
+from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, corpus_rng, first_score
 from mir_benchmarks.suite.sizes import Extent
 from mir_benchmarks.synth.score import Score
 from mir_benchmarks.synth.styles import STYLES
@@ -19,33 +19,33 @@ from mir_benchmarks.synth.styles import STYLES
 RATE_HZ = 44_100
 TEMPI_BPM = (60.0, 168.0)
 MEANS = {"arousal": 4.76, "valence": 4.97}
-DEVIATION, DISAGREEMENT = 1.25, 0.5  # of what is composed, and of the raters: R2 can reach 0.86
+DEVIATION, DISAGREEMENT = 1.25, 0.5  # of the composed values, and of the raters: R2 can reach 0.86
 SONG_COLUMNS = ("song_id", "file_name", "Artist", "Song title", "start of the segment (min.sec)",
                 "end of the segment (min.sec)", "Genre", "Mediaeval 2013 set")  # fmt: skip
 VALUE_COLUMNS = ("song_id", "mean_arousal", "std_arousal", "mean_valence", "std_valence")
 
 
-def plan(seed: int, extent: Extent) -> Plan:
+def plan(seed: int, extent: Extent) -> CorpusPlan:
     """Development songs are parted by artist, the evaluation set is marked."""
-    rng = chance("emomusic", seed)
+    rng = corpus_rng("emomusic", seed)
     names = artists(rng)
     clips, songs, values = [], [], []
     for i, split in enumerate(extent.splits):
         tempo_bpm = round(float(np.exp(rng.uniform(*np.log(TEMPI_BPM)))), 1)
         mode, style = ("major", "minor")[int(rng.integers(2))], list(STYLES)[int(rng.integers(len(STYLES)))]
-        score = write_down(
+        score = first_score(
             "emomusic", seed, i, extent.seconds, has_tune, style=style, mode=mode, tempo_bpm=tempo_bpm
         )  # fmt: skip
         number, part = i + 2, "evaluation" if split == "test" else "development"
         artist = next(names) if split == "test" else artist_for(names, split, emomusic_split)
-        clips.append(Clip(f"clips_45seconds/{number}.mp3", score, RATE_HZ))
+        clips.append(PlannedClip(f"clips_45seconds/{number}.mp3", score, RATE_HZ))
         # Cells of the real file hold stray tabs and blanks.
         songs.append((number, f"{number}.mp3", f"{artist}\t", f" {title(rng)}", "0.15", "1", score.style, f"{part} "))
         values.append((number, *rated(score, rng)))
     texts = {"annotations/songs_info.csv": comma_separated(SONG_COLUMNS, songs),
              "annotations/static_annotations.csv": comma_separated(VALUE_COLUMNS, values)}  # fmt: skip
     counts = {"train": extent.train, "valid": extent.valid, "test": extent.test}
-    return Plan(tuple(clips), texts, {"emomusic": counts})
+    return CorpusPlan(tuple(clips), texts, {"emomusic": counts})
 
 
 def has_tune(score: Score) -> bool:
@@ -55,7 +55,7 @@ def has_tune(score: Score) -> bool:
 def emotion(score: Score) -> tuple[float, float]:
     """Arousal and valence, about 0 with deviation 1, before anybody rates them.
 
-    Level plays no part: models that normalise their input could not hear it.
+    Level is not used, because models that normalise their input discard it.
     """
     tempo = math.log2(score.tempo_bpm / 100) / 0.43
     density = math.log2((len(score.notes) + len(score.hits)) / score.seconds / 17) / 0.7

@@ -1,4 +1,4 @@
-"""What can be said of a score in words, and tags as rules over these words."""
+"""Facts of a score as words, and tags as rules over these words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mir_benchmarks.suite.sizes import SPLITS
 from mir_benchmarks.synth.score import Note, Score
 
-HEARD = 0.1  # of the clip: a part that sounds for less is a scrap
+AUDIBLE = 0.1  # share of the clip for which a part must sound to count
 SLOW_BPM, FAST_BPM = 88, 124
 SPARSE_HZ, DENSE_HZ = 13.5, 27.0  # notes and strokes a second
 KINDS = {"keyboard": ("piano", "electric", "plucked"), "reed": ("clarinet", "saxophone", "oboe")}
@@ -25,7 +25,7 @@ def part_share(score: Score, part: int) -> float:
 def is_clear(score: Score) -> bool:
     """No singer for whom neither "voice" nor "no voice" would be right; something sounds at all."""
     voices = [part_share(score, i) for i, part in enumerate(score.parts) if part.role == "vocals"]
-    return bool(score.notes) and all(share == 0 or share > HEARD for share in voices)
+    return bool(score.notes) and all(share == 0 or share > AUDIBLE for share in voices)
 
 
 def facts_of(score: Score) -> frozenset[str]:
@@ -35,17 +35,17 @@ def facts_of(score: Score) -> frozenset[str]:
     >>> sorted(fact for fact in facts_of(compose(0, 8.0, style="classical")) if fact.startswith(("no", "style")))
     ['no drums', 'no voice', 'style:classical']
     """
-    found = {f"style:{score.style}", f"mode:{score.mode}", f"metre:{score.metre[0]}"}
-    found.add(
+    facts = {f"style:{score.style}", f"mode:{score.mode}", f"metre:{score.metre[0]}"}
+    facts.add(
         "tempo:slow" if score.tempo_bpm < SLOW_BPM else "tempo:fast" if score.tempo_bpm > FAST_BPM else "tempo:mid"
     )
-    found |= {"drums", f"kit:{score.kit[0]}"} if score.hits else {"no drums"}
+    facts |= {"drums", f"kit:{score.kit[0]}"} if score.hits else {"no drums"}
     events_hz = (len(score.notes) + len(score.hits)) / score.seconds
-    found.add("sparse" if events_hz < SPARSE_HZ else "dense" if events_hz > DENSE_HZ else "even")
+    facts.add("sparse" if events_hz < SPARSE_HZ else "dense" if events_hz > DENSE_HZ else "even")
     for i in range(len(score.parts)):
-        if part_share(score, i) > HEARD:
-            found |= part_facts(score, i)
-    return frozenset(found if "voice" in found else found | {"no voice"})
+        if part_share(score, i) > AUDIBLE:
+            facts |= part_facts(score, i)
+    return frozenset(facts if "voice" in facts else facts | {"no voice"})
 
 
 def part_facts(score: Score, i: int) -> set[str]:
@@ -54,26 +54,26 @@ def part_facts(score: Score, i: int) -> set[str]:
     if role == "vocals":
         sex = "female" if part.index % 2 else "male"
         return {"voice", f"voice:{sex}", f"technique:{part.technique}"}
-    found = {f"family:{part.family}", f"{role.rstrip('2')}:{part.family}", f"way:{way}"}
+    facts = {f"family:{part.family}", f"{role.rstrip('2')}:{part.family}", f"way:{way}"}
     if part.drive >= 0.5:
-        found |= {"distorted", f"{part.family}:distorted"}
+        facts |= {"distorted", f"{part.family}:distorted"}
     if part.family in KINDS:
-        found.add(f"{part.family}:{KINDS[part.family][part.index % 3]}")
-    return found | ({"fm"} if (part.family, part.index % 3) in FM else set())
+        facts.add(f"{part.family}:{KINDS[part.family][part.index % 3]}")
+    return facts | ({"fm"} if (part.family, part.index % 3) in FM else set())
 
 
 def holds(rule: str, facts: frozenset[str]) -> bool:
-    """Alternatives are parted by `|`, what must hold together by `+`, what must not begins with `-`.
+    """Whether a rule holds: `|` separates alternatives, `+` conditions of an alternative, `-` negates a condition.
 
     >>> rule = "drums + -voice | family:organ"
     >>> holds(rule, frozenset({"drums"})), holds(rule, frozenset({"drums", "voice"}))
     (True, False)
     """
 
-    def one(word: str) -> bool:
+    def holds(word: str) -> bool:
         return word[1:] not in facts if word.startswith("-") else word in facts
 
-    return any(all(one(word.strip()) for word in option.split("+")) for option in rule.split("|"))
+    return any(all(holds(word.strip()) for word in option.split("+")) for option in rule.split("|"))
 
 
 def tags_of(score: Score, rules: Rules) -> tuple[str, ...]:
@@ -82,13 +82,13 @@ def tags_of(score: Score, rules: Rules) -> tuple[str, ...]:
     return tuple(tag for tag, rule in rules.items() if holds(rule, facts))
 
 
-def choose(candidates: Sequence[Score], n: int, rules: Rules, least: int = 1) -> list[Score]:
-    """`n` scores of which each tag holds for at least `least`, and does not for as many; candidates' order is kept.
+def choose(candidates: Sequence[Score], n: int, rules: Rules, min_each: int = 1) -> list[Score]:
+    """`n` scores: each tag is true of at least `min_each` and false of as many, in the order of `candidates`.
 
-    First those that fill most gaps, then the first ones. ValueError where a tag stays without.
+    Scores that fill the most gaps are taken first, then the first ones. ValueError if a tag has too few.
     """
     marks = [{(tag, tag in tags) for tag in rules} for tags in (set(tags_of(score, rules)) for score in candidates)]
-    missing = {(tag, truth): least for tag in rules for truth in (True, False)}
+    missing = {(tag, truth): min_each for tag in rules for truth in (True, False)}
     chosen: list[int] = []
     while missing and len(chosen) < n:
         rest = [i for i in range(len(candidates)) if i not in chosen]
@@ -107,7 +107,7 @@ def draw_scores(write: Callable[[int], Score], split: str, n: int, rules: Rules)
     """`n` scores of a split, chosen from more; tags are as rare as `choose` allows."""
     first = SPLITS.index(split) << 16
     pool = [write(item) for item in range(first, first + n + SPARE)]
-    return choose(pool, n, rules, least=1 if n < 40 else 4)
+    return choose(pool, n, rules, min_each=1 if n < 40 else 4)
 
 
 def sung_notes(score: Score) -> list[Note]:

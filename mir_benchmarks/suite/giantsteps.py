@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mir_benchmarks.suite.clips import Clip, Plan, chance, table, write_down
 from mir_benchmarks.suite.names import artist_for, artists, giantsteps_split, title
+from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, corpus_rng, first_score, table
 from mir_benchmarks.suite.sizes import Extent
 from mir_benchmarks.synth.score import PITCH_CLASSES, Score
 
@@ -21,9 +21,9 @@ HEADER = ("ID", "ARTIST", "SONG TITLE", "MIX", "LABEL", "BP GENRE", "BP BPM", "B
 SHARPS = {"Db": "C#", "Eb": "D#", "Gb": "F#", "Ab": "G#", "Bb": "A#"}  # as the MTG set spells them
 
 
-def plan(seed: int, extent: Extent) -> Plan:
+def plan(seed: int, extent: Extent) -> CorpusPlan:
     """Train and valid in all keys in turn, and test mostly minor; two rows no reader may take."""
-    rng = chance("giantsteps", seed)
+    rng = corpus_rng("giantsteps", seed)
     names = artists(rng)
     clips, texts = [], {}
     keys: list[tuple[object, ...]] = [("ID", "MANUAL KEY", "C")]
@@ -31,7 +31,7 @@ def plan(seed: int, extent: Extent) -> Plan:
     for i, split in enumerate(extent.splits):
         number = FIRST_ID + i
         score = song(seed, i, split, extent.seconds, rng)
-        clips.append(Clip(f"{KEY if split == 'test' else MTG}/audio/{number}.LOFI.mp3", score, RATE_HZ))
+        clips.append(PlannedClip(f"{KEY if split == 'test' else MTG}/audio/{number}.LOFI.mp3", score, RATE_HZ))
         if split == "test":
             texts[f"{KEY}/annotations/key/{number}.LOFI.key"] = score.key + "\n"
         else:
@@ -43,7 +43,7 @@ def plan(seed: int, extent: Extent) -> Plan:
     texts[f"{MTG}/annotations/annotations.txt"] = table(keys)
     texts[f"{MTG}/annotations/beatport_metadata.txt"] = table(metadata)
     counts = {"train": extent.train, "valid": extent.valid, "test": extent.test}
-    return Plan(tuple(clips), texts, {"giantsteps_key": counts})
+    return CorpusPlan(tuple(clips), texts, {"giantsteps_key": counts})
 
 
 def song(seed: int, item: int, split: str, seconds: float, rng: np.random.Generator) -> Score:
@@ -51,11 +51,11 @@ def song(seed: int, item: int, split: str, seconds: float, rng: np.random.Genera
     if split == "test":
         tonic, mode = int(rng.integers(12)), "major" if item % TEST_MAJOR == 0 else "minor"
     style = STYLES[int(rng.integers(len(STYLES)))]
-    return write_down("giantsteps", seed, item, seconds, says_its_key, style=style, tonic=tonic, mode=mode)
+    return first_score("giantsteps", seed, item, seconds, says_its_key, style=style, tonic=tonic, mode=mode)
 
 
 def says_its_key(score: Score) -> bool:
-    """The tonic's chord sounds about as long as any, and at least one other sounds."""
+    """Whether the tonic chord sounds about as long as any other, and some other sounds."""
     seconds: dict[tuple[int, bool], float] = {}
     for chord in score.chords:
         minor = chord.quality.startswith(("m", "dim")) and not chord.quality.startswith("maj")
@@ -78,6 +78,6 @@ def sharp(key: str) -> str:
 def credits_of(
     number: int, score: Score, split: str, names: Iterator[str], rng: np.random.Generator
 ) -> tuple[object, ...]:
-    """The row of the shop's metadata; the artist's name is what decides the split."""
+    """A row of the shop's metadata; the name of the artist decides the split."""
     artist = artist_for(names, split, giantsteps_split)
     return number, artist, title(rng), "Original Mix", "Synth", score.style, round(score.tempo_bpm), score.key

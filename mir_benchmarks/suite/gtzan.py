@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from mir_benchmarks.datasets.splits import gtzan_splits
-from mir_benchmarks.suite.clips import Clip, Plan, chance, write_down
+from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, corpus_rng, first_score
 from mir_benchmarks.suite.sizes import SPLITS, Extent
 from mir_benchmarks.synth.score import Score
 from mir_benchmarks.synth.styles import STYLES
 
 RATE_HZ = 22_050
-CROSSOVERS = 0.3  # of the clips: sound alone does not tell their genre, rhythm and harmony do
+CROSSOVERS = 0.3  # of the clips: their genre is in rhythm and harmony, not in timbre
 
 
-def plan(seed: int, extent: Extent) -> Plan:
+def plan(seed: int, extent: Extent) -> CorpusPlan:
     """The first files of each genre in the official lists."""
-    rng = chance("gtzan", seed)
-    clips: list[Clip] = []
+    rng = corpus_rng("gtzan", seed)
+    clips: list[PlannedClip] = []
     texts = {}
     for split in SPLITS:
         for name in listed(split, getattr(extent, split)):
             genre = name.partition(".")[0]
             other = str(rng.choice([style for style in STYLES if style != genre]))
             band = other if rng.random() < CROSSOVERS else None
-            score = write_down("gtzan", seed, len(clips), extent.seconds, style=genre, band=band)
-            clips.append(Clip(f"genres/{genre}/{name}.wav", score, RATE_HZ))
+            score = first_score("gtzan", seed, len(clips), extent.seconds, style=genre, band=band)
+            clips.append(PlannedClip(f"genres/{genre}/{name}.wav", score, RATE_HZ))
             texts[f"beats/gtzan_{name.replace('.', '_')}.beats"] = beats(score)
     counts = {split: getattr(extent, split) * extent.groups for split in SPLITS}
-    return Plan(tuple(clips), texts, {"gtzan_genre": counts, "gtzan_beats": counts})
+    return CorpusPlan(tuple(clips), texts, {"gtzan_genre": counts, "gtzan_beats": counts})
 
 
 def listed(split: str, n: int) -> list[str]:

@@ -1,9 +1,9 @@
-"""MTG-Jamendo: tracks of artists who keep to one split, with tags of genre, instruments and mood."""
+"""MTG-Jamendo: tracks with tags of genre, instruments and mood."""
 
 from __future__ import annotations
 
-from mir_benchmarks.suite.clips import Clip, Plan, write_down
 from mir_benchmarks.suite.facts import draw_scores, is_clear, tags_of
+from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, first_score
 from mir_benchmarks.suite.sizes import SPLITS, Extent
 from mir_benchmarks.suite.tags import GENRE, INSTRUMENT, MOOD, TOP50
 from mir_benchmarks.synth.score import Score
@@ -19,9 +19,9 @@ FIRST_ID, ID_STEP = 948, 37
 TRACKS_OF_ARTIST, TRACKS_OF_ALBUM = 4, 2  # so that no album has two artists
 
 
-def plan(seed: int, extent: Extent) -> Plan:
+def plan(seed: int, extent: Extent) -> CorpusPlan:
     """A track is in the files of those sets of which it has a tag; lines end as on Windows."""
-    clips: list[Clip] = []
+    clips: list[PlannedClip] = []
     rows: dict[tuple[str, str], list[tuple[str, ...]]] = {(s, split): [HEADER] for s in SUBSETS for split in SPLITS}
     artist = 0
     for split in SPLITS:
@@ -34,10 +34,10 @@ def plan(seed: int, extent: Extent) -> Plan:
             row = (f"track_{number:07d}", f"artist_{artist:06d}", f"album_{album:06d}", f"{path}.mp3",
                    f"{score.seconds:.1f}")  # fmt: skip
             for subset, tags in SUBSETS.items():
-                found = [tag for tag in tags_of(score, ALL) if tag in tags]
-                if found:
-                    rows[subset, split].append((*row, *found))
-            clips.append(Clip(f"audio-low/{path}.low.mp3", score, RATE_HZ))
+                true = [tag for tag in tags_of(score, ALL) if tag in tags]
+                if true:
+                    rows[subset, split].append((*row, *true))
+            clips.append(PlannedClip(f"audio-low/{path}.low.mp3", score, RATE_HZ))
     texts = {
         f"data/splits/split-0/autotagging_{subset}-{FILES[split]}.tsv": "".join(
             "\t".join(row) + "\r\n" for row in lines
@@ -45,9 +45,9 @@ def plan(seed: int, extent: Extent) -> Plan:
         for (subset, split), lines in rows.items()
     }
     counts = {TASKS[s]: {split: len(rows[s, split]) - 1 for split in SPLITS} for s in SUBSETS}
-    return Plan(tuple(clips), texts, counts)
+    return CorpusPlan(tuple(clips), texts, counts)
 
 
 def write(seed: int, item: int, seconds: float) -> Score:
     style = list(STYLES)[item % len(STYLES)]
-    return write_down("mtg-jamendo", seed, item, seconds, is_clear, style=style)
+    return first_score("mtg-jamendo", seed, item, seconds, is_clear, style=style)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mir_benchmarks.suite.clips import Clip, Plan, chance, table, write_down
 from mir_benchmarks.suite.facts import draw_scores, is_clear, tags_of
 from mir_benchmarks.suite.names import artists, slug, title
+from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, corpus_rng, first_score, table
 from mir_benchmarks.suite.sizes import SPLITS, Extent
 from mir_benchmarks.suite.tags import MTT, RARE_MTT
 from mir_benchmarks.synth.score import Score
@@ -16,28 +16,28 @@ RATE_HZ = 16_000
 LETTERS = {"train": "0123456789ab", "valid": "c", "test": "def"}
 
 
-def plan(seed: int, extent: Extent) -> Plan:
+def plan(seed: int, extent: Extent) -> CorpusPlan:
     """Each tag holds for a clip of every split, and does not for another."""
-    rng = chance("magnatagatune", seed)
+    rng = corpus_rng("magnatagatune", seed)
     names = artists(rng)
     tags = sorted((*MTT, *RARE_MTT))
     rows: list[list[str]] = [quoted(["clip_id", *tags, "mp3_path"])]
-    clips: list[Clip] = []
+    clips: list[PlannedClip] = []
     for split in SPLITS:
         scores = draw_scores(lambda item: write(seed, item, extent.seconds), split, getattr(extent, split), MTT)
         for score in scores:
             letter = LETTERS[split][len(clips) % len(LETTERS[split])]
             path = f"{letter}/{slug(next(names))}-{slug(title(rng))}-{track(rng)}"
-            found = {*tags_of(score, MTT), *rng.choice(RARE_MTT, size=2)}
-            rows.append(quoted([str(len(clips) + 2), *(str(int(tag in found)) for tag in tags), path]))
-            clips.append(Clip(f"mp3/{path}", score, RATE_HZ))
+            true = {*tags_of(score, MTT), *rng.choice(RARE_MTT, size=2)}
+            rows.append(quoted([str(len(clips) + 2), *(str(int(tag in true)) for tag in tags), path]))
+            clips.append(PlannedClip(f"mp3/{path}", score, RATE_HZ))
     counts = {split: getattr(extent, split) for split in SPLITS}
-    return Plan(tuple(clips), {"annotations_final.csv": table(rows)}, {"mtt": counts})
+    return CorpusPlan(tuple(clips), {"annotations_final.csv": table(rows)}, {"mtt": counts})
 
 
 def write(seed: int, item: int, seconds: float) -> Score:
     style = list(STYLES)[item % len(STYLES)]
-    return write_down("magnatagatune", seed, item, seconds, is_clear, style=style)
+    return first_score("magnatagatune", seed, item, seconds, is_clear, style=style)
 
 
 def track(rng: np.random.Generator) -> str:

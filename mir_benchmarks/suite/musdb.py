@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mir_benchmarks.datasets.splits import musdb_validation
-from mir_benchmarks.suite.clips import Plan, chance, encode, write_down
-from mir_benchmarks.suite.facts import HEARD, part_share
+from mir_benchmarks.suite.facts import AUDIBLE, part_share
 from mir_benchmarks.suite.names import artists, title
+from mir_benchmarks.suite.plans import CorpusPlan, corpus_rng, first_score
 from mir_benchmarks.suite.sizes import SPLITS, Extent
 from mir_benchmarks.synth.effects import finish_of, produce
+from mir_benchmarks.synth.files import encode
 from mir_benchmarks.synth.render import render
 from mir_benchmarks.synth.score import STEMS, Score
 from mir_benchmarks.synth.seeds import stream
@@ -48,7 +49,7 @@ class Track:
         rng = stream(self.score.seed, "room", 9)
         finish = finish_of(self.score)
         purpose, seed, index = self.score.seed
-        sides = ((purpose, seed, index), (purpose, seed, index ^ 1 << 31))  # one room, heard at two places
+        sides = ((purpose, seed, index), (purpose, seed, index ^ 1 << 31))  # one room, recorded at two places
         stereo = {}
         for name, wave_N in render(self.score, RATE_HZ).items():
             pan = float(rng.uniform(-PAN[name], PAN[name]))
@@ -61,22 +62,22 @@ class Track:
         return {name: np.round(wave_NC * gain).astype(np.int16) for name, wave_NC in stereo.items()}
 
 
-def plan(seed: int, extent: Extent) -> Plan:
+def plan(seed: int, extent: Extent) -> CorpusPlan:
     """In all clips all four stems sound; some of the official validation names are among train."""
-    rng = chance("musdb18", seed)
+    rng = corpus_rng("musdb18", seed)
     names = artists(rng)
     titles = {"train": [], "valid": sorted(musdb_validation())[: extent.valid], "test": []}
     tracks = []
     for item, split in enumerate(extent.splits):
-        score = write_down("musdb18", seed, item, extent.seconds, is_full, style=DRUMMED[item % len(DRUMMED)],
+        score = first_score("musdb18", seed, item, extent.seconds, is_full, style=DRUMMED[item % len(DRUMMED)],
                            vocals=True)  # fmt: skip
         name = titles[split].pop(0) if titles[split] else f"{next(names)} - {title(rng)}"
         tracks.append(Track(f"{'test' if split == 'test' else 'train'}/{name}", score))
     counts = {split: getattr(extent, split) for split in SPLITS}
-    return Plan(tuple(tracks), {}, {"musdb18": counts})
+    return CorpusPlan(tuple(tracks), {}, {"musdb18": counts})
 
 
 def is_full(score: Score) -> bool:
     """Someone sings, drums, plays the bass, and there is more besides."""
-    heard = {part.stem for i, part in enumerate(score.parts) if part_share(score, i) > 2 * HEARD}
-    return len(heard) == 3 and bool(score.hits)
+    stems = {part.stem for i, part in enumerate(score.parts) if part_share(score, i) > 2 * AUDIBLE}
+    return len(stems) == 3 and bool(score.hits)

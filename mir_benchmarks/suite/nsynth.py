@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mir_benchmarks.suite.clips import Plan, bench_seed, chance, encode
+from mir_benchmarks.suite.plans import CorpusPlan, bench_seed, corpus_rng
 from mir_benchmarks.suite.sizes import SPLITS, Extent
 from mir_benchmarks.synth.drums import band_noise
+from mir_benchmarks.synth.files import encode
 from mir_benchmarks.synth.instruments import FAMILIES, instrument
 from mir_benchmarks.synth.patch import Patch
 from mir_benchmarks.synth.seeds import Seed, stream
@@ -21,7 +22,7 @@ HELD = 0.75  # of the clip; the rest is release and silence
 VELOCITIES = (25, 50, 75, 100, 127)
 SOURCES = ("acoustic", "electronic", "synthetic")
 INSTRUMENTS = {"train": range(64, 82), "valid": range(82, 88), "test": range(88, 96)}
-LOWEST_MIDI, LEAST_PITCHES, MOST_PITCHES = 38, 12, 48
+LOWEST_MIDI, MIN_PITCHES, MAX_PITCHES = 38, 12, 48
 QUALITIES = ("bright", "dark", "distortion", "fast_decay", "long_release", "multiphonic", "nonlinear_env", "percussive",
              "reverb", "tempo-synced")  # fmt: skip
 
@@ -53,17 +54,17 @@ class NoteClip:
         breath = band_noise(rng, 2 * n, patch.noise_hz, RATE_HZ).astype(np.float32)
         note = tone(patch, self.midi, HELD * self.seconds, self.velocity / 127, RATE_HZ, breath)[:n]
         wave_N = np.pad(note, (0, n - len(note)))
-        tilt = rng.uniform(-0.5, 0.5)  # one zero: duller or brighter
+        tilt = rng.uniform(-0.5, 0.5)  # a filter with one zero: duller or brighter
         wave_N[1:] += np.float32(tilt) * wave_N[:-1]
         rms = float(np.sqrt(np.mean(np.square(note, dtype=np.float64))))
         wave_N += rng.standard_normal(n, dtype=np.float32) * np.float32(rms * 10 ** (rng.uniform(-60, -30) / 20))
         return wave_N * np.float32(0.8 * rng.uniform(0.3, 1.0) / np.abs(wave_N).max())
 
 
-def plan(seed: int, extent: Extent) -> Plan:
+def plan(seed: int, extent: Extent) -> CorpusPlan:
     """Families in turn (no synth_lead outside train, as in the original), pitches in turn."""
-    rng = chance("nsynth", seed)
-    span = min(MOST_PITCHES, max(LEAST_PITCHES, extent.train // 4))  # each is heard in train a few times
+    rng = corpus_rng("nsynth", seed)
+    span = min(MAX_PITCHES, max(MIN_PITCHES, extent.train // 4))  # each occurs in train a few times
     notes: list[NoteClip] = []
     texts = {}
     for split in SPLITS:
@@ -80,7 +81,7 @@ def plan(seed: int, extent: Extent) -> Plan:
             notes.append(NoteClip(path, family, index, row["pitch"], row["velocity"], extent.seconds, seed_words))
         texts[f"nsynth-{split}/examples.json"] = json.dumps(examples, indent=1)
     counts = {split: getattr(extent, split) for split in SPLITS}
-    return Plan(tuple(notes), texts, {"nsynth_instrument": counts, "nsynth_pitch": counts})
+    return CorpusPlan(tuple(notes), texts, {"nsynth_instrument": counts, "nsynth_pitch": counts})
 
 
 def example(item: int, family: str, index: int, midi: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def example(item: int, family: str, index: int, midi: int, rng: np.random.Genera
 
 def qualities_of(patch: Patch) -> set[str]:
     """Those that the patch decides."""
-    found = {"bright"} if patch.tilt_db < 5 else {"dark"} if patch.tilt_db > 10 else set()
-    found |= {"percussive", "fast_decay"} if patch.sustain < 0.1 and patch.decay_s < 0.8 else set()
-    found |= {"multiphonic"} if patch.detune_cents > 8 else set()
-    return found | ({"long_release"} if patch.release_s > 0.15 else set())
+    facts = {"bright"} if patch.tilt_db < 5 else {"dark"} if patch.tilt_db > 10 else set()
+    facts |= {"percussive", "fast_decay"} if patch.sustain < 0.1 and patch.decay_s < 0.8 else set()
+    facts |= {"multiphonic"} if patch.detune_cents > 8 else set()
+    return facts | ({"long_release"} if patch.release_s > 0.15 else set())

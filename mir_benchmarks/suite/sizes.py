@@ -1,4 +1,4 @@
-"""How large the generated corpora are: data, and nothing else to change for another size."""
+"""The sizes of the synthetic suite: recordings of each corpus, and what a run on it costs at most."""
 
 from __future__ import annotations
 
@@ -52,3 +52,9 @@ SIZES: dict[str, dict[str, Extent]] = {
         "musdb18": Extent(20, 6, 14, 8.0),
     },
 }
+# Options of runs on a suite, so that two cores suffice; results record them.
+SWITCHES = {
+    "tiny": {"musdb_segments": "4", "musdb_hidden": "64"},
+    "small": {"musdb_segments": "4", "musdb_hidden": "64", "musdb_epochs": "20"},
+}
+MAX_EPOCHS: dict[str, int | None] = {"tiny": 30, "small": None}

@@ -1,6 +1,6 @@
 """Tags of MagnaTagATune and MTG-Jamendo as rules over what sounds (see facts.py).
 
-Where the generator has no such sound (sitar, harp), the tag stands for another property that can be heard: the rule
+Where the generator has no such sound (sitar, harp), the tag stands for another audible property: the rule
 says which. Synonyms share a rule, as they do in the real corpora.
 """
 

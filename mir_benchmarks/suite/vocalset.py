@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mir_benchmarks.datasets.splits import vocalset_singer_splits, vocalset_technique_splits
-from mir_benchmarks.suite.clips import Plan, bench_seed, chance, encode
 from mir_benchmarks.suite.names import sha1_mod
+from mir_benchmarks.suite.plans import CorpusPlan, bench_seed, corpus_rng
 from mir_benchmarks.suite.sizes import SPLITS, Extent
+from mir_benchmarks.synth.files import encode
 from mir_benchmarks.synth.render import mix, render
 from mir_benchmarks.synth.score import Note, Part, Score
 from mir_benchmarks.synth.seeds import stream
@@ -47,16 +48,16 @@ class SungClip:
         return (self.path,)
 
     def encode(self) -> dict[str, bytes]:
-        # One room and one microphone for all: what differs is the singer.
+        # One room and one microphone for all: only singers differ.
         sung_N = mix(render(self.score, RATE_HZ), self.score, RATE_HZ, room=False, eq=False, noise=False)
         wave_N = np.pad(sung_N, (round(self.silence_s * RATE_HZ), 0))
         hiss_N = stream(self.score.seed, "hiss").standard_normal(len(wave_N), dtype=np.float32)
         return {self.path: encode(wave_N + np.float32(1e-4) * hiss_N, RATE_HZ, "wav")}
 
 
-def plan(seed: int, extent: Extent) -> Plan:
+def plan(seed: int, extent: Extent) -> CorpusPlan:
     """Each singer has recordings in every split of the singer task; all techniques occur in every split of theirs."""
-    rng = chance("vocalset", seed)
+    rng = corpus_rng("vocalset", seed)
     clips: list[SungClip] = []
     technique_counts = dict.fromkeys(SPLITS, 0)
     for name, voice in SINGERS.items():
@@ -75,7 +76,7 @@ def plan(seed: int, extent: Extent) -> Plan:
             path = f"FULL/{folder}/{context}/{technique}/{file_name}"
             clips.append(SungClip(path, score, round(float(rng.uniform(*SILENCE_S)), 2)))
     singer_counts = {split: getattr(extent, split) * extent.groups for split in SPLITS}
-    return Plan(tuple(clips), {}, {"vocalset_singer": singer_counts, "vocalset_technique": technique_counts})
+    return CorpusPlan(tuple(clips), {}, {"vocalset_singer": singer_counts, "vocalset_technique": technique_counts})
 
 
 def recording(
@@ -100,7 +101,7 @@ def singer_split(file_name: str) -> str:
 def performance(
     place: tuple[str, int, int], voice: int, technique: str, context: str, vowel: str, tonic: int, seconds: float
 ) -> Score:
-    """A score for one voice; the pattern of the context goes on until the time is over."""
+    """A score for one voice; the pattern of the context is repeated to the end."""
     words = bench_seed(*place)
     rng = stream(words, "playing")
     sung_as, note_s, velocity = OTHERS.get(technique, (technique, float(rng.uniform(0.35, 0.7)), 0.85))

@@ -54,7 +54,7 @@ def compose(
     """Write the clip of this seed; what a constraint does not name is as it would have been.
 
     `seed`: an integer, or (purpose, seed, index). `instruments`: players come from indices [low, high) of a family,
-    singers from those of `singers`. `band`: the style whose players, kit and techniques are heard, where it is another.
+    singers from those of `singers`. `band`: the style of players, kit and techniques, if it is another.
 
     >>> score = compose(3, 10.0, style="disco")
     >>> score == compose(3, 10.0, style="disco"), score.style, 112 <= score.tempo_bpm <= 128

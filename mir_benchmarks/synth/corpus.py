@@ -11,7 +11,7 @@ from mir_benchmarks.synth.render import mix, render
 from mir_benchmarks.synth.score import Score
 from mir_benchmarks.synth.seeds import PURPOSES
 
-# Instruments, drum kits and singers heard in training and in the benchmark are others, as in NSynth.
+# Training and benchmark share no instrument, drum kit or singer, as in NSynth.
 INSTRUMENTS = {"train": (0, 64), "bench": (64, 96)}
 SINGERS = {"train": (0, 20), "bench": (20, 40)}
 
@@ -41,7 +41,7 @@ class SynthCorpus:
         return self.n_items
 
     def score(self, index: int) -> Score:
-        """What was composed for clip `index`."""
+        """The score of clip `index`."""
         if not 0 <= index < self.n_items:
             raise IndexError(f"clip {index} of {self.n_items}")
         seed = (PURPOSES[self.purpose], self.seed, int(index))
@@ -54,5 +54,5 @@ class SynthCorpus:
 
 
 def corpus(**options: int | float | str) -> SynthCorpus:
-    """For the entry-point group `mert.corpora`: the options are those of SynthCorpus."""
+    """The corpus of the entry-point group `mert.corpora`; the options are those of SynthCorpus."""
     return SynthCorpus(**options)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What happens to a sum of sounds: drive, room and equaliser, the last two in one pass over the spectrum."""
+"""Effects on a mix: drive, room and equaliser, the last two in one pass over the spectrum."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def finish_of(score: Score) -> Finish:
 
 
 def fast_length(n: int) -> int:
-    """The least 2**a 3**b 5**c that is not below n.
+    """The smallest 2**a 3**b 5**c that is at least n.
 
     >>> fast_length(1), fast_length(1025), fast_length(240_001)
     (1, 1080, 243000)

@@ -15,18 +15,18 @@ REGISTERS = {"flute": 79, "string": 74, "brass": 67, "reed": 69, "guitar": 70, "
 
 
 def strikes(pattern: str, n_steps: int) -> list[tuple[int, str, int]]:
-    """(step, character, length in steps) of what is struck in a bar.
+    """(step, character, length in steps) of the strokes in a bar.
 
     >>> strikes("1-.5", 4), strikes("x.", 4)
     ([(0, '1', 2), (3, '5', 1)], [(0, 'x', 1), (2, 'x', 1)])
     """
     bar = (pattern * (n_steps // max(1, len(pattern)) + 1))[:n_steps]
-    found = []
+    struck = []
     for step, character in enumerate(bar):
         if character not in ".-":
             held = len(bar[step + 1 :]) - len(bar[step + 1 :].lstrip("-"))
-            found.append((step, character, held + 1))
-    return found
+            struck.append((step, character, held + 1))
+    return struck
 
 
 def touch(rng: np.random.Generator, touch_s: float) -> float:

@@ -1,4 +1,4 @@
-"""Where chance comes from: one generator per (purpose, seed, index, aspect, number), and nothing else.
+"""Random generators: one per (purpose, seed, index, aspect, number), and nothing else.
 
 Purposes keep training music and benchmark music apart by construction: the purpose is a word of the entropy itself,
 the entropy always has the same six words, and numpy's SeedSequence mixes all of them.

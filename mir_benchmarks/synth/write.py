@@ -1,8 +1,7 @@
-"""Hours of synthetic music as files: audio, and a JSONL of what was composed. Resumable; files are whole or absent."""
+"""Hours of synthetic music as files: audio, and a JSONL of scores. Resumable; files are whole or absent."""
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import multiprocessing
@@ -10,14 +9,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import soundfile
-
-from mert.files import read_json, write_json, write_whole
 from mir_benchmarks.synth.corpus import SynthCorpus
+from mir_benchmarks.synth.files import claim, encode, write_bytes
 
 SHARD = 100
-FORMATS = {"flac": "PCM_16", "wav": "PCM_16"}
+FORMATS = ("flac", "wav")
 
 
 def write_hours(
@@ -30,28 +26,42 @@ def write_hours(
     rate_hz: int = 24_000,
     purpose: str = "train",
     suffix: str = "flac",
-    tell: Callable[[bool], None] | None = None,
+    on_progress: Callable[[bool], None] | None = None,
 ) -> Path:
     """Write clips of `seconds` until there are `hours`; returns `folder`/scores.jsonl, a row per clip.
 
     A run that was cut short is resumed; one with other options in the same folder is refused, and so is a folder that
-    holds anything else. `tell` is called for each clip that is there, with True if it had to be rendered.
+    holds anything else. `on_progress` is called per clip, with True if it was rendered and False if it was there.
     """
-    if not (math.isfinite(hours) and hours > 0 and workers >= 1):
-        raise ValueError(f"give a positive number of hours and workers, not {hours} and {workers}")
-    if suffix not in FORMATS:
-        raise ValueError(f"no format {suffix!r}: give one of {', '.join(FORMATS)}")
-    corpus = SynthCorpus(seed, n_clips(hours, seconds), seconds, rate_hz, purpose)
+    if workers < 1:
+        raise ValueError(f"give a positive number of workers, not {workers}")
     home = Path(folder)
-    home.mkdir(parents=True, exist_ok=True)
-    claim(home, corpus, suffix)
+    corpus = open_folder(home, hours, seed, seconds, rate_hz, purpose, suffix)
     shards = range(0, len(corpus), SHARD)
     for rendered in run(corpus, home, suffix, shards, workers):
-        if tell:
-            tell(rendered)
+        if on_progress:
+            on_progress(rendered)
     rows = b"".join(shard_path(home, first).read_bytes() for first in shards)
     write_bytes(home / "scores.jsonl", rows)
     return home / "scores.jsonl"
+
+
+def open_folder(
+    home: Path, hours: float, seed: int, seconds: float, rate_hz: int, purpose: str, suffix: str
+) -> SynthCorpus:
+    """The corpus that fills `hours`, its options recorded in `home`: more hours of it may follow, nothing else may.
+
+    ValueError for options that are out of range, and for a folder that holds anything else.
+    """
+    if not (math.isfinite(hours) and hours > 0):
+        raise ValueError(f"give a positive number of hours, not {hours}")
+    if suffix not in FORMATS:
+        raise ValueError(f"no format {suffix!r}: give one of {', '.join(FORMATS)}")
+    corpus = SynthCorpus(seed, n_clips(hours, seconds), seconds, rate_hz, purpose)
+    options = {"seed": seed, "seconds": seconds, "rate_hz": rate_hz, "purpose": purpose, "suffix": suffix}
+    if reason := claim(home / "synth.json", options, "music of this kind"):
+        raise ValueError(f"{home} {reason}: choose another folder")
+    return corpus
 
 
 def n_clips(hours: float, seconds: float) -> int:
@@ -63,21 +73,8 @@ def n_clips(hours: float, seconds: float) -> int:
     return math.ceil(round(hours * 3600 / seconds, 6))
 
 
-def claim(home: Path, corpus: SynthCorpus, suffix: str) -> None:
-    """Note what is written here; more hours of the same may follow, something else may not."""
-    options = {"seed": corpus.seed, "seconds": corpus.seconds, "rate_hz": corpus.rate_hz, "purpose": corpus.purpose,
-               "suffix": suffix}  # fmt: skip
-    note = home / "synth.json"
-    found = read_json(note) if note.exists() else None
-    if found not in (None, options):
-        raise ValueError(f"{home} holds music made with {found}: choose another folder for {options}")
-    if found is None and any(not path.name.endswith(".partial") for path in home.iterdir()):
-        raise ValueError(f"{home} is not empty, and holds no music of this kind: choose another folder")
-    write_json(note, options)
-
-
 def run(corpus: SynthCorpus, home: Path, suffix: str, shards: range, workers: int) -> Iterator[bool]:
-    """Shards one by one, in this process or in several; for each clip, whether it had to be rendered."""
+    """Write the shards, in this process or in several; yields for each clip whether it was rendered."""
     if workers == 1:
         for first in shards:
             yield from shard_clips(corpus, home, suffix, first)
@@ -97,7 +94,7 @@ def write_shard(corpus: SynthCorpus, home: Path, suffix: str, first: int) -> lis
 
 
 def shard_clips(corpus: SynthCorpus, home: Path, suffix: str, first: int) -> Iterator[bool]:
-    """One shard: its audio files, then its rows, which say that it is done. Gives True for each clip rendered."""
+    """Write one shard, audio files first and rows last; yields for each clip whether it was rendered."""
     indices = range(first, min(first + SHARD, len(corpus)))
     rows_path = shard_path(home, first)
     if rows_path.exists() and rows_path.read_bytes().count(b"\n") == len(indices):
@@ -114,14 +111,3 @@ def shard_clips(corpus: SynthCorpus, home: Path, suffix: str, first: int) -> Ite
         rows.append(json.dumps(row) + "\n")
         yield missing
     write_bytes(rows_path, "".join(rows).encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    with write_whole(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def encode(wave_N: np.ndarray, rate_hz: int, suffix: str) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, wave_N, rate_hz, format=suffix.upper(), subtype=FORMATS[suffix])
-    return buffer.getvalue()

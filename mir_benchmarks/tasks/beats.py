@@ -2,105 +2,95 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from mir_benchmarks.datasets.dataset import Dataset
-from mir_benchmarks.tasks.options import Evaluated, Options, hear
-from mir_benchmarks.tasks.registry import TaskSpec
+from mir_benchmarks.tasks.kind import TaskProbe, digest
 from probes.beats.probe import BeatFit, fit_one
 from probes.beats.tracking import BeatScores, Tracking
-from probes.features.matrix import FeatureMatrix
-from probes.features.scaling import ScaledFrames
-from probes.features.stores import Layer, layer_number
-from probes.fit import Policy
+from probes.features.clips import Clip
+from probes.features.stores import layer_number
+from probes.fit import Policy, Setting
 from probes.results import Outputs
-from probes.sweep import Journal, Setting, sweep
 
-COLUMNS = {"f_dbn": "dbn", "f_peak": "peak"}
+TRACKERS = {"f_dbn": "dbn", "f_peak": "peak"}  # by column of the outputs
 
 
-def beat_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, options: Options) -> Evaluated:
-    """Fit the grid on train, choose by F on valid, and score every test recording with both trackers."""
-    protocol = task.protocol(options.protocol)
-    seconds = 30.0 * len(dataset.items)
-    options.say(f"frames of all layers take {matrix.bytes_for(seconds) / 2**20:.0f} MiB for clips of 30 s")
-    hear(dataset, matrix, options)
-    beats = {split: annotated(dataset, split, matrix) for split in ("train", "valid", "test")}
-    rule = {"tolerance_s": float(protocol["beat_tol"]), "trim_s": float(protocol["beat_trim"])}
-    tracking = Tracking(protocol["beat_post"], **rule)
-    store = ScaledFrames(matrix, tuple(beats["train"])) if options.standardize else matrix
-    policy = Policy(options.epochs(task.max_epochs), task.patience)
+class BeatTask(TaskProbe[BeatFit]):
+    """Heads are selected by F on valid; both trackers are scored on every test recording."""
 
-    def fit(settings: Sequence[Setting]) -> list[BeatFit]:
+    def clips(self) -> list[Clip]:
+        size = self.matrix.bytes_for(30.0 * len(self.dataset.items))
+        self.on_message(f"frames of all layers take {size / 2**20:.0f} MiB for clips of 30 s")
+        return super().clips()
+
+    def prepare(self) -> None:
+        self.beats = {split: self.annotated(split) for split in ("train", "valid", "test")}
+        self.rule = {"tolerance_s": float(self.protocol["beat_tol"]), "trim_s": float(self.protocol["beat_trim"])}
+        self.tracking = Tracking(self.protocol["beat_post"], **self.rule)
+        self.store = self.frame_store(self.beats["train"])
+        self.policy = Policy(self.options.epochs(self.task.max_epochs), self.task.patience)
+
+    def annotated(self, split: str) -> dict[str, np.ndarray]:
+        """Beats of each clip within its audio: some annotations extend beyond its end."""
+        beats = {}
+        for item in self.dataset.split(split):
+            assert isinstance(item.label, tuple)
+            times = np.array(item.label, dtype=np.float64)
+            beats[item.id] = times[times <= self.matrix.entries[item.id].seconds]
+        return beats
+
+    def fit(self, settings: Sequence[Setting]) -> list[BeatFit]:
         return [fit_one(
-            store, beats["train"], beats["valid"], layer=layer_number(matrix.layers, setting.layer), lr=setting.lr,
-            seed=setting.seed, tracking=tracking, policy=policy, device=options.device,
-        ) for setting in settings]  # fmt: skip
+            self.store, self.beats["train"], self.beats["valid"], layer=layer_number(self.matrix.layers, at.layer),
+            lr=at.lr, seed=at.seed, tracking=self.tracking, policy=self.policy, device=self.options.device,
+        ) for at in settings]  # fmt: skip
 
-    grid = options.grid(matrix.layers)
-    total = len(list(grid.settings()))
-    journal = Journal(
-        options.journal, {"data": digest(matrix, beats), "rules": repr((tracking, policy, options.standardize, 2))}
-    )
-    swept = sweep(grid, fit, journal, 1, lambda row: options.fitted(row, total))
-    outputs, seeds = [], []
-    for seed, fitted in swept.heads.items():
-        scores = test(fitted, store, beats["test"], layer_number(matrix.layers, swept.layer), rule)
-        outputs.append(columns(scores, protocol["beat_agg"]))
-        means = 100 * outputs[-1].mean(axis=0)
-        seeds.append({"seed": seed, "epoch": fitted.epoch, "valid": {"f_measure": fitted.score},
-                      "test": dict(zip(COLUMNS, means.tolist(), strict=True))})  # fmt: skip
-    pooled = protocol["beat_agg"] == "pooled"
-    return Evaluated(
-        [row.as_json() for row in swept.rows], swept.layer, swept.lr, seeds,
-        Outputs(np.array(list(beats["test"])), np.zeros(0), np.stack(outputs).astype(np.float32), tuple(COLUMNS)),
-        {"kind": "frame-wise mlp", "hidden": 512, "dropout": 0.2, "optimizer": "Adam", "crop_s": 10.0,
-         "loss": "binary cross-entropy, targets 0.25 0.5 1 0.5 0.25 about a beat", "epoch_by": "validation loss",
-         "batch_clips": "64, or an eighth of train if that is less",
-         "max_epochs": policy.max_epochs, "patience": list(policy.patience)},
-        ["F is pooled over all beats; its interval takes their number as given"] if pooled else [],
-    )  # fmt: skip
+    def outputs(self, fitted: BeatFit) -> np.ndarray:
+        scores = []
+        for clip, reference in self.beats["test"].items():
+            activation_T = fitted.head.activation(self.store.frames(clip, fitted.layer))
+            times_T = self.store.times(clip)
+            scores.append([Tracking(post, **self.rule).score(reference, activation_T, times_T)
+                           for post in TRACKERS.values()])  # fmt: skip
+        return columns(scores, self.protocol["beat_agg"])
 
+    def score(self, fitted: BeatFit, outputs_nC: np.ndarray) -> dict[str, Any]:
+        test = dict(zip(TRACKERS, (100 * outputs_nC.mean(axis=0)).tolist(), strict=True))
+        return {"valid": {"f_measure": fitted.score}, "test": test}
 
-def annotated(dataset: Dataset, split: str, matrix: FeatureMatrix) -> dict[str, np.ndarray]:
-    """Beats of each clip, up to the end of its audio: some annotations go on behind it."""
-    beats = {}
-    for item in dataset.split(split):
-        assert isinstance(item.label, tuple)
-        times = np.array(item.label, dtype=np.float64)
-        beats[item.id] = times[times <= matrix.entries[item.id].seconds]
-    return beats
+    def fingerprint(self) -> dict[str, Any]:
+        def parts() -> Iterator[bytes]:
+            for split, clips in self.beats.items():
+                for name, times in clips.items():
+                    yield f"{split}:{name}:{self.matrix.entries[name].crc32};".encode() + times.tobytes()
 
+        rules = repr((self.tracking, self.policy, self.options.standardize, 2))
+        return {"data": digest(self.matrix, parts()), "rules": rules}
 
-def test(
-    fit: BeatFit, store: Any, beats: dict[str, np.ndarray], layer: Layer, rule: dict[str, float]
-) -> list[dict[str, BeatScores]]:
-    """The scores of both trackers on each test recording."""
-    scores = []
-    for clip, reference in beats.items():
-        activation_T, times_T = fit.head.activation(store.frames(clip, layer)), store.times(clip)
-        scores.append({name: Tracking(post, **rule).score(reference, activation_T, times_T)
-                       for name, post in COLUMNS.items()})  # fmt: skip
-    return scores
+    @property
+    def head(self) -> dict[str, Any]:
+        return {
+            "kind": "frame-wise mlp", "hidden": 512, "dropout": 0.2, "optimizer": "Adam", "crop_s": 10.0,
+            "loss": "binary cross-entropy, targets 0.25 0.5 1 0.5 0.25 about a beat", "epoch_by": "validation loss",
+            "batch_clips": "64, or an eighth of train if that is less",
+            "max_epochs": self.policy.max_epochs, "patience": list(self.policy.patience),
+        }  # fmt: skip
+
+    def result_outputs(self, outputs_SnC: np.ndarray) -> Outputs:
+        return Outputs(np.array(list(self.beats["test"])), np.zeros(0), outputs_SnC, tuple(TRACKERS))
+
+    def notes(self, outputs_SnC: np.ndarray) -> list[str]:
+        pooled = self.protocol["beat_agg"] == "pooled"
+        return ["F is pooled over all beats; its interval takes their number as given"] if pooled else []
 
 
-def columns(scores: list[dict[str, BeatScores]], aggregation: str) -> np.ndarray:
+def columns(scores: Sequence[Sequence[BeatScores]], aggregation: str) -> np.ndarray:
     """[n, 2]: F of each recording, or its share of the pooled F, so that the mean over recordings is the metric."""
     if aggregation == "mean":
-        return np.array([[of[name].f_measure for name in COLUMNS] for of in scores])
-    matched = np.array([[of[name].matched for name in COLUMNS] for of in scores], dtype=float)
-    beats = np.array([[of[name].n_reference + of[name].n_estimate for name in COLUMNS] for of in scores], dtype=float)
+        return np.array([[score.f_measure for score in row] for row in scores])
+    matched = np.array([[score.matched for score in row] for row in scores], dtype=float)
+    beats = np.array([[score.n_reference + score.n_estimate for score in row] for row in scores], dtype=float)
     return 2 * matched / beats.mean(axis=0)
-
-
-def digest(matrix: FeatureMatrix, beats: dict[str, dict[str, np.ndarray]]) -> str:
-    """What the fits depend on besides the rules."""
-    sha = hashlib.sha256(matrix.digest.encode())
-    for split, clips in beats.items():
-        for name, times in clips.items():
-            sha.update(f"{split}:{name}:{matrix.entries[name].crc32};".encode() + times.tobytes())
-    return sha.hexdigest()

@@ -1,69 +1,85 @@
-"""Tasks with a label for each clip: from a dataset and its features to a chosen head's outputs.
+"""Tasks with a label per clip: from a dataset and its features to heads on pooled windows.
 
 Shapes: K clips, C outputs.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mir_benchmarks.datasets.dataset import SPLITS, Dataset, Item, TaskError
-from mir_benchmarks.tasks.options import Evaluated, Options, hear
+from mir_benchmarks.tasks.kind import TaskProbe, digest
 from mir_benchmarks.tasks.registry import TaskSpec
-from probes.clip_probe import ENSEMBLES, ClipProbe, Labelled, Rules
+from probes.clip_probe import ENSEMBLES, ClipConfig, ClipProbe, Labelled
+from probes.features.clips import Clip
 from probes.features.matrix import FeatureMatrix
-from probes.features.stores import Source
+from probes.features.stores import PooledStore
+from probes.fit import Fit, Setting
 from probes.metrics import METRICS
 from probes.results import Outputs
-from probes.sweep import Journal, sweep
 
 
-def clip_task(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, options: Options) -> Evaluated:
-    """Fit the grid on train, choose on valid, and give the outputs for test, seed by seed."""
-    refuse_constant(task, dataset)
-    hear(dataset, matrix, options)
-    rules = rules_of(task, dataset, options)
-    splits = {name: labelled(task, dataset, name) for name in SPLITS}
-    source: Source = matrix
-    if songs := dataset.facts.get("songs"):
-        source, splits = Songs(matrix, songs), by_song(splits, songs)
-    probe = ClipProbe(source, **splits, rules=rules, device=options.device)
-    grid = options.grid(matrix.layers)
-    total = len(list(grid.settings()))
-    options.say(f"{total} heads to fit; {probe.memory_bytes() / 2**20:.0f} MiB of features in memory at most")
-    journal = Journal(options.journal, fingerprint(dataset, matrix, probe, rules))
-    at_once = len(options.lrs) * len(options.seeds)  # all of a layer
-    swept = sweep(grid, probe.fit, journal, at_once, lambda row: options.fitted(row, total))
-    names = (*dict.fromkeys((rules.monitor, *task.metrics)),)
-    outputs, seeds = [], []
-    for seed, fitted in swept.heads.items():
-        made_KC, ensemble = probe.outputs(fitted)
-        targets = probe.labelled["test"].targets
-        test = {name: METRICS[name](targets, made_KC, rules.classes) for name in names}
-        outputs.append(made_KC.astype(np.float32))
-        seeds.append({"seed": seed, "epoch": fitted.epoch, "valid": {rules.monitor: fitted.score}, "test": test,
-                      "ensemble": ensemble})  # fmt: skip
-    test_split = probe.labelled["test"]
-    return Evaluated(
-        [row.as_json() for row in swept.rows], swept.layer, swept.lr, seeds,
-        Outputs(np.array(test_split.ids), test_split.targets, np.stack(outputs), rules.classes),
-        {"kind": "mlp" if rules.hidden else "linear", "hidden": rules.hidden, "dropout": 0.2, "optimizer": "Adam",
-         "batch": "as many windows as 64 clips have", "max_epochs": rules.max_epochs, "patience": list(rules.patience)},
-        [*absent(task, dataset, splits), *short(task, dataset, matrix)],
-    )  # fmt: skip
+class ClipTask(TaskProbe[Fit]):
+    """Heads of all rates and seeds of a layer are fitted together, and selected by the task's own metric on valid."""
 
+    def clips(self) -> list[Clip]:
+        refuse_constant(self.task, self.dataset)
+        return super().clips()
 
-def rules_of(task: TaskSpec, dataset: Dataset, options: Options) -> Rules:
-    """How the task's heads are fitted and scored."""
-    several = task.protocol(options.protocol).get("gs_ensemble") == "valid-selected"
-    return Rules(
-        task.kind, dataset.classes, task.monitor, options.hidden, options.epochs(task.max_epochs), task.patience,
-        tuple(ENSEMBLES) if several else ("mean-logit",), options.standardize, task.per_window,
-    )  # fmt: skip
+    def prepare(self) -> None:
+        task, options = self.task, self.options
+        self.together = len(options.lrs) * len(options.seeds)
+        several = self.protocol.get("gs_ensemble") == "valid-selected"
+        self.config = ClipConfig(
+            task.kind, self.dataset.classes, task.monitor, options.hidden, options.epochs(task.max_epochs),
+            task.patience, tuple(ENSEMBLES) if several else ("mean-logit",), options.standardize, task.per_window,
+        )  # fmt: skip
+        self.splits = {name: labelled(task, self.dataset, name) for name in SPLITS}
+        source: PooledStore = self.matrix
+        if songs := self.dataset.facts.get("songs"):
+            source, self.splits = Songs(self.matrix, songs), by_song(self.splits, songs)
+        self.probe = ClipProbe(source, **self.splits, config=self.config, device=options.device)
+        self.on_message(f"at most {self.probe.memory_bytes() / 2**20:.0f} MiB of features in memory")
+
+    def fit(self, settings: Sequence[Setting]) -> Iterator[Fit]:
+        return self.probe.fit(settings)
+
+    def outputs(self, fitted: Fit) -> np.ndarray:
+        return self.probe.outputs(fitted)
+
+    def score(self, fitted: Fit, outputs_nC: np.ndarray) -> dict[str, Any]:
+        targets, monitor = self.probe.labelled["test"].targets, self.config.monitor
+        names = dict.fromkeys((monitor, *self.task.metrics))
+        test = {name: METRICS[name](targets, outputs_nC, self.config.classes) for name in names}
+        return {"valid": {monitor: fitted.score}, "test": test, "ensemble": self.probe.ensemble(fitted)}
+
+    def fingerprint(self) -> dict[str, Any]:
+        def parts() -> Iterator[bytes]:
+            for name, split in self.probe.labelled.items():
+                for item in self.dataset.split(name):
+                    yield f"{item.id}:{self.matrix.entries[item.id].crc32};".encode()
+                yield split.targets.tobytes()
+
+        return {"data": digest(self.matrix, parts()), "rules": repr(self.config)}
+
+    @property
+    def head(self) -> dict[str, Any]:
+        config = self.config
+        return {
+            "kind": "mlp" if config.hidden else "linear", "hidden": config.hidden, "dropout": 0.2, "optimizer": "Adam",
+            "batch": "as many windows as 64 clips have", "max_epochs": config.max_epochs,
+            "patience": list(config.patience),
+        }  # fmt: skip
+
+    def result_outputs(self, outputs_SnC: np.ndarray) -> Outputs:
+        test = self.probe.labelled["test"]
+        return Outputs(np.array(test.ids), test.targets, outputs_SnC, self.config.classes)
+
+    def notes(self, outputs_SnC: np.ndarray) -> list[str]:
+        return [*absent(self.task, self.dataset, self.splits), *short(self.task, self.dataset, self.matrix)]
 
 
 def labelled(task: TaskSpec, dataset: Dataset, split: str) -> Labelled:
@@ -91,7 +107,7 @@ def target(task: TaskSpec, item: Item, dataset: Dataset) -> Any:
 
 
 def refuse_constant(task: TaskSpec, dataset: Dataset) -> None:
-    """TaskError where a value to be learnt or scored never changes within a split."""
+    """TaskError where a target of a regression is constant within a split."""
     for split in SPLITS if task.kind == "regression" else ():
         values_KC = np.array([item.label for item in dataset.split(split)], dtype=float)
         if constant := np.flatnonzero(np.ptp(values_KC, axis=0) == 0).tolist():
@@ -100,7 +116,7 @@ def refuse_constant(task: TaskSpec, dataset: Dataset) -> None:
 
 
 def absent(task: TaskSpec, dataset: Dataset, splits: dict[str, Labelled]) -> list[str]:
-    """Notes on classes that are tested but never trained."""
+    """A note on classes of test items that no training item has."""
     if task.kind == "multilabel":
         held = {name: set(np.flatnonzero(split.targets.any(axis=0)).tolist()) for name, split in splits.items()}
     elif task.kind in ("classification", "key"):
@@ -112,26 +128,16 @@ def absent(task: TaskSpec, dataset: Dataset, splits: dict[str, Labelled]) -> lis
 
 
 def short(task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix) -> list[str]:
-    """A note on recordings below one window, where every window counts: MARBLE leaves them out, we do not."""
-    window_s = matrix.windowing.seconds or 0.0
+    """A note on recordings shorter than a window, where windows are items: MARBLE drops them, we do not."""
+    window_s = matrix.clip_windows.seconds or 0.0
     n = sum(matrix.entries[item.id].seconds < window_s for item in dataset.items) if task.per_window else 0
     return [f"{n} recordings are shorter than a window and kept as one each; MARBLE drops them"] if n else []
 
 
-def fingerprint(dataset: Dataset, matrix: FeatureMatrix, probe: ClipProbe, rules: Rules) -> dict[str, Any]:
-    """What a fit depends on: features, audio, targets and rules. Any change of it is another fit."""
-    sha = hashlib.sha256(matrix.digest.encode())
-    for name, split in probe.labelled.items():
-        for item in dataset.split(name):
-            sha.update(f"{item.id}:{matrix.entries[item.id].crc32};".encode())
-        sha.update(split.targets.tobytes())
-    return {"data": sha.hexdigest(), "rules": repr(rules)}
-
-
 class Songs:
-    """A source whose ids are songs, with the windows of all their clips; other ids stay what they are."""
+    """A PooledStore whose ids are songs, with the windows of all their clips; other ids are unchanged."""
 
-    def __init__(self, source: Source, song_of: Mapping[str, str]) -> None:
+    def __init__(self, source: PooledStore, song_of: Mapping[str, str]) -> None:
         self._source, self.layers = source, source.layers
         self._clips: dict[str, list[str]] = {}
         for clip, song in song_of.items():
@@ -139,23 +145,23 @@ class Songs:
 
     def rows(self, ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """(row numbers, number of the song each belongs to), for songs in this order."""
-        found = [self._source.rows(self._clips.get(name, [name]))[0] for name in ids]
-        return np.concatenate(found), np.repeat(np.arange(len(found)), [len(rows) for rows in found])
+        per_song = [self._source.rows(self._clips.get(name, [name]))[0] for name in ids]
+        return np.concatenate(per_song), np.repeat(np.arange(len(per_song)), [len(rows) for rows in per_song])
 
     def windows(self, rows: np.ndarray, layer: int | slice) -> np.ndarray:
-        """As the source gives them."""
+        """Windows of the store."""
         return self._source.windows(rows, layer)
 
 
 def by_song(splits: Mapping[str, Labelled], song_of: Mapping[str, str]) -> dict[str, Labelled]:
-    """Splits of songs, each with the target of its clips; TaskError where they differ, and for a song in two splits.
+    """Splits of songs, each with the target of its clips; TaskError if these differ, or a song is in two splits.
 
     >>> clips = Labelled(("x1", "x2", "y1"), np.array([3, 3, 5]))
     >>> by_song({"train": clips}, {"x1": "x", "x2": "x", "y1": "y"})["train"]
     Labelled(ids=('x', 'y'), targets=array([3, 5]))
     """
-    home: dict[str, str] = {}
-    made = {}
+    split_of: dict[str, str] = {}
+    songs = {}
     for split, clips in splits.items():
         first: dict[str, int] = {}
         for i, clip in enumerate(clips.ids):
@@ -164,7 +170,7 @@ def by_song(splits: Mapping[str, Labelled], song_of: Mapping[str, str]) -> dict[
             if not np.array_equal(clips.targets[at], clips.targets[i], equal_nan=clips.targets.dtype.kind == "f"):
                 reason = f"its clips {clips.ids[at]} and {clip} have different labels"
                 raise TaskError(song, reason, "correct them, or leave out ori_uid")
-            if home.setdefault(song, split) != split:
-                raise TaskError(song, f"has clips in {home[song]} and in {split}", "correct ori_uid, or the splits")
-        made[split] = Labelled(tuple(first), clips.targets[list(first.values())])
-    return made
+            if split_of.setdefault(song, split) != split:
+                raise TaskError(song, f"has clips in {split_of[song]} and in {split}", "correct ori_uid, or the splits")
+        songs[split] = Labelled(tuple(first), clips.targets[list(first.values())])
+    return songs

@@ -1,12 +1,12 @@
-"""One model on one task: read, extract once, sweep, choose on validation, test once, and write the result."""
+"""Run one encoder on one task: extract features once, select on validation, test once, and write the result."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,103 +14,107 @@ import numpy as np
 
 from mir_benchmarks.datasets.dataset import SPLITS, Dataset, Item, TaskError, synthetic_facts
 from mir_benchmarks.statistics import left_out, summarise
-from mir_benchmarks.tasks.beats import beat_task
-from mir_benchmarks.tasks.clips import clip_task
-from mir_benchmarks.tasks.options import Evaluated, Options
+from mir_benchmarks.tasks.beats import BeatTask
+from mir_benchmarks.tasks.clips import ClipTask
+from mir_benchmarks.tasks.kind import TaskProbe
+from mir_benchmarks.tasks.options import Options
 from mir_benchmarks.tasks.registry import TaskSpec
-from mir_benchmarks.tasks.separation import separation_task
+from mir_benchmarks.tasks.separation import SeparationTask
 from probes.encoders import Encoder
-from probes.features.cutting import Windowing
 from probes.features.matrix import FeatureMatrix
 from probes.results import Result, library_versions
+from probes.sweep import GridRow, Journal, evaluate
 
-VOCALSET_SINGERS = 20  # its number of files is on no record
-KINDS: dict[str, Callable[[TaskSpec, Dataset, FeatureMatrix, Options], Evaluated]] = {
-    "classification": clip_task, "key": clip_task, "multilabel": clip_task, "regression": clip_task,
-    "beats": beat_task, "separation": separation_task,
+KINDS: dict[str, type[TaskProbe]] = {
+    "classification": ClipTask, "key": ClipTask, "multilabel": ClipTask, "regression": ClipTask,
+    "beats": BeatTask, "separation": SeparationTask,
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where datasets lie, where features are kept, and where results go."""
+def run_task(
+    task: TaskSpec,
+    encoder: Encoder,
+    *,
+    home: str | Path,
+    out: str | Path,
+    features: str | Path | None = None,
+    options: Options | None = None,
+    on_clip: Callable[[bool, int], None] = lambda extracted, total: None,
+    on_fit: Callable[[GridRow, int], None] = lambda row, total: None,
+    on_message: Callable[[str], None] = lambda line: None,
+    command: Sequence[str] = (),
+) -> Path:
+    """Run a task, write `out`/<task>.json with its outputs as .npz beside it, and return the path of the JSON.
 
-    data_home: Path
-    out: Path
-    features: Path
-
-
-def run_task(task: TaskSpec, encoder: Encoder, places: Places, options: Options | None = None) -> Path:
-    """Run a task and write `out`/<task>.json (and .npz); gives the path of the JSON.
-
-    TaskError if the data is missing, has other counts than it should, or cannot be heard.
+    `home` holds a folder per corpus; features are kept in `features` (default: `out`/features). `on_clip` is called
+    per clip with whether it had to be extracted, `on_fit` per point of the grid, both with the total; `on_message`
+    with lines for people; the result records `command`. UsageError for layers that the encoder does not have;
+    TaskError if data is missing, has unexpected counts, or cannot be decoded.
     """
     started = time.perf_counter()
-    options = options or Options()
-    options.grid(encoder.facts.layer_names)  # refuses unknown layers before hours of hearing
-    home = Path(places.data_home) / task.corpus
-    dataset = task.read(places.data_home, options.protocol)
-    expected = task.expected_counts(home, options.protocol)
-    check_counts(task, dataset, {} if options.limit else expected, home)
+    options, out, corpus = options or Options(), Path(out), Path(home) / task.corpus
+    grid = options.grid(encoder.facts.layer_names)  # before hours of extraction
+    protocol = task.protocol(options.protocol)
+    dataset = task.read(Path(home), protocol)
+    expected = task.expected_counts(corpus, protocol)
+    check_counts(task, dataset, {} if options.limit else expected, corpus)
     dataset = limited(in_order(dataset), options.limit)
-    matrix = FeatureMatrix(places.features / task.corpus, encoder, windowing_of(task, task.protocol(options.protocol)))
-    options = replace(options, journal=places.out / "journals" / f"{task.name}.jsonl")
-    done = KINDS[task.kind](task, dataset, matrix, options)
-    waves = {name: entry.wave for name, entry in matrix.entries.items()} | done.waves
-    metrics, score = summarise(done.outputs, task.metrics, task.protocol(options.protocol))
+    folder = Path(features or out / "features") / task.corpus
+    matrix = FeatureMatrix(folder, encoder, task.windows_under(protocol))
+    probe = KINDS[task.kind](task, dataset, matrix, options, protocol, on_message)
+    clips = probe.clips()
+    on_message(f"{len(clips)} recordings to extract with {encoder.facts.name}; features in {matrix.folder}")
+    matrix.extract(clips, lambda extracted: on_clip(extracted, len(clips)))
+    probe.prepare()
+    on_message(f"{len(grid)} heads to fit")
+    done = evaluate(probe, grid, Journal(out / "journals" / f"{task.name}.jsonl", probe.fingerprint()), on_fit)
+    outputs = probe.result_outputs(done.outputs_SnC.astype(np.float32))
+    waves = {name: entry.wave for name, entry in matrix.entries.items()} | probe.waves
+    metrics, score = summarise(outputs, task.metrics, protocol)
+    notes = [*dataset.notes, *unchecked(expected), *duplicates(dataset, waves), *probe.notes(done.outputs_SnC),
+             *left_out(outputs, task.metrics)]  # fmt: skip
     result = Result(
-        model=model_of(encoder),
-        task=task_of(task, dataset, waves, home),
-        protocol=task.protocol(options.protocol) | {"features": "standardized" if options.standardize else "raw"},
-        head=done.head, layer=done.layer, lr=done.lr, seeds=done.seeds, metrics=metrics, score=score,
-        grid=done.grid,
-        notes=[*dataset.notes, *unchecked(expected), *duplicates(dataset, waves), *done.notes,
-               *left_out(done.outputs, task.metrics)],
-        limit=limits(task, options, synthetic_facts(home) is not None),
-        seconds=round(time.perf_counter() - started, 2), device=options.device, versions=library_versions(),
+        model=model_of(encoder), task=task_of(task, dataset, waves, corpus),
+        protocol=protocol | {"features": "standardized" if options.standardize else "raw"},
+        head=probe.head, metrics=metrics, score=score, **done.selection(), notes=notes,
+        limit=limits(task, options, synthetic_facts(corpus) is not None),
+        seconds=round(time.perf_counter() - started, 2), device=options.device,
+        command=list(command), versions=library_versions(),
     )  # fmt: skip
-    return result.save(places.out, done.outputs)
-
-
-def windowing_of(task: TaskSpec, protocol: dict[str, str]) -> Windowing:
-    """The task's windows under the switches chosen."""
-    windowing = task.windowing
-    if protocol.get("emo_window") == "15s":
-        return replace(windowing, seconds=15.0)
-    if protocol.get("emo_window") == "5s-of-30":
-        return replace(windowing, crop_s=30.0)
-    return replace(windowing, tail="keep") if protocol.get("vocalset_tail") == "keep" else windowing
+    return result.save(out, outputs)
 
 
 def check_counts(task: TaskSpec, dataset: Dataset, expected: dict[str, int], home: Path) -> None:
-    """TaskError where a split has another number of items than it should, or none."""
+    """TaskError where a split is empty or has an unexpected number of items."""
     if any(expected.values()) and dataset.counts != expected:
         raise TaskError(
             home, f"{task.name} has {dataset.counts}, not {expected}",
             f"`mert bench prepare {task.name} --check` lists what is missing; --limit runs on what there is",
         )  # fmt: skip
-    singers = {item.label if task.name == "vocalset_singer" else item.artist for item in dataset.items}
-    if task.corpus == "vocalset" and expected and not any(expected.values()) and len(singers) != VOCALSET_SINGERS:
-        raise TaskError(home, f"has {len(singers)} singers, not {VOCALSET_SINGERS}", "unpack all of VocalSet")
+    if task.n_artists and expected and not any(expected.values()):
+        artists = {item.artist or item.label for item in dataset.items}
+        if len(artists) != task.n_artists:
+            reason = f"has {len(artists)} artists, not {task.n_artists}"
+            raise TaskError(home, reason, f"complete the dataset: {task.get}")
     if empty := [split for split, n in dataset.counts.items() if not n]:
         raise TaskError(home, f"{task.name} has no items in {', '.join(empty)}", "complete the dataset")
 
 
 def limits(task: TaskSpec, options: Options, synthetic: bool) -> str | None:
-    """Why a number is not comparable with a full run, if it is not; fewer epochs are a suite's own choice."""
-    said = [f"{options.limit} items of each split"] if options.limit else []
+    """Why a result is not comparable with a full run, or None; a suite may have fewer epochs."""
+    reasons = [f"{options.limit} items of each split"] if options.limit else []
     if not synthetic and options.epochs(task.max_epochs) < task.max_epochs:
-        said.append(f"at most {options.max_epochs} epochs")
-    return ", ".join(said) or None
+        reasons.append(f"at most {options.max_epochs} epochs")
+    return ", ".join(reasons) or None
 
 
 def unchecked(expected: dict[str, int]) -> list[str]:
-    """A note where no official sizes of the splits are known, so that a part could pass for the whole."""
+    """A note where no official sizes of the splits are known, so that an incomplete dataset would not be noticed."""
     return [] if any(expected.values()) else ["the sizes of the splits could not be checked: none are on record"]
 
 
 def in_order(dataset: Dataset) -> Dataset:
-    """The same, by ids: no number may depend on the order in which files are listed."""
+    """The dataset sorted by ids: no number may depend on the order in which files are listed."""
     return replace(dataset, items=tuple(sorted(dataset.items, key=lambda item: item.id)))
 
 
@@ -132,12 +136,12 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
 
 def duplicates(dataset: Dataset, waves: Mapping[str, str]) -> list[str]:
     """A note on recordings that are bit for bit the same, once decoded, in different splits."""
-    heard: dict[str, Item] = {}
+    by_wave: dict[str, Item] = {}
     pairs = []
     for item in dataset.items:
         if item.id not in waves:
             continue
-        first = heard.setdefault(waves[item.id], item)
+        first = by_wave.setdefault(waves[item.id], item)
         if first.split != item.split:
             pairs.append(f"{first.id} ({first.split}) = {item.id} ({item.split})")
     if not pairs:
@@ -146,13 +150,13 @@ def duplicates(dataset: Dataset, waves: Mapping[str, str]) -> list[str]:
 
 
 def model_of(encoder: Encoder) -> dict[str, Any]:
-    """Who was probed, and how it listened."""
+    """Identity and settings of the encoder."""
     facts = encoder.facts.as_dict()
     return {"name": facts.pop("name"), "revision": facts.pop("revision"), "sha256": facts.pop("sha256")} | facts
 
 
 def task_of(task: TaskSpec, dataset: Dataset, waves: Mapping[str, str], home: Path) -> dict[str, Any]:
-    """Which data it was: real or synthetic, checksums over all of it and over labels, the sizes of its splits."""
+    """Identity of the data: real or synthetic, checksums over audio and labels, sizes of the splits."""
     sha, labels = hashlib.sha256(), hashlib.sha256()
     for item in sorted(dataset.items, key=lambda item: item.id):
         sha.update(json.dumps([item.id, item.split, item.label, waves.get(item.id, "")]).encode())

@@ -10,17 +10,17 @@ from functools import cached_property
 
 import numpy as np
 
-LEAST = 1e-7  # activations are kept this far from 0 and 1, whose logarithms are infinite
+MIN_ACTIVATION = 1e-7  # activations are kept this far from 0 and 1, whose logarithms are infinite
 
 
 @dataclass(frozen=True)
 class DbnBeats:
-    """The beat model of Krebs, Böck and Widmer (ISMIR 2015), with the parameters that madmom made customary.
+    """The beat model of Krebs, Böck and Widmer (ISMIR 2015), with the parameters of madmom.
 
     A state is an interval of i frames, any integer from 60 fps / max_bpm to 60 fps / min_bpm, and a position in it
     that advances with each frame. At its end, interval a is followed by b with a probability that is proportional to
     exp(-transition_lambda |b / a - 1|). The first 1/observation_lambda of an interval emits the activation, the rest
-    shares its complement. Called with an activation [T], it gives the beats in seconds after the first frame.
+    shares its complement. Called with an activation [T], it returns beats in seconds after the first frame.
 
     >>> activation = np.full(190, 0.02)
     >>> activation[5::25] = 0.9
@@ -103,7 +103,7 @@ class DbnBeats:
 
     def _log_likelihood(self, activation_T: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """Of the frames of intervals entered at `starts` [..., K or 1], as far as they lie in the recording."""
-        clipped_T = np.clip(activation_T, LEAST, 1 - LEAST)
+        clipped_T = np.clip(activation_T, MIN_ACTIVATION, 1 - MIN_ACTIVATION)
         beat = np.cumsum(np.append(0.0, np.log(clipped_T)))
         rest = np.cumsum(np.append(0.0, np.log((1 - clipped_T) / (self.observation_lambda - 1))))
         first, middle, end = (

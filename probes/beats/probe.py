@@ -16,10 +16,10 @@ from torch import Tensor
 
 from probes.beats.tracking import Tracking, beat_targets, frame_rate
 from probes.features.stores import FrameStore, Layer
-from probes.fit import Policy, Scores, seeded, train
-from probes.heads import BeatHead
+from probes.fit import Policy, seeded, train
+from probes.heads import FrameHead
 
-MOST_CLIPS = 64  # of a batch
+MAX_BATCH_CLIPS = 64
 Beats = Mapping[str, np.ndarray]  # seconds of the beats of each clip
 
 
@@ -27,7 +27,7 @@ Beats = Mapping[str, np.ndarray]  # seconds of the beats of each clip
 class BeatFit:
     """A fitted head, with the validation F of the epoch that was kept (0: none was)."""
 
-    head: BeatHead
+    head: FrameHead
     layer: Layer
     lr: float
     seed: int
@@ -56,17 +56,17 @@ def fit_one(
 ) -> BeatFit:
     """Train one head; the same seed gives the same head, bit by bit, on a CPU.
 
-    An epoch hears a random crop of each training clip, in batches of 64 clips, or of an eighth of all if that is less.
-    The epoch with the least loss over whole validation clips is kept, and its mean F by `tracking` is reported, for
-    the choice of layer and rate. MARBLE watches F in every epoch: on few clips that is coarse (beats drawn from noise
+    An epoch takes a random crop of each training clip, in batches of 64 clips, or of an eighth of all if that is less.
+    The epoch with the lowest loss over whole validation clips is kept, and its mean F by `tracking` is reported for
+    the choice of layer and rate. MARBLE computes F in every epoch: on few clips that is coarse (beats drawn from noise
     reach 0.35), costs two to three times as long, and was on average no better where both were tried.
     """
     device, tracking = torch.device(device), tracking or Tracking()
     clips = list(train_beats)
     with seeded(seed, device) as random:
-        head = BeatHead.for_frames(store.frames(clips[0], layer)).to(device)
-        head.expect(float(np.mean([beat_targets(train_beats[clip], store.times(clip)).mean() for clip in clips])))
-        size = batch_clips or min(MOST_CLIPS, math.ceil(len(clips) / 8))
+        head = FrameHead.for_frames(store.frames(clips[0], layer)).to(device)
+        head.init_rate(float(np.mean([beat_targets(train_beats[clip], store.times(clip)).mean() for clip in clips])))
+        size = batch_clips or min(MAX_BATCH_CLIPS, math.ceil(len(clips) / 8))
 
         def crop(clip: str) -> tuple[Tensor, Tensor]:
             times_T = store.times(clip)
@@ -82,17 +82,17 @@ def fit_one(
             for first in range(0, len(order), size):
                 step(head, [crop(clip) for clip in order[first : first + size]], optimizer, device)
 
-        def validate() -> Scores:
+        def validate() -> float:
             losses = [clip_loss(head, store, beats, clip, layer) for clip, beats in valid_beats.items()]
-            return (-float(np.mean(losses)),)
+            return -float(np.mean(losses))
 
         _, number = train(head, lr, policy or Policy(), epoch, validate)
-    valid = mean_f(head, store, valid_beats, layer, tracking) if number else 0.0
+    valid = float(np.mean(f_measures(head, store, valid_beats, layer, tracking))) if number else 0.0
     return BeatFit(head, layer, lr, seed, valid, number)
 
 
 def step(
-    head: BeatHead, batch: list[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer, device: torch.device
+    head: FrameHead, batch: list[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer, device: torch.device
 ) -> None:
     """One update on the mean loss of all frames; clip by clip, so that many layers of many clips fit into memory."""
     n_frames = sum(len(targets_T) for _, targets_T in batch)
@@ -104,16 +104,16 @@ def step(
     optimizer.step()
 
 
-def clip_loss(head: BeatHead, store: FrameStore, beats: np.ndarray, clip: str, layer: Layer) -> float:
+def clip_loss(head: FrameHead, store: FrameStore, beats: np.ndarray, clip: str, layer: Layer) -> float:
     """Mean loss of the frames of a clip."""
     targets_T = torch.as_tensor(beat_targets(beats, store.times(clip)))
     logits_T = head.logits(store.frames(clip, layer)).cpu()
     return float(F.binary_cross_entropy_with_logits(logits_T, targets_T))
 
 
-def mean_f(head: BeatHead, store: FrameStore, beats: Beats, layer: Layer, tracking: Tracking) -> float:
-    """Mean F over whole clips."""
-    return float(np.mean([
+def f_measures(head: FrameHead, store: FrameStore, beats: Beats, layer: Layer, tracking: Tracking) -> np.ndarray:
+    """F of each clip, whole."""
+    return np.array([
         tracking.score(reference, head.activation(store.frames(clip, layer)), store.times(clip)).f_measure
         for clip, reference in beats.items()
-    ]))  # fmt: skip
+    ])  # fmt: skip

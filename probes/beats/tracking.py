@@ -1,4 +1,4 @@
-"""Beat tracking around an activation: targets to learn it, beats from it, their scores, and answers that are known.
+"""Beat tracking around an activation: targets for training, beats from an activation, and their scores.
 
 Shapes: T frames.
 """
@@ -6,13 +6,12 @@ Shapes: T frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-import mir_eval
 import numpy as np
 
+from mert.errors import need
 from probes.beats.dbn import DbnBeats
 
 WIDENED = (1.0, 0.5, 0.25)  # targets of the frame nearest to a beat and of its neighbours
@@ -36,7 +35,7 @@ def frame_rate(times_T: np.ndarray) -> float:
 def beat_targets(beats: np.ndarray, times_T: np.ndarray) -> np.ndarray:
     """[T], float32: 1 at the frame nearest to each beat, 0.5 and 0.25 one and two frames off, else 0.
 
-    Beats more than half a frame outside the recording count as none: some annotations go on after the audio's end.
+    Beats more than half a frame outside the recording are ignored: some annotations extend beyond the end of the audio.
 
     >>> beat_targets(np.array([0.31, 9.0]), np.arange(6) / 10)
     array([0.  , 0.25, 0.5 , 1.  , 0.5 , 0.25], dtype=float32)
@@ -70,7 +69,7 @@ def peak_beats(activation_T: np.ndarray, fps: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BeatScores:
-    """How one recording was tracked: F, and the counts from which F over many recordings is pooled."""
+    """Scores of one recording: F, and the counts from which F over many recordings is pooled."""
 
     f_measure: float
     matched: int
@@ -81,11 +80,12 @@ class BeatScores:
 def beat_scores(
     reference: np.ndarray, estimate: np.ndarray, tolerance_s: float = 0.07, trim_s: float = 0.0
 ) -> BeatScores:
-    """F of mir_eval's matching; beats before `trim_s` do not count, and nothing tracked is 0.
+    """F by mir_eval's matching, 0 if nothing was tracked; beats before `trim_s` are ignored.
 
     >>> beat_scores(np.array([1.0, 2.0]), np.array([1.069, 2.071]))
     BeatScores(f_measure=0.5, matched=1, n_reference=2, n_estimate=2)
     """
+    mir_eval = need("mir_eval", "probe", "beat scores")
     reference, estimate = (mir_eval.beat.trim_beats(np.sort(beats), min_beat_time=trim_s)
                            for beats in (reference, estimate))  # fmt: skip
     both = len(reference) and len(estimate)
@@ -93,18 +93,8 @@ def beat_scores(
     return BeatScores(f_measure(matched, len(reference), len(estimate)), matched, len(reference), len(estimate))
 
 
-def pooled_f(scores: Iterable[BeatScores]) -> float:
-    """F of all beats together, whatever recording they belong to.
-
-    >>> pooled_f([BeatScores(1.0, 1, 1, 1), BeatScores(0.0, 0, 3, 3)])
-    0.25
-    """
-    counts = [(score.matched, score.n_reference, score.n_estimate) for score in scores]
-    return f_measure(*np.array(counts, dtype=int).reshape(-1, 3).sum(axis=0).tolist())
-
-
 def f_measure(matched: int, n_reference: int, n_estimate: int) -> float:
-    """The harmonic mean of precision and recall; 0 where nothing matched."""
+    """The harmonic mean of precision and recall; 0 if nothing matched."""
     return 2 * matched / (n_reference + n_estimate) if matched else 0.0
 
 
@@ -123,23 +113,9 @@ class Tracking:
     def beats(self, activation_T: np.ndarray, times_T: np.ndarray) -> np.ndarray:
         """Beat times in seconds."""
         fps = frame_rate(times_T)
-        found = tracker(fps)(activation_T) if self.post == "dbn" else peak_beats(activation_T, fps)
-        return np.asarray(times_T[0] + found)
+        beats = tracker(fps)(activation_T) if self.post == "dbn" else peak_beats(activation_T, fps)
+        return np.asarray(times_T[0] + beats)
 
     def score(self, reference: np.ndarray, activation_T: np.ndarray, times_T: np.ndarray) -> BeatScores:
-        """The scores of what `beats` gives."""
+        """The scores of the beats picked from an activation."""
         return beat_scores(reference, self.beats(activation_T, times_T), self.tolerance_s, self.trim_s)
-
-
-def grid(seconds: float, bpm: float = 120.0) -> np.ndarray:
-    """A metronome that has heard nothing: the floor.
-
-    >>> grid(1.6)
-    array([0. , 0.5, 1. , 1.5])
-    """
-    return np.arange(0, seconds, 60 / bpm)
-
-
-def true_activation(beats: np.ndarray, times_T: np.ndarray) -> np.ndarray:
-    """What a perfect head would give: the ceiling, save for what post-processing loses."""
-    return beat_targets(beats, times_T)

@@ -1,1 +1,1 @@
-"""Features as probes read them: clips, windows, a matrix on disk, files of `mert embed`, and their scaling."""
+"""Features as probes read them: clips, windows, a matrix on disk, files of `mert embed`, standardisation."""

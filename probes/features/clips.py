@@ -1,4 +1,4 @@
-"""Clips to be heard by an encoder: audio files, or waves computed on demand, each with a fingerprint of its content.
+"""Clips to be embedded: audio files, or waves computed on demand, each with a fingerprint of its content.
 
 Shapes: N samples, mono, float32.
 """
@@ -22,7 +22,7 @@ SILENCE_BLOCK_S = 0.01
 
 @dataclass(frozen=True)
 class Clip:
-    """A recording by its file, or by a function of the sample rate with the fingerprint of what it gives."""
+    """A recording: an audio file, or a function of the sample rate with the fingerprint of the wave it returns."""
 
     id: str
     audio: Path | None = None
@@ -30,7 +30,7 @@ class Clip:
     fingerprint: str = ""
 
     def stamp(self) -> tuple[int, int]:
-        """Size and time of the last change: while they stay, so does the fingerprint. (0, 0) for computed waves."""
+        """Size and modification time of the file, which change with its content; (0, 0) for computed waves."""
         if self.audio is None:
             return 0, 0
         try:
@@ -54,7 +54,7 @@ class Clip:
 
 
 def trimmed(wave_N: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Without the silence before the first 10 ms that reach -40 dB of the loudest 10 ms.
+    """The wave without the silence before the first 10 ms that reach -40 dB of the loudest 10 ms.
 
     >>> wave = np.concatenate([np.zeros(1000), np.ones(500)])
     >>> len(trimmed(wave, 1000))
@@ -70,5 +70,5 @@ def trimmed(wave_N: np.ndarray, rate_hz: int) -> np.ndarray:
 
 
 def wave_digest(wave_N: np.ndarray) -> str:
-    """What decoded sound is: equal for bit-exact duplicates in different containers."""
+    """SHA-256 of decoded samples: equal for bit-exact duplicates in different containers."""
     return hashlib.sha256(np.ascontiguousarray(wave_N, np.float32).tobytes()).hexdigest()

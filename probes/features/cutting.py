@@ -1,4 +1,4 @@
-"""How a recording is cut for a probe: windows of some seconds, what becomes of the rest, pooled or frame by frame."""
+"""How recordings are cut into windows for a probe, and whether features are pooled over each."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 SHORTEST_S = 1.0
-NEARLY_S = 0.01  # a resampler may give a sample less than the whole
+NEARLY_S = 0.01  # a resampler may return a sample less than the whole
 
 
 @dataclass(frozen=True)
-class Windowing:
+class ClipWindows:
     """Non-overlapping windows of `seconds` (None: the whole recording).
 
-    A rest below 1 s is dropped, a longer one is a window of its own, or dropped where `tail` is "drop"; a recording
-    that is shorter than a window is one window of its own length. `crop_s` keeps the beginning only; `trim` drops
-    leading silence; `pooled` means features are averaged over each window, else frames are kept.
+    A rest below 1 s is dropped; a longer one is a shorter window, or dropped if `tail` is "drop". A recording shorter
+    than a window is one window of its own length. `crop_s` keeps the beginning only; `trim` removes leading silence;
+    `pooled` features are averaged over each window, otherwise frames are kept.
     """
 
     seconds: float | None
@@ -27,9 +27,9 @@ class Windowing:
     def spans(self, n_samples: int, rate_hz: int) -> Iterator[tuple[int, int]]:
         """(first, end) in samples of each window.
 
-        >>> list(Windowing(5.0).spans(115, 10)), list(Windowing(5.0, tail="drop").spans(115, 10))
+        >>> list(ClipWindows(5.0).spans(115, 10)), list(ClipWindows(5.0, tail="drop").spans(115, 10))
         ([(0, 50), (50, 100), (100, 115)], [(0, 50), (50, 100)])
-        >>> list(Windowing(5.0).spans(104, 10)), list(Windowing(5.0, tail="drop").spans(30, 10))
+        >>> list(ClipWindows(5.0).spans(104, 10)), list(ClipWindows(5.0, tail="drop").spans(30, 10))
         ([(0, 50), (50, 100)], [(0, 30)])
         """
         n = n_samples if self.crop_s is None else min(n_samples, round(self.crop_s * rate_hz))

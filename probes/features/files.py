@@ -1,4 +1,4 @@
-"""Features that `mert embed` wrote, as probes read them: all made in one way, pooled or frame by frame.
+"""Features that `mert embed` wrote, as probes read them: all embedded in one way, pooled or frame by frame.
 
 Shapes: R rows (recordings, or frames), L layers, T frames, D model width, P width of a row (D, or 2 D).
 """
@@ -18,9 +18,9 @@ AGAIN = "embed all recordings again in one way"
 
 
 class FeatureFiles:
-    """Features of many recordings in memory: the Source of clip probes, and the FrameStore of frame-wise ones.
+    """Features of many recordings in memory: a PooledStore for clip probes, a FrameStore for frame-wise ones.
 
-    A slice of layers stands for those that are summed: all but `embed`. Frames are pooled unless `framewise`.
+    A slice of layers selects those that are summed: all but `embed`. Frames are pooled unless `framewise`.
 
     >>> from dataclasses import asdict
     >>> meta = asdict(Provenance("0", 74, 74, True, "float32")) | {"model": "m", "pool": "mean"}
@@ -91,14 +91,14 @@ class FeatureFiles:
 
 
 def check_meta(name: str, features: Features) -> None:
-    """Refuse features that do not say how they were made: a head on them could never be used."""
+    """OutputError for features without their provenance: a head on them could never be used."""
     lacking = Provenance.missing(features.meta) + [fact for fact in ("model", "pool") if fact not in features.meta]
     if lacking:
         raise OutputError(name, f"does not say its {', '.join(lacking)}", "embed it with `mert embed`")
 
 
 def check_alike(name: str, features: Features, other_name: str, other: Features) -> None:
-    """Refuse a mixture of models, windows, layers or poolings."""
+    """OutputError for a mixture of models, windows, layers or poolings."""
     meta, wanted = (each.meta | {"layers": list(each.layers)} for each in (features, other))
     differing = differences(features.provenance, other.provenance)
     for fact in (*differing, *(fact for fact in ("pool", "layers") if meta[fact] != wanted[fact])):
@@ -119,6 +119,6 @@ def rows_of(name: str, features: Features, framewise: bool) -> np.ndarray:
 
 
 def check_finite(name: str, values: np.ndarray) -> None:
-    """Refuse NaN and infinity."""
+    """MertError for NaN and infinity."""
     if not np.isfinite(values).all():
         raise MertError(name, "features are NaN or infinite", "embed the recording again, and check it")

@@ -1,8 +1,8 @@
-"""Features once: a memory-mapped fp16 matrix [rows, L, P] with a parquet index, resumable and checked.
+"""Features extracted once: a memory-mapped fp16 matrix [rows, L, P] with a parquet index, resumable and checked.
 
-A folder holds what one encoder makes with one windowing. `values.f16` only grows; a clip counts as made when its row of
-the index, which carries a checksum of its values, is on the disk. While a run lasts, that is a line of
-`journal.jsonl`; at its end the lines become `index.parquet`.
+A folder holds the features of one encoder and one way of cutting clips. `values.f16` only grows; a clip is complete
+when its index entry, with a checksum of its values, is on the disk: during a run as a line of `journal.jsonl`, from
+its end on in `index.parquet`.
 
 Shapes: L layers, P width of a row, T frames; a row is a pooled window, or a frame.
 """
@@ -26,15 +26,15 @@ from mert.errors import AudioError, MertError, OutputError
 from mert.files import read_json, write_json, write_whole
 from probes.encoders import Encoder
 from probes.features.clips import Clip, trimmed, wave_digest
-from probes.features.cutting import Windowing
+from probes.features.cutting import ClipWindows
 
 VERSION = 1
-TOGETHER = 8  # clips written at a time
+BATCH_CLIPS = 8  # written at a time
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A clip's rows [first, first + count) with their checksum, and what was heard."""
+    """A clip's rows [first, first + count) with their checksum, and the identity of its audio."""
 
     id: str
     content: str
@@ -48,17 +48,17 @@ class Entry:
 
 
 class FeatureMatrix:
-    """The features of many clips; `extract` makes what is missing, `rows`, `windows`, `frames` give them."""
+    """The features of many clips: `extract` adds what is missing, `rows`, `windows` and `frames` read them."""
 
-    def __init__(self, root: Path, encoder: Encoder, windowing: Windowing) -> None:
+    def __init__(self, root: Path, encoder: Encoder, clip_windows: ClipWindows) -> None:
         facts = encoder.facts
-        self.encoder, self.windowing = encoder, windowing
-        self.key = {"version": VERSION, "encoder": facts.as_dict(), "windowing": asdict(windowing)}
+        self.encoder, self.clip_windows = encoder, clip_windows
+        self.key = {"version": VERSION, "encoder": facts.as_dict(), "windowing": asdict(clip_windows)}
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()
         self.folder = Path(root) / f"{facts.name.replace('/', '-')}-{digest[:12]}"
         self.digest = digest
         self.layers = facts.layer_names
-        self.width = facts.width if windowing.pooled else facts.dim
+        self.width = facts.width if clip_windows.pooled else facts.dim
         self.entries: dict[str, Entry] = {}
         self._values: np.ndarray | None = None
 
@@ -68,28 +68,28 @@ class FeatureMatrix:
         return 2 * len(self.layers) * self.width
 
     def bytes_for(self, seconds: float) -> float:
-        """Disk that clips of so many seconds in all will take."""
-        if not self.windowing.pooled:
+        """Bytes on the disk for clips of so many seconds in total."""
+        if not self.clip_windows.pooled:
             return seconds * self.encoder.facts.frame_rate * self.row_bytes
-        return seconds / (self.windowing.seconds or seconds or 1) * self.row_bytes
+        return seconds / (self.clip_windows.seconds or seconds or 1) * self.row_bytes
 
-    def extract(self, clips: Sequence[Clip], tell: Callable[[bool], None] | None = None) -> None:
-        """Make the features of every clip that has none; `tell` gets True for each clip that had to be made.
+    def extract(self, clips: Sequence[Clip], on_clip: Callable[[bool], None] | None = None) -> None:
+        """Extract the features of every clip that has none; `on_clip` is called per clip: was it extracted?
 
-        Raises AudioError, after all others were made, if clips cannot be read: nothing is left out silently.
+        AudioError, after all others were extracted, if clips cannot be read: nothing is left out silently.
         """
         with self._locked():
             self._open()
             missing = []
             for clip in clips:
                 if self._known(clip):
-                    if tell:
-                        tell(False)
+                    if on_clip:
+                        on_clip(False)
                 else:
                     missing.append(clip)
             failures: list[MertError] = []
-            for group in groups(missing, TOGETHER):
-                failures += self._append(group, tell)
+            for group in groups(missing, BATCH_CLIPS):
+                failures += self._append(group, on_clip)
             self._write_index()
         if failures:
             more = f" (and {len(failures) - 1} more like it)" if len(failures) > 1 else ""
@@ -135,23 +135,23 @@ class FeatureMatrix:
             self._values = None
 
     def _open(self) -> None:
-        """Read index and journal, drop what is damaged, and cut off rows that no line vouches for."""
+        """Read index and journal, drop damaged entries, and truncate rows without an entry."""
         note = self.folder / "key.json"
         if not note.exists():
             write_json(note, self.key)
         elif read_json(note) != json.loads(json.dumps(self.key)):
             raise OutputError(note, "belongs to other features", "remove its folder")
-        found = [*read_index(self.folder / "index.parquet"), *read_journal(self.folder / "journal.jsonl")]
+        entries = [*read_index(self.folder / "index.parquet"), *read_journal(self.folder / "journal.jsonl")]
         path = self.folder / "values.f16"
         path.touch()
         size = path.stat().st_size
-        found = [entry for entry in found if (entry.first + entry.count) * self.row_bytes <= size]
-        end = max((entry.first + entry.count for entry in found), default=0) * self.row_bytes
+        entries = [entry for entry in entries if (entry.first + entry.count) * self.row_bytes <= size]
+        end = max((entry.first + entry.count for entry in entries), default=0) * self.row_bytes
         with open(path, "rb+") as file:
             file.truncate(end)
-            self.entries = {entry.id: entry for entry in found if self._sound(file, entry)}
+            self.entries = {entry.id: entry for entry in entries if self._intact(file, entry)}
 
-    def _sound(self, file: Any, entry: Entry) -> bool:
+    def _intact(self, file: Any, entry: Entry) -> bool:
         file.seek(entry.first * self.row_bytes)
         return zlib.crc32(file.read(entry.count * self.row_bytes)) == entry.crc32
 
@@ -167,21 +167,21 @@ class FeatureMatrix:
         self.entries[clip.id] = replace(entry, size=stamp[0], mtime_ns=stamp[1])
         return True
 
-    def _append(self, clips: Sequence[Clip], tell: Callable[[bool], None] | None) -> list[MertError]:
-        """Hear some clips, write their values, then the lines that vouch for them."""
+    def _append(self, clips: Sequence[Clip], on_clip: Callable[[bool], None] | None) -> list[MertError]:
+        """Extract some clips, write their values, then their journal lines."""
         failures: list[MertError] = []
-        made: list[tuple[Entry, np.ndarray]] = []
+        extracted: list[tuple[Entry, np.ndarray]] = []
         for clip in clips:
             try:
-                made.append(self._make(clip))
+                extracted.append(self._extracted(clip))
             except MertError as error:
                 failures.append(error)
-            if tell:
-                tell(True)
+            if on_clip:
+                on_clip(True)
         path, lines = self.folder / "values.f16", []
         try:
             with open(path, "ab") as file:
-                for entry, values in made:
+                for entry, values in extracted:
                     placed = replace(entry, first=file.tell() // self.row_bytes, crc32=zlib.crc32(values.tobytes()))
                     file.write(values.tobytes())
                     lines.append(json.dumps(asdict(placed)) + "\n")
@@ -196,21 +196,21 @@ class FeatureMatrix:
                 journal.write("".join(lines).encode())
         except OSError as error:
             reason = f"cannot be written ({error.strerror or error})"
-            raise OutputError(path, reason, "free space, then run again: what was made is kept") from error
+            raise OutputError(path, reason, "free space, then run again: extracted features are kept") from error
         return failures
 
-    def _make(self, clip: Clip) -> tuple[Entry, np.ndarray]:
-        """An entry without its place, and its values fp16 [rows, L, P]."""
-        rate_hz, windowing = self.encoder.facts.sample_rate, self.windowing
+    def _extracted(self, clip: Clip) -> tuple[Entry, np.ndarray]:
+        """An entry that is not placed yet, and its values, fp16 [rows, L, P]."""
+        rate_hz, cut = self.encoder.facts.sample_rate, self.clip_windows
         size, mtime_ns = clip.stamp()
         whole_N = clip.read(rate_hz)
-        wave_N = trimmed(whole_N, rate_hz) if windowing.trim else whole_N
-        if windowing.pooled:
-            waves = [wave_N[first:end] for first, end in windowing.spans(len(wave_N), rate_hz)]
+        wave_N = trimmed(whole_N, rate_hz) if cut.trim else whole_N
+        if cut.pooled:
+            waves = [wave_N[first:end] for first, end in cut.spans(len(wave_N), rate_hz)]
             values = [pooled_LP for pooled_LP in self.encoder.pooled(waves)]
             values_RLP = np.stack(values) if values else np.zeros((0, len(self.layers), self.width), np.float32)
         else:
-            values_RLP = self.encoder.frames(wave_N, windowing.seconds).transpose(1, 0, 2)
+            values_RLP = self.encoder.frames(wave_N, cut.seconds).transpose(1, 0, 2)
         with np.errstate(over="ignore"):
             half = np.ascontiguousarray(values_RLP, np.float16)
         check_values(clip, half, (len(self.layers), self.width))
@@ -229,29 +229,29 @@ class FeatureMatrix:
 
 
 def check_values(clip: Clip, values_RLP: np.ndarray, shape: tuple[int, int]) -> None:
-    """Refuse features that are none: no rows, another shape, NaN, or too large for fp16."""
+    """MertError for no rows, another shape, NaN, or values too large for fp16."""
     if not len(values_RLP):
         raise AudioError(clip.audio or clip.id, "too short for a single window", "leave it out of the dataset")
     if values_RLP.shape[1:] != shape:
         raise MertError(clip.id, f"the encoder gave {values_RLP.shape[1:]}, not layers x width {shape}",
-                        "mend the encoder's facts")  # fmt: skip
+                        "correct the encoder's facts")  # fmt: skip
     if not np.isfinite(values_RLP).all():
         raise MertError(clip.audio or clip.id, "features are NaN, infinite or beyond fp16", "check encoder and audio")
 
 
 def read_journal(path: Path) -> list[Entry]:
-    """The lines of an unfinished run; some may be cut off, and what they vouched for is made again."""
-    found = []
+    """Entries of an unfinished run; clips whose line was cut off are extracted again."""
+    entries = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
-            found.append(Entry(**json.loads(line)))
+            entries.append(Entry(**json.loads(line)))
         except (ValueError, TypeError):
             continue
-    return found
+    return entries
 
 
 def read_index(path: Path) -> list[Entry]:
-    """All entries of a finished run; a damaged index holds none, and the features are made again."""
+    """Entries of a finished run; of a damaged index there are none, and the features are extracted again."""
     import pyarrow
     import pyarrow.parquet
 

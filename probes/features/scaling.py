@@ -1,10 +1,11 @@
-"""Features scaled by their mean and deviation over the training clips.
+"""Features standardised by their mean and deviation over the training split.
 
-Shapes: L layers, T frames, D feature size, P width of a window.
+Shapes: R rows, L layers, T frames, D feature size, P width of a window.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,65 +14,73 @@ from torch import Tensor
 
 from probes.features.stores import FrameStore, Layer
 
+MIN_DEVIATION = 1e-6  # dimensions that vary less are only centred
+PIECE = 4096  # rows at a time
+
 
 @dataclass(frozen=True)
-class Scaling:
-    """Mean and deviation of each dimension over the training windows, [P] or [L, P]."""
+class Standardizer:
+    """Mean and deviation of each dimension over the training split: [P] of one layer, or [L, P] of several."""
 
     mean: Tensor
     deviation: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, wanted: bool = True) -> Scaling:
-        if not wanted:
-            return cls(torch.zeros(x.shape[1:]), torch.ones(x.shape[1:]))
-        mean = sum(piece.double().sum(dim=0) for piece in x.split(4096)) / len(x)
-        deviation = torch.sqrt(sum(((piece - mean) ** 2).sum(dim=0) for piece in x.split(4096)) / len(x))
-        return cls(mean.float(), torch.where(deviation > 1e-6, deviation, 1.0).float())
+    def identity(cls, shape: tuple[int, ...]) -> Standardizer:
+        """A standardizer that changes nothing."""
+        return cls(torch.zeros(shape), torch.ones(shape))
+
+    @classmethod
+    def of_rows(cls, x: Tensor) -> Standardizer:
+        """By two passes over rows [R, P] or [R, L, P] in memory: the mean first, then squares about it."""
+        mean = sum(piece.double().sum(dim=0) for piece in x.split(PIECE)) / len(x)
+        deviation = torch.sqrt(sum(((piece - mean) ** 2).sum(dim=0) for piece in x.split(PIECE)) / len(x))
+        return cls(mean.float(), torch.where(deviation > MIN_DEVIATION, deviation, 1.0).float())
+
+    @classmethod
+    def of_stream(cls, clips: Iterable[np.ndarray]) -> Standardizer:
+        """By one pass over clips, [T, D] or [L, T, D] each, from sums of values and squares in float64."""
+        count, total, squares = 0, np.zeros(1), np.zeros(1)
+        for frames in clips:
+            values = frames.astype(np.float64)
+            count += values.shape[-2]
+            total, squares = total + values.sum(axis=-2), squares + (values**2).sum(axis=-2)
+        mean = total / count
+        deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        deviation = np.where(deviation > MIN_DEVIATION, deviation, 1.0)
+        return cls(torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(deviation.astype(np.float32)))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`x` itself, scaled in place and in its precision, piece by piece: there may be gigabytes of it."""
-        for piece in x.split(4096):
+        """Scale rows in place, in their precision and piece by piece: there may be gigabytes of them."""
+        for piece in x.split(PIECE):
             piece.copy_((piece.float() - self.mean) / self.deviation)
         return x
 
+    def scale_frames(self, frames: np.ndarray) -> np.ndarray:
+        """Scaled frames, [T, D] or [L, T, D]."""
+        scaled: np.ndarray = (frames - self.mean.numpy()[..., None, :]) / self.deviation.numpy()[..., None, :]
+        return scaled
 
-class ScaledFrames:
-    """Frames of a matrix, each dimension scaled by its mean and deviation over the training clips."""
+
+class StandardizedFrames:
+    """A FrameStore whose frames are standardised by those of the training clips."""
 
     def __init__(self, store: FrameStore, train: tuple[str, ...]) -> None:
         self._store, self._train = store, train
-        self._scales: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._standardizers: dict[str, Standardizer] = {}
 
     def frames(self, clip_id: str, layer: Layer) -> np.ndarray:
         """[T, D] of one layer, [L, T, D] of a slice."""
-        mean, deviation = self._scale(layer)
-        scaled: np.ndarray = (self._store.frames(clip_id, layer) - mean) / deviation
-        return scaled
+        return self.standardizer(layer).scale_frames(self._store.frames(clip_id, layer))
 
     def times(self, clip_id: str) -> np.ndarray:
         """Seconds of a clip's frames."""
         return self._store.times(clip_id)
 
-    def scaling(self, layer: Layer) -> Scaling:
-        """The scales of a layer option [D], or of several [L, D], to be kept with a head."""
-        mean, deviation = self._scale(layer)
-        return Scaling(torch.from_numpy(mean[..., 0, :]), torch.from_numpy(deviation[..., 0, :]))
-
-    def _scale(self, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation, [1, D] or [L, 1, D], computed once."""
+    def standardizer(self, layer: Layer) -> Standardizer:
+        """The standardizer of a layer [D], or of several [L, D]; computed once."""
         key = repr(layer)
-        if key not in self._scales:
-            self._scales[key] = self._measured(layer)
-        return self._scales[key]
-
-    def _measured(self, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
-        count, total, squares = 0, np.zeros(1), np.zeros(1)
-        for clip in self._train:
-            values = self._store.frames(clip, layer).astype(np.float64)
-            count += values.shape[-2]
-            total, squares = total + values.sum(axis=-2), squares + (values**2).sum(axis=-2)
-        mean = total / count
-        deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
-        deviation = np.where(deviation > 1e-6, deviation, 1.0)
-        return mean[..., None, :].astype(np.float32), deviation[..., None, :].astype(np.float32)
+        if key not in self._standardizers:
+            frames = (self._store.frames(clip, layer) for clip in self._train)
+            self._standardizers[key] = Standardizer.of_stream(frames)
+        return self._standardizers[key]

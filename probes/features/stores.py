@@ -1,4 +1,4 @@
-"""What probes ask of a store of features: pooled windows, or frames, of some layers.
+"""Protocols of stores of features: pooled windows, or frames, of some layers.
 
 Shapes: L layers, T frames, D feature size.
 """
@@ -11,14 +11,21 @@ from typing import Protocol
 import numpy as np
 
 WEIGHTED = "all"  # a softmax-weighted sum of layer01 and up
-
-
 Layer = int | slice  # one layer, or several to be summed with learnt weights
 ALL = slice(1, None)  # layer01 and those above it: the published "all" leaves out the encoder's input
 
 
+def layer_options(layers: tuple[str, ...]) -> tuple[str, ...]:
+    """Every single layer, and the weighted sum where there are several to sum.
+
+    >>> layer_options(("log-mel",)), layer_options(("embed", "layer01", "layer02"))
+    (('log-mel',), ('embed', 'layer01', 'layer02', 'all'))
+    """
+    return (*layers, WEIGHTED) if len(layers) > 2 else layers
+
+
 def layer_number(layers: Sequence[str], option: str) -> Layer:
-    """A layer option as frames are asked for.
+    """The index of a layer option, or the slice of layers that are summed.
 
     >>> layer_number(("embed", "layer01", "layer02"), "layer01"), layer_number(("embed", "layer01", "layer02"), "all")
     (1, slice(1, None, None))
@@ -27,7 +34,7 @@ def layer_number(layers: Sequence[str], option: str) -> Layer:
 
 
 class FrameStore(Protocol):
-    """Frozen features of clips, frame by frame; FeatureMatrix is one."""
+    """Frozen features of clips, frame by frame; FeatureMatrix and FeatureFiles are two."""
 
     def frames(self, clip_id: str, layer: Layer) -> np.ndarray:
         """[T, D] of one layer, [L, T, D] of a slice."""
@@ -38,11 +45,15 @@ class FrameStore(Protocol):
         ...
 
 
-class Source(Protocol):
-    """Where pooled features come from: a FeatureMatrix, or files made by `mert embed`."""
+class PooledStore(Protocol):
+    """Frozen features of clips, a row per window; FeatureMatrix and FeatureFiles are two."""
 
     layers: tuple[str, ...]
 
-    def rows(self, ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray]: ...
+    def rows(self, ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(row numbers, number of the clip each belongs to), for clips in this order."""
+        ...
 
-    def windows(self, rows: np.ndarray, layer: int | slice) -> np.ndarray: ...
+    def windows(self, rows: np.ndarray, layer: Layer) -> np.ndarray:
+        """[n, P] of one layer, [n, L, P] of a slice."""
+        ...

@@ -13,7 +13,7 @@ import torch
 from mert.errors import UsageError
 from probes.separation.stft import Stft
 
-LEAST = 1e-7
+MIN_ENERGY = 1e-7
 
 
 def global_sdr(reference_CN: np.ndarray, estimate_CN: np.ndarray) -> float:
@@ -28,7 +28,7 @@ def global_sdr(reference_CN: np.ndarray, estimate_CN: np.ndarray) -> float:
     if reference.shape != estimate.shape:
         raise ValueError(f"reference {reference.shape} and estimate {estimate.shape} differ in shape")
     signal, error = np.square(reference).sum(), np.square(reference - estimate).sum()
-    return float(10 * np.log10((signal + LEAST) / (error + LEAST)))
+    return float(10 * np.log10((signal + MIN_ENERGY) / (error + MIN_ENERGY)))
 
 
 def global_sdrs(references_JCN: np.ndarray, estimates_JCN: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import soundfile
 import soxr
 
 from mert.audio.recording import check_samples
-from mert.errors import AudioError
+from mert.errors import AudioError, need
 from probes.metrics import STEMS
 
 RATE_HZ = 24_000
@@ -61,10 +61,7 @@ def _read(path: Path, rate_hz: int) -> np.ndarray:
 
 def _decoded(path: Path, stream: int, rate_hz: int) -> np.ndarray:
     """One of the audio streams of an MP4 file."""
-    try:
-        import av
-    except ImportError:
-        raise AudioError(path, "MP4 needs PyAV", 'pip install -e ".[codecs]", or use MUSDB18-HQ') from None
+    av = need("av", "codecs", f"{path}, an MP4 file")
     try:
         with av.open(path) as container:
             if len(container.streams.audio) != len(STREAMS):
@@ -94,8 +91,8 @@ def _stereo(path: Path, wave_NC: np.ndarray, from_hz: int, to_hz: int) -> np.nda
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What one stem of a segment is made of: a track, where in it (0 to 1), its gain, and whether channels swap."""
+class Excerpt:
+    """Source of one stem of a segment: a track, the position in it (0 to 1), its gain, and whether channels swap."""
 
     track: int
     where: float
@@ -103,11 +100,11 @@ class Piece:
     swap: bool = False
 
 
-def plan(n_tracks: int, seed: int, per_track: int, remix: bool = True) -> list[tuple[Piece, ...]]:
-    """For each segment its J pieces. With `remix`, every second segment mixes stems of different tracks.
+def plan_segments(n_tracks: int, seed: int, per_track: int, remix: bool = True) -> list[tuple[Excerpt, ...]]:
+    """The J excerpts of each segment. With `remix`, every second segment mixes stems of different tracks.
 
-    >>> segments = plan(n_tracks=5, seed=0, per_track=2)
-    >>> len(segments), [len({piece.track for piece in pieces}) for pieces in segments[:4]]
+    >>> segments = plan_segments(n_tracks=5, seed=0, per_track=2)
+    >>> len(segments), [len({excerpt.track for excerpt in excerpts}) for excerpts in segments[:4]]
     (10, [1, 4, 1, 4])
     """
     random = np.random.default_rng(seed)
@@ -120,15 +117,15 @@ def plan(n_tracks: int, seed: int, per_track: int, remix: bool = True) -> list[t
             swaps = random.random(len(STEMS)) < SWAP
             if remix and number % 2:
                 drawn = zip(others.tolist(), where.tolist(), gains.tolist(), swaps.tolist(), strict=True)
-                segments.append(tuple(Piece(*values) for values in drawn))
+                segments.append(tuple(Excerpt(*values) for values in drawn))
             else:
-                segments.append((Piece(track, float(where[0])),) * len(STEMS))
+                segments.append((Excerpt(track, float(where[0])),) * len(STEMS))
     return segments
 
 
-def remixed(pieces: tuple[Piece, ...]) -> bool:
-    """Whether a segment is no stretch of one song."""
-    return len(set(pieces)) > 1
+def remixed(excerpts: tuple[Excerpt, ...]) -> bool:
+    """Whether a segment mixes excerpts of several songs."""
+    return len(set(excerpts)) > 1
 
 
 def segments(
@@ -151,21 +148,21 @@ def segments(
     (8, 5, 2, 24000)
     """
     n_samples = round(seconds * rate_hz)
-    planned = plan(len(tracks), seed, per_track, remix)
+    planned = plan_segments(len(tracks), seed, per_track, remix)
     pool = np.zeros((len(planned), 1 + len(STEMS), 2, n_samples), np.float32) if out is None else out
     for number, load in enumerate(tracks):
         song = load()
         spare = song.mixture_CN.shape[1] - n_samples
         if spare < 0:
             raise AudioError(f"track {number}", f"shorter than a segment of {seconds} s", "cut shorter segments")
-        for segment, pieces in enumerate(planned):
-            for j, piece in enumerate(pieces):
-                if piece.track == number:
-                    stretch = slice(start := int(piece.where * (spare + 1)), start + n_samples)
-                    wave_CN = piece.gain * song.targets_JCN[j, :, stretch]
-                    pool[segment, 1 + j] = wave_CN[::-1] if piece.swap else wave_CN
+        for segment, excerpts in enumerate(planned):
+            for j, excerpt in enumerate(excerpts):
+                if excerpt.track == number:
+                    stretch = slice(start := int(excerpt.where * (spare + 1)), start + n_samples)
+                    wave_CN = excerpt.gain * song.targets_JCN[j, :, stretch]
+                    pool[segment, 1 + j] = wave_CN[::-1] if excerpt.swap else wave_CN
                     pool[segment, 0] = song.mixture_CN[:, stretch]  # of remixes, the sum follows
-    for segment, pieces in enumerate(planned):
-        if remixed(pieces):
+    for segment, excerpts in enumerate(planned):
+        if remixed(excerpts):
             pool[segment, 0] = pool[segment, 1:].sum(axis=0, dtype=np.float32)
     return pool

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mert.files import writing
 from mert.models.cpu import Linear
 from probes.features.stores import FrameStore, Layer
-from probes.fit import Policy, Scores, seeded, train
+from probes.fit import Policy, seeded, train
 from probes.heads import LayerSum
 from probes.metrics import STEMS
 from probes.separation.stft import Overlap, Stft, at_times
@@ -110,7 +110,7 @@ def fit_one(
     """Train the head of one target; the same seed gives the same head, bit by bit, on a CPU.
 
     The loss is the squared error of magnitudes, mask times mixture against target, of both channels. Segments are of
-    one length. The epoch with the least loss on the validation segments is kept.
+    one length. The epoch with the lowest loss on the validation segments is kept.
     """
     device = torch.device(device)
     names = list(train_pool)
@@ -131,13 +131,13 @@ def fit_one(
                 loss_of(train_pool, batch).backward()
                 optimizer.step()
 
-        def validate() -> Scores:
+        def validate() -> float:
             losses = [float(loss_of(valid_pool, batch)) * len(batch)
                       for batch in batches(list(valid_pool), batch_segments)]  # fmt: skip
-            return (-sum(losses) / len(valid_pool),)
+            return -sum(losses) / len(valid_pool)
 
         best, number = train(head, lr, policy or Policy(), epoch, validate)
-    return SeparationFit(head, target, layer, lr, seed, -best[0], number)
+    return SeparationFit(head, target, layer, lr, seed, -best, number)
 
 
 def magnitudes(pool_SMCN: np.ndarray, names: Sequence[str], folder: Path, stft: Stft = STFT) -> Magnitudes:

@@ -1,1 +1,1 @@
-"""Heads for labels of your own: table, split, features, fit, the saved head and its predictions."""
+"""Heads for user labels: table, splits, matching with features, fit, the saved head and its predictions."""

@@ -1,13 +1,13 @@
-"""A head for labels of one's own: the benchmark's grid, chosen on validation, tested once, kept with its facts.
+"""A head for user labels: the benchmark's grid, selected on validation, tested once, saved with its facts.
 
-Shapes: K recordings, R rows, L layers, T frames, D and P widths, C outputs.
+Shapes: K recordings, C outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,140 +16,159 @@ from torch.nn import functional
 
 from mert.errors import UsageError
 from mert.weights.registry import REGISTRY
-from probes.clip_probe import ClipProbe, Labelled, Rules
+from probes.beats.probe import BeatFit, f_measures, fit_one
+from probes.beats.tracking import Tracking
+from probes.clip_probe import ClipConfig, ClipProbe, Labelled
 from probes.features.files import FeatureFiles
-from probes.features.stores import WEIGHTED
-from probes.fit import Policy, Setting
-from probes.heads import DROPOUT, HIDDEN
+from probes.features.scaling import StandardizedFrames, Standardizer
+from probes.features.stores import WEIGHTED, layer_number
+from probes.fit import Fit, Policy, Setting
+from probes.heads import DROPOUT
 from probes.metrics import METRICS, r2
 from probes.results import library_versions
-from probes.sweep import LRS, SEEDS, Fitted, Grid, Journal, Row, Swept, sweep
-from probes.user_labels.head import HeadCard, SavedHead, needed
+from probes.sweep import Evaluation, GridOptions, GridRow, Journal, evaluate
+from probes.user_labels.head import HeadCard, SavedHead
 from probes.user_labels.splits import Split, counts, split
 from probes.user_labels.table import LabelTable
 
-F = TypeVar("F", bound=Fitted)
 MONITORS = {"classification": "accuracy", "multilabel": "roc_auc", "regression": "r2", "frames": "f_measure"}
+END_S = 0.05  # the last event may come after the centre of the last frame
+MAX_LOSS_POINTS = 0.01  # less than one recording in 10,000
 
 
 @dataclass(frozen=True)
-class FitOptions:
-    """The grid (layers None: every one, and their weighted sum) and how heads learn; `post` and `tolerance_s` are how
-    events are picked and matched. `fitted` is called for each point with the number of all."""
+class FitOptions(GridOptions):
+    """The grid of `GridOptions`, the seed of a random split, and how events are picked (`post`) and matched."""
 
-    layers: tuple[str, ...] | None = None
-    lrs: tuple[float, ...] = LRS
-    seeds: tuple[int, ...] = SEEDS
-    hidden: int = HIDDEN
     max_epochs: int = 100
     split_seed: int = 0
     post: str = "peak"
     tolerance_s: float = 0.07
-    device: str = "cpu"
-    fitted: Callable[[Row, int], None] = lambda row, total: None
-
-    def sweep(
-        self, layers: tuple[str, ...], fit: Callable[[Sequence[Setting]], Iterable[F]], together: int = 1
-    ) -> Swept[F]:
-        """Fit every point of the grid."""
-        grid = self.grid(layers)
-        total = len(list(grid.settings()))
-        return sweep(grid, fit, Journal(None, {}), together, lambda row: self.fitted(row, total))
-
-    def grid(self, layers: tuple[str, ...]) -> Grid:
-        """The grid over the layers that the features hold; UsageError for others."""
-        held = (*layers, WEIGHTED) if len(layers) > 2 else layers
-        if unknown := [name for name in self.layers or () if name not in held]:
-            raise UsageError("--layers", f"the features have no {unknown[0]}", f"give some of {', '.join(held)}")
-        try:
-            return Grid(self.layers or held, self.lrs, self.seeds)
-        except ValueError as error:
-            raise UsageError("--layers, --lrs, --seeds", str(error), "give each once") from None
 
 
-def fit_head(table: LabelTable, features: FeatureFiles, options: FitOptions | None = None) -> SavedHead:
-    """Fit the grid on train, choose layer and rate on valid, score test once, and give the best seed's head.
+def fit_head(
+    table: LabelTable, features: FeatureFiles, options: FitOptions | None = None,
+    on_fit: Callable[[GridRow, int], None] | None = None,
+) -> SavedHead:  # fmt: skip
+    """Fit the grid on train, select layer and rate on validation, score test once, and return the best seed's head.
+
+    `on_fit` is called per point of the grid, with the number of all points.
 
     >>> from mert import Features
     >>> meta = {"model": "m", "weights_sha256": "0" * 64, "pool": "mean", "window_frames": 74, "hop_frames": 74,
     ...         "window": 1.0, "hop": 1.0, "normalize": False, "dtype": "float32", "sample_rate": 24_000}
     >>> random = np.random.default_rng(0)
-    >>> def heard(kind): return Features(random.normal(kind, 0.1, (1, 4)).astype("f4"), None, ("layer01",), meta)
+    >>> def embedded(kind): return Features(random.normal(kind, 0.1, (1, 4)).astype("f4"), None, ("layer01",), meta)
     >>> labels = {f"{i}.wav": ("calm", "wild")[i % 2] for i in range(20)}
-    >>> held = {file: heard(["calm", "wild"].index(label)) for file, label in labels.items()}
+    >>> features = {file: embedded(["calm", "wild"].index(label)) for file, label in labels.items()}
     >>> table = LabelTable.of("classification", labels)
-    >>> head = fit_head(table, FeatureFiles(held), FitOptions(lrs=(1e-2,), seeds=(0,)))
-    >>> head.card.scores["test"], head.predict(heard(1)).labels
+    >>> head = fit_head(table, FeatureFiles(features), FitOptions(lrs=(1e-2,), seeds=(0,)))
+    >>> head.card.scores["test"], head.predict(embedded(1)).labels
     ({'accuracy': 100.0, 'n': 4}, ('wild',))
     """
     options = options or FitOptions()
-    with needed():
-        return (fit_frames if table.task == "frames" else fit_clips)(table, features, options)
+    probe: Any = (FrameProbe if table.task == "frames" else RecordingProbe)(table, features, options)
+    done = evaluate(probe, options.grid(features.layers), Journal(None, {}), on_fit)
+    card = card_of(probe.table, features, probe.parts, options, done)
+    return SavedHead.of(card, probe.parameters(done.heads[card.head["seed"]]), probe.standardizer(done.layer))
 
 
-def fit_clips(table: LabelTable, features: FeatureFiles, options: FitOptions) -> SavedHead:
-    """A head on one row a recording; for values also what takes outputs back to their unit."""
-    scale: dict[str, Tensor] = {}
-    parts, monitor = split(table, options.split_seed), MONITORS[table.task]
-    labelled = {name: Labelled(files, targets(table, files)) for name, files in parts.files.items()}
-    if table.task == "regression":
-        train = labelled["train"].targets
-        mean_C, deviation_C = train.mean(axis=0), train.std(axis=0)
-        scale = {"target_mean": torch.from_numpy(mean_C), "target_deviation": torch.from_numpy(deviation_C)}
-        labelled = {name: Labelled(of.ids, ((of.targets - mean_C) / deviation_C).astype(np.float32))
-                    for name, of in labelled.items()}  # fmt: skip
-    rules = Rules(table.task, table.classes, monitor, options.hidden, options.max_epochs)
-    probe = OwnProbe(features, **labelled, rules=rules, device=options.device)
-    swept = options.sweep(features.layers, probe.fit, together=len(options.lrs) * len(options.seeds))
-    seeds = []
-    for seed, fitted in swept.heads.items():
-        scores = {name: clip_scores(table, labelled[name].targets, probe.outputs(fitted, name)[0])
-                  for name in ("valid", "test")}  # fmt: skip
-        seeds.append({"seed": seed, "epoch": fitted.epoch} | scores)
-    card = card_of(table, features, parts, options, swept, seeds)
-    parameters = {name: value[0] for name, value in swept.heads[card.head["seed"]].parameters.items()}
-    return SavedHead.of(card, parameters | scale, probe.scaling(swept.layer))
+class RecordingProbe(ClipProbe):
+    """Heads on one row per recording: classes, tags or values. A `probes.sweep.Probe`."""
 
-
-def fit_frames(table: LabelTable, features: FeatureFiles, options: FitOptions) -> SavedHead:
-    """A head on single frames, as for beats."""
-    from probes.beats.tracking import Tracking
-    from probes.user_labels.frames import FrameProbe, heard
-    from probes.user_labels.frames import parameters as parameters_of
-
-    if not options.hidden:
-        raise UsageError("--head linear", "frame-wise heads have one hidden layer", "leave it out")
-    table = heard(table, features)
-    parts = split(table, options.split_seed)
-    tracking = Tracking(options.post, options.tolerance_s)
-    probe = FrameProbe(features, table, parts, tracking, Policy(options.max_epochs), options.device)
-    swept = options.sweep(features.layers, probe.fit)
-    seeds = [{"seed": seed, "epoch": fitted.epoch, "valid": {"f_measure": fitted.score},
-              "test": {"f_measure": probe.test(fitted)}}
-             for seed, fitted in swept.heads.items()]  # fmt: skip
-    card = card_of(table, features, parts, options, swept, seeds)
-    parameters = parameters_of(swept.heads[card.head["seed"]].head)
-    return SavedHead.of(card, parameters, probe.scaling(swept.layer))
-
-
-class OwnProbe(ClipProbe):
-    """A ClipProbe for few recordings, where many epochs and layers classify equally well: the loss orders equals.
-
-    Otherwise the first epoch, a single step, would often be kept.
-    """
-
-    LEAST = 0.01  # points: less than one recording in 10,000
+    def __init__(self, table: LabelTable, features: FeatureFiles, options: FitOptions) -> None:
+        self.table, self.parts = table, split(table, options.split_seed)
+        labelled = {name: Labelled(files, targets(table, files)) for name, files in self.parts.files.items()}
+        self.units: dict[str, Tensor] = {}  # what converts outputs of a regression to the unit of the labels
+        if table.task == "regression":
+            train = labelled["train"].targets
+            mean_C, deviation_C = train.mean(axis=0), train.std(axis=0)
+            self.units = {"target_mean": torch.from_numpy(mean_C), "target_deviation": torch.from_numpy(deviation_C)}
+            labelled = {name: Labelled(part.ids, ((part.targets - mean_C) / deviation_C).astype(np.float32))
+                        for name, part in labelled.items()}  # fmt: skip
+        config = ClipConfig(table.task, table.classes, MONITORS[table.task], options.hidden, options.max_epochs)
+        super().__init__(features, **labelled, config=config, device=options.device)
+        self.together = len(options.lrs) * len(options.seeds)
 
     def valid_score(self, logits_RC: np.ndarray) -> float:
-        """The metric, less a hundredth of a point at most."""
+        """The metric, less a hundredth of a point at most: of equal scores the smaller loss is better.
+
+        With few recordings, many epochs and layers classify equally well, and the first epoch, a single step, would
+        often be kept.
+        """
         score = super().valid_score(logits_RC)
-        if self.rules.kind == "regression" or not np.isfinite(score):
+        if self.config.kind == "regression" or not np.isfinite(score):
             return score
         logits, wanted = torch.from_numpy(logits_RC), torch.from_numpy(self.labelled["valid"].targets)
-        several = self.rules.kind == "multilabel"
+        several = self.config.kind == "multilabel"
         loss = float((functional.binary_cross_entropy_with_logits if several else functional.cross_entropy)(
             logits, wanted))  # fmt: skip
-        return score - self.LEAST * loss / (1 + loss)
+        return score - MAX_LOSS_POINTS * loss / (1 + loss)
+
+    def score(self, fitted: Fit, outputs_nC: np.ndarray) -> dict[str, Any]:
+        """The metrics on valid and test, in points."""
+        outputs = {"valid": self.outputs(fitted, "valid"), "test": outputs_nC}
+        return {name: clip_scores(self.table, self.labelled[name].targets, of_split)
+                for name, of_split in outputs.items()}  # fmt: skip
+
+    def parameters(self, fitted: Fit) -> dict[str, Tensor]:
+        """The tensors to be saved."""
+        return {name: value[0] for name, value in fitted.parameters.items()} | self.units
+
+
+class FrameProbe:
+    """Heads on single frames, for events (beats, onsets). A `probes.sweep.Probe`."""
+
+    together = 1
+
+    def __init__(self, table: LabelTable, features: FeatureFiles, options: FitOptions) -> None:
+        if not options.hidden:
+            raise UsageError("--head linear", "frame-wise heads have one hidden layer", "leave it out")
+        self.table = without_late_events(table, features)
+        self.parts = split(self.table, options.split_seed)
+        self._layers, self._device = features.layers, options.device
+        self._tracking = Tracking(options.post, options.tolerance_s)
+        self._policy = Policy(options.max_epochs)
+        events = {item.file: np.array(item.label, np.float64) for item in self.table.items}
+        self._events = {name: {file: events[file] for file in files} for name, files in self.parts.files.items()}
+        self._store = StandardizedFrames(features, self.parts.files["train"])
+
+    def fit(self, settings: Sequence[Setting]) -> list[BeatFit]:
+        """Heads for settings of one layer option."""
+        return [fit_one(
+            self._store, self._events["train"], self._events["valid"], layer=layer_number(self._layers, at.layer),
+            lr=at.lr, seed=at.seed, tracking=self._tracking, policy=self._policy, device=self._device,
+        ) for at in settings]  # fmt: skip
+
+    def outputs(self, fitted: BeatFit) -> np.ndarray:
+        """[n, 1]: F of each test recording."""
+        return f_measures(fitted.head, self._store, self._events["test"], fitted.layer, self._tracking)[:, None]
+
+    def score(self, fitted: BeatFit, outputs_nC: np.ndarray) -> dict[str, Any]:
+        """Mean F over valid and test recordings, in points."""
+        return {"valid": {"f_measure": fitted.score}, "test": {"f_measure": 100 * float(np.mean(outputs_nC))}}
+
+    def parameters(self, fitted: BeatFit) -> dict[str, Tensor]:
+        """The tensors to be saved."""
+        return dict(fitted.head.weights.items())
+
+    def standardizer(self, layer: str) -> Standardizer:
+        """How frames of a layer option are scaled before the head."""
+        return self._store.standardizer(layer_number(self._layers, layer))
+
+
+def without_late_events(table: LabelTable, features: FeatureFiles) -> LabelTable:
+    """The table without events after the end of a recording; LabelError if most are: times in milliseconds, say."""
+    items = []
+    for item in table.items:
+        end_s = features.times(item.file)[-1] + END_S
+        items.append(replace(item, label=tuple(time for time in item.label if time <= end_s)))
+    n = sum(len(item.label) for item in table.items)
+    lost = n - sum(len(item.label) for item in items)
+    if 2 * lost > n:
+        raise table.error(f"{lost} of {n} events are after the end of their recordings", "give times in seconds")
+    notes = (*table.notes, f"{lost} events after the end of a recording are left out") if lost else table.notes
+    return replace(table, items=tuple(items), notes=notes)
 
 
 def targets(table: LabelTable, files: Sequence[str]) -> np.ndarray:
@@ -162,40 +181,39 @@ def targets(table: LabelTable, files: Sequence[str]) -> np.ndarray:
     return np.array([labels[file] for file in files], np.float64)
 
 
-def clip_scores(table: LabelTable, targets_K: np.ndarray, made_KC: np.ndarray) -> dict[str, float]:
+def clip_scores(table: LabelTable, targets_K: np.ndarray, outputs_KC: np.ndarray) -> dict[str, float]:
     """The metrics of a task, in points."""
     if table.task == "regression":
-        each = dict(zip(table.classes, (100 * r2(targets_K, made_KC)).tolist(), strict=True))
+        each = dict(zip(table.classes, (100 * r2(targets_K, outputs_KC)).tolist(), strict=True))
         return {"r2": float(np.mean(list(each.values())))} | {f"r2_{name}": value for name, value in each.items()}
     names = ("roc_auc", "ap") if table.task == "multilabel" else ("accuracy",)
-    return {name: METRICS[name](targets_K, made_KC, table.classes) for name in names}
+    return {name: METRICS[name](targets_K, outputs_KC, table.classes) for name in names}
 
 
 def card_of(
-    table: LabelTable, features: FeatureFiles, parts: Split, options: FitOptions, swept: Swept[Any],
-    seeds: list[dict[str, Any]],
-) -> HeadCard:  # fmt: skip
-    """All that is known of a head, for its JSON; the head is that of the best seed by validation."""
-    meta, monitor = features.meta, MONITORS[table.task]
+    table: LabelTable, features: FeatureFiles, parts: Split, options: FitOptions, done: Evaluation[Any]
+) -> HeadCard:
+    """The facts of a head for head.json; the head is that of the best seed by validation."""
+    meta, monitor, seeds = features.meta, MONITORS[table.task], done.seeds
     name, sha256 = str(meta["model"]), str(meta["weights_sha256"])
     pinned = REGISTRY[name].revision if name in REGISTRY and REGISTRY[name].sha256 == sha256 else None
-    best = max(seeds, key=lambda seed: float(swept.heads[seed["seed"]].score))
+    best = max(seeds, key=lambda seed: float(done.heads[seed["seed"]].score))
     summed = [layer for layer in features.layers if layer != "embed"]
     valid, test = (
         {key: float(np.mean([seed[part][key] for seed in seeds])) for key in best[part]} | {"n": parts.n[part]}
         for part in ("valid", "test")
     )
-    made = ("window", "hop", "window_frames", "hop_frames", "normalize", "dtype", "sample_rate")
+    facts = ("window", "hop", "window_frames", "hop_frames", "normalize", "dtype", "sample_rate")
     return HeadCard(
-        task=table.task, classes=list(table.classes), layer=swept.layer,
-        layers=summed if swept.layer == WEIGHTED else [swept.layer],
+        task=table.task, classes=list(table.classes), layer=done.layer,
+        layers=summed if done.layer == WEIGHTED else [done.layer],
         encoder={"name": name, "revision": meta.get("revision") or pinned, "sha256": sha256},
-        features={fact: meta.get(fact) for fact in made} | {"pool": features.pool},
+        features={fact: meta.get(fact) for fact in facts} | {"pool": features.pool},
         head={"kind": "mlp" if options.hidden else "linear", "hidden": options.hidden, "dropout": DROPOUT,
-              "lr": swept.lr, "seed": best["seed"], "epoch": best["epoch"], "max_epochs": options.max_epochs},
+              "lr": done.lr, "seed": best["seed"], "epoch": best["epoch"], "max_epochs": options.max_epochs},
         scores={"metric": monitor, "unit": "points", "valid": valid, "test": test, "seeds": seeds},
         tracking={"post": options.post, "tolerance_s": options.tolerance_s} if table.task == "frames" else None,
         split={"how": parts.how, "seed": parts.seed} | {part: list(files) for part, files in parts.files.items()},
-        counts=counts(table, parts), grid=[row.as_json() for row in swept.rows], notes=list(table.notes),
+        counts=counts(table, parts), grid=done.grid, notes=list(table.notes),
         versions=library_versions(),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A fitted head as a folder: head.json (labels, encoder, fit and scores) and its tensors; saved, loaded, applied.
+"""A fitted head as a folder, head.json (labels, encoder, fit and scores) and tensors: saved, loaded, applied.
 
 Shapes: L layers, T frames, P width, C outputs.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,8 @@ from mert.embedding.options import Settings
 from mert.errors import AudioError, CheckpointError, MertError, OutputError
 from mert.files import read_json, sha256_file, write_folder, write_json
 from mert.weights.checkpoints import write_tensors
-from probes.features.scaling import Scaling
+from probes.beats.tracking import Tracking
+from probes.features.scaling import Standardizer
 from probes.features.stores import WEIGHTED
 from probes.heads import forward
 from probes.user_labels.predictions import Prediction
@@ -35,15 +34,15 @@ AGAIN = "fit it again, or restore the folder"
 
 
 class HeadError(MertError):
-    """A saved head is damaged, or is asked about features that it was not fitted on."""
+    """A saved head is damaged, or was not fitted on features like those given."""
 
 
 @dataclass(frozen=True)
 class HeadCard:
-    """head.json: what the head says (`task`, `classes`), what it reads (`layers` of `encoder`, made as `features`
-    says), and how it was fitted and scored. `layer` is one of `layers`, or "all": then they are summed.
+    """The contents of head.json: outputs (`task`, `classes`), inputs (`layers` of `encoder`, embedded as in
+    `features`), fit and scores. `layer` is one of `layers`, or "all": then they are summed.
 
-    `scores` are means over seeds in points, with the numbers of files they rest on; the head is that of one seed.
+    `scores` are means over seeds in points, with numbers of files; the head is that of one seed.
     """
 
     task: str
@@ -72,11 +71,11 @@ class HeadCard:
             raise HeadError(path, error.reason, "give a folder that `mert probe fit` wrote") from None
         if values.get("schema") != SCHEMA:
             raise HeadError(path, f"has schema {values.get('schema')!r}, not {SCHEMA}", AGAIN)
-        if odd := sorted(values.keys() ^ {part.name for part in dataclasses.fields(cls)}):
-            raise HeadError(path, f"{odd[0]} is missing or unknown", AGAIN)
+        if unexpected := sorted(values.keys() ^ {part.name for part in dataclasses.fields(cls)}):
+            raise HeadError(path, f"{unexpected[0]} is missing or unknown", AGAIN)
         card = cls(**values)
-        if wrong := card.wrong():
-            raise HeadError(path, f"{wrong} is not what it should be", AGAIN)
+        if wrong := card.invalid():
+            raise HeadError(path, f"{wrong} is invalid", AGAIN)
         return card
 
     @property
@@ -84,24 +83,24 @@ class HeadCard:
         """How the features were extracted that the head was fitted on."""
         return Provenance.of(self.features | {"weights_sha256": self.encoder["sha256"]})
 
-    def wrong(self) -> str | None:
-        """The first entry a prediction rests on that has not its type; None if all is well."""
+    def invalid(self) -> str | None:
+        """The first entry needed for predictions that has a wrong type; None if there is none."""
         tracking: dict[str, type] = {"post": str, "tolerance_s": float}
-        of: dict[str, dict[str, type]] = {
+        types: dict[str, dict[str, type]] = {
             "encoder": {"name": str, "sha256": str},
             "features": {"normalize": bool, "dtype": str},
             "tracking": tracking if self.task == "frames" else {},
         }
         for name in ("classes", "layers"):
-            held = getattr(self, name)
-            if not (isinstance(held, list) and held and all(isinstance(value, str) for value in held)):
+            value = getattr(self, name)
+            if not (isinstance(value, list) and value and all(isinstance(text, str) for text in value)):
                 return name
-        for name, parts in of.items():
-            held = getattr(self, name)
-            if parts and not isinstance(held, dict):
+        for name, parts in types.items():
+            value = getattr(self, name)
+            if parts and not isinstance(value, dict):
                 return name
             for part, kind in parts.items():
-                if not isinstance(held.get(part), kind):
+                if not isinstance(value.get(part), kind):
                     return f"{name}.{part}"
         facts = self.features | {"weights_sha256": ""}
         if Provenance.missing(facts) or any(fact not in facts for fact in ("sample_rate", "window", "hop", "pool")):
@@ -126,9 +125,9 @@ class SavedHead:
     >>> def hiss(): return random.normal(0, 0.1, 6_000)
     >>> def tone(): return np.sin(np.arange(6_000) * 0.1 + random.uniform(0, 6)) + 0.1 * hiss()
     >>> waves = {f"{i}.wav": (hiss() if i % 2 else tone()) for i in range(20)}
-    >>> held = {name: m.embed(wave, sr=24_000, pool="mean") for name, wave in waves.items()}
+    >>> features = {name: m.embed(wave, sr=24_000, pool="mean") for name, wave in waves.items()}
     >>> table = LabelTable.of("classification", {f"{i}.wav": ("hiss" if i % 2 else "tone") for i in range(20)})
-    >>> head = fit_head(table, FeatureFiles(held), FitOptions(layers=("layer02",), lrs=(1e-3,), seeds=(0,)))
+    >>> head = fit_head(table, FeatureFiles(features), FitOptions(layers=("layer02",), lrs=(1e-3,), seeds=(0,)))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     head.save(Path(folder) / "hiss_or_tone")
     ...     again = SavedHead.load(Path(folder) / "hiss_or_tone")
@@ -141,9 +140,9 @@ class SavedHead:
         self._encoder: Embedder | None = None
 
     @classmethod
-    def of(cls, card: HeadCard, parameters: dict[str, Tensor], scaling: Scaling) -> SavedHead:
-        """A head just fitted."""
-        tensors = parameters | {"mean": scaling.mean, "deviation": scaling.deviation}
+    def of(cls, card: HeadCard, parameters: dict[str, Tensor], standardizer: Standardizer) -> SavedHead:
+        """A new head from its parameters."""
+        tensors = parameters | {"mean": standardizer.mean, "deviation": standardizer.deviation}
         return cls(card, {name: value.detach().to("cpu", torch.float32) for name, value in tensors.items()})
 
     @classmethod
@@ -159,15 +158,14 @@ class SavedHead:
         except (SafetensorError, OSError) as error:
             raise HeadError(path, f"cannot be read ({error})", AGAIN) from None
         outputs = tensors.get("w2")
-        needed = {"b2", "mean", "deviation"} | (
-            {"target_mean", "target_deviation"} if card.task == "regression" else set()
-        )
-        if outputs is None or outputs.shape[:1] != (len(card.classes),) or not needed <= tensors.keys():
-            raise HeadError(path, f"has not the tensors of a head for {len(card.classes)} outputs", AGAIN)
+        units = {"target_mean", "target_deviation"} if card.task == "regression" else set()
+        complete = {"b2", "mean", "deviation"} | units <= tensors.keys()
+        if outputs is None or outputs.shape[:1] != (len(card.classes),) or not complete:
+            raise HeadError(path, f"does not hold the tensors of a head for {len(card.classes)} outputs", AGAIN)
         return cls(card, tensors, str(folder))
 
     def save(self, folder: str | Path) -> None:
-        """Write the folder whole or not at all; a head that is there is replaced, anything else is refused."""
+        """Write the folder whole or not at all; an existing head is replaced, OutputError for any other folder."""
         folder = Path(os.path.abspath(folder))
         refuse_other(folder)
         with write_folder(folder) as new:
@@ -176,7 +174,7 @@ class SavedHead:
             write_json(new / CARD, dataclasses.asdict(card))
 
     def encoder(self, model: str | None = None, revision: str | None = None, device: str = "auto") -> Embedder:
-        """Load the encoder of the card, or `model`; HeadError if it is another than the head was fitted on."""
+        """Load the encoder of the card, or `model`; HeadError if the head was not fitted on it."""
         from mert.embedding.load import load
 
         name = model or str(self.card.encoder["name"])
@@ -195,9 +193,9 @@ class SavedHead:
     def predict(
         self, source: Features | str | Path | tuple[np.ndarray, int], encoder: Embedder | None = None
     ) -> Prediction:
-        """What the head says of one recording; without `encoder`, audio is heard by the one that the card names.
+        """The prediction for one recording; without `encoder`, audio is embedded by the encoder that the card names.
 
-        HeadError for features of another encoder, window, pooling or without a layer that the head reads.
+        HeadError for features of another encoder, window or pooling, or without a layer that the head uses.
         """
         if isinstance(source, str | Path) and Path(source).suffix == ".npz":
             return self._of_features(Features.load(source), str(source))
@@ -209,7 +207,7 @@ class SavedHead:
 
     def settings(self, encoder: Embedder) -> Settings:
         """How an encoder must embed for this head; HeadError if it is not the one that the head was fitted on."""
-        made, wanted = self.card.features, self.card.encoder
+        facts, wanted = self.card.features, self.card.encoder
         if encoder.sha256 != wanted["sha256"]:
             raise HeadError(
                 self.source, f"was fitted on features of {wanted['name']} (sha256 {wanted['sha256']}), not of "
@@ -218,10 +216,10 @@ class SavedHead:
             )  # fmt: skip
         try:
             settings = encoder.settings(
-                layers=self.card.layers, **{key: made[key] for key in ("pool", "window", "hop", "dtype")}
+                layers=self.card.layers, **{key: facts[key] for key in ("pool", "window", "hop", "dtype")}
             )
         except (ValueError, TypeError) as error:
-            raise HeadError(self.source, f"{CARD} asks for what the encoder has not ({error})", AGAIN) from None
+            raise HeadError(self.source, f"{CARD} does not fit the encoder ({error})", AGAIN) from None
         self._compare(encoder.provenance(settings))
         return settings
 
@@ -263,12 +261,12 @@ class SavedHead:
 
     @torch.inference_mode()
     def _outputs(self, values_LTP: np.ndarray) -> np.ndarray:
-        """Logits [T, C] of frames, or of one pooled row, float64: in float32, sure ones would tie."""
+        """Logits [T, C] of frames, or of one pooled row, float64: in float32, probabilities close to 1 would tie."""
         x = torch.from_numpy(np.ascontiguousarray(values_LTP, np.float32)).transpose(0, 1)
         x = x if self.card.layer == WEIGHTED else x[:, 0]
         parameters = {name: value[None] for name, value in self.tensors.items() if name in PARAMETERS}
         try:
-            x = Scaling(self.tensors["mean"], self.tensors["deviation"])(x)
+            x = Standardizer(self.tensors["mean"], self.tensors["deviation"])(x)
             logits_TC: np.ndarray = forward(parameters, x[None])[0].double().numpy()
         except RuntimeError as error:
             raise HeadError(self.source, f"its tensors do not fit the features ({error})", AGAIN) from None
@@ -280,15 +278,13 @@ class SavedHead:
             mean, deviation = (self.tensors[f"target_{part}"].double().numpy() for part in ("mean", "deviation"))
             return Prediction(name, task, (), dict(zip(classes, (logits_C * deviation + mean).tolist(), strict=True)))
         logits = torch.from_numpy(logits_C)
-        chances = (logits.softmax(0) if task == "classification" else logits.sigmoid()).tolist()
-        scores = dict(zip(classes, chances, strict=True))
+        probabilities = (logits.softmax(0) if task == "classification" else logits.sigmoid()).tolist()
+        scores = dict(zip(classes, probabilities, strict=True))
         if task == "classification":
             return Prediction(name, task, (max(scores, key=lambda label: scores[label]),), scores)
-        return Prediction(name, task, tuple(tag for tag, chance in scores.items() if chance > 0.5), scores)
+        return Prediction(name, task, tuple(tag for tag, score in scores.items() if score > 0.5), scores)
 
     def _of_activation(self, logits_T: np.ndarray, times_T: np.ndarray, name: str) -> Prediction:
-        with needed():
-            from probes.beats.tracking import Tracking
         if len(times_T) < 2:
             raise AudioError(name, "has a single frame", "give a longer recording")
         tracking = Tracking(self.card.tracking["post"]) if self.card.tracking else Tracking()
@@ -297,18 +293,8 @@ class SavedHead:
 
 
 def refuse_other(folder: Path) -> None:
-    """OutputError if a folder holds anything but a head: it would be lost."""
+    """OutputError if a folder exists and holds anything but a head, which saving would delete."""
     if not folder.exists():
         return
     if not folder.is_dir() or {path.name for path in folder.iterdir()} - {CARD, TENSORS}:
-        raise OutputError(folder, "is there already, and is not a head", "give another name")
-
-
-@contextmanager
-def needed() -> Iterator[None]:
-    """MertError that says how to get scikit-learn or mir_eval, where one is needed and missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        name = str(error.name).partition(".")[0]
-        raise MertError("mert probe", f"{name} is not installed", 'pip install -e ".[probe]"') from None
+        raise OutputError(folder, "exists, and is not a head", "give another name")

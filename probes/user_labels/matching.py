@@ -1,4 +1,4 @@
-"""Which features belong to which label: files below a folder, by every name they may go by in a table."""
+"""Match labelled files with features below a folder, by any name that a table may use for them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,27 @@ from mert.errors import OutputError
 from probes.user_labels.table import LabelError, LabelledFile, LabelTable, classes_of
 
 
-def matched(table: LabelTable, folder: Path, partial: bool = False) -> tuple[LabelTable, dict[str, Path]]:
-    """The table with the features of each file; LabelError where one has no other, unless `partial` leaves it out."""
-    names = found(folder)
+def match_features(table: LabelTable, folder: Path, partial: bool = False) -> tuple[LabelTable, dict[str, Path]]:
+    """The table, and the features of each of its files.
+
+    LabelError for files without features, and for features without a label, unless `partial` leaves them out.
+    """
+    names = paths_by_name(folder)
     paths: dict[str, Path] = {}
     missing: list[LabelledFile] = []
     by_path: dict[Path, str] = {}
     for item in table.items:
-        of = names.get(plain(item.file), [])
-        if len(of) > 1:
-            raise table.error(f"{item.file} may be {of[0].name} or {of[1].name}", "write its suffix, too")
-        if not of:
+        candidates = names.get(normalized(item.file), [])
+        if len(candidates) > 1:
+            either = f"{candidates[0].name} or {candidates[1].name}"
+            raise table.error(f"{item.file} may be {either}", "write its suffix, too")
+        if not candidates:
             missing.append(item)
-        elif of[0] in by_path:
-            raise table.error(f"{item.file} and {by_path[of[0]]} are one recording", "keep one of the two")
+        elif (path := candidates[0]) in by_path:
+            raise table.error(f"{item.file} and {by_path[path]} are one recording", "keep one of the two")
         else:
-            paths[item.file], by_path[of[0]] = of[0], item.file
-    unlabelled = sorted({path for of in names.values() for path in of} - set(paths.values()))
+            paths[item.file], by_path[path] = path, item.file
+    unlabelled = sorted({path for candidates in names.values() for path in candidates} - set(paths.values()))
     if missing and not (partial and paths):
         first = f"{missing[0].file} (line {missing[0].line})"
         raise table.error(f"{len(missing)} labelled files have no features in {folder}, {first} first",
@@ -40,16 +44,16 @@ def matched(table: LabelTable, folder: Path, partial: bool = False) -> tuple[Lab
     notes += [f"{len(unlabelled)} features without a label are left out"] if unlabelled else []
     kept = tuple(item for item in table.items if item.file in paths)
     classes = table.classes
-    if missing and table.task in ("classification", "multilabel"):  # some may be of those left out alone
-        held = set(classes_of(table.task, kept))
-        classes = tuple(name for name in classes if name in held)
+    if missing and table.task in ("classification", "multilabel"):  # without classes of missing files only
+        remaining = set(classes_of(table.task, kept))
+        classes = tuple(name for name in classes if name in remaining)
     return replace(table, items=kept, classes=classes, notes=(*table.notes, *notes)), paths
 
 
-def found(folder: Path) -> dict[str, list[Path]]:
-    """Features below a folder by each name a label may use: `a/b.flac.npz`, `a/b.flac`, and `a/b`, of several maybe."""
+def paths_by_name(folder: Path) -> dict[str, list[Path]]:
+    """Features below a folder by each name a table may use: `a/b.flac.npz`, `a/b.flac` and, if not unique, `a/b`."""
     if not folder.is_dir():
-        raise OutputError(folder, "is no folder", "give what `mert embed -o` wrote")
+        raise OutputError(folder, "is not a folder", "give what `mert embed -o` wrote")
     paths = [path for path in sorted(folder.rglob("*.npz")) if not is_hidden(path.relative_to(folder))]
     if not paths:
         raise OutputError(folder, "holds no features", "give what `mert embed -o` wrote")
@@ -61,12 +65,12 @@ def found(folder: Path) -> dict[str, list[Path]]:
 
 
 def names_of(relative: str) -> Iterator[str]:
-    """The names a features file goes by.
+    """The names of a features file that a table may use.
 
     >>> list(names_of("a/b.flac.npz"))
     ['a/b.flac.npz', 'a/b.flac', 'a/b']
     """
-    relative = plain(relative)
+    relative = normalized(relative)
     yield relative
     stem = relative.removesuffix(".npz")
     yield stem
@@ -74,8 +78,8 @@ def names_of(relative: str) -> Iterator[str]:
         yield stem.removesuffix(Path(stem).suffix)
 
 
-def plain(name: str) -> str:
-    """A relative path in one spelling: composed letters (some systems write them decomposed), no `./`."""
+def normalized(name: str) -> str:
+    """A relative path in one spelling: composed letters (some systems decompose them), no `./`."""
     return unicodedata.normalize("NFC", Path(name).as_posix())
 
 

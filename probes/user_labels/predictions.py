@@ -1,4 +1,4 @@
-"""What a head says of a recording, and predictions as a table, CSV or JSON."""
+"""The prediction of a head for a recording, and files of predictions, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Prediction:
-    """`labels` are the class, or the tags above 0.5; `scores` the probability of each class or tag, or the values;
-    `times` the events in seconds.
+    """The prediction for one recording: `labels` are the class, or the tags above 0.5; `scores` the probability of each
+    class or tag, or the values; `times` the events in seconds.
 
     >>> Prediction("a.wav", "classification", ("oboe",), {"flute": 0.2, "oboe": 0.8}).rows()
     [('a.wav', 'oboe', '0.8000')]
@@ -34,7 +34,7 @@ class Prediction:
     times: tuple[float, ...] | None = None
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Rows under `columns`: one, or for events one each."""
+        """Rows below the header `columns`: one, or one per event."""
         if self.times is not None:
             return [(self.source, f"{time:.3f}") for time in self.times]
         scores = self.scores or {}
@@ -53,18 +53,18 @@ class Prediction:
 
 
 def columns(task: str, classes: Sequence[str]) -> tuple[str, ...]:
-    """The header of predictions; of values, their names."""
+    """The header of a CSV file of predictions."""
     return ("file", *COLUMNS.get(task, tuple(classes)))
 
 
 def check_out(path: Path | None) -> None:
-    """UsageError for an output of unknown kind, or one that would replace a file: it may be somebody's labels."""
+    """UsageError for an unknown suffix, or a file that exists: it may hold somebody's labels."""
     if path is None:
         return
     if path.suffix not in (".csv", ".json"):
         raise UsageError(path, "is neither .csv nor .json", "name a file with one of these suffixes")
     if path.exists():
-        raise UsageError(path, "is there already", "give another name, or remove it")
+        raise UsageError(path, "exists", "give another name, or remove it")
 
 
 def write(path: Path, task: str, classes: Sequence[str], predictions: Iterable[Prediction]) -> None:

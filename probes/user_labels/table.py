@@ -1,4 +1,4 @@
-"""Labels of one's own: a CSV file whose first column names recordings, read for one of four kinds of task."""
+"""Tables of user labels: a CSV file whose first column names recordings, read for one of four kinds of task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mert.audio.find import SUFFIXES
 from mert.errors import MertError
 
 TASKS = ("classification", "multilabel", "regression", "frames")
-NAMED = {"label": "classification", "tags": "multilabel", "time": "frames"}  # the column that makes a task
+NAMED = {"label": "classification", "tags": "multilabel", "time": "frames"}  # the column that determines the task
 BESIDE = ("split", "group")
 SPLIT_NAMES = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 EXAMPLE = "see `mert probe fit --help` for the columns"
@@ -40,7 +40,7 @@ class LabelledFile:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """What to learn: `classes` are the names of the head's outputs, in their order.
+    """Labelled recordings for one task; `classes` are the names of the head's outputs, in their order.
 
     >>> table = LabelTable.of("classification", {"a.wav": "oboe", "b.wav": "flute"})
     >>> table.classes, table.items[0]
@@ -55,7 +55,7 @@ class LabelTable:
 
     @classmethod
     def of(cls, task: str, labels: dict[str, Any], classes: Sequence[str] | None = None) -> LabelTable:
-        """A table made in Python, from file to label; `classes` are needed where labels are values."""
+        """A table from labels by file; `classes` are needed where labels are values."""
         items = tuple(LabelledFile(file, label) for file, label in labels.items())
         return cls("labels", task, tuple(classes or classes_of(task, items)), items)
 
@@ -66,7 +66,7 @@ class LabelTable:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A CSV file as it stands: columns besides the first, and (line, file, cells by column) of each row."""
+    """The cells of a CSV file: columns besides the first, and (line, file, cells by column) of each row."""
 
     path: Path
     columns: tuple[str, ...]
@@ -85,12 +85,12 @@ def read_labels(path: Path, task: str | None = None) -> LabelTable:
     """The labels of a CSV file; LabelError names the line that is wrong.
 
     Columns: the file first; then `label` (classification), `tags` separated by ; or | (multi-label), several columns
-    of 0 and 1 (multi-label) or of numbers (regression), or `time` (frames: a row for each event, an empty cell where
-    there is none). `split` (train, valid, test) and `group` may stand beside them.
+    of 0 and 1 (multi-label) or of numbers (regression), or `time` (frames: a row per event, an empty cell where there
+    is none). Columns `split` (train, valid, test) and `group` are optional.
     """
     sheet = read_sheet(path)
     task = task or inferred(sheet)
-    column = next((name for name, of in NAMED.items() if of == task), "")
+    column = next((name for name, named in NAMED.items() if named == task), "")
     if column not in sheet.columns and task in ("classification", "frames"):
         raise sheet.error(f"{task} needs a column named {column}", EXAMPLE)
     used = [column] if column in sheet.columns else sheet.targets
@@ -136,7 +136,7 @@ def read_sheet(path: Path) -> Sheet:
 
 
 def check_header(path: Path, header: list[str]) -> None:
-    """Refuse a first line that is none, or whose columns cannot be told apart."""
+    """LabelError for a first line that is no header, or whose columns are ambiguous."""
     if Path(header[0]).suffix.lower() in {*SUFFIXES, ".npz"} or any(map(is_number, header)):
         raise LabelError(path, f"the first line is no header ({','.join(header[:3])})", "begin with file,label")
     if len(header) == 1:
@@ -146,7 +146,7 @@ def check_header(path: Path, header: list[str]) -> None:
 
 
 def inferred(sheet: Sheet) -> str:
-    """The task that the columns speak of."""
+    """The task that the columns determine."""
     for column, task in reversed(NAMED.items()):
         if column in sheet.columns:
             return task
@@ -160,7 +160,7 @@ def inferred(sheet: Sheet) -> str:
 
 
 def single_rows(sheet: Sheet, task: str, used: list[str]) -> Iterator[LabelledFile]:
-    """A file on each row, each file once."""
+    """Items of a table with one row per file."""
     seen: dict[str, int] = {}
     for line, file, row in sheet.rows:
         if file in seen:
@@ -190,21 +190,21 @@ def label_of(sheet: Sheet, task: str, used: list[str], row: dict[str, str], line
 
 
 def events(sheet: Sheet, task: str, used: list[str]) -> Iterator[LabelledFile]:
-    """A file on many rows, each with the time of an event; an empty cell only says that the file is there."""
+    """Items of a table with a row per event; an empty time is a file without events."""
     times: dict[str, dict[float, int]] = {}
     first: dict[str, LabelledFile] = {}
     for line, file, row in sheet.rows:
-        text, held = row["time"], times.setdefault(file, {})
-        place = LabelledFile(file, (), split_of(sheet, row, line), row.get("group", ""), line)
-        before = first.setdefault(file, place)
-        if (place.split, place.group) != (before.split, before.group):
+        text, lines = row["time"], times.setdefault(file, {})
+        item = LabelledFile(file, (), split_of(sheet, row, line), row.get("group", ""), line)
+        before = first.setdefault(file, item)
+        if (item.split, item.group) != (before.split, before.group):
             raise sheet.error(f"{file} has another split or group on line {before.line}", "give it one", line)
         if text:
             if not is_number(text) or float(text) < 0:
                 raise sheet.error(f"time is {text!r}, not seconds", "give a number from 0 on", line)
-            if float(text) in held:
-                raise sheet.error(f"the same event stands on line {held[float(text)]}", "keep one of the two", line)
-            held[float(text)] = line
+            if float(text) in lines:
+                raise sheet.error(f"the same event stands on line {lines[float(text)]}", "keep one of the two", line)
+            lines[float(text)] = line
     for file, item in first.items():
         yield LabelledFile(file, tuple(sorted(times[file])), item.split, item.group, item.line)
 
@@ -219,7 +219,7 @@ def split_of(sheet: Sheet, row: dict[str, str], line: int) -> str:
 
 
 def classes_of(task: str, items: Sequence[LabelledFile]) -> tuple[str, ...]:
-    """Names of the outputs, as the labels have them, sorted.
+    """Names of the outputs: the classes or tags of all labels, sorted.
 
     >>> classes_of("multilabel", [LabelledFile("a", frozenset({"loud", "fast"})), LabelledFile("b", frozenset())])
     ('fast', 'loud')
@@ -230,7 +230,7 @@ def classes_of(task: str, items: Sequence[LabelledFile]) -> tuple[str, ...]:
 
 
 def names_in(label: Any) -> tuple[str, ...]:
-    """The classes or tags of a label; none for values and times.
+    """The classes or tags of a label; empty for values and times.
 
     >>> names_in("oboe"), names_in((0.5, 2.0))
     (('oboe',), ())

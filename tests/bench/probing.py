@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from measuring import machine, write
 
-from probes.clip_probe import ClipProbe, Labelled, Rules
+from probes.clip_probe import ClipConfig, ClipProbe, Labelled
 from probes.sweep import Grid, Journal, Setting, sweep
 
 LAYERS = tuple(f"layer{i:02}" if i else "embed" for i in range(13))
@@ -53,14 +53,14 @@ def main() -> None:
     ends = np.cumsum((0, *SPLITS))
     parts = [np.arange(first, end) for first, end in pairwise(ends)]
     splits = [Labelled(tuple(map(str, part)), labels[part]) for part in parts]
-    probe = ClipProbe(Matrix(labels), *splits, rules=Rules("classification", GENRES, "accuracy", patience=(6, 20)),
-                      device=options.device)  # fmt: skip
+    config = ClipConfig("classification", GENRES, "accuracy", patience=(6, 20))
+    probe = ClipProbe(Matrix(labels), *splits, config=config, device=options.device)
     grid = Grid((*LAYERS, "all"))
     print(f"{probe.memory_bytes() / 2**20:.0f} MiB of features in memory at most")
     started = time.perf_counter()
     swept = sweep(grid, probe.fit, Journal(None, {}), len(grid.lrs) * len(grid.seeds))
     seconds = time.perf_counter() - started
-    outputs, _ = probe.outputs(swept.heads[0])
+    outputs = probe.outputs(swept.heads[0])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     measured = {"heads": len(swept.rows), "seconds": round(seconds, 1), "layer": swept.layer, "lr": swept.lr,
                 "test_accuracy": round(float((outputs.argmax(1) == labels[parts[2]]).mean()), 3),

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -21,10 +21,11 @@ from mir_benchmarks.datasets.dataset import SPLITS, Dataset, Item, Label
 from mir_benchmarks.suite.write import write_corpus
 from mir_benchmarks.tasks.options import Options
 from mir_benchmarks.tasks.registry import TASKS, TaskSpec
-from mir_benchmarks.tasks.run import Places, run_task
-from probes.beats.tracking import true_activation
+from mir_benchmarks.tasks.run import run_task
+from probes.beats.tracking import BeatScores, beat_targets, f_measure
 from probes.encoders import Encoder, EncoderFacts
 from probes.features.clips import Clip, trimmed, wave_digest
+from probes.metrics import key_scores, score_parts
 from probes.results import Result
 
 RATE_HZ = 8_000
@@ -47,8 +48,8 @@ def oracle(task: TaskSpec, home: Path, nuisance: int = 0) -> Encoder:
     known: dict[str, np.ndarray] = {}
     for item in dataset.items:
         wave_N = Clip(item.id, item.audio).read(RATE_HZ)
-        wave_N = trimmed(wave_N, RATE_HZ) if task.windowing.trim else wave_N
-        for first, end in task.windowing.spans(len(wave_N), RATE_HZ):
+        wave_N = trimmed(wave_N, RATE_HZ) if task.windows.trim else wave_N
+        for first, end in task.windows.spans(len(wave_N), RATE_HZ):
             known[wave_digest(wave_N[first:end])] = answer(task, dataset, item)
 
     def frames(wave_N: np.ndarray) -> np.ndarray:
@@ -77,7 +78,7 @@ def beat_oracle(home: Path) -> Encoder:
 
     def frames(wave_N: np.ndarray) -> np.ndarray:
         times_T = np.arange(len(wave_N) * 75 // RATE_HZ) / 75
-        heard_T = true_activation(known[wave_digest(wave_N)], times_T)
+        heard_T = beat_targets(known[wave_digest(wave_N)], times_T)
         return np.stack([heard_T, np.random.default_rng(len(heard_T)).random(len(heard_T))], axis=-1)[None]
 
     return Encoder(EncoderFacts("beat oracle", "0" * 64, RATE_HZ, 75.0, ("answer",), 2), frames)
@@ -108,6 +109,30 @@ class Small(Encoder):
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+# Known answers
+
+
+def metronome(seconds: float, bpm: float = 120.0) -> np.ndarray:
+    """Beats that do not depend on the recording: the floor."""
+    return np.arange(0, seconds, 60 / bpm)
+
+
+def pooled_f(scores: Iterable[BeatScores]) -> float:
+    """F of all beats together, whatever recording they belong to."""
+    counts = [(score.matched, score.n_reference, score.n_estimate) for score in scores]
+    return f_measure(*np.array(counts, dtype=int).reshape(-1, 3).sum(axis=0).tolist())
+
+
+def task_score(metrics: Mapping[str, float], protocol: Mapping[str, str] | None = None) -> float:
+    """The score of a task: the mean of its `score_parts`, SDRs in dB as if they were points."""
+    return float(np.mean([metrics[name] for name in score_parts(tuple(metrics), protocol)]))
+
+
+def weighted_key_score(targets_n: np.ndarray, logits_nC: np.ndarray, classes: Sequence[str]) -> float:
+    """Mean of mir_eval's key score."""
+    return float(key_scores(targets_n, logits_nC, classes).mean())
 
 
 # Trees
@@ -182,9 +207,9 @@ def shuffled(*splits: str, seed: int = 0) -> Change:
 
 def run(task: TaskSpec | str, encoder: Encoder, home: Path, out: Path, **options: Any) -> Result:
     """One task; features are kept in `out` unless `features` says where."""
-    features = options.pop("features", out / "features")
     spec = TASKS[task] if isinstance(task, str) else task
-    return Result.load(run_task(spec, encoder, Places(home, out, features), Options(**options)))
+    more = {name: options.pop(name) for name in ("features", "on_fit") if name in options}
+    return Result.load(run_task(spec, encoder, home=home, out=out, options=Options(**options), **more))
 
 
 def but_times(folder: Path, task: str) -> dict[str, Any]:
@@ -211,7 +236,7 @@ def life(home: str, out: str, task: str, dies_at_clip: int | None, dies_at_fit: 
         if fits == dies_at_fit:
             die()
 
-    run(task, Small(dies_at_clip), Path(home), Path(out), fitted=fitted, **grid)
+    run(task, Small(dies_at_clip), Path(home), Path(out), on_fit=fitted, **grid)
 
 
 def live(home: Path, out: Path, task: str, clip: int | None = None, fit: int | None = None, **grid: Any) -> int:

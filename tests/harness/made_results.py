@@ -79,9 +79,10 @@ def result_of(task: str, outputs: Outputs, model: str = "MERT-v1-95M", data: str
 
 def save_run(folder: Path, model: str, skill: float, tasks: tuple[str, ...] = tuple(TASKS), **changes: object) -> Path:
     """A folder of results of one model."""
+    command = ["mert", "bench", "run", "-m", model, "-t", ",".join(name for name in TASKS if name in tasks), "-o", "m"]
     for task in tasks:
         outputs = outputs_of(task, skill, 400 if task == "nsynth_pitch" else 120)
-        result_of(task, outputs, model, **changes).save(folder, outputs)
+        result_of(task, outputs, model, **({"command": command} | changes)).save(folder, outputs)
     return folder
 
 
@@ -136,5 +137,9 @@ def made_measured(kind: str, sha256: str, seed: int = 0) -> dict[str, Any]:
             }
             one |= {"chance": 100 / 7, "changes": changes}
         models.append(one)
+    command = ["mert", "bench", kind, "-m", "its-old-name", "-m", "log-mel", "AUDIO", "-o", f"{kind}.json"]
     recordings = [{"name": f"{name}.wav", "sha256": name * 64, "seconds": 10.0, "segments": 3} for name in "ab"]
-    return {"format": f"mert-{kind}", "schema": 1, "segment_s": 3.0, "recordings": recordings, "models": models}
+    return {
+        "format": f"mert-{kind}", "schema": 1, "segment_s": 3.0, "recordings": recordings, "models": models,
+        "command": command,
+    }  # fmt: skip

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mert.errors import MertError, UsageError
-from mir_benchmarks.ablation import BASE, TASKS, VARIANTS, Ablation, Variant
-from mir_benchmarks.cli.ablate import chosen, rows
+from mir_benchmarks.ablation import BASE, PROBED, VARIANTS, Ablation, Variant
+from mir_benchmarks.cli.ablate import markdown_table, variants_of
 from mir_benchmarks.statistics import summarise
 from probes.results import Outputs, Result
 
@@ -64,10 +64,10 @@ def write_result(folder: Path, task: str, right: float) -> None:
 def test_the_table_tells_what_helps(tmp_path: Path) -> None:
     """Over two seeds: 0.9 and 0.8 of the items right with everything, 0.4 in both without the transform."""
     for name, right in ((f"{BASE}-0", 0.9), (f"{BASE}-1", 0.8), ("no-cqt-0", 0.4), ("no-cqt-1", 0.4)):
-        for task in TASKS:
+        for task in PROBED:
             write_result(tmp_path / "results" / name, task, right)
-    table = rows(Ablation(tmp_path, tmp_path, seeds=(0, 1)), chosen("no-cqt"))
+    table = markdown_table(Ablation(tmp_path, tmp_path, seeds=(0, 1)), variants_of("no-cqt"))
     assert table.count("**-45.0** [") == table.count("(-50.0, -40.0)") == 4
     assert "| no constant-Q transform |" in table
     with pytest.raises(UsageError, match="no variant no-such"):
-        chosen("no-such")
+        variants_of("no-such")

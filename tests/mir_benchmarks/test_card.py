@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness.made_results import made_measured, made_training, outputs_of, result_of, save_run
+from harness.made_results import made_measured, made_training, save_run
 from harness.sounds import tiny_embedder
 from typer.testing import CliRunner
 
 import mert
 from mert.errors import CheckpointError, UsageError
 from mert.files import read_json, sha256_file, write_json
-from mir_benchmarks.card import MARK, Sources, run_commands, write_card
+from mir_benchmarks.card import MARK, Inputs, write_card
 from mir_benchmarks.cli.bench import app
 from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.report.runs import load_runs
 from mir_benchmarks.statistics import Sample, compare
-from mir_benchmarks.tasks.registry import TASKS
+from mir_benchmarks.tasks.registry import TASKS, TaskSpec
 from probes.results import Result
 
 SOME = ("gtzan_genre", "emomusic", "mtt")
@@ -36,7 +36,7 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def sources(model: Path, tmp_path: Path) -> Sources:
+def inputs(model: Path, tmp_path: Path) -> Inputs:
     """All there can be: results of the model, two baselines (one without a task) and a twin."""
     sha256 = sha256_file(model / "model.safetensors")
     save_run(tmp_path / "own", "its-old-name", 0.8, SOME, data="synthetic")
@@ -48,7 +48,7 @@ def sources(model: Path, tmp_path: Path) -> Sources:
     save_run(tmp_path / "twin", "random", 0.2, SOME, data="synthetic")
     for kind in ("robustness", "triplets"):
         write_json(tmp_path / f"{kind}.json", made_measured(kind, sha256, len(kind)))
-    return Sources(
+    return Inputs(
         made_training(tmp_path), tmp_path / "own", (tmp_path / "mel", tmp_path / "mfcc"), tmp_path / "twin",
         tmp_path / "robustness.json", tmp_path / "triplets.json", "a loom of 3 cores", ("mert fit-teacher mel_rvq x",),
     )  # fmt: skip
@@ -67,26 +67,26 @@ def said(summary: dict, digits: int) -> str:
     return f"{summary['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def measured_intervals(sources: Sources) -> dict[str, set[str]]:
+def measured_intervals(inputs: Inputs) -> dict[str, set[str]]:
     """Every interval there is in the files, by section, in the words of the card."""
-    assert sources.results and sources.twin and sources.robustness and sources.triplets
-    runs = load_runs([sources.results, *sources.beside, sources.twin])
+    assert inputs.results and inputs.twin and inputs.robustness and inputs.triplets
+    runs = load_runs([inputs.results, *inputs.beside, inputs.twin])
     scores = {said(result.score, 1) for run in runs for result in run.results.values()}
     for task in SOME:
         mine, twin = (Sample.of(run.results[task], run.outputs[task]) for run in (runs[0], runs[-1]))
         one = compare(mine, twin)
         scores.add(f"{one.difference:+.1f} [{one.ci95[0]:+.1f}, {one.ci95[1]:+.1f}]")
-    models = json.loads(sources.robustness.read_text())["models"]
+    models = json.loads(inputs.robustness.read_text())["models"]
     shown = [layers[one["layer"]] for one in models for layers in one["changes"].values()]
     moved = {said(of["cosine"], 3) for of in shown} | {said(of["retrieval"], 1) for of in shown}
-    models = json.loads(sources.triplets.read_text())["models"]
+    models = json.loads(inputs.triplets.read_text())["models"]
     near = {said(one["layers"][one["layer"]], 1) for one in models}
     return {"Results on the synthetic suite": scores, "Robustness": moved, "Real recordings": near}
 
 
-def test_the_card_holds_the_intervals_of_the_files_and_no_others(model: Path, sources: Sources) -> None:
-    card = plain(write_card(model, sources).read_text())
-    wanted = measured_intervals(sources)
+def test_the_card_holds_the_intervals_of_the_files_and_no_others(model: Path, inputs: Inputs) -> None:
+    card = plain(write_card(model, inputs).read_text())
+    wanted = measured_intervals(inputs)
     for title, intervals in wanted.items():
         assert set(INTERVAL.findall(section(card, title))) == intervals, title
     assert set(INTERVAL.findall(card)) == set().union(*wanted.values())
@@ -94,24 +94,24 @@ def test_the_card_holds_the_intervals_of_the_files_and_no_others(model: Path, so
     assert "| our-model |" in card and "our-model, layer01" in card
 
 
-def test_what_was_written_before_stays(model: Path, sources: Sources) -> None:
+def test_what_was_written_before_stays(model: Path, inputs: Inputs) -> None:
     before = (model / "README.md").read_text()
-    card = write_card(model, sources).read_text()
+    card = write_card(model, inputs).read_text()
     assert card.startswith(before.rstrip() + "\n\n" + MARK)
     assert mert.verify(model).golden is not None
     assert mert.load(model).info.licence == tiny_embedder().info.licence.lower()
 
 
-def test_twice_equals_once_and_new_numbers_replace_old_ones(model: Path, sources: Sources) -> None:
-    once = write_card(model, sources).read_text()
-    assert write_card(model, sources).read_text() == once
-    bare = write_card(model, Sources()).read_text()
+def test_twice_equals_once_and_new_numbers_replace_old_ones(model: Path, inputs: Inputs) -> None:
+    once = write_card(model, inputs).read_text()
+    assert write_card(model, inputs).read_text() == once
+    bare = write_card(model, Inputs()).read_text()
     assert "Not measured" in bare and "loom" not in bare and bare.count(MARK) == 1
-    assert write_card(model, sources).read_text() == once
+    assert write_card(model, inputs).read_text() == once
 
 
-def test_training_is_told_by_recipe_metrics_and_checkpoint(model: Path, sources: Sources) -> None:
-    text = plain(section(write_card(model, sources).read_text(), "Training"))
+def test_training_is_told_by_recipe_metrics_and_checkpoint(model: Path, inputs: Inputs) -> None:
+    text = plain(section(write_card(model, inputs).read_text(), "Training"))
     for words in (
         "synth, the built-in generator's music: all of it synthetic, seconds 1.5; corpus c0c0c0c0c0c0",
         "| teacher | mel_rvq; 2 codebooks of 77 classes; hop 321; MIT; fingerprint fefefefefefe |",
@@ -129,46 +129,46 @@ def test_training_is_told_by_recipe_metrics_and_checkpoint(model: Path, sources:
     assert (model / "curves.png").read_bytes() == b"a picture"
 
 
-def test_results_say_layers_what_is_missing_and_where_the_twin_is_beaten(model: Path, sources: Sources) -> None:
-    text = plain(section(write_card(model, sources).read_text(), "Results on the synthetic suite"))
-    assert sources.results
+def test_results_say_layers_what_is_missing_and_where_the_twin_is_beaten(model: Path, inputs: Inputs) -> None:
+    text = plain(section(write_card(model, inputs).read_text(), "Results on the synthetic suite"))
+    assert inputs.results
     for task in SOME:
         (row,) = (line for line in text.splitlines() if line.startswith(f"| {TASKS[task].title} |"))
-        layer = Result.load(sources.results / f"{task}.json").layer
+        layer = Result.load(inputs.results / f"{task}.json").layer
         assert f"| {layer} |" in row and row.count("*") >= 3  # marked synthetic
     assert "Not measured on this model: GiantSteps key" in text and "not comparable with published" in text
     assert "The twin is random." in text and "excludes 0 on 3 of 3 tasks, above on 3, below on 0" in text
     assert "mean of the tasks present" not in text  # mfcc lacks one: it would be of other tasks
 
 
-def test_limits_are_of_this_model(model: Path, sources: Sources, tmp_path: Path) -> None:
-    text = section(write_card(model, sources).read_text(), "Limits")
+def test_limits_are_of_this_model(model: Path, inputs: Inputs, tmp_path: Path) -> None:
+    text = section(write_card(model, inputs).read_text(), "Limits")
     assert (
         "synthetic music only" in text and "context is 1 s" in text and "0.8 h" in text and "not with published" in text
     )
     (tmp_path / "other").mkdir()
     real = made_training(tmp_path / "other", data=str(tmp_path / "records"))
     (model / "recipe.yaml").unlink()
-    text = section(write_card(model, Sources(real)).read_text(), "Limits")
+    text = section(write_card(model, Inputs(real)).read_text(), "Limits")
     assert "synthetic" not in text and "context is 1 s" in text
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / "scores.jsonl").touch()  # as `mert bench synth` leaves it
-    assert "synthetic music only" in section(write_card(model, Sources(real)).read_text(), "Limits")
+    assert "synthetic music only" in section(write_card(model, Inputs(real)).read_text(), "Limits")
 
 
-def test_nothing_of_this_machine_is_shipped(model: Path, sources: Sources, tmp_path: Path) -> None:
-    write_card(model, sources)
+def test_nothing_of_this_machine_is_shipped(model: Path, inputs: Inputs, tmp_path: Path) -> None:
+    write_card(model, inputs)
     for path in (model / "README.md", model / "recipe.yaml"):
         assert str(tmp_path) not in path.read_text()
-    assert sources.run
-    shipped, own = (yaml.safe_load((folder / "recipe.yaml").read_text()) for folder in (model, sources.run))
+    assert inputs.run
+    shipped, own = (yaml.safe_load((folder / "recipe.yaml").read_text()) for folder in (model, inputs.run))
     assert (shipped["out"], shipped["data"], shipped["teachers"]) == ("run", "synth", ["mel_rvq", "cqt"])
     kept = set(own) - {"out", "teachers"}
     assert {key: shipped[key] for key in kept} == {key: own[key] for key in kept}
 
 
-def test_tables_render(model: Path, sources: Sources) -> None:
-    lines = write_card(model, replace(sources, hardware="pipes | and *stars*")).read_text().splitlines()
+def test_tables_render(model: Path, inputs: Inputs) -> None:
+    lines = write_card(model, replace(inputs, hardware="pipes | and *stars*")).read_text().splitlines()
     blocks = "\n".join(line if line.startswith("|") else "" for line in lines).strip("\n").split("\n\n")
     tables = [block.strip().splitlines() for block in blocks if block.strip()]
     assert len(tables) == 7
@@ -179,35 +179,35 @@ def test_tables_render(model: Path, sources: Sources) -> None:
 
 
 @pytest.mark.parametrize("missing", ["run", "results", "robustness", "triplets"])
-def test_what_is_missing_is_said(missing: str, model: Path, sources: Sources) -> None:
+def test_what_is_missing_is_said(missing: str, model: Path, inputs: Inputs) -> None:
     titles = {"run": "Training", "results": "Results", "robustness": "Robustness", "triplets": "Real recordings"}
-    card = write_card(model, replace(sources, **{missing: None})).read_text()
+    card = write_card(model, replace(inputs, **{missing: None})).read_text()
     assert section(card, titles[missing]).strip().startswith("Not measured")
     assert card.count("Not measured") == (1 if missing == "results" else 2)  # tasks without results are named, too
 
 
-def test_files_of_other_weights_are_refused(model: Path, sources: Sources, tmp_path: Path) -> None:
+def test_files_of_other_weights_are_refused(model: Path, inputs: Inputs, tmp_path: Path) -> None:
     before = (model / "README.md").read_text()
     save_run(tmp_path / "others", "our-model", 0.9, SOME[:1])
     with pytest.raises(TaskError, match="other weights"):
-        write_card(model, replace(sources, results=tmp_path / "others"))
+        write_card(model, replace(inputs, results=tmp_path / "others"))
     for kind in ("robustness", "triplets"):
         write_json(tmp_path / "others.json", made_measured(kind, "d" * 64))
         with pytest.raises(TaskError, match="nothing of our-model's weights"):
-            write_card(model, replace(sources, **{kind: tmp_path / "others.json"}))
+            write_card(model, replace(inputs, **{kind: tmp_path / "others.json"}))
     with pytest.raises(UsageError, match="not of `mert bench triplets`"):
-        write_card(model, replace(sources, triplets=sources.robustness))
+        write_card(model, replace(inputs, triplets=inputs.robustness))
     assert (model / "README.md").read_text() == before
-    write_card(model, sources)
+    write_card(model, inputs)
     (tmp_path / "other").mkdir()
     with pytest.raises(UsageError, match="another recipe"):
-        write_card(model, replace(sources, run=made_training(tmp_path / "other", seed=5)))
+        write_card(model, replace(inputs, run=made_training(tmp_path / "other", seed=5)))
     with pytest.raises(CheckpointError, match="no model with a card"):
-        write_card(tmp_path, sources)
+        write_card(tmp_path, inputs)
 
 
-def test_commands_are_those_that_made_the_results(model: Path, sources: Sources) -> None:
-    card = write_card(model, sources).read_text()
+def test_commands_are_those_that_made_the_results(model: Path, inputs: Inputs) -> None:
+    card = write_card(model, inputs).read_text()
     lines = card.rpartition("```sh\n")[2].partition("\n```")[0].splitlines()
     assert lines[:3] == ["mert fit-teacher mel_rvq x", "mert pretrain recipe.yaml out=run", "mert export run our-model"]
     assert lines[-3:] == [
@@ -220,37 +220,47 @@ def test_commands_are_those_that_made_the_results(model: Path, sources: Sources)
     assert {words[words.index("-t") + 1] for words in benches} == {"mtt,gtzan_genre,emomusic", "gtzan_genre,emomusic"}
 
 
-def test_commands_hold_what_differs_from_the_defaults(tmp_path: Path) -> None:
-    def made(task: str, **changes: object) -> None:
-        outputs = outputs_of(task, 0.5, 20)
-        one = result_of(task, outputs, "m")
-        one.task |= {"data": "synthetic", "size": "small"}
-        for name, value in changes.items():
-            setattr(one, name, getattr(one, name) | value if isinstance(value, dict) else value)
-        one.save(tmp_path, outputs)
+def test_a_run_records_its_command_with_the_options_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[list[str]] = []
 
-    made("mtt", model={"context": "training"}, head={"kind": "linear", "hidden": 0})
-    made("gtzan_genre", protocol={"features": "raw"}, limit="20 items of each split")
-    made("gtzan_beats", protocol={"beat_tol": "0.02"}, model={"layer_names": ["embed", "layer99"]})
-    made("musdb18", protocol={"musdb_segments": "4", "musdb_hidden": "64", "musdb_epochs": "20"})
-    lines = {line.split()[6]: line for line in run_commands(load_runs([tmp_path])[0], "m")}
-    shared = "--lrs 0.001,0.005 --seeds 0,1,2"
-    assert lines["mtt"] == (
-        f"mert bench run -m m -t mtt --suite small {shared} --head linear --context training -o results/m"
+    def run_task(task: TaskSpec, encoder: object, command: list[str], **more: object) -> Path:
+        recorded.append(command)
+        return save_run(tmp_path / "done", "m", 0.5, (task.name,)) / f"{task.name}.json"
+
+    monkeypatch.setattr("mir_benchmarks.tasks.run.run_task", run_task)
+    home, out = tmp_path / "data", tmp_path / "results"
+    (home / "gtzan").mkdir(parents=True)
+    words = ["run", "--model", "log-mel", "-t", "gtzan_beats", "--data-home", home, "-o", out, "--lrs", "0.001,0.005"]
+    words += ["--limit", 20, "--raw", "--set", "beat_tol=0.02", "--set", "beat_post=peak", "--context", "training"]
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    assert shlex.join(recorded[0]) == (
+        "mert bench run -m log-mel -o results -t gtzan_beats --data-home data --lrs 0.001,0.005 --set beat_tol=0.02 "
+        "--set beat_post=peak --limit 20 --context training --raw"
     )
-    assert (
-        lines["gtzan_genre"]
-        == f"mert bench run -m m -t gtzan_genre --suite small {shared} --limit 20 --raw -o results/m"
-    )
-    assert "--set beat_tol=0.02" in lines["gtzan_beats"] and "--layers embed,layer01" in lines["gtzan_beats"]
-    assert lines["musdb18"] == f"mert bench run -m m -t musdb18 --suite small {shared} -o results/m"
 
 
-def test_the_command(model: Path, sources: Sources) -> None:
-    words = ["card", model, "--run", sources.run, "--results", sources.results, "--twin", sources.twin]
-    words += ["--beside", sources.beside[0], "--beside", sources.beside[1], "--robustness", sources.robustness]
-    words += ["--triplets", sources.triplets, "--hardware", sources.hardware, "--command", *sources.commands]
+def test_commands_are_written_once_and_their_absence_is_said(model: Path, inputs: Inputs, tmp_path: Path) -> None:
+    """Files of schema 1 hold no command: the rest of the card is the same."""
+    assert inputs.results and inputs.triplets
+    before = write_card(model, inputs).read_text()
+    for path in (inputs.results / "mtt.json", inputs.triplets):
+        values = read_json(path)
+        del values["command"]
+        write_json(path, values | {"schema": 1})
+    lines = write_card(model, inputs).read_text().splitlines()
+    assert "# mert bench run -m our-model -t mtt: the command was not recorded" in lines
+    assert "# mert bench triplets: the command was not recorded" in lines
+    assert "mert bench run -m our-model -t mtt,gtzan_genre,emomusic -o m" in lines  # of the other tasks
+    assert {line for line in before.splitlines() if not line.startswith("mert bench triplets")} <= set(lines)
+    assert Result.load(inputs.results / "mtt.json").command == []
+
+
+def test_the_command(model: Path, inputs: Inputs) -> None:
+    words = ["card", model, "--run", inputs.run, "--results", inputs.results, "--twin", inputs.twin]
+    words += ["--beside", inputs.beside[0], "--beside", inputs.beside[1], "--robustness", inputs.robustness]
+    words += ["--triplets", inputs.triplets, "--hardware", inputs.hardware, "--command", *inputs.commands]
     done = CliRunner().invoke(app, [str(word) for word in words])
     assert done.exit_code == 0 and done.output.strip() == str(model / "README.md"), done.output
     by_command = (model / "README.md").read_text()
-    assert by_command == write_card(model, sources).read_text()
+    assert by_command == write_card(model, inputs).read_text()

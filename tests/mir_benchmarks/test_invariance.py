@@ -16,8 +16,8 @@ from mert.errors import AudioError, UsageError
 from mir_benchmarks.cli.bench import app
 from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.invariance import robustness
-from mir_benchmarks.invariance.robustness import CHANGES, found_again, measure_robustness, robustness_tables
-from mir_benchmarks.invariance.segments import Source, hear, over_recordings, sources_of
+from mir_benchmarks.invariance.robustness import CHANGES, measure_robustness, retrieved, robustness_tables
+from mir_benchmarks.invariance.segments import AudioFile, audio_files, embed_segments, over_recordings
 from mir_benchmarks.invariance.triplets import measure_triplets, triplets_table
 from probes.encoders import Encoder, EncoderFacts
 
@@ -50,7 +50,7 @@ def applied(name: str, wave_N: np.ndarray) -> np.ndarray:
 
 
 def test_what_ignores_the_level_gives_cosine_one_and_finds_all_again(folder: Path) -> None:
-    sources, _ = sources_of([folder])
+    sources, _ = audio_files([folder])
     measured, failed = measure_robustness([encoder_of(shape_of_spectrum, 12)], sources)
     changes = measured["models"][0]["changes"]
     for change in ("gain -6 dB", "gain -20 dB", "DC offset of 0.01 of full scale"):
@@ -63,9 +63,9 @@ def test_what_ignores_the_level_gives_cosine_one_and_finds_all_again(folder: Pat
 
 def test_what_hears_only_the_level_is_lost_under_gain(folder: Path) -> None:
     """Seen from the mean, levels are above or below it; 20 dB softer, all are below."""
-    sources, _ = sources_of([folder])
+    sources, _ = audio_files([folder])
     loudness = encoder_of(lambda wave_N: np.array([np.sqrt(np.mean(wave_N**2))]), 1)
-    levels_n = hear(loudness, sources).vectors["clean"][:, 0, 0]
+    levels_n = embed_segments(loudness, sources).vectors["clean"][:, 0, 0]
     one = measure_robustness([loudness], sources)[0]["models"][0]
     wanted = np.where(levels_n < levels_n.mean(), 1.0, -1.0)
     assert set(wanted) == {1.0, -1.0}
@@ -73,7 +73,7 @@ def test_what_hears_only_the_level_is_lost_under_gain(folder: Path) -> None:
 
 
 def test_what_hears_nothing_finds_by_chance(folder: Path) -> None:
-    sources, _ = sources_of([folder])
+    sources, _ = audio_files([folder])
     deaf = encoder_of(lambda wave_N: np.ones(3), 3)
     one = measure_robustness([deaf], sources)[0]["models"][0]
     assert one["n_segments"] == 6 and one["chance"] == pytest.approx(100 / 6)
@@ -134,10 +134,10 @@ def test_a_decoder_that_keeps_the_delay_is_made_up_for(monkeypatch: pytest.Monke
     assert np.abs(late_N - CHANGES["MP3, 128 kbit/s"](music(2.0), RATE, RANDOM)).max() < 1e-6
 
 
-def test_found_again_shares_between_equals() -> None:
+def test_retrieved_shares_between_equals() -> None:
     clean = np.array([[1.0, 0], [1.0, 0], [0, 1.0]])
-    assert found_again(clean, clean).tolist() == [0.5, 0.5, 1.0]
-    assert found_again(clean[::-1], clean).tolist() == [0.0, 0.5, 0.0]
+    assert retrieved(clean, clean).tolist() == [0.5, 0.5, 1.0]
+    assert retrieved(clean[::-1], clean).tolist() == [0.0, 0.5, 0.0]
 
 
 def by_hand(vectors: dict[int, list[list[float]]]) -> float:
@@ -155,7 +155,7 @@ def by_hand(vectors: dict[int, list[list[float]]]) -> float:
     return 100 * float(np.mean([np.mean(of) for of in pairs.values()]))
 
 
-def planted(tmp_path: Path, vectors: dict[int, list[list[float]]]) -> tuple[Encoder, list[Source]]:
+def planted(tmp_path: Path, vectors: dict[int, list[list[float]]]) -> tuple[Encoder, list[AudioFile]]:
     """Recordings whose segments an encoder knows by their level, and gives the vectors that were planted."""
     flat = [vector for of in vectors.values() for vector in of]
     level = 0
@@ -165,7 +165,7 @@ def planted(tmp_path: Path, vectors: dict[int, list[list[float]]]) -> tuple[Enco
         wave_N = levels * np.tile([1.0, -1.0], len(levels) // 2)
         soundfile.write(tmp_path / f"{recording}.wav", wave_N, RATE, subtype="FLOAT")
     encoder = encoder_of(lambda wave_N: np.array(flat[round(np.abs(wave_N).max() * 100) - 1]), 2)
-    return encoder, sources_of([tmp_path])[0]
+    return encoder, audio_files([tmp_path])[0]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -203,9 +203,9 @@ def test_a_bad_file_a_copy_and_silence_are_left_out(folder: Path) -> None:
     (folder / "bad.wav").write_bytes(b"RIFF but no more")
     (folder / "copy.wav").write_bytes((folder / "0.wav").read_bytes())
     soundfile.write(folder / "silent.wav", np.zeros(4 * RATE), RATE)
-    sources, left_out = sources_of([folder])
+    sources, left_out = audio_files([folder])
     assert left_out == {"copy.wav": "the same file as 0.wav"}
-    heard = hear(encoder_of(shape_of_spectrum, 12), sources)
+    heard = embed_segments(encoder_of(shape_of_spectrum, 12), sources)
     assert [one["name"] for one in heard.recordings] == ["0.wav", "1.wav", "2.wav"]
     assert set(heard.left_out) == {"bad.wav", "silent.wav"} and heard.failed == ("bad.wav",)
     assert heard.owner_n.tolist() == [0, 0, 1, 1, 2, 2]  # 7 s: two segments of 3 s, the rest is dropped
@@ -213,21 +213,21 @@ def test_a_bad_file_a_copy_and_silence_are_left_out(folder: Path) -> None:
 
 def test_noise_does_not_depend_on_the_other_recordings(folder: Path) -> None:
     encoder = encoder_of(shape_of_spectrum, 12)
-    sources, _ = sources_of([folder])
+    sources, _ = audio_files([folder])
     changes = {"noise": CHANGES["white noise, SNR 10 dB"]}
-    together = hear(encoder, sources, changes).vectors["noise"]
-    assert np.array_equal(together[4:], hear(encoder, sources[2:], changes).vectors["noise"])
+    together = embed_segments(encoder, sources, changes).vectors["noise"]
+    assert np.array_equal(together[4:], embed_segments(encoder, sources[2:], changes).vectors["noise"])
 
 
 def test_too_little_is_refused(folder: Path, tmp_path: Path) -> None:
     encoder = encoder_of(shape_of_spectrum, 12)
     with pytest.raises(TaskError, match="2 segments of 1 recordings make no triplet"):
-        measure_triplets([encoder], sources_of([folder / "0.wav"])[0])
+        measure_triplets([encoder], audio_files([folder / "0.wav"])[0])
     with pytest.raises(UsageError, match="no recordings"):
         (tmp_path / "empty").mkdir()
-        sources_of([tmp_path / "empty"])
+        audio_files([tmp_path / "empty"])
     with pytest.raises(AudioError, match="cannot be read"):
-        sources_of([tmp_path / "nowhere.wav"])
+        audio_files([tmp_path / "nowhere.wav"])
 
 
 def test_the_commands_write_json_without_folders_and_print_tables(write: Callable[..., Path], tmp_path: Path) -> None:

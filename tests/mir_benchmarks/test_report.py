@@ -22,10 +22,10 @@ from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.published import cells
 from mir_benchmarks.report import figures, tables
 from mir_benchmarks.report.averages import average
+from mir_benchmarks.report.formats import report_text, write_report
 from mir_benchmarks.report.runs import Run, load_runs
 from mir_benchmarks.report.text import CSV_COLUMNS, csv_text, latex, markdown, tex_text
-from mir_benchmarks.report.worst_items import MEASURES, failures
-from mir_benchmarks.report.write import report_text, write_report
+from mir_benchmarks.report.worst_items import MEASURES, worst_items
 from mir_benchmarks.tasks.registry import TASKS
 from probes.results import LayerCurve, Outputs, Result
 
@@ -201,22 +201,22 @@ def test_published_cells_stand_under_their_tasks(folders: list[Path]) -> None:
     assert rows["MERT-330M", "MuQ 2025"]["GTZAN genre"] == "78.6?" and rows["nano", "this report"]["average"] == "–"
 
 
-def test_worst_items_are_those_made_worst() -> None:
+def test_worst_items_are_the_planted_ones() -> None:
     outputs = outputs_of("gtzan_genre", 3.0, 40)
     outputs.outputs[:, 7] = 0
     outputs.outputs[:, 7, (outputs.targets[7] + 1) % 10] = 50
     result = result_of("gtzan_genre", outputs)
-    first = failures(result, outputs)[0]
+    first = worst_items(result, outputs)[0]
     assert first.id == "gtzan_genre/00007" and first.measures == ("50.0", "3 of 3")
     assert first.reference == GENRES[outputs.targets[7]] and first.estimate == GENRES[(outputs.targets[7] + 1) % 10]
     right = Outputs(outputs.ids, outputs.targets, np.eye(10)[outputs.targets][None], outputs.columns)
-    assert failures(result, right) == []
+    assert worst_items(result, right) == []
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_failures_of_every_task_have_their_measures_and_are_ordered(task: str) -> None:
     outputs = outputs_of(task, 0.5, 60)
-    found = failures(result_of(task, outputs), outputs, 5)
+    found = worst_items(result_of(task, outputs), outputs, 5)
     assert len(found) == 5 and len({one.id for one in found}) == 5
     assert all(len(one.measures) == len(MEASURES[TASKS[task].kind]) and one.estimate for one in found)
     if TASKS[task].kind in ("beats", "separation"):
@@ -228,7 +228,7 @@ def test_tags_that_were_missed_are_named() -> None:
     tags = np.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
     scores = np.array([[[0.1, 0.9, 0.2, 0.8], [0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]])
     outputs = Outputs(np.array(["x", "fine", "untagged"]), tags, scores, ("rock", "jazz", "loud", "soft"))
-    (one,) = failures(result_of("mtt", outputs_of("mtt", 0.5, 30)), outputs)
+    (one,) = worst_items(result_of("mtt", outputs_of("mtt", 0.5, 30)), outputs)
     assert (one.reference, one.estimate, one.measures) == ("rock, loud", "jazz, soft", ("1", "4"))
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from mir_benchmarks.datasets.splits import gtzan_splits, mtt_tags, musdb_validation
-from mir_benchmarks.suite.clips import CORPORA, Clip, Plan
 from mir_benchmarks.suite.facts import facts_of
 from mir_benchmarks.suite.jamendo import ALL
+from mir_benchmarks.suite.plans import CORPORA, CorpusPlan, PlannedClip
 from mir_benchmarks.suite.sizes import SIZES
 from mir_benchmarks.suite.write import plan_corpus
 from mir_benchmarks.tasks.registry import TASKS
@@ -24,7 +24,7 @@ TINY = {name: plan_corpus(name, SIZES["tiny"][name]) for name in CORPORA}
 
 
 @cache
-def small(name: str) -> Plan:
+def small(name: str) -> CorpusPlan:
     return plan_corpus(name, SIZES["small"][name], seed=3)
 
 
@@ -45,12 +45,12 @@ PLACES = {
 }  # fmt: skip
 
 
-def rows(plan: Plan, path: str, delimiter: str = "\t") -> list[list[str]]:
+def rows(plan: CorpusPlan, path: str, delimiter: str = "\t") -> list[list[str]]:
     return list(csv.reader(plan.texts[path].splitlines(), delimiter=delimiter))
 
 
-def scores(plan: Plan) -> dict[str, Clip]:
-    return {clip.path: clip for clip in plan.recordings if isinstance(clip, Clip)}
+def scores(plan: CorpusPlan) -> dict[str, PlannedClip]:
+    return {clip.path: clip for clip in plan.recordings if isinstance(clip, PlannedClip)}
 
 
 @pytest.mark.parametrize("name", CORPORA)
@@ -98,7 +98,7 @@ def test_gtzan_goes_by_the_official_lists() -> None:
     plan = TINY["gtzan"]
     names = [Path(path).stem for path in scores(plan)]
     assert {gtzan_splits()[name] for name in names} == {"train", "valid", "test"}
-    styles = {clip.score.style for clip in plan.recordings if isinstance(clip, Clip)}
+    styles = {clip.score.style for clip in plan.recordings if isinstance(clip, PlannedClip)}
     assert styles == {name.partition(".")[0] for name in names} and len(styles) == 10
     for path, clip in scores(plan).items():
         assert clip.score.style == path.split("/")[1]

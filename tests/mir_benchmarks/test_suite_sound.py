@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from mir_benchmarks.suite.clips import CORPORA, Clip, Plan, write_down
 from mir_benchmarks.suite.emomusic import emotion
 from mir_benchmarks.suite.facts import facts_of
 from mir_benchmarks.suite.musdb import Track
 from mir_benchmarks.suite.nsynth import NoteClip
+from mir_benchmarks.suite.plans import CORPORA, CorpusPlan, PlannedClip, first_score
 from mir_benchmarks.suite.sizes import SIZES, Extent
 from mir_benchmarks.suite.vocalset import SungClip
 from mir_benchmarks.suite.write import plan_corpus
@@ -27,7 +27,7 @@ MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
 
 
 @cache
-def tiny(name: str) -> Plan:
+def tiny(name: str) -> CorpusPlan:
     return plan_corpus(name, SIZES["tiny"][name])
 
 
@@ -56,7 +56,7 @@ def test_onsets_lie_on_the_beats() -> None:
     plan = plan_corpus("gtzan", Extent(1, 0, 0, 6.0, groups=10))
     ratios = []
     for clip in plan.recordings:
-        assert isinstance(clip, Clip)
+        assert isinstance(clip, PlannedClip)
         wave_N, rate_hz = wave_of(clip)
         assert rate_hz == 22_050 and len(wave_N) == 6 * rate_hz
         strength = onset_strength(wave_N, rate_hz)
@@ -114,7 +114,7 @@ def test_harmony_tells_the_key() -> None:
     right = 0
     recordings = plan_corpus("giantsteps", Extent(16, 0, 8, 6.0)).recordings
     for clip in recordings:
-        assert isinstance(clip, Clip)
+        assert isinstance(clip, PlannedClip)
         wave_N, rate_hz = wave_of(clip)
         level = np.abs(np.fft.rfft(wave_N * np.hanning(len(wave_N))))
         hz = np.fft.rfftfreq(len(wave_N), 1 / rate_hz)
@@ -131,7 +131,7 @@ def test_ratings_follow_the_music() -> None:
     plan = plan_corpus("emomusic", Extent(80, 0, 0, 3.0))
     rows = [line.split(",") for line in plan.texts["annotations/static_annotations.csv"].splitlines()[1:]]
     rated = np.array([[float(row[1]), float(row[3])] for row in rows])
-    scores = [clip.score for clip in plan.recordings if isinstance(clip, Clip)]
+    scores = [clip.score for clip in plan.recordings if isinstance(clip, PlannedClip)]
     composed = np.array([emotion(score) for score in scores])
     for i in (0, 1):
         assert 0.85 < np.corrcoef(rated[:, i], composed[:, i])[0, 1] < 0.99
@@ -143,7 +143,7 @@ def test_ratings_follow_the_music() -> None:
 
 def test_voices_are_where_tags_say() -> None:
     for clip in tiny("magnatagatune").recordings[:12]:
-        assert isinstance(clip, Clip)
+        assert isinstance(clip, PlannedClip)
         stems = render(clip.score, 8_000)
         assert ("voice" in facts_of(clip.score)) == bool(np.abs(stems["vocals"]).max() > 0)
         assert ("drums" in facts_of(clip.score)) == bool(np.abs(stems["drums"]).max() > 0)
@@ -154,10 +154,10 @@ def test_voices_are_where_tags_say() -> None:
 def test_mp3_is_what_was_mixed(corpus: str, rate_hz: int) -> None:
     """Length, rate and place in time survive the coder."""
     clip = tiny(corpus).recordings[0]
-    assert isinstance(clip, Clip)
+    assert isinstance(clip, PlannedClip)
     wave_N, found_hz = wave_of(clip)
     assert found_hz == rate_hz and len(wave_N) == round(clip.seconds * rate_hz)
-    lossless_N, _ = soundfile.read(io.BytesIO(Clip("a.wav", clip.score, rate_hz).encode()["a.wav"]))
+    lossless_N, _ = soundfile.read(io.BytesIO(PlannedClip("a.wav", clip.score, rate_hz).encode()["a.wav"]))
     assert np.corrcoef(wave_N, lossless_N)[0, 1] > 0.95
 
 
@@ -195,4 +195,4 @@ def test_seeds_are_not_shared_between_recordings() -> None:
         seeds += [(one.seed if isinstance(one, NoteClip) else one.score.seed) for one in plan.recordings]  # type: ignore[attr-defined]
     assert len(set(seeds)) == len(seeds)
     with pytest.raises(ValueError, match="nothing in 256 scores"):
-        write_down("gtzan", 0, 0, 1.0, lambda score: False)
+        first_score("gtzan", 0, 0, 1.0, lambda score: False)

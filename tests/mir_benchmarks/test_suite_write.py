@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mir_benchmarks.datasets.dataset import TaskError, synthetic_facts
-from mir_benchmarks.suite.clips import CORPORA
+from mir_benchmarks.suite.plans import CORPORA
 from mir_benchmarks.suite.sizes import SIZES, Extent
 from mir_benchmarks.suite.write import plan_corpus, write_suite
 from mir_benchmarks.tasks.registry import TASKS
@@ -28,7 +28,7 @@ def contents(home: Path) -> dict[str, bytes]:
 
 def test_the_tree_says_what_it_is(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    home = write_suite(tmp_path / "suite", "micro", 5, corpora=MICRO, tell=lambda *news: told.append(news))
+    home = write_suite(tmp_path / "suite", "micro", 5, corpora=MICRO, on_progress=lambda *news: told.append(news))
     assert home == tmp_path / "suite"
     facts = json.loads((home / "gtzan" / "SYNTHETIC.json").read_text())
     counts = {"train": 10, "valid": 10, "test": 10}
@@ -64,7 +64,7 @@ def test_resumes_where_it_was_cut(tmp_path: Path) -> None:
 
     home = tmp_path / "suite"
     with pytest.raises(CutError):
-        write_suite(home, "micro", workers=1, corpora=["gtzan"], tell=cut)
+        write_suite(home, "micro", workers=1, corpora=["gtzan"], on_progress=cut)
     early = {path: path.stat().st_mtime_ns for path in home.rglob("*.wav")}
     assert len(early) >= 8 and not (home / "gtzan" / "SYNTHETIC.json").exists()
     lost, _ = early.popitem()
@@ -80,7 +80,7 @@ def test_what_is_whole_is_left_alone(tmp_path: Path) -> None:
     home = write_suite(tmp_path / "suite", "micro", corpora=["nsynth"])
     before = {path: path.stat().st_mtime_ns for path in (home / "nsynth").rglob("*")}
     told: list[object] = []
-    write_suite(home, "micro", corpora=["nsynth"], tell=lambda *news: told.append(news))
+    write_suite(home, "micro", corpora=["nsynth"], on_progress=lambda *news: told.append(news))
     assert told == [("nsynth", 31, 31)] and before == {
         path: path.stat().st_mtime_ns for path in (home / "nsynth").rglob("*")
     }

@@ -22,7 +22,7 @@ from mir_benchmarks.suite.sizes import SIZES, Extent
 from mir_benchmarks.suite.write import write_suite
 from mir_benchmarks.tasks.options import Options
 from mir_benchmarks.tasks.registry import TASKS
-from mir_benchmarks.tasks.run import Places, run_task
+from mir_benchmarks.tasks.run import run_task
 from probes.encoders import load_encoder
 from probes.metrics import STEMS
 from probes.results import Result, load_outputs
@@ -193,8 +193,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def score_of(task: str, home: Path, out: Path, model: str) -> Sample:
-    path = run_task(TASKS[task], load_encoder(model), Places(home, out / model, out / "features"),
-                    Options(lrs=(1e-3, 5e-3), seeds=(0, 1, 2)))  # fmt: skip
+    path = run_task(TASKS[task], load_encoder(model), home=home, out=out / model, features=out / "features",
+                    options=Options(lrs=(1e-3, 5e-3), seeds=(0, 1, 2)))  # fmt: skip
     return Sample.of(Result.load(path), load_outputs(path))
 
 

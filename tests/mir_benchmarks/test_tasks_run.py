@@ -20,6 +20,7 @@ from harness.bench_runs import (
     claim_counts,
     copied,
     live,
+    metronome,
     oracle,
     run,
     shuffled,
@@ -34,10 +35,10 @@ from mir_benchmarks.datasets.dataset import Dataset
 from mir_benchmarks.datasets.giantsteps import KEYS
 from mir_benchmarks.datasets.gtzan import GENRES
 from mir_benchmarks.suite.sizes import SIZES, Extent
-from mir_benchmarks.tasks import beats as beat_task
-from mir_benchmarks.tasks import separation as separation_task
+from mir_benchmarks.tasks.beats import BeatTask
 from mir_benchmarks.tasks.registry import TASKS
-from probes.beats.tracking import Tracking, beat_scores, grid, true_activation
+from mir_benchmarks.tasks.separation import SeparationTask
+from probes.beats.tracking import Tracking, beat_scores, beat_targets
 from probes.clip_probe import ClipProbe
 from probes.encoders import BASELINES, Encoder, EncoderFacts
 from probes.results import Result
@@ -116,8 +117,8 @@ def test_beats_have_a_floor_and_a_ceiling_and_the_truth_is_learnt(suite: Path, t
     dataset = TASKS["gtzan_beats"].read(suite)
     times_T = np.arange(6 * 75) / 75
     beats = {item.id: np.array(item.label) for item in dataset.items}
-    floor = {name: beat_scores(of, grid(6.0)).f_measure for name, of in beats.items()}
-    ceiling = [Tracking("dbn").score(of, true_activation(of, times_T), times_T).f_measure for of in beats.values()]
+    floor = {name: beat_scores(of, metronome(6.0)).f_measure for name, of in beats.items()}
+    ceiling = [Tracking("dbn").score(of, beat_targets(of, times_T), times_T).f_measure for of in beats.values()]
     assert np.mean(list(floor.values())) < 0.6 and np.mean(ceiling) >= 0.95
     result = run("gtzan_beats", beat_oracle(suite), suite, tmp_path, lrs=(5e-3,), seeds=(0,), max_epochs=25)
     assert result.metrics["f_dbn"]["mean"] >= 95 and result.metrics["f_peak"]["mean"] >= 95
@@ -207,13 +208,13 @@ def test_test_is_scored_once_a_seed_at_what_validation_chose(
         means.setdefault((row["layer"], row["lr"]), []).append(row["valid"])
     assert np.mean(means[result.layer, result.lr]) == max(np.mean(values) for values in means.values())
     heard: list[Any] = []
-    scored = beat_task.test
-    monkeypatch.setattr(beat_task, "test", lambda *words: heard.append(words[0]) or scored(*words))
+    scored = BeatTask.outputs
+    monkeypatch.setattr(BeatTask, "outputs", lambda *words: heard.append(words[1]) or scored(*words))
     beats = run("gtzan_beats", Small(), suite, tmp_path, **QUICK | {"max_epochs": 1})
     assert [(fit.lr, fit.seed) for fit in heard] == [(beats.lr, 0)]
     taken: list[Any] = []
-    part = separation_task.score
-    monkeypatch.setattr(separation_task, "score", lambda *words: taken.append(words[0]) or part(*words))
+    part = SeparationTask.outputs
+    monkeypatch.setattr(SeparationTask, "outputs", lambda *words: taken.append(words[1]) or part(*words))
     songs = {"musdb_segments": "4", "musdb_hidden": "64"}
     stems = run("musdb18", Small(), suite, tmp_path, protocol=songs, **QUICK | {"max_epochs": 1})
     assert [[head.lr for head in fitted.heads] for fitted in taken] == [[stems.lr] * 4]

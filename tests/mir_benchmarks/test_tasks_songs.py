@@ -15,7 +15,7 @@ from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.tasks.clips import Songs, by_song
 from mir_benchmarks.tasks.options import Options
 from mir_benchmarks.tasks.registry import TASKS
-from mir_benchmarks.tasks.run import Places, run_task
+from mir_benchmarks.tasks.run import run_task
 from probes.clip_probe import Labelled
 from probes.encoders import Encoder, EncoderFacts
 from probes.results import Result, load_outputs
@@ -42,13 +42,13 @@ def test_keys_from_jsonl_are_scored_song_by_song(tmp_path: Path) -> None:
                 lines.append(json.dumps({"audio_path": name, "label": label, "ori_uid": f"{split}{song}"}))
         (home / f"GS.{split}.jsonl").write_text("\n".join(lines))
     options = Options(lrs=(1e-2,), seeds=(0,), max_epochs=40)
-    path = run_task(TASKS["giantsteps_key"], Encoder(FACTS, level), Places(tmp_path, tmp_path, tmp_path / "f"), options)
+    path = run_task(TASKS["giantsteps_key"], Encoder(FACTS, level), home=tmp_path, out=tmp_path, options=options)
     outputs, result = load_outputs(path), Result.load(path)
     assert outputs.ids.tolist() == ["test0", "test1", "test2", "test3"]
     assert result.score["n"] == 4 and result.score["mean"] == 100.0
     assert any("clips of 14 songs, scored song by song" in note for note in result.notes)
-    few = Places(tmp_path, tmp_path / "few", tmp_path / "new")  # nothing heard before
-    result = Result.load(run_task(TASKS["giantsteps_key"], Encoder(FACTS, level), few, replace(options, limit=6)))
+    few, encoder = replace(options, limit=6), Encoder(FACTS, level)  # without features of before
+    result = Result.load(run_task(TASKS["giantsteps_key"], encoder, home=tmp_path, out=tmp_path / "few", options=few))
     assert result.score["n"] == 4 and str(result.limit).startswith("6 items of each split")
 
 

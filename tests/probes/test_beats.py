@@ -10,15 +10,15 @@ import mir_eval
 import numpy as np
 import pytest
 import torch
+from harness.bench_runs import metronome, pooled_f
 
 from mert.embedding.windows import Clock
 from probes import fit as sequence
-from probes.beats import tracking as beats
 from probes.beats.dbn import DbnBeats
 from probes.beats.probe import fit_one
-from probes.beats.tracking import BeatScores, Tracking, beat_scores, beat_targets, frame_rate, peak_beats, pooled_f
+from probes.beats.tracking import BeatScores, Tracking, beat_scores, beat_targets, frame_rate, peak_beats
 from probes.fit import Policy
-from probes.heads import BeatHead
+from probes.heads import FrameHead
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "beat_dbn.json").read_text())
 CLOCK = Clock(24_000, 320, 400)
@@ -157,10 +157,8 @@ def fit(store: Store, layer: int | slice, seed: int = 0, epochs: int = 60):
 
 def test_floor_and_ceiling() -> None:
     store = Store(20, seed=1)
-    tracked = [
-        Tracking().score(b, beats.true_activation(b, store.times_T), store.times_T) for b in store.beats.values()
-    ]
-    floor = [beat_scores(b, beats.grid(12.0)) for b in store.beats.values()]
+    tracked = [Tracking().score(b, beat_targets(b, store.times_T), store.times_T) for b in store.beats.values()]
+    floor = [beat_scores(b, metronome(12.0)) for b in store.beats.values()]
     assert np.mean([s.f_measure for s in tracked]) >= 0.95 > 0.5 > np.mean([s.f_measure for s in floor])
 
 
@@ -173,7 +171,7 @@ def test_a_head_finds_beats_that_are_in_its_features(layer: int | slice) -> None
               for c, b in fresh.beats.items()]  # fmt: skip
     assert np.mean([s.f_measure for s in scores]) >= 0.95
     if isinstance(layer, slice):
-        assert int(fitted.head.layers.logits_L.argmax()) == 1
+        assert int(fitted.head.weights["layers"].argmax()) == 1
 
 
 def test_a_head_finds_no_beats_in_shuffled_features() -> None:
@@ -187,7 +185,7 @@ def test_fits_repeat_bit_by_bit_and_leave_torchs_numbers_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(one.head.parameters(), same.head.parameters(), strict=True))
     assert (one.valid, one.epoch) == (same.valid, same.epoch)
-    assert not torch.equal(one.head.out.weight, other.head.out.weight)
+    assert not torch.equal(one.head.weights["w2"], other.head.weights["w2"])
 
 
 def test_a_fit_that_diverges_says_so() -> None:
@@ -201,7 +199,7 @@ def test_a_fit_that_diverges_says_so() -> None:
 def test_frames_are_judged_one_by_one() -> None:
     torch.manual_seed(0)
     frames = np.random.default_rng(0).standard_normal((20, 6)).astype(np.float32)
-    head = BeatHead.for_frames(frames)
+    head = FrameHead.for_frames(frames)
     np.testing.assert_allclose(head.activation(frames)[::-1], head.activation(frames[::-1].copy()), rtol=1e-6)
 
 
@@ -214,6 +212,6 @@ def test_training_keeps_the_best_epoch_halves_the_rate_and_stops() -> None:
         with torch.no_grad():
             model.weight.fill_(len(rates))
 
-    best = sequence.train(model, 1.0, Policy(patience=(2, 4)), epoch, lambda: (next(scores), 0.0))
-    assert best == ((0.5, 0.0), 2) and model.weight.item() == 2
+    best = sequence.train(model, 1.0, Policy(patience=(2, 4)), epoch, lambda: next(scores))
+    assert best == (0.5, 2) and model.weight.item() == 2
     assert rates == [1, 1, 1, 1, 1, 0.5]

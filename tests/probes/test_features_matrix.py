@@ -16,7 +16,7 @@ from harness.sounds import music, tiny_embedder
 from mert.errors import AudioError, MertError, OutputError
 from probes.encoders import Encoder, EncoderFacts, MertEncoder, load_encoder
 from probes.features.clips import Clip, trimmed
-from probes.features.cutting import Windowing
+from probes.features.cutting import ClipWindows
 from probes.features.matrix import FeatureMatrix
 
 FACTS = EncoderFacts("energy", "0" * 64, 8_000, 100.0, ("a", "b"), 3)
@@ -51,7 +51,7 @@ def clips(folder: Path, n: int = 5, seconds: float = 2.5) -> list[Clip]:
 
 
 def matrix(folder: Path, encoder: Encoder | None = None, **windowing: object) -> FeatureMatrix:
-    return FeatureMatrix(folder / "features", encoder or Counting(), Windowing(1.0, **windowing))  # type: ignore[arg-type]
+    return FeatureMatrix(folder / "features", encoder or Counting(), ClipWindows(1.0, **windowing))  # type: ignore[arg-type]
 
 
 def test_rows_are_the_means_of_windows(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_model_that_differs_in_what_weights_do_not_tell_has_features_of_its_ow
     first, second = tiny_embedder(), tiny_embedder()
     second.model.config = dataclasses.replace(second.model.config, **change)
     assert first.sha256 == second.sha256
-    held = [FeatureMatrix(tmp_path, MertEncoder(each, "training"), Windowing(1.0)) for each in (first, second)]
+    held = [FeatureMatrix(tmp_path, MertEncoder(each, "training"), ClipWindows(1.0)) for each in (first, second)]
     assert held[0].digest != held[1].digest and held[0].folder != held[1].folder
 
 
@@ -200,7 +200,7 @@ def test_frames_stand_on_the_clock_of_the_model(tmp_path: Path) -> None:
     encoder = MertEncoder(tiny_embedder())
     (tmp_path / "a.wav").touch()
     soundfile.write(tmp_path / "a.wav", music(2.2), 24_000)
-    held = FeatureMatrix(tmp_path, encoder, Windowing(1.0, pooled=False))
+    held = FeatureMatrix(tmp_path, encoder, ClipWindows(1.0, pooled=False))
     held.extract([Clip("a", tmp_path / "a.wav")])
     wanted = encoder.embedder.embed(tmp_path / "a.wav", window=1.0)
     assert wanted.times is not None

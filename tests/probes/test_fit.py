@@ -11,11 +11,11 @@ from torch import nn
 
 from mert.errors import MertError
 from probes import fit as sequence
-from probes.clip_probe import ENSEMBLES, ClipProbe, Labelled, Rules
-from probes.features.scaling import Scaling
-from probes.fit import Progress, Setting, Training, Windows, batches, fit, mean_over_clips
-from probes.heads import HeadShape, HeadStack, StackAdam, forward, start
-from probes.sweep import Grid, Journal, Row, select, sweep
+from probes.clip_probe import ENSEMBLES, ClipConfig, ClipProbe, Labelled
+from probes.features.scaling import Standardizer
+from probes.fit import EarlyStopping, FitData, Setting, Windows, batches, fit, mean_over_clips
+from probes.heads import HeadShape, HeadStack, StackAdam, forward, init
+from probes.sweep import Grid, GridRow, Journal, select, sweep
 
 
 def blobs(n: int = 300, classes: int = 4, width: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,7 +26,7 @@ def blobs(n: int = 300, classes: int = 4, width: int = 12, seed: int = 0) -> tup
     return centres[labels] + 0.8 * torch.randn(n, width, generator=random), labels
 
 
-def training(**changes: object) -> Training:
+def training(**changes: object) -> FitData:
     (x, y), (valid_x, valid_y) = blobs(), blobs(200, seed=1)
     truth = valid_y.numpy()
     values: dict[str, object] = {
@@ -34,11 +34,11 @@ def training(**changes: object) -> Training:
         "score": lambda logits: float((logits.argmax(1) == truth).mean()), "loss": "classes", "outputs": 4,
         "hidden": 32, "max_epochs": 15,
     }  # fmt: skip
-    return Training(**(values | changes))  # type: ignore[arg-type]
+    return FitData(**(values | changes))  # type: ignore[arg-type]
 
 
 def test_a_head_is_the_module_it_claims_to_be() -> None:
-    parameters = start(HeadShape(12, 4, hidden=32), seed=3)
+    parameters = init(HeadShape(12, 4, hidden=32), torch.Generator().manual_seed(3))
     module = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 4)).eval()
     module.load_state_dict({"0.weight": parameters["w1"], "0.bias": parameters["b1"],
                             "3.weight": parameters["w2"], "3.bias": parameters["b2"]})  # fmt: skip
@@ -103,7 +103,7 @@ def test_the_best_epoch_is_kept_not_the_last() -> None:
 
 
 def test_rates_fall_and_heads_stop_each_by_itself() -> None:
-    progress, lr = Progress(2, patience=(2, 5)), torch.tensor([1.0, 1.0])
+    progress, lr = EarlyStopping(2, patience=(2, 5)), torch.tensor([1.0, 1.0])
     curves = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 0, 0, 0, 0, 0, 0, 0]]
     rates = []
     for epoch, scores in enumerate(zip(*curves, strict=True), 1):
@@ -166,13 +166,13 @@ def probe_of(labels: np.ndarray, test_labels: np.ndarray | None = None, windows:
     names = tuple(map(str, range(len(labels))))
     third = len(labels) // 3
     told = labels if test_labels is None else test_labels
-    rules = Rules("classification", tuple("abcdefgh"), "accuracy", 64, 40, (3, 10), per_window=per_window)
+    config = ClipConfig("classification", tuple("abcdefgh"), "accuracy", 64, 40, (3, 10), per_window=per_window)
     splits = [Labelled(names[i * third : (i + 1) * third], told[i * third : (i + 1) * third]) for i in range(3)]
-    return ClipProbe(Table(labels, windows, noise), *splits, rules=rules)
+    return ClipProbe(Table(labels, windows, noise), *splits, config=config)
 
 
 def accuracy(probe: ClipProbe, swept: object) -> float:
-    outputs, _ = probe.outputs(swept.heads[0])  # type: ignore[attr-defined]
+    outputs = probe.outputs(swept.heads[0])  # type: ignore[attr-defined]
     return float((outputs.argmax(1) == probe.labelled["test"].targets).mean())
 
 
@@ -191,12 +191,12 @@ def test_windows_of_a_clip_are_averaged_as_logits() -> None:
     labels = np.random.default_rng(3).integers(0, 8, 300)
     probe = probe_of(labels, windows=4, noise=0.6)
     (fitted,) = probe.fit([Setting("answer", 1e-2, 0)])
-    outputs, ensemble = probe.outputs(fitted)
+    outputs, ensemble = probe.outputs(fitted), probe.ensemble(fitted)
     each = fitted.logits(probe._windows["test"])
     assert ensemble == "mean-logit" and np.allclose(outputs, each.reshape(-1, 4, 8).mean(1), atol=1e-5)
     alone = probe_of(labels, windows=4, noise=0.6, per_window=True)
     (fitted,) = alone.fit([Setting("answer", 1e-2, 0)])
-    assert len(alone.outputs(fitted)[0]) == 400 and alone.labelled["test"].ids[1] == "200 #1"
+    assert len(alone.outputs(fitted)) == 400 and alone.labelled["test"].ids[1] == "200 #1"
 
 
 def test_ensembles_agree_with_their_names() -> None:
@@ -233,8 +233,10 @@ def test_a_sweep_cut_off_goes_on_and_ends_the_same(tmp_path: Path) -> None:
 
 
 def test_selection_takes_the_mean_over_seeds_and_never_a_nan() -> None:
-    rows = [Row("a", 1.0, 0, 0.99, 1), Row("a", 1.0, 1, 0.1, 1), Row("b", 1.0, 0, 0.6, 1), Row("b", 1.0, 1, 0.6, 1),
-            Row("c", 1.0, 0, float("nan"), 0), Row("c", 1.0, 1, 1.0, 1)]  # fmt: skip
+    rows = [GridRow(*row) for row in (
+        ("a", 1.0, 0, 0.99, 1), ("a", 1.0, 1, 0.1, 1), ("b", 1.0, 0, 0.6, 1), ("b", 1.0, 1, 0.6, 1),
+        ("c", 1.0, 0, float("nan"), 0), ("c", 1.0, 1, 1.0, 1),
+    )]  # fmt: skip
     assert select(rows) == ("b", 1.0)
     with pytest.raises(MertError, match="no fit has a finite"):
         select(rows[4:5])
@@ -244,7 +246,7 @@ def test_scaling_needs_no_more_memory_than_the_features() -> None:
     """The largest layer option is scaled in place: what `memory_bytes` states is what there is."""
     x = torch.randn(9_000, 3, 8).half() * 3 + 1
     wanted = (x.double() - x.double().mean(0)) / x.double().std(0, correction=0)
-    scaled = Scaling.of(x)(x)
+    scaled = Standardizer.of_rows(x)(x)
     assert scaled is x and x.dtype == torch.float16
     assert (x.double() - wanted).abs().max() < 4e-3
 
@@ -253,7 +255,7 @@ def test_rates_fall_as_torchs_own_schedule_lets_them() -> None:
     scores = [0.1, 0.5, 0.4, 0.4, 0.4, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
     optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max", 0.5, patience=2, threshold=0.0)
-    progress, lr = Progress(1, (2, 99)), torch.tensor([1.0])
+    progress, lr = EarlyStopping(1, (2, 99)), torch.tensor([1.0])
     framewise: list[float] = []
     given = iter(scores)
     model = nn.Linear(1, 1)
@@ -261,7 +263,7 @@ def test_rates_fall_as_torchs_own_schedule_lets_them() -> None:
     def epoch(of_frames: torch.optim.Optimizer) -> None:
         framewise.append(of_frames.param_groups[0]["lr"])
 
-    sequence.train(model, 1.0, sequence.Policy(len(scores), (2, 99)), epoch, lambda: (next(given),))
+    sequence.train(model, 1.0, sequence.Policy(len(scores), (2, 99)), epoch, lambda: next(given))
     used = []
     for epoch, score in enumerate(scores, 1):
         used.append(float(lr[0]))

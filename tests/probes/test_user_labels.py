@@ -24,7 +24,7 @@ from mert import Features, MertError
 from probes.features.files import FeatureFiles
 from probes.user_labels.fit import FitOptions, fit_head
 from probes.user_labels.head import HeadError, SavedHead
-from probes.user_labels.matching import matched
+from probes.user_labels.matching import match_features
 from probes.user_labels.splits import split
 from probes.user_labels.table import LabelError, LabelledFile, LabelTable, read_labels
 
@@ -419,7 +419,7 @@ def test_a_class_of_files_left_out_alone_is_left_out(
         Features(np.ones((1, 2), np.float32), None, ("layer01",), META).save(tmp_path / "f" / f"{name}.npz")
     table = read_labels(write_labels("\n".join([header, "a,x", "b,y", "c,x", last])))
     assert table.classes == ("harp", "x", "y")
-    assert matched(table, tmp_path / "f", partial=True)[0].classes == ("x", "y")
+    assert match_features(table, tmp_path / "f", partial=True)[0].classes == ("x", "y")
 
 
 def test_two_recordings_of_one_stem_need_their_suffix(tmp_path: Path, write_labels: Callable[..., Path]) -> None:
@@ -429,9 +429,9 @@ def test_two_recordings_of_one_stem_need_their_suffix(tmp_path: Path, write_labe
         table = read_labels(write_labels("file,label\n" + labels))
         if wrong:
             with pytest.raises(LabelError, match="suffix"):
-                matched(table, tmp_path / "f", partial=True)
+                match_features(table, tmp_path / "f", partial=True)
         else:
-            assert len(matched(table, tmp_path / "f")[1]) == 3
+            assert len(match_features(table, tmp_path / "f")[1]) == 3
 
 
 @pytest.mark.parametrize(
@@ -532,7 +532,7 @@ def test_what_is_not_installed_is_named(house: House, tmp_path: Path, write_labe
 
 
 def test_help_comes_without_torch() -> None:
-    code = "import sys\nfrom mert import cli\ntry:\n    cli.app(['probe', 'fit', '--help'])\nfinally:\n"
+    code = "import sys\nfrom mert.cli import main as cli\ntry:\n    cli.app(['probe', 'fit', '--help'])\nfinally:\n"
     code += "    assert not {'torch', 'sklearn', 'mir_eval', 'safetensors'} & sys.modules.keys()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "--partial" in done.stdout, done.stderr

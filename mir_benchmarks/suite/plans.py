@@ -1,52 +1,50 @@
-"""One recording of a generated corpus: what is composed for it, from which seed, and its bytes."""
+"""Plans of the synthetic suite: a corpus, its recordings and the scores that are composed for them."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import soundfile
 
 from mir_benchmarks.synth.compose import compose
 from mir_benchmarks.synth.corpus import INSTRUMENTS, SINGERS
+from mir_benchmarks.synth.files import encode
 from mir_benchmarks.synth.render import mix, render
 from mir_benchmarks.synth.score import Score
 from mir_benchmarks.synth.seeds import PURPOSES, Seed, stream
 
 CORPORA = ("gtzan", "giantsteps", "magnatagatune", "emomusic", "nsynth", "vocalset", "mtg-jamendo", "musdb18")
 ATTEMPTS = 256
-FORMATS = {"wav": "PCM_16", "mp3": "MPEG_LAYER_III"}
 
 
-class Recording(Protocol):
-    """What a corpus plans: files that a worker can make from nothing but this."""
+class RecordingPlan(Protocol):
+    """A recording that a worker can render without any other information."""
 
     @property
     def seconds(self) -> float: ...
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Of its files, below the corpus."""
+        """Paths of its files, relative to the corpus."""
 
     def encode(self) -> dict[str, bytes]:
         """The bytes of each path."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A corpus on paper: recordings, annotation files by path, and the items of each task by split."""
+class CorpusPlan:
+    """A corpus before it is rendered: recordings, annotation files by path, and the items of each task by split."""
 
-    recordings: tuple[Recording, ...]
+    recordings: tuple[RecordingPlan, ...]
     texts: dict[str, str]
     counts: dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A finished piece of music, mono."""
+class PlannedClip:
+    """A mono recording of one score."""
 
     path: str
     score: Score = field(repr=False)
@@ -65,15 +63,8 @@ class Clip:
         return {self.path: encode(wave_N, self.rate_hz, self.path.rpartition(".")[2])}
 
 
-def encode(wave_N: np.ndarray, rate_hz: int, suffix: str) -> bytes:
-    """The bytes of an audio file; float32 or int16, [N] or [N, channels]."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, wave_N, rate_hz, format=suffix.upper(), subtype=FORMATS[suffix])
-    return buffer.getvalue()
-
-
 def bench_seed(corpus: str, seed: int, item: int, attempt: int = 0) -> Seed:
-    """No two recordings of the suite share a seed, nor does any with training music.
+    """The seed of a recording: unique in the suite, and different from all seeds of training music.
 
     >>> bench_seed("giantsteps", 0, 2, attempt=1)
     (2, 0, 268435969)
@@ -83,15 +74,15 @@ def bench_seed(corpus: str, seed: int, item: int, attempt: int = 0) -> Seed:
     return PURPOSES["bench"], seed, (CORPORA.index(corpus) << 28) + item * ATTEMPTS + attempt
 
 
-def chance(corpus: str, seed: int) -> np.random.Generator:
-    """For what is drawn once for a corpus: names, keys, opinions."""
+def corpus_rng(corpus: str, seed: int) -> np.random.Generator:
+    """The generator for what is drawn once per corpus: names, keys, opinions."""
     return stream(bench_seed(corpus, seed, 2**20 - 1, ATTEMPTS - 1), "plan")
 
 
-def write_down(
+def first_score(
     corpus: str, seed: int, item: int, seconds: float, wanted: Callable[[Score], bool] | None = None, **constraints: Any
 ) -> Score:
-    """The first score of an item that is as `wanted`; `constraints` are those of `compose`."""
+    """The first score of an item that satisfies `wanted`; `constraints` are those of `compose`."""
     for attempt in range(ATTEMPTS):
         words = bench_seed(corpus, seed, item, attempt)
         score = compose(words, seconds, instruments=INSTRUMENTS["bench"], singers=SINGERS["bench"], **constraints)

@@ -1,4 +1,4 @@
-"""A report of one or several models' results: Markdown, CSV, LaTeX, or one HTML page."""
+"""The report on results of one or several models in each format: Markdown, CSV, LaTeX, or one HTML page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMATS = ("md", "csv", "tex", "html")
 
 
 def report_text(folders: Sequence[Path], form: str) -> str:
-    """The report on the results in `folders`, as text of the format."""
+    """The report on the results in `folders`, as text of format `form`."""
     if form not in FORMATS:
         raise UsageError("report", f"there is no format {form}", f"give one of {', '.join(FORMATS)}")
     runs = load_runs(folders)
@@ -33,7 +33,7 @@ def report_text(folders: Sequence[Path], form: str) -> str:
 
 def all_tables(runs: Sequence[Run]) -> list[Table]:
     """All tables of a report that have rows, in reading order."""
-    found = (
+    candidates = (
         tables.scores_table(runs),
         tables.comparison_table(runs),
         tables.published_table(runs),
@@ -41,11 +41,11 @@ def all_tables(runs: Sequence[Run]) -> list[Table]:
         tables.notes_table(runs),
         tables.origins_table(runs),
     )
-    return [table for table in found if table is not None and table.rows]
+    return [table for table in candidates if table is not None and table.rows]
 
 
 def write_report(folders: Sequence[Path], out: Path, form: str) -> Path:
-    """Write the report to `out`, whole or not at all."""
+    """Write the report to `out`, which is returned, whole or not at all."""
     text = report_text(folders, form)
     with write_whole(Path(out)) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")

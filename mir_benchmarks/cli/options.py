@@ -1,0 +1,61 @@
+"""What the commands of `mert bench` share: options, checks of their values, and the record of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+
+from mert.errors import UsageError
+
+if TYPE_CHECKING:
+    from mir_benchmarks.tasks.registry import TaskSpec
+
+Context = Literal["window", "training"]
+Suite = Literal["tiny", "small"]
+
+MODELS = "Name, folder, log-mel, mfcc, cqt-chroma, random-nano"
+
+
+class OptionError(UsageError, ValueError):
+    """A value of an option that the library refused with a ValueError; the message is that of the ValueError."""
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@contextmanager
+def option_values(command: str) -> Iterator[None]:
+    """Turn the ValueErrors of a block into wrong usage; the block only checks values, so that bugs are not hidden."""
+    try:
+        yield
+    except ValueError as error:
+        raise OptionError(command, str(error), f"see {command} --help") from None
+
+
+def words_of(call: typer.Context) -> list[str]:
+    """The words of the command that runs, as results record them: options that were given, with portable paths."""
+    from probes.results import portable
+
+    words = ["mert", "bench", str(call.info_name)]
+    for parameter in call.command.params:
+        source = call.get_parameter_source(str(parameter.name))
+        if source is None or source.name.startswith("DEFAULT"):
+            continue
+        given: Any = call.params[str(parameter.name)]
+        option = parameter.opts[-1:] if parameter.param_type_name == "option" else []
+        for value in given if isinstance(given, list | tuple) else [given]:
+            words += option if value is True else [*option, portable(str(value))]
+    return words
+
+
+def tasks_of(names: str) -> list[TaskSpec]:
+    """Tasks by comma-separated names, "all" for the 14."""
+    from mir_benchmarks.tasks.registry import TASKS
+
+    wanted = list(TASKS) if names == "all" else names.split(",")
+    if unknown := [name for name in wanted if name not in TASKS]:
+        raise UsageError("-t", f"no task {unknown[0]}", f"give all, or some of {', '.join(TASKS)}")
+    return [TASKS[name] for name in wanted]

@@ -1,0 +1,89 @@
+"""What the kinds of task (clips, beats, separation) share: from a dataset and a feature matrix to a probe."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic
+
+import numpy as np
+
+from mir_benchmarks.datasets.dataset import Dataset
+from mir_benchmarks.tasks.options import Options
+from mir_benchmarks.tasks.registry import Switches, TaskSpec
+from probes.features.clips import Clip
+from probes.features.matrix import FeatureMatrix
+from probes.features.scaling import StandardizedFrames
+from probes.features.stores import FrameStore
+from probes.fit import Setting
+from probes.results import Outputs
+from probes.sweep import F
+
+
+class TaskProbe(ABC, Generic[F]):
+    """A task on the features of one encoder: a `probes.sweep.Probe`, and what a result records besides.
+
+    In this order: the features of `clips` are extracted, `prepare` reads them, `evaluate` fits and tests heads, and
+    `head`, `result_outputs` and `notes` complete the result. `waves` are digests of recordings that the matrix does
+    not hold by their ids.
+    """
+
+    together = 1
+
+    def __init__(
+        self, task: TaskSpec, dataset: Dataset, matrix: FeatureMatrix, options: Options, protocol: Switches,
+        on_message: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.task, self.dataset, self.matrix = task, dataset, matrix
+        self.options, self.protocol, self.on_message = options, protocol, on_message
+        self.waves: dict[str, str] = {}
+
+    def clips(self) -> list[Clip]:
+        """What is to be extracted: the recordings of the dataset."""
+        return [Clip(item.id, item.audio) for item in self.dataset.items]
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Read labels and features; TaskError for labels that do not fit the task."""
+
+    @abstractmethod
+    def fit(self, settings: Sequence[Setting]) -> Iterable[F]:
+        """Heads for settings of one layer option."""
+
+    @abstractmethod
+    def outputs(self, fitted: F) -> np.ndarray:
+        """[n, C] of a head for the test items."""
+
+    @abstractmethod
+    def score(self, fitted: F, outputs_nC: np.ndarray) -> dict[str, Any]:
+        """`valid` and `test` of a head: a number per metric."""
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """What fits depend on: features, audio, targets and rules. If any of it changes, fits are repeated."""
+
+    @property
+    @abstractmethod
+    def head(self) -> dict[str, Any]:
+        """Facts on the head and its training, for the result."""
+
+    @abstractmethod
+    def result_outputs(self, outputs_SnC: np.ndarray) -> Outputs:
+        """Outputs of all seeds with their ids, targets and columns."""
+
+    def notes(self, outputs_SnC: np.ndarray) -> list[str]:
+        """What a reader of the result should know."""
+        return []
+
+    def frame_store(self, train: Iterable[str]) -> FrameStore:
+        """Frames of the matrix, standardised by those of the training clips if the options say so."""
+        return StandardizedFrames(self.matrix, tuple(train)) if self.options.standardize else self.matrix
+
+
+def digest(matrix: FeatureMatrix, parts: Iterable[bytes]) -> str:
+    """SHA-256 of a matrix's key and of further parts."""
+    sha = hashlib.sha256(matrix.digest.encode())
+    for part in parts:
+        sha.update(part)
+    return sha.hexdigest()
