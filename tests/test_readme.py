@@ -35,7 +35,7 @@ LINK = re.compile(r"\]\(([^)#:]+)(#[\w-]+)?\)")
 PATH = re.compile(r"`((?:\w+/)+\w+\.(?:py|css))`")
 TITLE = re.compile(r"^#+ (.+)$", re.MULTILINE)
 RUN = """
-import shlex, sys, time
+import shlex, sys
 from dataclasses import replace
 import mert.weights.registry as registry
 from mert.cli.main import main
@@ -113,6 +113,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
         }  # fmt: skip
 
 
+@pytest.mark.timeout(1_200)  # for busy machines
 def test_the_readme_runs_from_top_to_bottom(environment: tuple[Path, dict[str, str]]) -> None:
     folder, variables = environment
     assert sum(len(commands(block)) for block in blocks("README.md")) >= 20
@@ -125,6 +126,7 @@ def test_the_readme_runs_from_top_to_bottom(environment: tuple[Path, dict[str, s
     assert (folder / "results/peaks/nsynth_pitch.json").exists()
 
 
+@pytest.mark.timeout(1_200)  # for busy machines
 def test_the_package_readmes_run_from_top_to_bottom(environment: tuple[Path, dict[str, str]]) -> None:
     run_all(PACKAGES, *environment)
 
