@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,9 +15,6 @@ from mert.weights.checkpoints import digest
 from mert.weights.hub import _load_bundled, _load_hub, _load_local, log
 from mert.weights.registry import ModelInfo
 
-if TYPE_CHECKING:
-    from mert.embedding.embedder import Embedder
-
 _licences_shown: set[str] = set()
 
 
@@ -28,8 +24,6 @@ def load(name_or_dir: str | Path, revision: str | None = None, device: str = "au
     Registered models come at their pinned revision unless `revision` says otherwise. CheckpointError for unknown
     names, failed downloads, wrong hashes, and whatever `read_checkpoint` refuses.
     """
-    from mert.embedding.embedder import Embedder
-
     if bundled := registry.bundled(str(name_or_dir)):
         model, info = _load_bundled(bundled, registry.info(str(name_or_dir)), revision)
     else:
