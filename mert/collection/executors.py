@@ -157,9 +157,7 @@ def _run_ray(jobs: Iterable[Job], options: JobOptions, workers: int) -> Iterator
     table = ray.data.from_items(items, override_num_blocks=max(1, min(len(items), 1000)))
     actors = ray.data.ActorPoolStrategy(size=workers)
     stage: Any = _RayStage
-    gpus = (
-        1 if options.device != "cpu" and ray.cluster_resources().get("GPU") else 0
-    )
+    gpus = 1 if options.device != "cpu" and ray.cluster_resources().get("GPU") else 0
     rows = table.flat_map(stage, fn_constructor_args=(options, os.getcwd()), compute=actors, num_cpus=1, num_gpus=gpus)
     for row in rows.iter_rows():
         yield json.loads(row["row"])
