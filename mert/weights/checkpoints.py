@@ -25,7 +25,7 @@ from mert.files import read_json, sha256_file, write_json, write_whole
 from mert.models.config import MertConfig
 from mert.models.mert import Mert
 from mert.weights import formats
-from mert.weights.pickles import AGAIN, _Source, open_torch
+from mert.weights.pickles import AGAIN, OpenWeights, open_torch
 
 _UNREADABLE = (SafetensorError, ValueError, RuntimeError, EOFError, OSError, zipfile.BadZipFile)
 
@@ -167,7 +167,7 @@ def _read_fairseq(path: Path) -> Checkpoint:
         return _checkpoint(source, config, path, "fairseq")
 
 
-def _checkpoint(source: _Source, config: MertConfig, weights: Path, style: formats.Style | None) -> Checkpoint:
+def _checkpoint(source: OpenWeights, config: MertConfig, weights: Path, style: formats.Style | None) -> Checkpoint:
     renamed, dropped = formats.to_ours(source.shapes, config, style, str(weights))
     state = {}
     for published, name in renamed.items():
@@ -182,11 +182,11 @@ def _checkpoint(source: _Source, config: MertConfig, weights: Path, style: forma
 
 
 @contextmanager
-def _open_safetensors(path: Path) -> Iterator[_Source]:
+def _open_safetensors(path: Path) -> Iterator[OpenWeights]:
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            yield _Source({}, shapes, file.get_tensor)
+            yield OpenWeights({}, shapes, file.get_tensor)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(path, f"is not a safetensors file ({error})", AGAIN) from error
 

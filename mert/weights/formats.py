@@ -202,7 +202,7 @@ def from_fairseq(shapes: Mapping[str, tuple[int, ...]], cfg: object = None, sour
         pre_norm = _RELEASED_PRE_NORM.get((n_layers, dim))
     if pre_norm is None:
         raise CheckpointError(
-            source, "neither cfg nor shapes say whether norms come before or after the sub-layers",
+            source, "neither cfg nor shapes say whether norms stand before or behind the sub-layers",
             "use a checkpoint whose cfg has model.layer_norm_first",
         )  # fmt: skip
     rate = find_setting(cfg, "sample_rate") or 24_000

@@ -31,7 +31,7 @@ _DTYPES = {
 }
 
 
-class _Source(NamedTuple):
+class OpenWeights(NamedTuple):
     """An open weights file: its plain objects, the shape of each tensor, and a function that reads one."""
 
     objects: Any
@@ -40,7 +40,7 @@ class _Source(NamedTuple):
 
 
 @contextmanager
-def open_torch(path: Path, key: str | None = None) -> Iterator[_Source]:
+def open_torch(path: Path, key: str | None = None) -> Iterator[OpenWeights]:
     """A zip file of `torch.save`; the state dict is its entry `key`, or all of it for None."""
     if not zipfile.is_zipfile(path):
         reason = "is not a torch zip file: truncated, a bare pickle, or written by torch < 1.6"
@@ -58,7 +58,7 @@ def open_torch(path: Path, key: str | None = None) -> Iterator[_Source]:
         if odd:
             raise CheckpointError(path, f"{odd[0]} is not a tensor", "use a checkpoint of weights only")
         shapes = {name: lazy.shape for name, lazy in state.items()}
-        yield _Source(objects, shapes, lambda name: _read_tensor(archive, prefix, state[name]))
+        yield OpenWeights(objects, shapes, lambda name: _read_tensor(archive, prefix, state[name]))
 
 
 class _Storage(NamedTuple):
