@@ -1,4 +1,4 @@
-"""What fitted teachers share: a bounded sample of a corpus, k-means by scikit-learn, and nearest centres.
+"""The shared parts of fitted teachers: a bounded sample of a corpus, k-means by scikit-learn, and nearest centres.
 
 Shapes: N samples or rows, T frames, F features, C classes, K codebooks.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from teachers.base import TeacherError, require
 
-PIECE_S = 60  # longer recordings are read in pieces of so many seconds
+PIECE_S = 60  # longer recordings are read in pieces of this length
 
 
 class Reservoir:
@@ -87,8 +87,8 @@ def enough(rows_NF: np.ndarray, n_classes: int, source: str) -> None:
 def standard(rows_NF: np.ndarray, alike: bool = True) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [F] of the sample, the latter not below 0.001.
 
-    Features that are `alike` (bands of one spectrum) share one deviation: a band that hardly moves in this corpus would
-    otherwise drown the others when it moves in another.
+    Features that are `alike` (bands of one spectrum) share one deviation: a band that hardly varies in this corpus
+    would otherwise dominate the others when it varies in another.
 
     >>> standard(np.array([[0.0, 10.0], [0.0, 14.0]]))[1].tolist(), standard(np.eye(2), alike=False)[1].tolist()
     ([1.4142135381698608, 1.4142135381698608], [0.5, 0.5])
@@ -109,7 +109,7 @@ def kmeans(rows_NF: np.ndarray, n_classes: int, seed: int, source: str) -> Tenso
 
 
 def residual_kmeans(rows_NF: np.ndarray, n_codebooks: int, n_classes: int, seed: int, source: str) -> Tensor:
-    """Codebooks [K, C, F], each fitted to what the ones before it leave over."""
+    """Codebooks [K, C, F], each fitted to the residual of the ones before it."""
     rest_NF, codebooks = torch.from_numpy(rows_NF), []
     for k in range(n_codebooks):
         centres_CF = kmeans(rest_NF.numpy(), n_classes, seed + k, source)

@@ -38,9 +38,10 @@ class Kernels(NamedTuple):
 class Cqt:
     """Constant-Q magnitudes with L1-normalised Hann kernels, times sqrt(length) (MERT paper, section 3.2).
 
-    Equals nnAudio's CQT1992v2 (`norm=1`, zero padding) to a relative rms error of about 1e-5; float32 whatever autocast
-    says. Shape: wave [B, N] -> magnitudes [B, T, F], T = N // hop + 1, frame t centred at sample hop * t. Clips beyond
-    `longest_cells` frames are cut into overlapping pieces, which bounds the memory of the kernels (18 MB for 5 s).
+    Equals nnAudio's CQT1992v2 (`norm=1`, zero padding) to a relative rms error of about 1e-5, in float32 even
+    under autocast. Shape: wave [B, N] -> magnitudes [B, T, F], T = N // hop + 1, frame t centred at sample hop * t.
+    Clips of more than `longest_cells` frames are cut into overlapping pieces, which bounds the memory (18 MB of kernels
+    for 5 s).
 
     >>> magnitude_BTF = Cqt()(0.5 * torch.sin(2 * torch.pi * 440 / 24_000 * torch.arange(120_000))[None])
     >>> tuple(magnitude_BTF.shape), int(magnitude_BTF[0, 188].argmax()), round(float(magnitude_BTF[0, 188].max()), 2)
@@ -105,16 +106,16 @@ class Cqt:
         return self.longest_cells - 2 * self.halo_cells
 
     def _piece(self, wave_BN: Tensor, first: int, n_frames: int) -> Tensor:
-        """Frames [first, first + step) of a long clip, from the samples that they read."""
+        """Frames [first, first + step) of a long clip, from the samples that they need."""
         start = (first - self.halo_cells) * self.hop
         part_BN = wave_BN[:, max(0, start) : start + self.longest_cells * self.hop]
         part_BN = torch.nn.functional.pad(part_BN, (max(0, -start), 0))
         last = min(self._step, n_frames - first)
         return self._magnitudes(part_BN, self.longest_cells)[:, self.halo_cells : self.halo_cells + last]
 
-    def _magnitudes(self, wave_BN: Tensor, at_least_cells: int) -> Tensor:
-        """Magnitudes [B, J, F] of at most J * hop samples, taken to repeat for ever."""
-        n_cells = fast_length(at_least_cells)
+    def _magnitudes(self, wave_BN: Tensor, min_cells: int) -> Tensor:
+        """Magnitudes [B, J, F] of at most J * hop samples, as if they were periodic."""
+        n_cells = fast_length(min_cells)
         kernels = kernels_on_grid(self, n_cells, wave_BN.device)
         n_blocks = kernels.half_sample.shape[1]  # the first of them holds negative frequencies
         spectrum_BL = torch.fft.rfft(wave_BN, n=n_cells * self.hop)
@@ -130,10 +131,10 @@ class Cqt:
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """Torch computes with one thread of a CPU here. A clip takes a few milliseconds, in a handful of operations.
+    """A context in which torch uses one CPU thread: a clip takes a few milliseconds, in a handful of operations.
 
-    OpenMP's threads wait for each other after each of them, and on cores that others use, too, that takes until the
-    scheduler's next round: 10 to 20 ms an operation. The setting is the calling thread's own.
+    OpenMP's threads wait for each other after each operation, and on busy cores that lasts until the scheduler's next
+    round: 10 to 20 ms per operation. The setting holds for the calling thread.
     """
     before = torch.get_num_threads()
     if device.type != "cpu" or before == 1:
@@ -146,13 +147,13 @@ def one_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def fast_length(at_least: int) -> int:
+def fast_length(minimum: int) -> int:
     """The next length whose FFT is fast: factors 2, 3 and 5 only.
 
     >>> fast_length(455)
     480
     """
-    return next(n for n in range(max(1, at_least), 2 * at_least + 2) if 30**30 % n == 0)
+    return next(n for n in range(max(1, minimum), 2 * minimum + 2) if 30**30 % n == 0)
 
 
 @lru_cache(maxsize=4)
@@ -201,7 +202,7 @@ def kernel_spectra(cqt: Cqt, bin_M: np.ndarray, block_M: np.ndarray, n_cells: in
 class CqtTeacher(StoredTeacher):
     """Frame targets [B, T, 336] at 75 Hz: linear constant-Q magnitudes, as MERT regresses them.
 
-    `settings` are those of `Cqt`; `Cqt(rate_hz=16_000)` has 50 frames a second, for the v0 family.
+    `settings` are those of `Cqt`; `Cqt(rate_hz=16_000)` has 50 frames per second, for the v0 family.
     """
 
     name = "cqt"

@@ -1,6 +1,6 @@
 """EnCodec's residual codes (arXiv 2210.13438) by the `encodec` package, extra `encodec`, licence CC BY-NC 4.0.
 
-The package and its torchaudio are imported when a teacher is made, never before.
+The package and its torchaudio are imported only when a teacher is constructed.
 Shapes: B clips, N samples, T frames, D code dimensions, C classes, K codebooks.
 """
 
@@ -52,7 +52,7 @@ class Architecture:
 
 
 def encodec_package() -> Any:
-    """The package, after its licence was named once; TeacherError if it or its torchaudio cannot be imported."""
+    """The package; the first call logs its licence. TeacherError if it or its torchaudio cannot be imported."""
     package = require("encodec", "encodec", "encodec")
     if LICENCE not in _noted:
         _noted.add(LICENCE)
@@ -86,7 +86,7 @@ def layers(parts: nn.ModuleDict) -> Any:
 class EncodecTeacher(CodeTeacher):
     """Code targets [B, 8, T] of 1024 classes each at 75 Hz (24 kHz, 6 kbit/s); code t ends at sample 320 (t + 1).
 
-    A clip is encoded in one pass, so memory grows with its length: about 1.1 GB a minute.
+    A clip is encoded in one pass, so memory grows with its length: about 1.1 GB per minute.
     """
 
     name = "encodec"
@@ -97,7 +97,7 @@ class EncodecTeacher(CodeTeacher):
         super().__init__(asdict(architecture), weights)
         self.sample_rate, self.rate_hz = architecture.sample_rate, architecture.sample_rate / architecture.hop
         self.n_classes = (architecture.n_classes,) * architecture.n_codebooks
-        with torch.random.fork_rng(devices=[]):  # the initial weights, replaced at once, cost the caller no numbers
+        with torch.random.fork_rng(devices=[]):  # weights that are replaced must not advance the caller's generator
             self.parts = build(architecture)
         self.parts.load_state_dict(self.weights)
         self.parts.eval().requires_grad_(False)
@@ -161,7 +161,7 @@ class EncodecTeacher(CodeTeacher):
 
 
 def tones(rate_hz: int) -> Tensor:
-    """Eight seconds [N] of tones, a new pitch and loudness each tenth of a second, drawn from torch's generator."""
+    """Eight seconds [N] of tones, a new pitch and loudness every 0.1 s, drawn from torch's generator."""
     n_tones, n = 80, rate_hz // 10
     hz_M1 = 60 * 2 ** (6 * torch.rand(n_tones, 1))
     loudness_M1 = 10 ** (-2.5 * torch.rand(n_tones, 1))
@@ -172,7 +172,7 @@ FFT_SIZES = (256, 1024, 2048)
 
 
 class SmallEncodecTeacher(EncodecTeacher):
-    """As `encodec`, with a codec fitted here; `losses` holds one value a step after `fit`."""
+    """As `encodec`, with a codec fitted here; `losses` holds one value per step after `fit`."""
 
     name = "encodec_small"
     losses: tuple[float, ...] = ()

@@ -60,7 +60,7 @@ class KmeansTeacher(CodeTeacher):
         classes = n_classes or usual[features]
         per_stream = (classes,) * len(streams) if isinstance(classes, int) else tuple(classes)
         if len(per_stream) != len(streams):
-            raise TeacherError(cls.name, f"n_classes={per_stream} for {len(streams)} streams", "give one a stream")
+            raise TeacherError(cls.name, f"n_classes={per_stream} for {len(streams)} streams", "give one per stream")
 
         def extract(wave_BN: Tensor) -> Tensor:
             return torch.cat([stream(wave_BN) for stream in streams.values()], 2)

@@ -6,39 +6,23 @@ Shapes: B clips, N samples, T frames, F mel bands, C classes, K codebooks.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from teachers.base import CodeTeacher
 from teachers.clustering import residual_codes, residual_kmeans, sample_rows, standard
-from teachers.spectral import Spectral
+from teachers.spectral import MelCodeTeacher, Spectral
 
 
-class MelRvqTeacher(CodeTeacher):
+class MelRvqTeacher(MelCodeTeacher):
     """Code targets [B, 8, T] of 1024 classes each at 75 Hz, fitted by residual k-means on standardised frames.
 
     Weights: `mean` and `std` [F], `codebooks` [K, C, F].
     """
 
     name = "mel_rvq"
-
-    def __init__(self, mel: Spectral, weights: dict[str, Tensor]) -> None:
-        super().__init__({"mel": asdict(mel)}, weights)
-        self.mel = mel
-        self.sample_rate, self.rate_hz = mel.sample_rate, mel.sample_rate / mel.hop
-        n_codebooks, n_classes, _ = weights["codebooks"].shape
-        self.n_classes = (n_classes,) * n_codebooks
-
-    def codebooks(self) -> list[Tensor]:
-        return list(self.weights["codebooks"])
-
-    @classmethod
-    def from_parts(cls, settings: dict[str, Any], weights: dict[str, Tensor]) -> Self:
-        return cls(Spectral(**settings["mel"]), weights)
 
     @classmethod
     def fit(

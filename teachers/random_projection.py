@@ -6,45 +6,29 @@ Shapes: B clips, N samples, T frames, F mel bands, D code dimensions, C classes,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from teachers.base import CodeTeacher
 from teachers.clustering import sample_rows, standard
-from teachers.spectral import Spectral
+from teachers.spectral import MelCodeTeacher, Spectral
 
 LEVEL, KEPT = -8.0, 0.3  # of log-mel over music, between silence (-11.5) and loud passages (-4); the share kept
 TILT = 2.0  # music's log-mel falls by about twice this from the lowest band to the highest
 
 
-class RandomProjectionTeacher(CodeTeacher):
+class RandomProjectionTeacher(MelCodeTeacher):
     """Code targets [B, 4, T] of 1024 classes each at 75 Hz: argmax of cosines between projected frames and codebooks.
 
-    Most of each frame's level is taken off first: BEST-RQ wants normalised input, else all frames fall in few classes,
+    Most of each frame's level is subtracted first: without normalised input (BEST-RQ), all frames fall in few classes,
     and a clip's statistics would make codes depend on where it was cut. Weights: `mean` and `std` [F], `projection`
     [K, F, D], `codebooks` [K, C, D]. `fit` takes the first two from a corpus; else they are a straight line and 1.
     """
 
     name = "random_projection"
-
-    def __init__(self, mel: Spectral, weights: dict[str, Tensor]) -> None:
-        super().__init__({"mel": asdict(mel)}, weights)
-        self.mel = mel
-        self.sample_rate, self.rate_hz = mel.sample_rate, mel.sample_rate / mel.hop
-        n_codebooks, n_classes, _ = weights["codebooks"].shape
-        self.n_classes = (n_classes,) * n_codebooks
-
-    def codebooks(self) -> list[Tensor]:
-        return list(self.weights["codebooks"])
-
-    @classmethod
-    def from_parts(cls, settings: dict[str, Any], weights: dict[str, Tensor]) -> Self:
-        return cls(Spectral(**settings["mel"]), weights)
 
     @classmethod
     def seeded(

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from teachers.base import FIELD, STRIDE, require
+from teachers.base import FIELD, STRIDE, CodeTeacher, require
 
 CENTRE = FIELD // 2
 PIECE = 1500  # frames computed at once, which bounds the memory of long recordings
@@ -79,6 +80,24 @@ def layer_on(spectral: Spectral, device: torch.device) -> Callable[[Tensor], Ten
     bank = torch.from_numpy(np.ascontiguousarray(bank_FL)).to(device)
     # the added 1 is far below any music and keeps silence at zero
     return lambda wave_BM: torch.nn.functional.normalize(bank @ power(wave_BM) ** 2, dim=1, eps=1.0)
+
+
+class MelCodeTeacher(CodeTeacher):
+    """A code teacher on log-mel frames, with `codebooks` [K, C, D] of equal size among its weights."""
+
+    def __init__(self, mel: Spectral, weights: dict[str, Tensor]) -> None:
+        super().__init__({"mel": asdict(mel)}, weights)
+        self.mel = mel
+        self.sample_rate, self.rate_hz = mel.sample_rate, mel.sample_rate / mel.hop
+        n_codebooks, n_classes, _ = weights["codebooks"].shape
+        self.n_classes = (n_classes,) * n_codebooks
+
+    def codebooks(self) -> list[Tensor]:
+        return list(self.weights["codebooks"])
+
+    @classmethod
+    def from_parts(cls, settings: dict[str, Any], weights: dict[str, Tensor]) -> Self:
+        return cls(Spectral(**settings["mel"]), weights)
 
 
 def with_deltas(x_BTF: Tensor) -> Tensor:

@@ -181,7 +181,7 @@ class Engine:
                     self._save(step)
                 done = step
                 if stopping:
-                    log.warning("stopped after step %d by a signal; the same command goes on", step)
+                    log.warning("stopped after step %d by a signal; the same command resumes", step)
                     break
         finally:
             for number, handler in before.items():

@@ -6,10 +6,9 @@ K codebooks, E embedding width, F bins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
 
 import torch
 import torch.nn.functional as F
@@ -92,17 +91,16 @@ class Group:
 
     def split(self, n_clips: int) -> list[Group]:
         """The same clips in groups of at most `n_clips`; their losses add up to that of the whole group."""
-        rows = [slice(first, first + n_clips) for first in range(0, len(self.wave_BN), n_clips)]
-        return [self._map(itemgetter(part)) for part in rows]
-
-    def to(self, device: torch.device) -> Group:
-        """The same group on a device."""
-        return self._map(lambda tensor: tensor.to(device))
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Group:
-        codes = {name: change(tensor) for name, tensor in self.codes.items()}
-        frames = {name: change(tensor) for name, tensor in self.frames.items()}
-        return Group(change(self.wave_BN), change(self.mask_BT), codes, frames)
+        parts = [slice(first, first + n_clips) for first in range(0, len(self.wave_BN), n_clips)]
+        return [
+            Group(
+                self.wave_BN[part],
+                self.mask_BT[part],
+                {name: codes_BKT[part] for name, codes_BKT in self.codes.items()},
+                {name: frames_BTF[part] for name, frames_BTF in self.frames.items()},
+            )
+            for part in parts
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ import teachers
 from teachers import Teacher, TeacherError, fit_teacher, load_teacher
 from teachers.base import StoredTeacher, perplexity, read_folder
 from teachers.clustering import Reservoir, kmeans, residual_codes, residual_kmeans
+from teachers.cqt import Cqt
 from teachers.registry import teacher_class
 
 NAMES = ["kmeans_mfcc", "kmeans_mel_chroma", "mel_rvq", "random_projection", "encodec", "encodec_small"]
@@ -157,6 +158,20 @@ def test_corrupt_folders_are_refused(teacher: Any, tmp_path: Path) -> None:
         changed(teacher, tmp_path / str(i), settings, weights)
         with pytest.raises(TeacherError, match=r"belong together|fingerprint"):
             load_teacher(tmp_path / str(i))
+
+
+def test_a_save_that_the_disk_refuses_keeps_the_old_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = load_teacher("cqt"), teacher_class("cqt")(Cqt(rate_hz=16_000))
+    old.save(tmp_path)
+
+    def full(weights: dict[str, Tensor], path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("teachers.base.save_file", full)
+    with pytest.raises(TeacherError, match=r"cannot be written .*No space left"):
+        new.save(tmp_path)
+    assert load_teacher(tmp_path).fingerprint == old.fingerprint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["teacher.json", "teacher.safetensors"]
 
 
 def test_torn_folders_are_refused(teacher: Any, tmp_path: Path) -> None:
