@@ -87,7 +87,7 @@ def run(
     for task in chosen:
         try:
             with with_progress(task, options) as watched:
-                path = run_task(task, encoder, places, watched, words_of(call))
+                path = run_task(task, encoder, places, watched, command=words_of(call))
             typer.echo(line_of(path))
         except MertError as error:
             failed += 1
