@@ -1,4 +1,4 @@
-"""The 14 music information retrieval tasks."""
+"""The benchmark of 14 music information retrieval tasks: datasets, runs, statistics, reports, synthetic music."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

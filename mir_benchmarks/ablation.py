@@ -1,4 +1,4 @@
-"""One factor at a time: pretrain variants of a recipe, probe each on the paper's four tasks, compare with the base.
+"""Ablation of pretraining: variants of a recipe in one factor each, probed on four tasks, compared with the base.
 
 Every step is a command of `mert` that resumes where it was interrupted, and so does the whole. After
 table 3 of the MERT paper (arXiv 2306.00107).

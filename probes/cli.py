@@ -157,7 +157,10 @@ def grid_of(lrs: str | None, seeds: str | None) -> dict[str, Any]:
 
     try:
         given: dict[str, Any] = {"lrs": tuple(map(float, lrs.split(",")))} if lrs else {}
-        return given | ({"seeds": tuple(map(int, seeds.split(",")))} if seeds else {})
+        given |= {"seeds": tuple(map(int, seeds.split(",")))} if seeds else {}
+        if any(rate <= 0 for rate in given.get("lrs", ())) or any(seed < 0 for seed in given.get("seeds", ())):
+            raise ValueError("a rate is not positive, or a seed is negative")
+        return given
     except ValueError as error:
         raise UsageError("--lrs, --seeds", str(error), "give numbers: --lrs 1e-3,1e-2 --seeds 0,1") from None
 

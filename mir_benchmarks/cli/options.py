@@ -31,6 +31,8 @@ def option_values(command: str) -> Iterator[None]:
     """Turn the ValueErrors of a block into wrong usage; the block only checks values, so that bugs are not hidden."""
     try:
         yield
+    except UsageError:
+        raise
     except ValueError as error:
         raise OptionError(command, str(error), f"see {command} --help") from None
 

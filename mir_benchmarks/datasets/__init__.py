@@ -1,1 +1,1 @@
-"""Datasets as they lie on the disk after download: annotations and places; no audio is decoded."""
+"""Readers of the corpora as downloaded, one file per corpus: labels, splits and paths; no audio is decoded."""

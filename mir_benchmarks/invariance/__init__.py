@@ -1,1 +1,1 @@
-"""What an embedding keeps when the sound changes, and whether recordings stay together."""
+"""Tests of embeddings without labels: robustness to changes of the sound, and triplets of segments."""

@@ -1,4 +1,7 @@
-"""The report as one HTML page without scripts or network access: figures are inside it, all text is escaped."""
+"""The report as one HTML page without scripts or network access: figures are inside it, all text is escaped.
+
+Colours and layout of the page are in page.css, colours of series in `mert.plots`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GTZAN: ten genres and their beats. Some clips are played by the band of another genre, as in life."""
+"""GTZAN: ten genres and their beats. Some clips are played by the band of another genre."""
 
 from __future__ import annotations
 

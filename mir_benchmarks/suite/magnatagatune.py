@@ -1,4 +1,4 @@
-"""MagnaTagATune: short clips with the 50 top tags, true of what sounds, among 138 rare ones."""
+"""MagnaTagATune: short clips with the 50 most frequent tags, which follow the score, among 138 rare ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tags of MagnaTagATune and MTG-Jamendo as rules over what sounds (see facts.py).
+"""Tags of MagnaTagATune and MTG-Jamendo as rules over the facts of a score (see facts.py).
 
 Where the generator has no such sound (sitar, harp), the tag stands for another audible property: the rule
 says which. Synonyms share a rule, as they do in the real corpora.

@@ -1,4 +1,4 @@
-"""Eleven families of instruments, each as many as one likes: `instrument(family, index)` is a pure function."""
+"""Eleven families of instruments, each without limit: `instrument(family, index)` is a pure function."""
 
 from __future__ import annotations
 

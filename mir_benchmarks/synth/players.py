@@ -1,4 +1,4 @@
-"""What each player makes of the grid: bass lines, chords, pads, melodies and drums."""
+"""The notes of each player on the grid: bass lines, chords, pads, melodies and drums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was composed: everything a label can be read from, with times in seconds from the clip's first sample."""
+"""A score: all facts from which labels are read, with times in seconds from the clip's first sample."""
 
 from __future__ import annotations
 

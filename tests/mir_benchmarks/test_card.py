@@ -223,7 +223,7 @@ def test_commands_are_those_that_made_the_results(model: Path, inputs: Inputs) -
 def test_a_run_records_its_command_with_the_options_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded: list[list[str]] = []
 
-    def run_task(task: TaskSpec, encoder: object, command: list[str], **more: object) -> Path:
+    def run_task(task: TaskSpec, *values: object, command: list[str], **others: object) -> Path:
         recorded.append(command)
         return save_run(tmp_path / "done", "m", 0.5, (task.name,)) / f"{task.name}.json"
 
