@@ -68,6 +68,8 @@ class Grid:
         for name, values in asdict(self).items():
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} of a grid are none, or hold one twice: {values}")
+        if not all(0 <= lr < math.inf for lr in self.lrs) or not all(seed >= 0 for seed in self.seeds):
+            raise ValueError(f"learning rates {self.lrs} or seeds {self.seeds} are negative or not finite")
 
     def __len__(self) -> int:
         return len(self.layers) * len(self.lrs) * len(self.seeds)

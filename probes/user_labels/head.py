@@ -226,12 +226,12 @@ class SavedHead:
         except (ValueError, TypeError) as error:
             raise HeadError(self.source, f"{CARD} does not fit the encoder ({error})", AGAIN) from None
         windowing, config = settings.windowing, encoder.model.config
-        found = (windowing.frames, windowing.hop, config.normalize, settings.dtype, config.sample_rate)
-        self._compare(dict(zip(PREPROCESSING, found, strict=True)))
+        settings_facts = (windowing.frames, windowing.hop, config.normalize, settings.dtype, config.sample_rate)
+        self._compare(dict(zip(PREPROCESSING, settings_facts, strict=True)))
         return settings
 
-    def _compare(self, found: dict[str, Any]) -> None:
-        for fact, value in found.items():
+    def _compare(self, facts: dict[str, Any]) -> None:
+        for fact, value in facts.items():
             if value != self.card.features[fact]:
                 reason = f"was fitted with {fact} {self.card.features[fact]}, not {value}"
                 raise HeadError(self.source, reason, "embed as for the fit, or fit again")
