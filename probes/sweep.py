@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -68,6 +69,8 @@ class Grid:
         for name, values in asdict(self).items():
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} of a grid are none, or hold one twice: {values}")
+        if not all(0 <= lr < math.inf for lr in self.lrs) or not all(seed >= 0 for seed in self.seeds):
+            raise ValueError(f"learning rates {self.lrs} or seeds {self.seeds} are negative or not finite")
 
     def __len__(self) -> int:
         return len(self.layers) * len(self.lrs) * len(self.seeds)
@@ -175,16 +178,17 @@ def sweep(
 class Probe(Protocol[F]):
     """One kind of task on one set of features: heads for settings, and the test of those that validation selected."""
 
-    @property
-    def together(self) -> int:
-        """Settings of a layer that `fit` takes at a time."""
+    together: int  # settings of a layer that `fit` takes at a time
 
+    @abstractmethod
     def fit(self, settings: Sequence[Setting]) -> Iterable[F]:
         """Heads for settings of one layer option, in their order; they never depend on the test split."""
 
+    @abstractmethod
     def outputs(self, fitted: F) -> np.ndarray:
         """[n, C]: outputs of a head for the test items."""
 
+    @abstractmethod
     def score(self, fitted: F, outputs_nC: np.ndarray) -> dict[str, Any]:
         """`valid` and `test`, each a number per metric, and other facts of this head."""
 

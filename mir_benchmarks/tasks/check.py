@@ -1,4 +1,4 @@
-"""Check datasets before any model runs: what is missing, empty, damaged or too much; no model is needed."""
+"""Check datasets without a model: recordings that are missing, empty, damaged, duplicate or unexpected."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from mir_benchmarks.datasets.dataset import Dataset, Item, TaskError
 from mir_benchmarks.datasets.splits import vocalset
 from mir_benchmarks.tasks.registry import TASKS, TaskSpec
 
-# A dataset with one of these cannot be run on; the others are for information.
+# Findings of these kinds keep a task from running; the others are for information.
 SERIOUS = ("dataset", "counts", "missing", "empty", "corrupt")
 KINDS = (*SERIOUS, "damaged", "duplicate", "known", "extra")
 TITLES = {
-    "dataset": "cannot be read", "counts": "other counts than it should have", "missing": "missing",
+    "dataset": "cannot be read", "counts": "unexpected counts", "missing": "missing",
     "empty": "empty files", "corrupt": "cannot be decoded", "damaged": "decoded with warnings",
-    "duplicate": "the same file in two splits", "known": "left out on purpose", "extra": "not of the task",
+    "duplicate": "the same file in two splits", "known": "left out on purpose", "extra": "not part of the task",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing about a corpus: `kind` is one of KINDS, `about` a path or an item, `detail` what there is to say."""
+    """A finding in a corpus: `kind` is one of KINDS, `about` a path or an item, `detail` the explanation."""
 
     corpus: str
     kind: str
@@ -38,22 +38,22 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All findings, and the items read of each task: train, valid, test."""
+    """All findings, and the number of items per task and split."""
 
     findings: tuple[Finding, ...]
     counts: dict[str, dict[str, int]]
 
     @property
     def ok(self) -> bool:
-        """Whether every task can be run as it is meant."""
+        """Whether every task can be run."""
         return not any(finding.kind in SERIOUS for finding in self.findings)
 
-    def lines(self, most: int = 10) -> list[str]:
-        """A printable table: a line for each task, then at most `most` findings of each kind and corpus.
+    def lines(self, max_findings: int = 10) -> list[str]:
+        """A printable table: a line per task, then at most `max_findings` of each kind and corpus.
 
         >>> findings = (Finding("gtzan", "missing", "blues.00029"), Finding("gtzan", "missing", "blues.00030"))
         >>> report = Report(findings, {"gtzan_genre": {"train": 441, "valid": 197, "test": 290}})
-        >>> print("\\n".join(report.lines(most=1)))
+        >>> print("\\n".join(report.lines(max_findings=1)))
         gtzan_genre             441 train    197 valid    290 test
         gtzan: 2 missing
           blues.00029
@@ -66,10 +66,11 @@ class Report:
         groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
         for finding in sorted(self.findings, key=lambda finding: KINDS.index(finding.kind)):
             groups[finding.corpus, finding.kind].append(finding)
-        for (corpus, kind), found in groups.items():
-            rows.append(f"{corpus}: {len(found)} {TITLES[kind]}")
-            rows += [f"  {one.about}" + (f": {one.detail}" if one.detail else "") for one in found[:most]]
-            rows += [f"  ... and {len(found) - most} more"] if len(found) > most else []
+        for (corpus, kind), group in groups.items():
+            rows.append(f"{corpus}: {len(group)} {TITLES[kind]}")
+            shown = group[:max_findings]
+            rows += [f"  {finding.about}" + (f": {finding.detail}" if finding.detail else "") for finding in shown]
+            rows += [f"  ... and {len(group) - max_findings} more"] if len(group) > max_findings else []
         return rows
 
 
@@ -78,11 +79,11 @@ def check(
     tasks: Iterable[str],
     decode: bool = False,
     duplicates: bool = False,
-    tell: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Look at every recording of the tasks: its header or, with `decode`, all of it; `duplicates` hashes the files.
+    """Check every recording of the tasks: its header or, with `decode`, all of it; `duplicates` hashes the files.
 
-    `tell` is called with the recordings looked at and those there are, corpus by corpus.
+    `on_progress` is called per recording with the number checked and the total of its corpus.
     """
     findings: list[Finding] = []
     counts = {}
@@ -98,8 +99,8 @@ def check(
         home = Path(data_home) / corpus
         for done, path in enumerate(sorted(files), start=1):
             findings += _audio_findings(corpus, path, home, decode)
-            if tell:
-                tell(done, len(files))
+            if on_progress:
+                on_progress(done, len(files))
         findings += _duplicates(corpus, files, by_task[corpus], home) if duplicates else ()
         unread = [task for task in TASKS.values() if task.corpus == corpus and task.name not in counts]
         also = [dataset for task in unread if (dataset := _read(task, data_home, []))]
@@ -108,7 +109,7 @@ def check(
 
 
 def _read(task: TaskSpec, data_home: Path, findings: list[Finding]) -> Dataset | None:
-    """The task's items; what keeps them from being read or complete goes to `findings`."""
+    """The task's dataset; problems with reading it or with its counts are added to `findings`."""
     home = Path(data_home) / task.corpus
     try:
         dataset, expected = task.read(data_home), task.expected_counts(home)
@@ -116,10 +117,10 @@ def _read(task: TaskSpec, data_home: Path, findings: list[Finding]) -> Dataset |
         findings.append(Finding(task.corpus, "dataset", error.source, f"{error.reason}; {error.remedy}"))
         return None
     if any(expected.values()) and dataset.counts != expected:
-        found, wanted = ("/".join(map(str, of.values())) for of in (dataset.counts, expected))
-        findings.append(Finding(task.corpus, "counts", task.name, f"{found} items, not {wanted}"))
+        items, wanted = ("/".join(map(str, counts.values())) for counts in (dataset.counts, expected))
+        findings.append(Finding(task.corpus, "counts", task.name, f"{items} items, not {wanted}"))
         absent = dataset.facts.get("absent", ())
-        if len(absent) == sum(expected.values()) - len(dataset.items):  # not so where a tree should have some only
+        if len(absent) == sum(expected.values()) - len(dataset.items):  # a generated tree has only some of the items
             findings += [Finding(task.corpus, "missing", name) for name in absent]
     unannotated = dataset.facts.get("unannotated", ())
     findings += [Finding(task.corpus, "missing", name, "is there without annotation") for name in unannotated]
@@ -127,7 +128,7 @@ def _read(task: TaskSpec, data_home: Path, findings: list[Finding]) -> Dataset |
 
 
 def _all_files(dataset: Dataset) -> dict[Path, Item]:
-    """The audio files of all items: the stems, too, of songs that have them."""
+    """The audio files of all items, with all stems of songs."""
     songs = (item for item in dataset.items if item.label is None)
     stems = {path: item for item in songs for path in musdb.stem_files(item).values()}
     return {item.audio: item for item in dataset.items} | stems
@@ -160,7 +161,7 @@ def _audio_findings(corpus: str, path: Path, home: Path, decode: bool) -> Iterat
 
 
 def _duplicates(corpus: str, files: Iterable[Path], tasks: Iterable[dict[Path, Item]], home: Path) -> Iterator[Finding]:
-    """Files that are bit for bit the same, and of items in different splits of one of the tasks."""
+    """Identical files whose items are in different splits of a task."""
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path in sorted(files):
         if path.exists():
@@ -169,14 +170,14 @@ def _duplicates(corpus: str, files: Iterable[Path], tasks: Iterable[dict[Path, I
     for items in tasks:
         first: dict[str, Path] = {}
         for path in (path for path in digests if path in items):
-            one = first.setdefault(digests[path], path)
-            if items[one].split != items[path].split:
-                where = f"{_short(one, home)} ({items[one].split})"
+            other = first.setdefault(digests[path], path)
+            if items[other].split != items[path].split:
+                where = f"{_short(other, home)} ({items[other].split})"
                 yield Finding(corpus, "duplicate", _short(path, home), f"of {items[path].split} is {where}")
 
 
 def _others(corpus: str, used: set[Path], home: Path) -> Iterator[Finding]:
-    """Recordings below the corpus folder that no task of it uses, with the reason where it is known."""
+    """Recordings in the corpus folder that none of its tasks uses, with the reason if it is known."""
     for path in sorted(home.rglob("*")):
         is_audio = path.suffix.lower() in (*SUFFIXES, ".mp4") and not path.name.startswith(".")
         if is_audio and path not in used and path.is_file():
@@ -185,7 +186,7 @@ def _others(corpus: str, used: set[Path], home: Path) -> Iterator[Finding]:
 
 
 def _known(corpus: str, path: Path) -> str:
-    """Why a recording that is often found in a corpus is not used."""
+    """Why a recording that is part of many copies of a corpus is not used; "" if it is unknown."""
     near = f"{path.parent.name}/{path.name}"
     if corpus == "magnatagatune" and near in mtt.EMPTY_FILES:
         return "an empty file in every copy"

@@ -95,8 +95,8 @@ def target(task: TaskSpec, item: Item, dataset: Dataset) -> Any:
     try:
         if task.kind == "multilabel":
             assert isinstance(item.label, tuple)
-            held = {dataset.classes.index(str(tag)) for tag in item.label}
-            return [float(i in held) for i in range(len(dataset.classes))]
+            tags = {dataset.classes.index(str(tag)) for tag in item.label}
+            return [float(i in tags) for i in range(len(dataset.classes))]
         if task.kind == "regression":
             mean, deviation = np.array(dataset.facts["mean"]), np.array(dataset.facts["std"])
             return (np.array(item.label, dtype=float) - mean) / deviation
@@ -118,12 +118,12 @@ def refuse_constant(task: TaskSpec, dataset: Dataset) -> None:
 def absent(task: TaskSpec, dataset: Dataset, splits: dict[str, Labelled]) -> list[str]:
     """A note on classes of test items that no training item has."""
     if task.kind == "multilabel":
-        held = {name: set(np.flatnonzero(split.targets.any(axis=0)).tolist()) for name, split in splits.items()}
+        present = {name: set(np.flatnonzero(split.targets.any(axis=0)).tolist()) for name, split in splits.items()}
     elif task.kind in ("classification", "key"):
-        held = {name: set(np.unique(split.targets).tolist()) for name, split in splits.items()}
+        present = {name: set(np.unique(split.targets).tolist()) for name, split in splits.items()}
     else:
         return []
-    never = sorted(held["test"] - held["train"])
+    never = sorted(present["test"] - present["train"])
     return [f"no training item has: {', '.join(dataset.classes[i] for i in never)}"] if never else []
 
 

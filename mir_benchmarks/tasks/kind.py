@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -16,13 +16,12 @@ from probes.features.clips import Clip
 from probes.features.matrix import FeatureMatrix
 from probes.features.scaling import StandardizedFrames
 from probes.features.stores import FrameStore
-from probes.fit import Setting
 from probes.results import Outputs
-from probes.sweep import F
+from probes.sweep import F, Probe
 
 
-class TaskProbe(ABC, Generic[F]):
-    """A task on the features of one encoder: a `probes.sweep.Probe`, and what a result records besides.
+class TaskProbe(Probe[F]):
+    """A task on the features of one encoder: a probe for `evaluate`, and what a result records besides.
 
     In this order: the features of `clips` are extracted, `prepare` reads them, `evaluate` fits and tests heads, and
     `head`, `result_outputs` and `notes` complete the result. `waves` are digests of recordings that the matrix does
@@ -46,18 +45,6 @@ class TaskProbe(ABC, Generic[F]):
     @abstractmethod
     def prepare(self) -> None:
         """Read labels and features; TaskError for labels that do not fit the task."""
-
-    @abstractmethod
-    def fit(self, settings: Sequence[Setting]) -> Iterable[F]:
-        """Heads for settings of one layer option."""
-
-    @abstractmethod
-    def outputs(self, fitted: F) -> np.ndarray:
-        """[n, C] of a head for the test items."""
-
-    @abstractmethod
-    def score(self, fitted: F, outputs_nC: np.ndarray) -> dict[str, Any]:
-        """`valid` and `test` of a head: a number per metric."""
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:

@@ -91,13 +91,13 @@ class DbnBeats:
 
     def _traced(self, k: int, start: int, came_from_TK: np.ndarray) -> list[tuple[int, int]]:
         """The beats of a path that enters its last interval, number k, at frame `start`."""
-        found = []
+        regions = []
         while True:
             region = max(start, 0), min(start + int(self.beat_frames[k]), len(came_from_TK))
             if region[0] < region[1]:
-                found.append(region)
+                regions.append(region)
             if start <= 0:
-                return found[::-1]
+                return regions[::-1]
             k = int(came_from_TK[start, k])
             start -= int(self.intervals[k])
 

@@ -30,13 +30,13 @@ class FeatureFiles:
     ((1, 3), [1, 0])
     """
 
-    def __init__(self, held: dict[str, Features], framewise: bool = False) -> None:
-        first_name, first = next(iter(held.items()))
+    def __init__(self, features_by_id: dict[str, Features], framewise: bool = False) -> None:
+        first_name, first = next(iter(features_by_id.items()))
         self.meta, self.layers, self.framewise = first.meta, first.layers, framewise
         self.pool = None if framewise else first.meta.get("pool") or "mean"
         rows, self._first, self._times = [], {}, {}
         n = 0
-        for name, features in held.items():
+        for name, features in features_by_id.items():
             check_meta(name, features)
             check_alike(name, features, first_name, first)
             values_RLP = rows_of(name, features, framewise)
@@ -53,14 +53,14 @@ class FeatureFiles:
         if framewise and 2 * size > free_memory():
             reason = f"{size / 2**30:.1f} GiB of frames do not fit into memory"
             raise OutputError(next(iter(paths.values())).parent, reason, "embed fewer layers: --layers layer07")
-        held = {}
+        loaded = {}
         for name, path in paths.items():
             features = Features.load(path)
             if features.times is not None and not framewise:
                 check_finite(str(path), features.values)
                 features = features.pool("mean")
-            held[name] = features
-        return cls(held, framewise)
+            loaded[name] = features
+        return cls(loaded, framewise)
 
     def rows(self, ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """(row numbers, number of the recording each belongs to), for recordings in this order."""

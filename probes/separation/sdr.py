@@ -1,4 +1,4 @@
-"""How well sources were separated: global SDR, museval on request, and the floor and ceiling that are known.
+"""Scores of separated sources: global SDR, museval on request, and the known floor and ceiling.
 
 Shapes: J targets in the order of STEMS, C channels, N samples, F bins, T frames.
 """

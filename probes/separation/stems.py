@@ -65,8 +65,8 @@ def _decoded(path: Path, stream: int, rate_hz: int) -> np.ndarray:
     try:
         with av.open(path) as container:
             if len(container.streams.audio) != len(STREAMS):
-                found = len(container.streams.audio)
-                raise AudioError(path, f"{found} audio streams, not {len(STREAMS)}", "give a MUSDB18 .stem.mp4")
+                n_streams = len(container.streams.audio)
+                raise AudioError(path, f"{n_streams} audio streams, not {len(STREAMS)}", "give a MUSDB18 .stem.mp4")
             rate = container.streams.audio[stream].rate
             packed = av.AudioResampler(format="flt")
             blocks = [

@@ -67,12 +67,12 @@ class Stft:
 
 
 class Overlap:
-    """A wave [..., N] put together from stretches of its frames, so that no more of a long spectrum need exist."""
+    """A wave [..., N] added up from blocks of its frames, so that a long spectrum is never in memory as a whole."""
 
     def __init__(self, stft: Stft, shape: tuple[int, ...], n_samples: int, device: torch.device) -> None:
         self.stft, self.n_samples = stft, n_samples
         n_frames = stft.clock.n_frames(n_samples)
-        # A recording may go on for up to a stride after the last feature frame, but never beyond its window.
+        # A recording may extend by up to a stride beyond the last feature frame, but never beyond its window.
         self._sum = torch.zeros(*shape, stft.size + stft.clock.stride * (n_frames - 1), device=device)
         self._weight = torch.zeros(self._sum.shape[-1], device=device)
 

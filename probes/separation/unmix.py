@@ -1,4 +1,4 @@
-"""The separation probe: Open-Unmix's network on frozen features, one per target, and songs taken apart with four.
+"""The separation probe: Open-Unmix's network on frozen features, one per target, and songs separated with four.
 
 Shapes: B segments, L layers, T frames, D feature size, H hidden size, F bins, C channels, N samples, J targets.
 """
@@ -32,9 +32,9 @@ STFT = Stft()
 
 
 class UnmixHead(nn.Module):
-    """Frames [B, T, D], or [B, L, T, D] if made for several layers, -> mask [B, F, T], at least 0.
+    """Frames [B, T, D], or [B, L, T, D] if made for several layers, -> mask [B, F, T] >= 0.
 
-    The network of Stöter et al. (2019) with features in place of the mixture's spectrogram at its input.
+    The network of Stöter et al. (2019) with features instead of the mixture's spectrogram as input.
 
     >>> UnmixHead(dim=16, hidden=8).eval()(torch.zeros(2, 10, 16)).shape
     torch.Size([2, 1025, 10])
@@ -60,8 +60,8 @@ class UnmixHead(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         squeezed_BTH = self.squeeze(self.layers(frames))
-        heard_BTH, _ = self.lstm(squeezed_BTH)
-        mask_BTF = self.widen(torch.cat([squeezed_BTH, heard_BTH], dim=-1)) * self.scale_F + self.shift_F
+        context_BTH, _ = self.lstm(squeezed_BTH)
+        mask_BTF = self.widen(torch.cat([squeezed_BTH, context_BTH], dim=-1)) * self.scale_F + self.shift_F
         return mask_BTF.relu().transpose(1, 2)
 
     @torch.no_grad()
@@ -141,16 +141,16 @@ def fit_one(
 
 
 def magnitudes(pool_SMCN: np.ndarray, names: Sequence[str], folder: Path, stft: Stft = STFT) -> Magnitudes:
-    """Spectra of a pool of segments [S, 1 + J, C, N], computed once: they would take most of a training step."""
-    held = scratch((*pool_SMCN.shape[:3], stft.bins, stft.clock.n_frames(pool_SMCN.shape[-1])), folder)
+    """Spectra of a pool of segments [S, 1 + J, C, N], computed once: they take longer than the rest of a step."""
+    spectra = scratch((*pool_SMCN.shape[:3], stft.bins, stft.clock.n_frames(pool_SMCN.shape[-1])), folder)
     for i, wave_MCN in enumerate(pool_SMCN):
-        held[i] = stft(torch.as_tensor(wave_MCN).float()).abs().numpy()
-    return dict(zip(names, held, strict=True))
+        spectra[i] = stft(torch.as_tensor(wave_MCN).float()).abs().numpy()
+    return dict(zip(names, spectra, strict=True))
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """An LSTM's steps are too small to share: with two threads on busy cores they took thirty times as long."""
+    """Run a block with one torch thread: an LSTM's steps took thirty times as long with two threads on busy cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -160,7 +160,7 @@ def one_thread() -> Iterator[None]:
 
 
 def scratch(shape: tuple[int, ...], folder: Path) -> np.ndarray:
-    """Zeros in fp16, in a file of `folder` that is gone when the array is; OutputError if the disk has no room."""
+    """Zeros in fp16, in a temporary file in `folder` that lives as long as the array; OutputError on a full disk."""
     with writing(folder), tempfile.TemporaryFile(dir=folder) as file:
         os.posix_fallocate(file.fileno(), 0, 2 * math.prod(shape))  # a memory map of a full disk would end the process
         return np.memmap(file, np.float16, shape=shape)
@@ -188,7 +188,7 @@ def song_masks(
 def separate(
     mixture_CN: np.ndarray, masks: Tensor, iterations: int = 1, window: int = 600, stft: Stft = STFT
 ) -> np.ndarray:
-    """Sources [J, C, N] of a song from masks [J, F, T] (alike for all channels) or [J, C, F, T].
+    """Sources [J, C, N] of a song from masks [J, F, T] (the same for all channels) or [J, C, F, T].
 
     A Wiener filter takes the masked magnitudes, with the mixture's phase, in windows of `window` frames.
 

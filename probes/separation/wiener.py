@@ -16,7 +16,7 @@ FLOOR = 1e-10  # of the power of the loudest bin: keeps covariances invertible w
 def wiener(mixture_CFT: Tensor, magnitudes_JCFT: Tensor, iterations: int = 1) -> Tensor:
     """Sources [J, C, F, T] of a mixture, from magnitudes with the mixture's phase (that is 0 iterations).
 
-    Their sum is the mixture wherever a source has power. In double precision; the whole stretch shares the spatial
+    Their sum is the mixture wherever a source has power. Computed in double precision; all frames share the spatial
     matrices.
 
     >>> mixture = torch.randn(2, 5, 9, dtype=torch.complex128)

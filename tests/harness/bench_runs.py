@@ -1,4 +1,4 @@
-"""What the tests of the benchmark run: encoders of known hearing, altered labels, small trees, whole tasks."""
+"""What the tests of the benchmark run: encoders with known answers, altered labels, small trees, whole tasks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Change = Callable[[Dataset], Dataset]
 
 
 def oracle(task: TaskSpec, home: Path, nuisance: int = 0) -> Encoder:
-    """Hears the answer: a window of the dataset becomes its label, then `nuisance` numbers of no meaning."""
+    """An encoder that returns the answer: the label of a window, then `nuisance` random numbers."""
     dataset = task.read(home)
     known: dict[str, np.ndarray] = {}
     for item in dataset.items:
@@ -70,7 +70,7 @@ def answer(task: TaskSpec, dataset: Dataset, item: Item) -> np.ndarray:
 
 
 def beat_oracle(home: Path) -> Encoder:
-    """Hears the beats of GTZAN at 75 frames a second, and a number of no meaning beside them."""
+    """An encoder that returns the beats of GTZAN at 75 frames per second, and a random number beside them."""
     known = {
         wave_digest(Clip(item.id, item.audio).read(RATE_HZ)): np.array(item.label)
         for item in TASKS["gtzan_beats"].read(home).items
@@ -78,16 +78,16 @@ def beat_oracle(home: Path) -> Encoder:
 
     def frames(wave_N: np.ndarray) -> np.ndarray:
         times_T = np.arange(len(wave_N) * 75 // RATE_HZ) / 75
-        heard_T = beat_targets(known[wave_digest(wave_N)], times_T)
-        return np.stack([heard_T, np.random.default_rng(len(heard_T)).random(len(heard_T))], axis=-1)[None]
+        beats_T = beat_targets(known[wave_digest(wave_N)], times_T)
+        return np.stack([beats_T, np.random.default_rng(len(beats_T)).random(len(beats_T))], axis=-1)[None]
 
     return Encoder(EncoderFacts("beat oracle", "0" * 64, RATE_HZ, 75.0, ("answer",), 2), frames)
 
 
 class Small(Encoder):
-    """24 bands four times a second, as they are, mixed, and mixed again; counts the windows it is asked to hear.
+    """24 bands four times per second, as they are, mixed, and mixed again; counts the windows it embeds.
 
-    With `dies_at`, the process is killed when it should hear that window.
+    With `dies_at`, the process is killed at that window.
     """
 
     FACTS = EncoderFacts("small", "1" * 64, RATE_HZ, RATE_HZ / FRAME, ("embed", "layer01", "layer02"), BANDS)
@@ -162,7 +162,7 @@ def write_toy(home: Path, task: str, labels: dict[str, list[Any]]) -> Path:
 
 
 def copied(home: Path, corpus: str, to: Path) -> Path:
-    """A copy of one corpus below `to`, to be spoilt."""
+    """A copy of one corpus below `to`, to be damaged."""
     shutil.copytree(home / corpus, to / corpus)
     return to / corpus
 
@@ -226,7 +226,7 @@ def no_number(name: str) -> None:
 
 
 def life(home: str, out: str, task: str, dies_at_clip: int | None, dies_at_fit: int | None, grid: dict) -> None:
-    """A run of a process of its own, killed while it hears or after a fit, or left to end."""
+    """A run in its own process, killed at a clip or after a fit, or left to end."""
     torch.set_num_threads(1)
     fits = 0
 
