@@ -276,7 +276,7 @@ class Embedder:
                 known = f"{', '.join(names)} (or 0 to {len(names) - 1}, last, recommended)"
                 raise ValueError(f"no layer {layer!r}: this model has {known}")
         if not numbers or len(set(numbers)) < len(numbers):
-            raise ValueError(f"layers {list(layers)} are empty, or name one twice")
+            raise ValueError(f"layers {list(layers)} are none, or hold one twice")
         return tuple(numbers)
 
     def _refuse_too_long(self, recording: Recording, settings: Settings) -> None:
