@@ -99,7 +99,7 @@ def load_outputs(path: Path) -> Outputs:
 def portable(word: str) -> str:
     """An absolute path as its last name, which means something on other machines too; other words as they are.
 
-    >>> portable("/home/me/music/gtzan"), portable("results/log-mel"), portable("1e-3")
+    >>> portable("/data/music/gtzan"), portable("results/log-mel"), portable("1e-3")
     ('gtzan', 'results/log-mel', '1e-3')
     """
     return PurePath(word).name if PurePath(word).is_absolute() else word
