@@ -87,15 +87,9 @@ def run(
         try:
             with callbacks(task) as shown:
                 path = run_task(
-                    task,
-                    encoder,
-                    home=home,
-                    out=out,
-                    features=features,
-                    options=options,
-                    command=words_of(call),
+                    task, encoder, home=home, out=out, features=features, options=options, command=words_of(call),
                     **shown,
-                )
+                )  # fmt: skip
             typer.echo(line_of(path))
         except MertError as error:
             failed += 1
