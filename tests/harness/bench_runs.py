@@ -213,9 +213,10 @@ def run(task: TaskSpec | str, encoder: Encoder, home: Path, out: Path, **options
 
 
 def but_times(folder: Path, task: str) -> dict[str, Any]:
-    """All of a result but how long it took, and a digest of the outputs beside it."""
+    """All of a result but how long it took and the command, which names its own output; and the outputs beside it."""
     values: dict[str, Any] = json.loads((folder / f"{task}.json").read_text(), parse_constant=no_number)
     assert values.pop("seconds") > 0
+    values.pop("command")
     with np.load(folder / f"{task}.npz") as arrays:
         return values | {"arrays": {name: arrays[name].tobytes() for name in arrays.files}}
 

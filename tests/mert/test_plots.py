@@ -200,7 +200,7 @@ def test_what_cannot_be_drawn_is_one_line_with_file_reason_and_remedy(tmp_path: 
     (tmp_path / "run").mkdir()
     damaged = store(tmp_path / "store", [[0], [9]], [4])
     cases: list[tuple[tuple[object, ...], int, str]] = [
-        (("ssm", tmp_path / "pooled.npz"), 2, "no time axis"),
+        (("ssm", tmp_path / "pooled.npz"), 2, "without a time axis"),
         (("ssm", tmp_path / "missing.npz"), 1, "missing.npz"),
         (("ssm", features, "--layer", "layer99"), 2, "holds no layer layer99; ask for layer07"),
         (("layers", one_layer), 2, "one layer only; run the benchmark over several layers"),

@@ -25,7 +25,7 @@ import yaml
 from test_train_engine import command, engine, recipe_file, rows
 
 import mert
-from mert.cli.models import Format, export, export_run
+from mert.cli.models import export, export_run
 from mert.cli.train import pretrain
 from mert.errors import CheckpointError, MertError, UsageError
 from mert.models.config import MertConfig
@@ -158,7 +158,7 @@ def test_load_model_by_an_asset_card_gives_our_weights(scenarios: tuple[Path, di
 
 def test_export_writes_the_card_beside_the_weights(tmp_path: Path) -> None:
     save_pretrained(tiny_embedder(), tmp_path / "tiny")
-    export(str(tmp_path / "tiny"), tmp_path / "model", Format.fairseq2)
+    export(str(tmp_path / "tiny"), tmp_path / "model", "fairseq2")
     card = yaml.safe_load((tmp_path / "model/fairseq2/model.yaml").read_text())
     assert (card["name"], card["model_family"]) == ("model", "mert")
     assert (tmp_path / "model/fairseq2" / card["checkpoint"]).resolve() == tmp_path / "model/model.safetensors"

@@ -439,7 +439,7 @@ def test_run_task_itself_knows_no_layer_that_is_none(task: str, suite: Path, tmp
 def test_a_result_says_what_it_is_of(bench: Callable[..., Run], suite: Path, tmp_path: Path) -> None:
     assert bench(*options("gtzan_genre", suite, tmp_path, "--lrs", "1e-3,1e-2", "--seeds", "0,1")).code == 0
     values = but_times(tmp_path, "gtzan_genre")
-    assert values["schema"] == 1 and values["limit"] is None and values["device"] == "cpu"
+    assert values["schema"] == 2 and values["limit"] is None and values["device"] == "cpu"
     assert {name: values["model"][name] for name in ("name", "revision", "sha256", "normalize", "context")} == {
         "name": "small", "revision": None, "sha256": "1" * 64, "normalize": False, "context": "window",
     }  # fmt: skip
@@ -474,8 +474,8 @@ def test_numbers_are_computed_again_from_the_outputs(bench: Callable[..., Run], 
     path.write_text(honest)
     (tmp_path / "nsynth_pitch.npz").unlink()
     assert bench("validate", tmp_path).code == 1
-    path.write_text(honest.replace('"schema": 1', '"schema": 2'))
-    with pytest.raises(MertError, match="schema 2"):
+    path.write_text(honest.replace('"schema": 2', '"schema": 3'))
+    with pytest.raises(MertError, match="schema 3"):
         Result.load(path)
 
 
