@@ -82,6 +82,8 @@ def usage_errors(command: str) -> Iterator[None]:
 
     try:
         yield
+    except UsageError:
+        raise
     except ValueError as error:
         raise UsageError(f"mert {command}", str(error), f"see mert {command} --help") from error
 

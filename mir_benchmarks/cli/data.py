@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from mert.cli.terminal import console, progress
+from mert.cli.terminal import console, progress, usage_errors
 from mert.errors import UsageError
-from mir_benchmarks.cli.options import option_values, tasks_of
+from mir_benchmarks.cli.options import tasks_of
 
 Purpose = Literal["train", "bench"]
 AudioFormat = Literal["flac", "wav"]
@@ -67,7 +67,7 @@ def synth(
     """Write the synthetic music of data=synth with its scores. Run it again to continue, or for more hours."""
     from mir_benchmarks.synth.write import open_folder, write_hours
 
-    with option_values("mert bench synth"):
+    with usage_errors("bench synth"):
         corpus = open_folder(out, hours, seed, seconds, rate_hz, purpose, audio_format)
     lines, counts = console(), {True: 0, False: 0}
     with progress(lines) as bar:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mert.cli.terminal import Device, check_device, printable, progress
-from mir_benchmarks.cli.options import MODELS, Context, option_values, words_of
+from mert.cli.terminal import Device, check_device, printable, progress, usage_errors
+from mir_benchmarks.cli.options import MODELS, Context, words_of
 
 if TYPE_CHECKING:
     from mir_benchmarks.report.tables import Table
@@ -76,7 +76,7 @@ def encoders_of(
 
     check_device(device)
     encoders = [load_encoder(name, context, chosen_device(device)) for name in models]
-    with option_values(f"mert bench {call.info_name}"):
+    with usage_errors(f"bench {call.info_name}"):
         for encoder in encoders:
             chosen_layer(encoder, layer)
     return encoders

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
@@ -17,24 +15,6 @@ Context = Literal["window", "training"]
 Suite = Literal["tiny", "small"]
 
 MODELS = "Name, folder, log-mel, mfcc, cqt-chroma, random-nano"
-
-
-class OptionError(UsageError, ValueError):
-    """A value of an option that the library refused with a ValueError; the message is that of the ValueError."""
-
-    def __str__(self) -> str:
-        return self.reason
-
-
-@contextmanager
-def option_values(command: str) -> Iterator[None]:
-    """Turn the ValueErrors of a block into wrong usage; the block only checks values, so that bugs are not hidden."""
-    try:
-        yield
-    except UsageError:
-        raise
-    except ValueError as error:
-        raise OptionError(command, str(error), f"see {command} --help") from None
 
 
 def words_of(call: typer.Context) -> list[str]:

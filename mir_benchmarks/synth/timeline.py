@@ -34,10 +34,6 @@ class Timeline:
     def n_steps(self) -> int:
         return self.groove.beats * self.groove.steps
 
-    @property
-    def step_s(self) -> float:
-        return self.beat_s / self.groove.steps
-
     def at(self, bar: Bar, step: float) -> float:
         """Seconds of a step; swing bends the middle of each beat backwards, beats stay."""
         beat, fraction = divmod(step / self.groove.steps, 1)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from mert.errors import UsageError
 from mir_benchmarks.synth.corpus import SynthCorpus
 from mir_benchmarks.synth.files import claim, encode, write_bytes
 
@@ -51,7 +52,7 @@ def open_folder(
 ) -> SynthCorpus:
     """The corpus that fills `hours`, its options recorded in `home`: more hours of it may follow, nothing else may.
 
-    ValueError for options that are out of range, and for a folder that holds anything else.
+    ValueError for options that are out of range, UsageError for a folder that holds anything else.
     """
     if not (math.isfinite(hours) and hours > 0):
         raise ValueError(f"give a positive number of hours, not {hours}")
@@ -60,7 +61,7 @@ def open_folder(
     corpus = SynthCorpus(seed, n_clips(hours, seconds), seconds, rate_hz, purpose)
     options = {"seed": seed, "seconds": seconds, "rate_hz": rate_hz, "purpose": purpose, "suffix": suffix}
     if reason := claim(home / "synth.json", options, "music of this kind"):
-        raise ValueError(f"{home} {reason}: choose another folder")
+        raise UsageError(home, reason, "choose another folder")
     return corpus
 
 

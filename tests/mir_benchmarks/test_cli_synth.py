@@ -38,7 +38,7 @@ def test_synth_leaves_folders_of_others_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     refused = synth(HOURS, "-o", tmp_path, "--seconds", 0.5)
     assert refused.code == 2 and refused.err.splitlines() == [
-        f"error: {tmp_path} is not empty, and holds no music of this kind: choose another folder"
+        f"error: {tmp_path}: is not empty, and holds no music of this kind; choose another folder"
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     assert synth(HOURS, "-o", tmp_path / "new", "--seconds", 0.5).code == 0
