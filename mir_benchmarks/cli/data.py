@@ -59,7 +59,7 @@ def synth(
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder, or one to continue.", file_okay=False)],
     seed: Annotated[int, typer.Option(min=0, help="Another seed is other music.")] = 0,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of a clip.")] = 10.0,
-    rate_hz: Annotated[int, typer.Option(min=8_000, help="Sample rate.")] = 24_000,
+    rate_hz: Annotated[int, typer.Option(min=8_000, max=192_000, help="Sample rate.")] = 24_000,
     purpose: Annotated[Purpose, typer.Option(help="train and bench share no piece and no instrument.")] = "train",
     audio_format: Annotated[AudioFormat, typer.Option("--format", help="Of the files, 16 bits.")] = "flac",
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
