@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 from harness.commands import run_mert
-from harness.sounds import SHARED, music
+from harness.sounds import REFERENCE, music, needs_reference
 
 import mert
 from mert.audio.find import SUFFIXES
 
-AUDIO = SHARED / "audio"
-pytestmark = pytest.mark.skipif(not AUDIO.is_dir(), reason="no ../shared/reference/audio beside the checkout")
+AUDIO = REFERENCE / "audio"
+pytestmark = needs_reference
 
 
 def recordings() -> list[Path]:

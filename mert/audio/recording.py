@@ -25,7 +25,8 @@ MAX_CHANNELS = 64
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 1_536_000
 MAX_VALUE = 1e6  # float files may exceed 1, but not by this
 SILENT_RANGE = 1e-4  # peak to peak; a 16-bit step is 3e-5
-RESAMPLER = "soxr HQ"
+QUALITY = "HQ"  # of soxr
+RESAMPLER = f"soxr {QUALITY}"
 
 Source = str | os.PathLike | bytes | bytearray | BinaryIO
 
@@ -166,7 +167,7 @@ def resampled(blocks: Iterator[np.ndarray], from_hz: int, to_hz: int) -> Iterato
     if from_hz == to_hz:
         yield from blocks
         return
-    stream = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ")
+    stream = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality=QUALITY)
     for block_N in blocks:
         out_N = stream.resample_chunk(block_N)
         if len(out_N):

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 from harness.oracle import Hubert, worst
-from harness.sounds import SHARED, all_close, music, tiny_config, tiny_embedder
+from harness.sounds import REFERENCE, all_close, music, needs_reference, tiny_config, tiny_embedder
 
 import mert
 from mert.audio.recording import Recording
@@ -169,16 +169,15 @@ def cosines(got: list[torch.Tensor], wanted: list[torch.Tensor]) -> list[float]:
 
 def real_recordings() -> Iterator[np.ndarray]:
     """Of each up to 10 s, at 24 kHz."""
-    for path in sorted((SHARED / "audio").rglob("*")):
+    for path in sorted((REFERENCE / "audio").rglob("*")):
         if path.suffix in (".wav", ".ogg"):
             yield np.concatenate(list(Recording(path).blocks(24_000)))[:240_000]
 
 
+@needs_reference
 @pytest.mark.parametrize("dtype, least", [("bfloat16", 0.999), ("int8", 0.999)])
 @pytest.mark.parametrize("name", ["mert-nano", pytest.param("random-95m", marks=pytest.mark.check)])
 def test_short_types_stay_near_float32_on_real_recordings(name: str, dtype: str, least: float) -> None:
-    if not (SHARED / "audio").exists():
-        pytest.skip("the recordings lie beside the repository")
     m = mert.load(name, device="cpu") if name == "mert-nano" else mert.random_model("95m")
     clips = [(wave_N, 24_000) for wave_N in real_recordings()]
     exact = list(m.embed_many(clips, dtype="float32"))

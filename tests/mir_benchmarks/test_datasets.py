@@ -8,12 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 from harness.planting import by_split, plant, refused
-from harness.sounds import SHARED
+from harness.sounds import REFERENCE, needs_reference
 
 from mir_benchmarks.datasets import giantsteps, gtzan, mtt, splits
-
-needs_reference = pytest.mark.skipif(not SHARED.exists(), reason="the reference folder is not here")
-
 
 # --- what is shipped ---
 
@@ -21,15 +18,15 @@ needs_reference = pytest.mark.skipif(not SHARED.exists(), reason="the reference 
 @needs_reference
 def test_shipped_lists_are_the_published_ones() -> None:
     for split, n in (("train", 443), ("valid", 197), ("test", 290)):
-        lines = (SHARED / "gtzan" / f"{split}_filtered.txt").read_text().split()
+        lines = (REFERENCE / "gtzan" / f"{split}_filtered.txt").read_text().split()
         ours = [name for name, of in splits.gtzan_splits().items() if of == split]
         assert [f"{name.partition('.')[0]}/{name}.wav" for name in ours] == lines and len(lines) == n
     assert [tag.replace(" ", "") for tag in splits.mtt_tags()] == [
-        tag.lower() for tag in (SHARED / "mtt" / "top50_tags.txt").read_text().split()
+        tag.lower() for tag in (REFERENCE / "mtt" / "top50_tags.txt").read_text().split()
     ]
-    published = yaml.safe_load((SHARED / "musdb18" / "mus.yaml").read_text())["validation_tracks"]
+    published = yaml.safe_load((REFERENCE / "musdb18" / "mus.yaml").read_text())["validation_tracks"]
     assert splits.musdb_validation() == set(published) and len(published) == 14
-    facts = json.loads((SHARED / "vocalset" / "facts.json").read_text())
+    facts = json.loads((REFERENCE / "vocalset" / "facts.json").read_text())
     assert splits.vocalset()["techniques"] == facts["all_techniques"]
     assert splits.vocalset()["task_techniques"] == facts["technique_task_classes"]
     assert ["/" + name for name in splits.vocalset()["deletions"]] == facts["deletes"] and len(facts["deletes"]) == 5

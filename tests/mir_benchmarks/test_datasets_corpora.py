@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from harness.planting import by_split, plant, refused
-from harness.sounds import SHARED
+from harness.sounds import REFERENCE, needs_reference
 
 from mir_benchmarks.datasets import emomusic, jamendo, musdb, nsynth, vocalset
 from mir_benchmarks.tasks.registry import TASKS
@@ -281,9 +281,9 @@ def test_jamendo_says_what_is_wrong(tmp_path: Path) -> None:
     refused(jamendo.read_genre, tmp_path, "autotagging_genre-train.tsv")
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the reference folder is not here")
+@needs_reference
 def test_jamendo_reads_the_real_splits(tmp_path: Path) -> None:
-    for packed in (SHARED / "mtg_jamendo" / "split-0").glob("*.tsv.gz"):
+    for packed in (REFERENCE / "mtg_jamendo" / "split-0").glob("*.tsv.gz"):
         plant(tmp_path, {f"data/splits/split-0/{packed.stem}": gzip.decompress(packed.read_bytes()).decode()})
     split_of: dict[str, set[str]] = {}
     for task, n_tags in (("mtg_genre", 87), ("mtg_instrument", 40), ("mtg_moodtheme", 56), ("mtg_top50", 50)):
