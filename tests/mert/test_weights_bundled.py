@@ -150,11 +150,11 @@ def _python(code: str, *arguments: object, **variables: str) -> str:
 
 @pytest.mark.check
 @pytest.mark.timeout(1_200)
-def test_two_runs_of_its_recipe_begin_with_the_same_hundred_losses(tmp_path: Path) -> None:
-    """Bit for bit, on one CPU. With `steps=101` the first hundred have the learning rates of the whole run."""
+def test_two_runs_of_its_recipe_begin_with_the_same_twenty_losses(tmp_path: Path) -> None:
+    """Bit for bit, on one CPU."""
     fit = ["fit-teacher", "mel_rvq", "synth", "-o", "mel_rvq", "--clips", "30"]
     subprocess.run(mert_command(*fit), cwd=tmp_path, check=True, capture_output=True)
-    train = mert_command("pretrain", NAME, "steps=101")
+    train = mert_command("pretrain", NAME, "steps=20", "warmup_steps=10", "validate_clips=16")
     runs = [
         subprocess.Popen([*train, f"out={out}"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         for out in ("one", "two")
@@ -162,7 +162,7 @@ def test_two_runs_of_its_recipe_begin_with_the_same_hundred_losses(tmp_path: Pat
     for run in runs:
         _, said = run.communicate()
         assert run.returncode == 0, said.decode()
-    one, two = ([row["loss"] for row in read_rows(tmp_path / out / "metrics.jsonl")[:100]] for out in ("one", "two"))
-    assert len(one) == 100
+    one, two = ([row["loss"] for row in read_rows(tmp_path / out / "metrics.jsonl")] for out in ("one", "two"))
+    assert len(one) == 20
     assert one == two
     assert one[-1] < one[0]
