@@ -94,20 +94,22 @@ def put_in_place(temporary: Path, path: Path) -> None:
 def write_folder(path: Path) -> Iterator[Path]:
     """An empty folder, which takes the place of `path` when the block ends well and vanishes otherwise.
 
+    Whatever interrupts the exchange, the old folder is put back; after a kill it is beside `path`, as `.NAME.PID.old`.
     OutputError if the disk refuses.
     """
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")  # not below the temporary folder, which may be swept
     with temporary_folder(path) as folder, writing(path):
-        new, old = folder / "new", folder / "old"
+        new = folder / "new"
         new.mkdir()
         yield new
-        if path.exists():
-            os.rename(path, old)
         try:
+            if path.exists():
+                os.rename(path, old)
             os.rename(new, path)
-        except OSError:
-            if old.exists():
+        finally:
+            if old.exists() and not path.exists():
                 os.rename(old, path)
-            raise
+            shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
