@@ -113,6 +113,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
         }  # fmt: skip
 
 
+@pytest.mark.check
 @pytest.mark.timeout(1_200)  # for busy machines
 def test_the_readme_runs_from_top_to_bottom(environment: tuple[Path, dict[str, str]]) -> None:
     folder, variables = environment
@@ -126,6 +127,7 @@ def test_the_readme_runs_from_top_to_bottom(environment: tuple[Path, dict[str, s
     assert (folder / "results/peaks/nsynth_pitch.json").exists()
 
 
+@pytest.mark.check
 @pytest.mark.timeout(1_200)  # for busy machines
 def test_the_package_readmes_run_from_top_to_bottom(environment: tuple[Path, dict[str, str]]) -> None:
     run_all(PACKAGES, *environment)

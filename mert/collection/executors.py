@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import asdict, replace
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_all_start_methods, get_context, parent_process
 from typing import Any
 
 import torch
@@ -109,9 +109,9 @@ def _run_pool(left: deque[list[Job]], options: JobOptions, workers: int) -> Gene
     """Take bundles from `left` until none are; returns early where a worker dies, with the jobs in progress."""
     threads = max(1, (os.cpu_count() or 1) // workers)
     running: dict[Future[list[Row]], list[Job]] = {}
-    spawn = get_context("spawn")
-    start = options, threads, spawn.Value("i", 0)
-    with ProcessPoolExecutor(workers, spawn, _start_worker, start) as pool:
+    processes = _fresh_processes()
+    start = options, threads, processes.Value("i", 0)
+    with ProcessPoolExecutor(workers, processes, _start_worker, start) as pool:
         try:
             while left or running:
                 while left and len(running) < 2 * workers:  # no more, so that Ctrl-C need not wait for all
@@ -125,6 +125,15 @@ def _run_pool(left: deque[list[Job]], options: JobOptions, workers: int) -> Gene
         except BrokenProcessPool:
             pass
     return [job for jobs in running.values() for job in jobs]
+
+
+def _fresh_processes() -> Any:
+    """How workers start: as forks of a process that has imported torch and this job once, where the system forks."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["mert.collection.job"])
+    return context
 
 
 class _RayStage:

@@ -9,7 +9,6 @@ import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import soundfile
 import torch
 
+from harness.forks import FORKS
 from mir_benchmarks.datasets.dataset import SPLITS, Dataset, Item, Label
 from mir_benchmarks.suite.write import write_corpus
 from mir_benchmarks.tasks.options import Options
@@ -30,11 +30,6 @@ from probes.results import Result
 
 RATE_HZ = 8_000
 FRAME, BANDS = 2_000, 24  # samples and bands of the small encoder
-FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload([
-    "mir_benchmarks.tasks.run", "mir_benchmarks.suite.write", "soundfile", "soxr", "sklearn.metrics", "scipy.sparse",
-    "pyarrow.parquet",
-])  # fmt: skip
 
 Change = Callable[[Dataset], Dataset]
 

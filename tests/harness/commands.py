@@ -11,16 +11,14 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from harness.forks import FORKS
 from mert.cli import main as cli
 
-FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(["mert.weights.hub", "mert.collection.executors", "mert.cli.embed", "rich.progress"])
 SMALL_FILE_BYTES = 12_000  # of features of less than 2 s
 
 

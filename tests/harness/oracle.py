@@ -31,7 +31,7 @@ class Hubert:
 
 
 def worst(got: list[Tensor] | tuple[Tensor, ...], wanted: list[Tensor] | tuple[Tensor, ...]) -> float:
-    """Largest difference over all states, in units of DESIGN rule 3: max(1, rms of that layer)."""
+    """Largest difference over all states, in units of CONTRIBUTING rule 2: max(1, rms of that layer)."""
     assert len(got) == len(wanted)
     return max(
         float((a.double() - b.double()).abs().max() / b.double().pow(2).mean().sqrt().clamp(min=1))

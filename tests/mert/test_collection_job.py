@@ -524,6 +524,7 @@ def ray_cluster() -> Iterator[Any]:
     ray.shutdown()
 
 
+@pytest.mark.check
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_ray_agrees_with_local_whatever_the_names(
     options: JobOptions, corpus: Path, local: Path, tmp_path: Path, ray_cluster: Any, monkeypatch: pytest.MonkeyPatch

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import io
 import json
-import multiprocessing
 import os
 import pickle
 import socket
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harness.forks import FORKS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -375,11 +375,9 @@ def test_eight_threads_writing_one_output_leave_one_whole_file(tmp_path: Path) -
 
 
 def test_eight_processes_writing_one_output_leave_one_whole_file(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
-    context.set_forkserver_preload(["mert.embedding.npz"])
-    barrier = context.Barrier(8)
+    barrier = FORKS.Barrier(8)
     path = tmp_path / "a.npz"
-    processes = [context.Process(target=write_many_times, args=(str(path), i, barrier)) for i in range(8)]
+    processes = [FORKS.Process(target=write_many_times, args=(str(path), i, barrier)) for i in range(8)]
     for process in processes:
         process.start()
     for process in processes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,14 +16,19 @@ from mert.models.config import MertConfig, base_95m, large_330m, nano
 from mert.models.frontend import Conv
 from mert.models.mert import Mert
 
-TOLERANCE = 1e-5  # DESIGN rule 3
+TOLERANCE = 1e-5  # CONTRIBUTING rule 2
 SIZES = {"95m": base_95m, "330m": large_330m}
 
 
-@pytest.fixture(scope="module", params=SIZES)
+@pytest.fixture(scope="module", params=[
+    *((size, 3) for size in SIZES), *(pytest.param((size, None), marks=pytest.mark.check) for size in SIZES)
+], ids=["95m, 3 layers", "330m, 3 layers", "95m", "330m"])  # fmt: skip
 def published(request: pytest.FixtureRequest) -> Mert:
+    """The published sizes, whole in the long tests."""
+    size, n_layers = request.param
+    config = SIZES[size]()
     torch.manual_seed(1)
-    return Mert(SIZES[request.param]()).eval()
+    return Mert(replace(config, n_layers=n_layers or config.n_layers)).eval()
 
 
 @pytest.fixture(scope="module")

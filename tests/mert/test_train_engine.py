@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from threading import current_thread
@@ -18,7 +16,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from harness.commands import run_mert
+from harness.commands import mert_command, run_mert
+from harness.forks import pretrain_together
 from harness.sounds import music, tiny_config
 
 pytest.importorskip("yaml")
@@ -72,17 +71,8 @@ def rows(out: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in timed]
 
 
-def command(config: Path, *overrides: str, processes: int = 1) -> list[str]:
-    start = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
-    return [*(start if processes > 1 else [sys.executable]), "-m", "mert.cli", "pretrain", str(config), *overrides]
-
-
 def run(config: Path, *overrides: str, processes: int = 1) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command(config, *overrides, processes=processes), capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    pretrain_together([str(config), *overrides], processes)
 
 
 def same_bits(a: Engine, b: Engine) -> bool:
@@ -297,7 +287,9 @@ def test_a_save_that_was_cut_off_is_not_a_checkpoint_and_the_last_good_one_is_ke
 
 def test_sigterm_finishes_the_step_saves_and_the_run_goes_on(tmp_path: Path, recordings: Path) -> None:
     config = recipe_file(tmp_path, recordings, steps=400, checkpoint_every=1000, validate_every=1000)
-    with subprocess.Popen(command(config), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        mert_command("pretrain", config), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         metrics = tmp_path / "run/metrics.jsonl"
         deadline = time.monotonic() + 120
         while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2) and time.monotonic() < deadline:

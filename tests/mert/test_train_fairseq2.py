@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import soundfile
 import torch
+from harness.commands import mert_command
+from harness.forks import pretrain_together
 from harness.sounds import music, tiny_config, tiny_embedder
 
 pytest.importorskip("yaml")
@@ -22,7 +24,7 @@ pytest.importorskip("tensorboard")
 pytest.importorskip("matplotlib")
 
 import yaml
-from test_train_engine import command, engine, recipe_file, rows
+from test_train_engine import engine, recipe_file, rows
 
 import mert
 from mert.cli.models import export, export_run
@@ -89,12 +91,13 @@ def scenarios(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     return folder, json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
+@pytest.mark.check
 @needs_fairseq2
 def test_fairseq2_prints_our_losses_for_fifty_steps_and_no_secrets(
     tmp_path: Path, recordings: Path, one_thread: None
 ) -> None:
     config = config_file(tmp_path, recordings, steps=50, warmup_steps=10, checkpoint_every=25, validate_every=20)
-    done = child([*command(config), "--engine", "fairseq2"])
+    done = child(mert_command("pretrain", config, "--engine", "fairseq2"))
     ours = engine(read_recipe(str(config), [f"out={tmp_path / 'ours'}"]))
     ours.checkpoints.save = lambda *arguments: tmp_path  # type: ignore[method-assign]
     ours.run()
@@ -207,8 +210,9 @@ def test_two_processes_of_fairseq2_give_the_losses_of_two_of_ours(
 ) -> None:
     config = config_file(tmp_path, recordings)
     options = (f"parallel={parallel}", "group_clips=1")
-    child([*command(config, *options, "steps=8", processes=2), "--engine", "fairseq2"])
-    child(command(config, *options, f"out={tmp_path / 'ours'}", processes=2))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "mert.cli"]
+    child([*torchrun, "pretrain", str(config), *options, "steps=8", "--engine", "fairseq2"])
+    pretrain_together([str(config), *options, f"out={tmp_path / 'ours'}"], 2)
     assert_same(rows(tmp_path / "run"), rows(tmp_path / "ours"))
     folders = (export_run(tmp_path / name, tmp_path / f"{name}_model") for name in ("run", "ours"))
     theirs, ours = (mert.load(folder, device="cpu").model.state_dict() for folder in folders)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import re
 import shutil
 import signal
@@ -19,6 +18,7 @@ import soundfile
 import torch
 from harness import faulty
 from harness.commands import run_mert
+from harness.forks import FORKS
 from harness.sounds import music
 
 pytest.importorskip("yaml")
@@ -39,10 +39,6 @@ from teachers.labels import LabelStore, shard_name
 from teachers.random_projection import RandomProjectionTeacher
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")
-FORKS = multiprocessing.get_context("forkserver")  # processes that start in no time, from a clean one
-FORKS.set_forkserver_preload(
-    ["__main__", "mert.train.engine", "torch._dynamo", "nnAudio.features", "matplotlib.figure", "mert.plots"]
-)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from harness import faulty
+from harness.forks import free_port, pretrain_together
 
 pytest.importorskip("yaml")
 pytest.importorskip("tensorboard")
@@ -51,7 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, recordings: Path) -> dict[st
     for parallel in ("ddp", "fsdp"):
         folder = tmp_path_factory.mktemp(parallel)
         config = small_recipe(folder, recordings, batch_clips=8, group_clips=2, parallel=parallel)
-        assert "going on" not in two_processes("group:99:0", 0, config)
+        pretrain_together([config], 2)
         runs[parallel] = folder / "run"
     return runs
 
@@ -73,12 +73,6 @@ def test_a_killed_process_is_started_again_and_no_bit_is_lost(
     assert same_end(tmp_path / "run", whole[parallel])
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("localhost", 0))
-        return int(server.getsockname()[1])
-
-
 def children(process: int) -> list[int]:
     table = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
     return [int(pid) for pid, parent in map(str.split, table.splitlines()) if int(parent) == process]
@@ -94,7 +88,7 @@ def wait_for_rows(run: Path, n: int, agents: list[subprocess.Popen[str]]) -> Non
 
 def test_of_two_machines_one_is_killed_and_started_again(tmp_path: Path, recordings: Path) -> None:
     settings = {"steps": STEPS, "checkpoint_every": 4, "batch_clips": 8, "group_clips": 2, "validate_every": STEPS}
-    two_processes("group:99:0", 0, small_recipe(tmp_path / "whole", recordings, **settings))
+    pretrain_together([small_recipe(tmp_path / "whole", recordings, **settings)], 2)
     config, run = small_recipe(tmp_path, recordings, **settings), tmp_path / "run"
     meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port()}", "--rdzv-id=mert"]
     options = ["--nnodes=2", "--nproc-per-node=1", "--max-restarts=3", *meeting, "-m", "mert.cli", "pretrain", config]

@@ -10,11 +10,11 @@ import pytest
 import torch
 from harness.commands import run_mert
 from harness.oracle import worst
-from harness.sounds import music, tiny_config, tiny_embedder
+from harness.sounds import music, tiny_embedder
 
 import mert
+from mert.embedding.embedder import Embedder
 from mert.errors import CheckpointError, MertError
-from mert.models.mert import Mert
 from mert.weights.onnx_export import check_onnx, export_onnx
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="comes with the extra [onnx]")
@@ -26,10 +26,14 @@ def states(path: Path, wave_BN: np.ndarray) -> list[torch.Tensor]:
     return list(torch.from_numpy(session.run(["states"], {"wave": wave_BN})[0]))
 
 
-@pytest.mark.parametrize("pre_norm", [False, True])
-def test_any_batch_and_length_and_windows_are_normalised_inside(pre_norm: bool, tmp_path: Path) -> None:
-    m = tiny_embedder(pre_norm=pre_norm)
-    path = export_onnx(m.model, tmp_path / "model.onnx")
+@pytest.fixture(scope="module", params=[False, True], ids=["post-norm", "pre-norm"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Embedder, Path]:
+    m = tiny_embedder(pre_norm=request.param)
+    return m, export_onnx(m.model, tmp_path_factory.mktemp("exported") / "model.onnx")
+
+
+def test_any_batch_and_length_and_windows_are_normalised_inside(exported: tuple[Embedder, Path]) -> None:
+    m, path = exported
     for seconds, clips in ((0.1, 3), (1.7, 1)):
         wave_BN = 0.3 + np.stack([music(seconds, seed=i) for i in range(clips)])
         got = states(path, wave_BN)
@@ -37,11 +41,9 @@ def test_any_batch_and_length_and_windows_are_normalised_inside(pre_norm: bool, 
         assert worst(got, list(torch.from_numpy(np.stack(wanted, 1)))) <= 1e-5
 
 
-def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
-    m = tiny_embedder()
-    before = {name: tensor.clone() for name, tensor in m.model.state_dict().items()}
-    export_onnx(m.model, tmp_path / "model.onnx")
-    after = m.model.state_dict()
+def test_the_model_is_left_as_it_was(exported: tuple[Embedder, Path]) -> None:
+    after = exported[0].model.state_dict()
+    before = tiny_embedder(pre_norm=exported[0].model.config.pre_norm).model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -55,11 +57,10 @@ def test_the_command_exports_and_checks_the_bundled_model(tmp_path: Path) -> Non
     assert worst(states(tmp_path / "out" / "model.onnx", wave_BN), wanted) <= 1e-5
 
 
-def test_another_models_file_does_not_pass(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    path = export_onnx(Mert(tiny_config()).eval(), tmp_path / "model.onnx")
+def test_another_models_file_does_not_pass(exported: tuple[Embedder, Path]) -> None:
+    m, path = exported
     with pytest.raises(CheckpointError, match="states differ by"):
-        check_onnx(tiny_embedder().model, path)
+        check_onnx(tiny_embedder(seed=1, pre_norm=m.model.config.pre_norm).model, path)
 
 
 def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,14 +123,3 @@ def test_fifty_times_faster_than_it_plays() -> None:
     seconds = {name: len(extent) * extent.seconds for name, extent in SIZES["small"].items()}
     cost = sum(per_second[name] * seconds[name] for name in CORPORA) / sum(seconds.values())
     assert 2 / cost >= 50, per_second
-
-
-@pytest.mark.check
-def test_the_tiny_suite_is_read_by_all_tasks(tmp_path: Path) -> None:
-    begin = time.monotonic()
-    home = write_suite(tmp_path, "tiny", workers=2)
-    assert time.monotonic() - begin < 240
-    for task in TASKS.values():
-        dataset = task.read(home)
-        assert dataset.counts == task.expected_counts(home / task.corpus)
-        assert all(dataset.counts.values())

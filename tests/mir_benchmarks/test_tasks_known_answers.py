@@ -19,7 +19,6 @@ from harness.commands import mert_command
 
 from mir_benchmarks.statistics import Comparison, Sample, compare
 from mir_benchmarks.suite.sizes import SIZES, Extent
-from mir_benchmarks.suite.write import write_suite
 from mir_benchmarks.tasks.options import Options
 from mir_benchmarks.tasks.registry import TASKS
 from mir_benchmarks.tasks.run import run_task
@@ -32,7 +31,7 @@ from probes.separation.unmix import separate
 
 pytestmark = [pytest.mark.check, pytest.mark.timeout(1_200)]
 
-GRID = ("--layers", "layer03", "--lrs", "1e-3,5e-3", "--seeds", "0")
+GRID = ("--layers", "layer03", "--lrs", "5e-3", "--seeds", "0")
 LONGEST_S = 900.0  # on two busy cores; the target, on two idle ones, is two minutes for the suite and five for the rest
 CLIP_LEVEL = [task.name for task in TASKS.values() if task.kind not in ("beats", "separation")]
 TAGGED = [task.name for task in TASKS.values() if task.kind == "multilabel"]
@@ -97,8 +96,8 @@ def test_every_result_says_what_it_is_of(whole: Whole) -> None:
         assert task["counts"] == json.loads((home / "SYNTHETIC.json").read_text())["counts"][name]
         assert task["version"] == spec.version and set(result.protocol) == {*spec.switches, "features"}
         assert result.model["name"] == "random-nano" and len(result.model["sha256"]) == 64
-        assert result.limit is None and result.layer == "layer03" and result.lr in (1e-3, 5e-3)
-        assert tuple(result.metrics) == spec.metrics and len(result.grid) == 2 and len(result.seeds) == 1
+        assert result.limit is None and result.layer == "layer03" and result.lr == 5e-3
+        assert tuple(result.metrics) == spec.metrics and len(result.grid) == len(result.seeds) == 1
         low, high = result.score["ci95"]
         assert low <= high and np.isfinite([low, high]).all() and result.score["n"] >= task["counts"]["test"]
         assert set(result.seeds[0]["test"]) >= set(spec.metrics) and result.versions["torch"]
@@ -188,13 +187,16 @@ def test_the_true_answer_is_found_in_every_corpus(name: str, whole: Whole, tagge
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_suite(tmp_path_factory.mktemp("small"), "small", workers=2, corpora=["giantsteps", "nsynth"])
+def some(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """More keys and notes than `tiny` has, of a few seconds each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIZES, "some", {"giantsteps": Extent(100, 24, 72, 4.0), "nsynth": Extent(100, 22, 66, 1.5)})
+        return write_tree(tmp_path_factory.mktemp("some"), SIZES["some"], "some")
 
 
 def score_of(task: str, home: Path, out: Path, model: str) -> Sample:
     path = run_task(TASKS[task], load_encoder(model), home=home, out=out / model, features=out / "features",
-                    options=Options(lrs=(1e-3, 5e-3), seeds=(0, 1, 2)))  # fmt: skip
+                    options=Options(lrs=(1e-3, 5e-3), seeds=(0,)))  # fmt: skip
     return Sample.of(Result.load(path), load_outputs(path))
 
 
@@ -202,8 +204,8 @@ def score_of(task: str, home: Path, out: Path, model: str) -> Sample:
     ("task", "better", "worse"),
     [("giantsteps_key", "cqt-chroma", "log-mel"), ("nsynth_instrument", "log-mel", "cqt-chroma")],
 )
-def test_chroma_hears_keys_and_mel_hears_instruments(
-    task: str, better: str, worse: str, small: Path, tmp_path: Path
+def test_chroma_tells_keys_apart_and_mel_instruments(
+    task: str, better: str, worse: str, some: Path, tmp_path: Path
 ) -> None:
-    found: Comparison = compare(*map(partial(score_of, task, small, tmp_path), (better, worse)))
-    assert found.difference > 0 and found.ci95[0] > 0 and found.p < 0.01 and found.n == 100, found
+    found: Comparison = compare(*map(partial(score_of, task, some, tmp_path), (better, worse)))
+    assert found.difference > 0 and found.ci95[0] > 0 and found.p < 0.01 and found.n in (66, 72), found
