@@ -46,7 +46,7 @@ def batch(*seconds: float) -> tuple[torch.Tensor, torch.Tensor]:
 @torch.inference_mode()
 def test_every_hidden_state_equals_hubert(published: Mert) -> None:
     oracle = Hubert(published)
-    wave, _ = batch(2.0, 2.0)
+    wave, _ = batch(0.8, 0.8)
     ours = published(wave)
     assert worst(ours, oracle.states(wave)) <= TOLERANCE
     assert worst(ours, oracle.states(wave, torch.ones(wave.shape, dtype=torch.long))) <= TOLERANCE
@@ -57,7 +57,7 @@ def test_every_hidden_state_equals_hubert(published: Mert) -> None:
 
 @torch.inference_mode()
 def test_a_padded_row_equals_the_clip_alone_and_hubert_alone(published: Mert) -> None:
-    wave, lengths = batch(1.5, 0.83, 400 / 24_000)
+    wave, lengths = batch(0.9, 0.5, 400 / 24_000)
     oracle = Hubert(published)
     padded = published(wave, lengths)
     for row, n in enumerate(lengths.tolist()):

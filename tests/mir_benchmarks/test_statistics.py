@@ -180,6 +180,7 @@ def test_p_values_are_those_of_a_z_test_and_can_be_small() -> None:
     assert (stats._p_value(np.zeros(9)), stats._p_value(np.ones(9))) == (1.0, 0.0)
 
 
+@pytest.mark.check
 def test_differences_of_equal_models_are_seldom_significant() -> None:
     random = np.random.default_rng(5)
     p_values = []
@@ -239,6 +240,7 @@ def test_results_of_other_items_are_not_compared() -> None:
             compare(result, other, result, a)
 
 
+@pytest.mark.check
 def test_the_largest_task_takes_less_than_a_minute() -> None:
     random = np.random.default_rng(0)
     tags = (random.random((11_479, 87)) < 0.03).astype(np.uint8)

@@ -110,6 +110,7 @@ def test_other_options_and_other_folders_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.check
 def test_fifty_times_faster_than_it_plays() -> None:
     """On two cores: a few recordings of each corpus in processor time, weighted by its seconds in the small suite."""
     per_second = {}
