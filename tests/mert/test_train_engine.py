@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from threading import current_thread
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from harness.commands import mert_command, run_mert
+from harness.commands import Started, run_mert
 from harness.forks import pretrain_together
 from harness.sounds import music, tiny_config
 
@@ -287,22 +286,18 @@ def test_a_save_that_was_cut_off_is_not_a_checkpoint_and_the_last_good_one_is_ke
 
 def test_sigterm_finishes_the_step_saves_and_the_run_goes_on(tmp_path: Path, recordings: Path) -> None:
     config = recipe_file(tmp_path, recordings, steps=400, checkpoint_every=1000, validate_every=1000)
-    with subprocess.Popen(
-        mert_command("pretrain", config), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        metrics = tmp_path / "run/metrics.jsonl"
-        deadline = time.monotonic() + 120
-        while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
-    done = rows(tmp_path / "run")
-    assert [row["step"] for row in done] == list(range(1, len(done) + 1))
-    assert (tmp_path / f"run/ckpt/step_{len(done):08d}" / MARKER).exists()
+    process, metrics = Started(tmp_path, ("pretrain", config), fork=True), tmp_path / "run/metrics.jsonl"
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2) and process.running():
+        time.sleep(0.05)
+    process.signal(signal.SIGTERM)
+    ended = process.end()
+    assert ended.code == 0, ended
+    steps = [row["step"] for row in rows(tmp_path / "run")]
+    assert steps == list(range(1, len(steps) + 1))
+    assert (tmp_path / f"run/ckpt/step_{len(steps):08d}" / MARKER).exists()
     recipe = read_recipe(str(config))
-    assert engine(recipe).run(until=len(done) + 2) == len(done) + 2
-    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, len(done) + 3))
+    assert engine(recipe).run(until=len(steps) + 2) == len(steps) + 2
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, len(steps) + 3))
 
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path, recordings: Path) -> None:
