@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -124,38 +123,10 @@ def expected_seconds(jobs: tuple[Job, ...]) -> tuple[float, bool]:
     return total * len(jobs) / max(1, len(sample)), step == 1
 
 
-class Report:
-    """The report, one line per file: several commands may append to one, and lines that a full disk refuses wait."""
-
-    def __init__(self, path: Path, append: bool) -> None:
-        if not append:
-            path.write_bytes(b"")
-        self._file = open(path, "ab", 0)  # noqa: SIM115 - unbuffered appends do not mix with those of others
-        self._outputs = set(outputs_in(path))
-        self._waiting, self.error = b"", ""
-
-    def add(self, row: Row) -> None:
-        """Write a line, unless the file is skipped and has one (a run that was killed may not have written it)."""
-        if row["status"] == "skipped" and row["output"] in self._outputs:
-            return
-        self._waiting += json.dumps(row).encode() + b"\n"
-        self.flush()
-
-    def flush(self) -> None:
-        try:
-            while self._waiting:
-                self._waiting = self._waiting[self._file.write(self._waiting) :]
-            self.error = ""
-        except OSError as error:
-            self.error = str(error.strerror)
-
-    def close(self) -> None:
-        self.flush()
-        self._file.close()
-
-
 def follow(rows: Iterator[Row], n_jobs: int, report: Path, append: bool) -> Counter[str]:
     """Write a report line per file as it ends, show progress, print failures and totals."""
+    from mert.collection.job import Report
+
     counts: Counter[str] = Counter()
     start, seconds, frames = time.perf_counter(), 0.0, 0
     out = console()
@@ -183,13 +154,3 @@ def follow(rows: Iterator[Row], n_jobs: int, report: Path, append: bool) -> Coun
     if counts["lost"]:
         out.print(f"{counts['lost']} files were not reached: run the same command with --skip-existing")
     return counts
-
-
-def outputs_in(path: Path) -> Iterator[str]:
-    """Outputs that a report lists as written."""
-    with open(path, "rb") as file:
-        for line in file:
-            with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut off
-                row = json.loads(line)
-                if row["status"] != "failed":
-                    yield row["output"]

@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,8 +26,6 @@ from mert.cli.terminal import (
 from mert.errors import MertError, OutputError, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from mert.collection.index import Index, Match
     from mert.embedding.embedder import Embedder
     from mert.embedding.options import Settings
@@ -56,28 +54,34 @@ def similar(
     """
     names = _names(folder)
     path = index or folder / DEFAULT_NAME
-    chosen = _one_layer(layer)
+    chosen = parse_layers(layer)
+    chosen = [chosen] if isinstance(chosen, str) else chosen
+    if chosen == ["all"] or len(chosen) != 1:
+        raise UsageError(f"--layer {layer}", "not one layer", "give recommended, last, a number or a name")
     check_device(device)
-    held = _opened(path, rebuild)
-    from mert.collection.extraction import resolve
-    from mert.collection.index import Index, index_facts, vector_options
+    from mert.collection.extraction import extract, resolve
+    from mert.collection.index import Index, VectorExtraction, index_facts, vector_options
     from mert.embedding.load import load
 
+    held = None if rebuild or not path.exists() else Index.load(path)
     dtype = held.facts["dtype"] if held else "auto"  # an index may come from a machine of another kind
     embedder = load(model, revision=revision, device=device)
-    settings = resolve(embedder, vector_options(chosen, parse_window(window), dtype))
+    settings = resolve(embedder, vector_options(chosen[0], parse_window(window), dtype))
     facts = index_facts(embedder, settings)
     if held and (difference := held.difference(facts)):  # replacing hours of work must be asked for
         remedy = "give --index FILE for an index of its own, or --rebuild to replace this one"
         raise UsageError(path, f"was made with {difference}", remedy)
     held = held or Index(facts)
-    errors: list[MertError] = []
-    vectors = _query_vectors(held, embedder, settings, queries, errors)
-    _update(held, embedder, settings, folder, names, path, errors)
+    known = set(held.by_sha256)
+    asked = list(extract(embedder, settings, [VectorExtraction(query, held) for query in queries]))
+    errors = [query.error for query in asked if query.error]
+    if len(errors) == len(asked):
+        raise errors[0]
+    _update(held, embedder, settings, folder, names, path, known, errors)
     if not len(held):
         raise MertError(folder, f"none of its {len(names)} recordings can be read", "see the reasons above")
-    matches = {query: held.query(vector_D, k, [sha256]) for query, (sha256, vector_D) in vectors.items()}
-    (_print_json if as_json else _print_tables)(held, folder, matches, errors)
+    found = {query.path: held.query(query.vector, k, [query.stamp.sha256]) for query in asked if not query.error}
+    (_print_json if as_json else _print_tables)(held, folder, found, errors)
     raise typer.Exit(3 if errors else 0)
 
 
@@ -94,55 +98,15 @@ def _names(folder: Path) -> list[str]:
     return names
 
 
-def _one_layer(text: str) -> str | int:
-    layers = parse_layers(text)
-    layers = [layers] if isinstance(layers, str) else layers
-    if layers == ["all"] or len(layers) != 1:
-        raise UsageError(f"--layer {text}", "not one layer", "give recommended, last, a number or a name")
-    return layers[0]
-
-
-def _opened(path: Path, rebuild: bool) -> Index | None:
-    from mert.collection.index import Index
-
-    if rebuild or not path.exists():
-        return None
-    try:
-        return Index.load(path)
-    except OutputError as error:
-        raise OutputError(path, error.reason, "check the path, or give --rebuild to build it again") from None
-
-
-def _query_vectors(
-    held: Index, embedder: Embedder, settings: Settings, queries: list[Path], errors: list[MertError]
-) -> dict[Path, tuple[str, np.ndarray]]:
-    """(sha256, vector [D]) of each query; raises the first error if no query can be used."""
-    from mert.collection.extraction import extract
-    from mert.collection.index import VectorExtraction
-
-    vectors = {}
-    for extraction in extract(embedder, settings, [VectorExtraction(query, held) for query in queries]):
-        if extraction.error:
-            errors.append(_known(extraction.error, extraction.path))
-        else:
-            vectors[extraction.path] = extraction.stamp.sha256, extraction.vector
-    if not vectors:
-        raise errors[0]
-    return vectors
-
-
-def _known(error: Exception, path: Path) -> MertError:
-    if isinstance(error, MertError):
-        return error
-    return MertError(path, f"{type(error).__name__}: {error}", "leave it out")
-
-
 def _update(
-    held: Index, embedder: Embedder, settings: Settings, folder: Path, names: list[str], path: Path,
+    held: Index, embedder: Embedder, settings: Settings, folder: Path, names: list[str], path: Path, known: set[str],
     errors: list[MertError],
 ) -> None:  # fmt: skip
-    """Embed new or changed files under a progress bar, save every minute and at the end, and print a summary."""
-    notes, refusals = console(stderr=True), list[str]()
+    """Embed new or changed files under a progress bar, save every minute and at the end, and print a summary.
+
+    `known` are the SHA-256 of the recordings that were held before; `errors` receives those of unreadable ones.
+    """
+    notes, refusals, n_asked = console(stderr=True), list[str](), len(errors)
 
     def save() -> float:
         try:
@@ -155,15 +119,13 @@ def _update(
 
     is_missing = not path.exists()
     waiting, gone = held.outdated(folder, names)
-    counts: Counter[str] = Counter()
     saved_at = save() if waiting else 0.0  # so that a disk that refuses is reported before the work
     try:
         with progress(notes, disable=not waiting) as bar:
             task = bar.add_task(f"embedding, {held.facts['layer']}", total=len(waiting))
             for extraction in held.update(embedder, settings, folder, waiting):
                 if extraction.error:
-                    errors.append(_known(extraction.error, extraction.path))
-                counts["failed" if extraction.error else "embedded" if extraction.is_new else "known"] += 1
+                    errors.append(extraction.error)
                 bar.advance(task)
                 if time.monotonic() - saved_at > SAVE_EVERY_S:
                     saved_at = save()
@@ -172,26 +134,24 @@ def _update(
             save()
     for error in errors:
         notes.print(f"failed: {printable(str(error))}")
+    n_new = len({stamp.sha256 for stamp in held.stamps.values()} - known)
     notes.print(
-        f"{held.facts['model']}, {held.facts['layer']}: {counts['embedded']} embedded, "
-        f"{len(held) - counts['embedded']} kept, {len(gone)} gone, {counts['failed']} failed; {printable(str(path))}"
+        f"{held.facts['model']}, {held.facts['layer']}: {n_new} embedded, {len(held) - n_new} kept, {len(gone)} gone, "
+        f"{len(errors) - n_asked} failed; {printable(str(path))}"
     )
 
 
 def _print_json(held: Index, folder: Path, matches: dict[Path, list[Match]], errors: list[MertError]) -> None:
-    ranked = [
-        {
-            "query": str(query),
-            "matches": [
-                {"rank": rank, "similarity": round(match.similarity, 6), "path": str(folder / match.name)}
-                for rank, match in enumerate(found, 1)
-            ],
-        }
-        for query, found in matches.items()
-    ]
+    def ranked(found: list[Match]) -> list[dict[str, Any]]:
+        return [
+            {"rank": rank, "similarity": round(match.similarity, 6), "path": str(folder / match.name)}
+            for rank, match in enumerate(found, 1)
+        ]
+
+    queries = [{"query": str(query), "matches": ranked(found)} for query, found in matches.items()]
     failed = [{"path": error.source, "error": str(error)} for error in errors]
     about = {"model": held.facts["model"], "layer": held.facts["layer"], "n_recordings": len(held)}
-    typer.echo(json.dumps(about | {"queries": ranked, "failed": failed}, indent=2))
+    typer.echo(json.dumps(about | {"queries": queries, "failed": failed}, indent=2))
 
 
 def _print_tables(held: Index, folder: Path, matches: dict[Path, list[Match]], errors: list[MertError]) -> None:

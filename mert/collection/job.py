@@ -8,10 +8,11 @@ Shapes: L layers, T frames, D model width.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from mert.embedding.features import Features, Pooling, Provenance, differences, 
 from mert.embedding.load import load
 from mert.embedding.npz import FrameWriter, fitting
 from mert.embedding.options import EmbedOptions, Layers
-from mert.errors import MertError, OutputError
+from mert.errors import OutputError
 from mert.files import sha256_file, sweep
 
 Row = dict[str, Any]
@@ -62,6 +63,40 @@ class EmbedStage:
         with closing(extract(self.embedder, self.settings, (FileExtraction(job, self) for job in jobs))) as files:
             for file in files:
                 yield file.row()
+
+
+class Report:
+    """The report, one line per file: several commands may append to one, and lines that a full disk refuses wait."""
+
+    def __init__(self, path: Path, append: bool) -> None:
+        if not append:
+            path.write_bytes(b"")
+        self._file = open(path, "ab", 0)  # noqa: SIM115 - unbuffered appends do not mix with those of others
+        self._outputs, self._waiting, self.error = set(), b"", ""
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut off
+                row = json.loads(line)
+                if row["status"] != "failed":
+                    self._outputs.add(row["output"])
+
+    def add(self, row: Row) -> None:
+        """Write a line, unless the file is skipped and has one (a run that was killed may not have written it)."""
+        if row["status"] != "skipped" or row["output"] not in self._outputs:
+            self._waiting += json.dumps(row).encode() + b"\n"
+            self._flush()
+
+    def close(self) -> None:
+        """Try once more to write what waits; `error` says why that fails."""
+        self._flush()
+        self._file.close()
+
+    def _flush(self) -> None:
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+            self.error = ""
+        except OSError as error:
+            self.error = str(error.strerror)
 
 
 class FileExtraction(Extraction):
@@ -126,14 +161,12 @@ class FileExtraction(Extraction):
 
     def row(self) -> Row:
         """The row of a file that is finished or has failed."""
-        known = self.error is None or isinstance(self.error, MertError)
-        error = str(self.error) if known else f"{self.job.source}: {type(self.error).__name__}: {self.error}"
         return asdict(self.job) | {
             "status": "failed" if self.error else self._status,
             "seconds": self.seconds,
             "frames": 0 if self.error else self._n_frames,
             "warnings": self._reasons + self.warnings,
-            "error": error if self.error else None,
+            "error": str(self.error) if self.error else None,
             "elapsed_s": time.perf_counter() - self._started,
         }
 

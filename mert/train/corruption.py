@@ -17,11 +17,7 @@ MIN_SPANS = 2  # per clip
 
 
 def span_mask(
-    random: np.random.Generator,
-    n_clips: int,
-    n_frames: int,
-    probability: float = PROBABILITY,
-    length: int = LENGTH,
+    random: np.random.Generator, n_clips: int, n_frames: int, probability: float = PROBABILITY, length: int = LENGTH
 ) -> np.ndarray:
     """Boolean [B, T], true where masked, with equally many masked frames in each clip of the group.
 

@@ -102,10 +102,7 @@ class Update:
     def loss(self, module: nn.Module, group: Group, skip: tuple[int, ...], last: bool) -> Tensor:
         """Scaled loss of one micro-step; `last` says whether gradients are exchanged in its backward pass."""
         autocast = self.batches.recipe.dtype == "bfloat16"
-        with (
-            sync_gradients(module, last),
-            torch.autocast(self.world.device.type, torch.bfloat16, enabled=autocast),
-        ):
+        with sync_gradients(module, last), torch.autocast(self.world.device.type, torch.bfloat16, enabled=autocast):
             loss, parts = module(group, skip)
         for name, value in (parts | {"loss": loss.detach()}).items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.double()
@@ -138,12 +135,7 @@ class Engine:
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        corpus: Corpus,
-        teachers: dict[str, TargetSource],
-        world: World,
-        model: Mert | None = None,
+        self, recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], world: World, model: Mert | None = None
     ) -> None:
         self.recipe, self.world = recipe, world
         self.share = world.share(recipe.n_groups)
