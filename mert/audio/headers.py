@@ -39,9 +39,6 @@ class PatchedFile(io.RawIOBase):
         self._at = max(0, {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: end}[whence] + offset)
         return self._at
 
-    def tell(self) -> int:
-        return self._at
-
     def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
         if self._at < len(self._head):
             data = self._head[self._at : self._at + len(buffer)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,7 +24,7 @@ def codes(
     out: Picture,
 ) -> None:
     """Draw perplexity and use of the codes of label stores, codebook by codebook."""
-    from mert.plots import new_axes, picture_format, plot_codes, save_figure
+    from mert.plots import new_figure, picture_format, plot_codes, save_figure
     from teachers.labels import LabelStore
 
     picture_format(out)
@@ -32,8 +32,7 @@ def codes(
         if (folder / "teacher.json").exists():
             remedy = f"make a store with it, mert tokenize MUSIC -o STORE --teacher {folder}, and name that"
             raise UsageError(folder, "is a teacher, which holds no codes", remedy)
-    figure: Any = new_axes(9.0, 3.8 * len(stores)).figure
-    figure.clear()
+    figure = new_figure(9.0, 3.8 * len(stores))
     for folder, panels in zip(stores, figure.subplots(len(stores), 2, squeeze=False), strict=True):
         store = LabelStore(folder)
         counts_KC = store.counts()

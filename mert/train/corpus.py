@@ -86,9 +86,8 @@ class FileCorpus:
 
     def read(self, index: int, start: int, n_samples: int) -> np.ndarray:
         """Float32 [N] from sample `start`; nothing after them is decoded."""
-        _, source, _ = self._items[index]
         blocks, end = [], 0
-        for block_N in opened(source).blocks(self.rate_hz):
+        for block_N in opened(self._items[index][1]).blocks(self.rate_hz):
             blocks.append(block_N[max(0, start - end) :])
             end += len(block_N)
             if end >= start + n_samples:

@@ -20,7 +20,7 @@ from mert.models.mert import Mert
 from mert.train.batches import DROPOUT, Batches, torch_seed
 from mert.train.corpus import Corpus
 from mert.train.initialisation import PretrainerConfig, new_pretrainer
-from mert.train.objective import Group, recompute_blocks
+from mert.train.objective import Group, add_parts, recompute_blocks
 from mert.train.parallel import World, parallelize, sync_gradients
 from mert.train.recipe import Recipe
 from mert.train.run_folder import Checkpoints, RunLog
@@ -104,8 +104,7 @@ class Update:
         autocast = self.batches.recipe.dtype == "bfloat16"
         with sync_gradients(module, last), torch.autocast(self.world.device.type, torch.bfloat16, enabled=autocast):
             loss, parts = module(group, skip)
-        for name, value in (parts | {"loss": loss.detach()}).items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.double()
+        add_parts(self._sums, loss, parts)
         return loss * (self.world.size / self.n_masked)  # DDP and FSDP take means over processes
 
     def _following(self, position: int) -> tuple[int, int] | None:
@@ -170,7 +169,8 @@ class Engine:
                     runlog.write_row(row)
                 stopping = self._anyone_stops()
                 if stopping or step % self.recipe.checkpoint_every == 0 or step == self.recipe.steps:
-                    self._save(step)
+                    state = {"guard": asdict(self.guard), **self.facts}
+                    self.checkpoints.save(step, self.module, self.optimizer, state)
                 done = step
                 if stopping:
                     log.warning("stopped after step %d by a signal; the same command resumes", step)
@@ -219,9 +219,6 @@ class Engine:
                 runlog.print(summary(step, metrics))
         return row
 
-    def _save(self, step: int) -> None:
-        self.checkpoints.save(step, self.module, self.optimizer, {"guard": asdict(self.guard), **self.facts})
-
     def _resume(self) -> int:
         path = self.checkpoints.newest()
         if path is None:
@@ -237,9 +234,8 @@ class Engine:
 
     def _keep_batch(self, step: int) -> Path:
         path = Path(self.recipe.out) / f"bad_step_{step:08d}_rank_{self.world.rank}.safetensors"
-        groups = (self.batches.group(step, number) for number in self.share)
-        tensors = {f"wave_{i}": group.wave_BN.cpu().contiguous() for i, group in enumerate(groups)}
-        save_file(tensors, path)
+        groups = enumerate(self.batches.group(step, number) for number in self.share)
+        save_file({f"wave_{i}": group.wave_BN.cpu().contiguous() for i, group in groups}, path)
         return path
 
     def _ask_to_stop(self, number: int, frame: object) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mert.models.encoder import Attention
 from mert.models.mert import Mert
 from mert.train.batches import Batches
-from mert.train.objective import Group, Pretrainer
+from mert.train.objective import Group, Pretrainer, add_parts
 from teachers.base import perplexity
 
 log = logging.getLogger("mert")
@@ -43,16 +43,14 @@ def validate(objective: Pretrainer, groups: Sequence[Group], baselines: dict[str
     objective.eval()
     sums: dict[str, Tensor] = {}
     for group in groups:
-        loss, parts = objective(group)
-        for name, part in (parts | {"loss": loss}).items():
-            sums[name] = sums.get(name, torch.zeros_like(part, dtype=torch.float64)) + part.double()
+        add_parts(sums, *objective(group))
     objective.train()
     n_masked = sum(group.n_masked for group in groups)
     metrics = {"loss": float(sums["loss"]) / n_masked}
     for name in objective.code_heads:
         accuracy_K = sums[f"{name}/right"] / n_masked
         for k, accuracy in enumerate(accuracy_K.tolist()):
-            counts_C = torch.cat([g.codes[name][:, k, : g.mask_BT.shape[1]][g.mask_BT] for g in groups]).bincount()
+            counts_C = torch.cat([group.masked_codes(name)[:, k] for group in groups]).bincount()
             in_use = perplexity(counts_C)
             metrics |= {
                 f"{name}/accuracy_{k}": accuracy,
@@ -62,7 +60,7 @@ def validate(objective: Pretrainer, groups: Sequence[Group], baselines: dict[str
             if in_use < MIN_PERPLEXITY:
                 log.warning("codebook %d of %s has collapsed: the perplexity of its codes is %.2f", k, name, in_use)
     for name in objective.frame_heads:
-        frames_SF = torch.cat([g.frames[name][:, : g.mask_BT.shape[1]][g.mask_BT] for g in groups])
+        frames_SF = torch.cat([group.masked_frames(name) for group in groups])
         error_of_mean = float((frames_SF - baselines[name]).square().mean(1).sum())
         metrics[f"{name}/error"] = float(sums[f"{name}/loss"]) / error_of_mean
     return metrics

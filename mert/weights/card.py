@@ -58,9 +58,9 @@ def read_card(folder: Path) -> dict[str, str]:
         text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return {}
-    _, opened, rest = text.partition("---\n")
+    before, _, rest = text.partition("---\n")
     front, closed, _ = rest.partition("\n---")
-    if not opened or not closed or text.partition("---\n")[0].strip():
+    if before.strip() or not closed:
         return {}
     pairs = (line.split(":", 1) for line in front.splitlines() if ":" in line and line[0] not in " #-")
     return {key.strip(): _unquote(value.strip()) for key, value in pairs}
