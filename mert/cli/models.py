@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,8 +18,6 @@ Format = Literal["hubert", "safetensors", "fairseq2", "onnx"]
 
 def models(pattern: Annotated[str, typer.Argument(help='Such as "*95m*".')] = "*", as_json: AsJson = False) -> None:
     """List the models known by name."""
-    from dataclasses import asdict
-
     from rich.table import Column, Table
 
     from mert.weights.registry import info, list_models
@@ -39,16 +38,10 @@ def models(pattern: Annotated[str, typer.Argument(help='Such as "*95m*".')] = "*
 
 def info(name: Name, as_json: AsJson = False) -> None:
     """Show the record of a registered model, or of a folder."""
-    from dataclasses import asdict
-
+    from mert.embedding.load import load
     from mert.weights.registry import info as registered
 
-    if Path(name).exists():
-        from mert.embedding.load import load
-
-        record = load(name, device="cpu").info
-    else:
-        record = registered(name)
+    record = load(name, device="cpu").info if Path(name).exists() else registered(name)
     if as_json:
         typer.echo(json.dumps(asdict(record), indent=2))
         return

@@ -10,19 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mert.cli.terminal import (
-    AsJson,
-    Device,
-    Model,
-    Revision,
-    Window,
-    check_device,
-    console,
-    parse_layers,
-    parse_window,
-    printable,
-    progress,
-)
+from mert.cli import terminal
 from mert.errors import MertError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -38,14 +26,14 @@ def similar(
     queries: Annotated[list[Path], typer.Argument(help="Recordings to compare with.", show_default=False)],
     folder: Annotated[Path, typer.Argument(help="Folder of recordings to rank.", show_default=False)],
     k: Annotated[int, typer.Option("-k", min=1, help="How many to show.")] = 10,
-    model: Model = "mert-nano",
-    revision: Revision = None,
+    model: terminal.Model = "mert-nano",
+    revision: terminal.Revision = None,
     layer: Annotated[str, typer.Option(help="One layer: recommended, last, 7, layer07, -1.")] = "recommended",
-    window: Window = None,
+    window: terminal.Window = None,
     index: Annotated[Path | None, typer.Option(help=f"Index file; default: FOLDER/{DEFAULT_NAME}.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build the index again.")] = False,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    device: terminal.Device = "auto",
+    as_json: terminal.AsJson = False,
 ) -> None:
     """Rank the recordings of a folder by their similarity to each QUERY.
 
@@ -54,11 +42,11 @@ def similar(
     """
     names = _names(folder)
     path = index or folder / DEFAULT_NAME
-    chosen = parse_layers(layer)
+    chosen = terminal.parse_layers(layer)
     chosen = [chosen] if isinstance(chosen, str) else chosen
     if chosen == ["all"] or len(chosen) != 1:
         raise UsageError(f"--layer {layer}", "not one layer", "give recommended, last, a number or a name")
-    check_device(device)
+    terminal.check_device(device)
     from mert.collection.extraction import extract, resolve
     from mert.collection.index import Index, VectorExtraction, index_facts, vector_options
     from mert.embedding.load import load
@@ -66,7 +54,7 @@ def similar(
     held = None if rebuild or not path.exists() else Index.load(path)
     dtype = held.facts["dtype"] if held else "auto"  # an index may come from a machine of another kind
     embedder = load(model, revision=revision, device=device)
-    settings = resolve(embedder, vector_options(chosen[0], parse_window(window), dtype))
+    settings = resolve(embedder, vector_options(chosen[0], terminal.parse_window(window), dtype))
     facts = index_facts(embedder, settings)
     if held and (difference := held.difference(facts)):  # replacing hours of work must be asked for
         remedy = "give --index FILE for an index of its own, or --rebuild to replace this one"
@@ -106,14 +94,14 @@ def _update(
 
     `known` are the SHA-256 of the recordings that were held before; `errors` receives those of unreadable ones.
     """
-    notes, refusals, n_asked = console(stderr=True), list[str](), len(errors)
+    notes, refusals, n_asked = terminal.console(stderr=True), list[str](), len(errors)
 
     def save() -> float:
         try:
             held.save(path)
         except OutputError as error:  # the ranking does not need the file
             if not refusals:
-                notes.print(f"the index will not be kept: {printable(str(error))}; or give --index FILE")
+                notes.print(f"the index will not be kept: {terminal.printable(str(error))}; or give --index FILE")
             refusals.append(str(error))
         return time.monotonic()
 
@@ -121,7 +109,7 @@ def _update(
     waiting, gone = held.outdated(folder, names)
     saved_at = save() if waiting else 0.0  # so that a disk that refuses is reported before the work
     try:
-        with progress(notes, disable=not waiting) as bar:
+        with terminal.progress(notes, disable=not waiting) as bar:
             task = bar.add_task(f"embedding, {held.facts['layer']}", total=len(waiting))
             for extraction in held.update(embedder, settings, folder, waiting):
                 if extraction.error:
@@ -133,11 +121,11 @@ def _update(
         if waiting or gone or is_missing:
             save()
     for error in errors:
-        notes.print(f"failed: {printable(str(error))}")
+        notes.print(f"failed: {terminal.printable(str(error))}")
     n_new = len({stamp.sha256 for stamp in held.stamps.values()} - known)
     notes.print(
         f"{held.facts['model']}, {held.facts['layer']}: {n_new} embedded, {len(held) - n_new} kept, {len(gone)} gone, "
-        f"{len(errors) - n_asked} failed; {printable(str(path))}"
+        f"{len(errors) - n_asked} failed; {terminal.printable(str(path))}"
     )
 
 
@@ -161,8 +149,8 @@ def _print_tables(held: Index, folder: Path, matches: dict[Path, list[Match]], e
     for query, found in matches.items():
         table = Table(
             Column("rank", justify="right"), Column("similarity", justify="right"), Column("path", overflow="fold"),
-            title=Text(f"most like {printable(str(query))}"), title_justify="left", box=None,
+            title=Text(f"most like {terminal.printable(str(query))}"), title_justify="left", box=None,
         )  # fmt: skip
         for rank, match in enumerate(found, 1):
-            table.add_row(str(rank), f"{match.similarity:.3f}", Text(printable(str(folder / match.name))))
-        console().print(table, soft_wrap=False)
+            table.add_row(str(rank), f"{match.similarity:.3f}", Text(terminal.printable(str(folder / match.name))))
+        terminal.console().print(table, soft_wrap=False)

@@ -1,5 +1,4 @@
-"""Extraction from many recordings: whatever one of them does to its decoder, to the model or to the disk, the others
-are processed. What becomes of the frames is for subclasses of `Extraction` to say.
+"""Extraction from many recordings: an error of one of them stops none of the others.
 
 Shapes: L layers, T frames, D model width.
 """
@@ -23,7 +22,7 @@ from mert.errors import MertError, UsageError
 
 
 class Extraction(Recording):
-    """One recording of a job and what becomes of its frames."""
+    """One recording of a job; subclasses say what becomes of its frames."""
 
     error: MertError | None = None
 

@@ -164,13 +164,9 @@ class Index:
 
     @classmethod
     def build(
-        cls,
-        embedder: Embedder,
-        paths: Iterable[str | Path],
-        folder: str | Path = ".",
-        layer: str | int = "recommended",
-        window: float | str | None = None,
-    ) -> Index:
+        cls, embedder: Embedder, paths: Iterable[str | Path], folder: str | Path = ".",
+        layer: str | int = "recommended", window: float | str | None = None,
+    ) -> Index:  # fmt: skip
         """Embed recordings, named by paths relative to `folder`; AudioError for the first that cannot be used."""
         settings = embedder.settings(vector_options(layer, window))
         index = cls(index_facts(embedder, settings))

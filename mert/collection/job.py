@@ -1,8 +1,7 @@
 """EmbedStage: from each recording a features file and a row of the report.
 
-A stage never raises for a recording: each file gives one row, with its features written or its error. Outputs are
-whole or absent, and are written again only where they are missing or were extracted in another way, so a job can be
-killed and run again.
+Outputs are whole or absent, and with `skip_existing` they are written again only where they are missing or were
+extracted in another way, so a job can be killed and run again.
 Shapes: L layers, T frames, D model width.
 """
 
@@ -29,6 +28,7 @@ from mert.errors import OutputError
 from mert.files import sha256_file, sweep
 
 Row = dict[str, Any]
+FACTS = ("layers", "pool", "save_dtype", "source_sha256", "version")  # of an output, beside its provenance
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,8 @@ class JobOptions(EmbedOptions):
 class EmbedStage:
     """Features of files: `stage.rows(jobs)` yields one row per job, in order, and short files share batches.
 
-    Each worker loads the model once. `row` has source, output, status (ok, skipped, failed), seconds (of audio),
-    frames, elapsed_s, warnings and error.
+    A row has source, output, status (ok, skipped, failed), seconds (of audio), frames, elapsed_s, warnings and error.
     """
-
-    FACTS = ("layers", "pool", "save_dtype", "source_sha256", "version")  # of an output, beside its provenance
 
     def __init__(self, options: JobOptions) -> None:
         self.options = options
@@ -59,7 +56,7 @@ class EmbedStage:
         self.settings = resolve(self.embedder, options)
 
     def rows(self, jobs: Iterable[Job]) -> Iterator[Row]:
-        """One row per job, in order."""
+        """The rows; none is an exception, as failed files have a row with their error."""
         with closing(extract(self.embedder, self.settings, (FileExtraction(job, self) for job in jobs))) as files:
             for file in files:
                 yield file.row()
@@ -109,8 +106,7 @@ class FileExtraction(Extraction):
         self._reasons: list[str] = []  # why an existing output is replaced
         self._open = ExitStack()
         self._writer: FrameWriter | None = None
-        pool = stage.settings.pool
-        self._pooled = Pooling(pool) if pool else None
+        self._pooled = Pooling(stage.settings.pool) if stage.settings.pool else None
 
     def is_needed(self) -> bool:
         """Whether the output is missing, damaged, or extracted in another way than now asked for."""
@@ -123,8 +119,7 @@ class FileExtraction(Extraction):
             return True
         wanted = self._meta() | {"layers": list(self._stage.embedder.names(self._stage.settings))}
         differing = differences(Provenance.of(existing), Provenance.of(wanted))
-        differing += [fact for fact in self._stage.FACTS if existing.get(fact) != wanted[fact]]
-        if differing:
+        if differing := differing + [fact for fact in FACTS if existing.get(fact) != wanted[fact]]:
             self._reasons.append(f"made again: the existing output differs in {', '.join(differing)}")
             return True
         self._status = "skipped"
@@ -137,8 +132,7 @@ class FileExtraction(Extraction):
             self._pooled.add(values_LTD)
             return
         if self._writer is None:
-            writer = FrameWriter(self.job.output, self._stage.options.save_dtype)
-            self._writer = self._open.enter_context(writer)
+            self._writer = self._open.enter_context(FrameWriter(self.job.output, self._stage.options.save_dtype))
         self._writer.add(values_LTD)
 
     def finish(self) -> None:
@@ -172,5 +166,4 @@ class FileExtraction(Extraction):
 
     def _meta(self) -> dict[str, Any]:
         meta = self._stage.embedder.meta(self, self._stage.settings)
-        options = self._stage.options
-        return meta | {"source_sha256": sha256_file(self.job.source), "save_dtype": options.save_dtype}
+        return meta | {"source_sha256": sha256_file(self.job.source), "save_dtype": self._stage.options.save_dtype}

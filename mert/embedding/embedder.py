@@ -34,6 +34,9 @@ R = TypeVar("R", bound=Recording)
 class Embedder:
     """A MERT ready to use: `embed`, `embed_many`, `stream`. `mert.load` returns one.
 
+    `sample_rate` is in Hz (recordings at other rates are resampled), `frame_rate` in frames per second; `dim` is the
+    width of a frame. `layer_names` are `embed` (the encoder's input), `layer01`, ...
+
     >>> import numpy as np, mert
     >>> m = mert.random_model("nano")
     >>> features = m.embed(np.sin(np.arange(44_100) / 10), sr=44_100, layers=[-1])
@@ -49,21 +52,8 @@ class Embedder:
         self.info, self.sha256 = info, sha256
         self.runner = Runner(self.model, self.device)
         self.clock = Clock.of(model.config)
-
-    @property
-    def sample_rate(self) -> int:
-        """Hz; recordings at other rates are resampled."""
-        return self.model.config.sample_rate
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second."""
-        return self.model.config.frame_rate
-
-    @property
-    def layer_names(self) -> tuple[str, ...]:
-        """`embed` (the encoder's input), `layer01`, ..."""
-        return self.model.config.layer_names
+        self.sample_rate, self.frame_rate = model.config.sample_rate, model.config.frame_rate
+        self.layer_names, self.dim = model.config.layer_names, model.config.dim
 
     @property
     def recommended_layer(self) -> str:
@@ -71,27 +61,15 @@ class Embedder:
         return self.info.recommended_layer or self.layer_names[-1]
 
     @property
-    def dim(self) -> int:
-        """Width of one frame."""
-        return self.model.config.dim
-
-    @property
     def window_s(self) -> float:
         """Seconds of a default window: the model's training context."""
         return self.model.config.window_s
 
     def embed(
-        self,
-        source: Source | Any,
-        *,
-        sr: int | None = None,
-        layers: Layers = "all",
-        pool: Pool = None,
-        window: float | str | None = None,
-        hop: float | None = None,
-        dtype: str = "auto",
+        self, source: Source | Any, *, sr: int | None = None, layers: Layers = "all", pool: Pool = None,
+        window: float | str | None = None, hop: float | None = None, dtype: str = "auto",
         max_seconds: float | None = None,
-    ) -> Features:
+    ) -> Features:  # fmt: skip
         """Features of one recording: a path, bytes, binary file, or an array with its rate `sr`.
 
         `layers` are names or integers (0 = embed, negatives from the end), "all", "last" or "recommended"; `window`
@@ -110,16 +88,10 @@ class Embedder:
         return next(self.features(iter([recording]), settings))
 
     def embed_many(
-        self,
-        items: Iterable[Source | tuple[Any, int]],
-        *,
-        layers: Layers = "all",
-        pool: Pool = None,
-        window: float | str | None = None,
-        hop: float | None = None,
-        dtype: str = "auto",
+        self, items: Iterable[Source | tuple[Any, int]], *, layers: Layers = "all", pool: Pool = None,
+        window: float | str | None = None, hop: float | None = None, dtype: str = "auto",
         batch_size: int | str = "auto",
-    ) -> Iterator[Features]:
+    ) -> Iterator[Features]:  # fmt: skip
         """Features of each path or (array, sr), in input order; windows of neighbours share batches.
 
         The features of a recording do not depend on its neighbours: 1e-5 relative to the layer's rms, in float32.
@@ -131,15 +103,9 @@ class Embedder:
         return self.features(recordings, settings)
 
     def stream(
-        self,
-        blocks: Iterable[np.ndarray],
-        *,
-        sr: int,
-        layers: Layers = "all",
-        window: float | str | None = None,
-        hop: float | None = None,
-        dtype: str = "auto",
-    ) -> Iterator[Features]:
+        self, blocks: Iterable[np.ndarray], *, sr: int, layers: Layers = "all", window: float | str | None = None,
+        hop: float | None = None, dtype: str = "auto",
+    ) -> Iterator[Features]:  # fmt: skip
         """Features window by window from blocks [N] or [N, C], as they come: together equal to those of `embed`."""
         settings = self.settings(layers=layers, window=window, hop=hop, dtype=dtype, batch_size=1)
         settings = replace(settings, read_ahead=False)

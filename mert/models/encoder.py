@@ -105,12 +105,9 @@ class Encoder(nn.Module):
                 nn.init.zeros_(linear.bias)
 
     def forward(
-        self,
-        x_BTD: Tensor,
-        valid_BT: Tensor | None = None,
-        layers: Sequence[int] | None = None,
+        self, x_BTD: Tensor, valid_BT: Tensor | None = None, layers: Sequence[int] | None = None,
         skip: Collection[int] = (),
-    ) -> list[Tensor]:
+    ) -> list[Tensor]:  # fmt: skip
         """States of `layers` (all by default), computed no deeper than the highest; `skip` names dropped layers."""
         if valid_BT is not None:
             x_BTD = x_BTD * valid_BT.unsqueeze(2)
@@ -120,13 +117,10 @@ class Encoder(nn.Module):
 
 
 def block_states(
-    blocks: Iterable[Callable[[Tensor, Tensor | None], Tensor]],
-    x_BTD: Tensor,
-    valid_BT: Tensor | None,
-    layers: Sequence[int] | None = None,
-    skip: Collection[int] = (),
+    blocks: Iterable[Callable[[Tensor, Tensor | None], Tensor]], x_BTD: Tensor, valid_BT: Tensor | None,
+    layers: Sequence[int] | None = None, skip: Collection[int] = (),
     final_norm: Callable[[Tensor], Tensor] | None = None,
-) -> list[Tensor]:
+) -> list[Tensor]:  # fmt: skip
     """States [B, T, D] of `layers`: 0 is `x_BTD`, i the output of block i; `final_norm` is applied to the last only.
 
     Blocks above the highest of `layers` (all by default) do not run, nor those in `skip`.

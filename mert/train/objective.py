@@ -129,14 +129,9 @@ class Pretrainer(nn.Module):
     """
 
     def __init__(
-        self,
-        model: Mert,
-        n_classes: Mapping[str, tuple[int, ...]],
-        n_bins: Mapping[str, int],
-        class_width: int = 64,
-        weights: Weights | None = None,
-        extra_classes: int = 0,
-    ) -> None:
+        self, model: Mert, n_classes: Mapping[str, tuple[int, ...]], n_bins: Mapping[str, int],
+        class_width: int = 64, weights: Weights | None = None, extra_classes: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         dim = model.config.dim
         self.model, self.weights = model, weights or Weights()

@@ -49,7 +49,13 @@ class Checkpoints:
         """
         path = self.folder / f"step_{step:08d}"
         try:
-            self._write(path, module, optimizer)
+            if self.world.rank == 0:
+                shutil.rmtree(path, ignore_errors=True)  # an earlier incomplete attempt
+                path.mkdir(parents=True)
+            self.world.barrier()
+            weights, moments = get_state_dict(module, optimizer)
+            dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=path)
+            self.world.barrier()
             if self.world.rank == 0:
                 files = {file.name: [file.stat().st_size, sha256_file(file)] for file in sorted(path.iterdir())}
                 write_json(path / MARKER, {"step": step, "state": state, "files": files})
@@ -62,15 +68,6 @@ class Checkpoints:
             self._remove_old(path)
         self.world.barrier()
         return path
-
-    def _write(self, path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        if self.world.rank == 0:
-            shutil.rmtree(path, ignore_errors=True)  # an earlier incomplete attempt
-            path.mkdir(parents=True)
-        self.world.barrier()
-        weights, moments = get_state_dict(module, optimizer)
-        dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=path)
-        self.world.barrier()
 
     def _remove_old(self, newest: Path) -> None:
         """Remove older checkpoints, incomplete ones, and those of later steps.
@@ -91,8 +88,7 @@ class Checkpoints:
     def newest(self) -> Path | None:
         """The newest checkpoint whose files match its marker; a warning names each that does not."""
         for path in reversed(self.complete()):
-            problem = damage(path)
-            if problem is None:
+            if (problem := damage(path)) is None:
                 return path
             log.warning("%s: %s; an older checkpoint is used", path, problem)
         return None
@@ -187,8 +183,7 @@ class RunLog:
                 log.warning("the records in %s could not be closed: %s", self.folder, error)
 
     def _draw(self) -> None:
-        rows = read_rows(self._metrics)
-        if rows:
+        if rows := read_rows(self._metrics):
             from mert.plots import save_curves
 
             save_curves(rows, self.folder / "curves.png", title=self.folder.name)

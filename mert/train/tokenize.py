@@ -49,8 +49,7 @@ class TokenizeStage:
         if not teacher.n_classes:
             remedy = "name a code teacher; the targets of frame teachers are computed while training"
             raise UsageError(options.teacher, "gives frames, not codes", remedy)
-        self.teacher = teacher
-        rate_hz = self.teacher.sample_rate
+        self.teacher, rate_hz = teacher, teacher.sample_rate
         self.corpus: Corpus = open_corpus(options.data, rate_hz, rate_hz, options.data_options)
         self.n_shards = -(-len(self.corpus) // SHARD_RECORDINGS)
 

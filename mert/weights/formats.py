@@ -165,14 +165,10 @@ def to_huggingface(config: MertConfig) -> dict[str, Any]:
 def to_preprocessor(config: MertConfig) -> dict[str, Any]:
     """preprocessor_config.json for `Wav2Vec2FeatureExtractor`."""
     return {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "do_normalize": config.normalize,
-        "sampling_rate": config.sample_rate,
-        "feature_size": 1,
-        "padding_side": "right",
-        "padding_value": 0.0,
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": config.normalize,
+        "sampling_rate": config.sample_rate, "feature_size": 1, "padding_side": "right", "padding_value": 0.0,
         "return_attention_mask": True,
-    }
+    }  # fmt: skip
 
 
 def from_fairseq(shapes: Mapping[str, tuple[int, ...]], cfg: object = None, source: str = "model.pt") -> MertConfig:

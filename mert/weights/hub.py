@@ -16,9 +16,9 @@ from mert.errors import CheckpointError, OutputError
 from mert.files import read_json, sha256_file, write_json
 from mert.models.mert import Mert
 from mert.weights import registry
-from mert.weights.card import read_card
 from mert.weights.checkpoints import load_model
 from mert.weights.golden import GOLDEN, verify
+from mert.weights.publish import read_card
 from mert.weights.registry import ModelInfo
 
 log = logging.getLogger("mert")

@@ -34,11 +34,7 @@ def register(container: DependencyContainer) -> None:
     families: Any = ModelFamily  # mypy accepts no abstract class as type[T]
     if FAMILY in container.iter_keys(families):
         return
-    hooks: dict[str, Any] = {
-        "fsdp_applier": shard_blocks,
-        "layerwise_ac_applier": recompute,
-        "compiler": compile_blocks,
-    }
+    hooks: Any = {"fsdp_applier": shard_blocks, "layerwise_ac_applier": recompute, "compiler": compile_blocks}
     register_model_family(container, FAMILY, Mert, MertConfig, factory=Mert, **hooks)
     for name, config in {"nano": nano, "base_95m": base_95m, "large_330m": large_330m}.items():
         ConfigRegistrar(container, MertConfig)(name)(config)
