@@ -77,10 +77,8 @@ class Recording:
             yield from resampled(self._checked(decoder, max_seconds), decoder.rate_hz, rate_hz)
             short_s = decoder.claimed_s - self.seconds
             if np.isfinite(short_s) and short_s > max(0.1, 0.001 * self.seconds):
-                self.warnings.append(
-                    f"the header announces {decoder.claimed_s:.2f} s, {self.seconds:.2f} s could be decoded: "
-                    "the file seems cut off"
-                )
+                lengths = f"the header announces {decoder.claimed_s:.2f} s, {self.seconds:.2f} s could be decoded"
+                self.warnings.append(f"{lengths}: the file seems cut off")
             if self.silent and self.seconds:
                 self.warnings.append("silent: the samples hold one constant value")
 

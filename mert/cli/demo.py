@@ -34,17 +34,11 @@ def song(seed: int = 0) -> np.ndarray:
 
 def _bar(chord: tuple[int, ...], section: str, random: np.random.Generator) -> np.ndarray:
     t_N = np.arange(int(BAR_S * RATE_HZ)) / RATE_HZ
-    wave_N = np.zeros_like(t_N)
-    for note in chord:
-        hz = 440 * 2 ** ((note - 69) / 12)
-        if section == "B":
-            wave_N += np.sin(2 * np.pi * hz * t_N) * np.sin(np.pi * t_N / BAR_S)
-            continue
-        decay_N = np.exp(-6 * (t_N % 0.5))
-        wave_N += decay_N * sum(np.sin(2 * np.pi * k * hz * t_N) / k for k in range(1, 8))
-    if section == "A":
-        wave_N += random.standard_normal(len(t_N)) * np.exp(-40 * (t_N % 0.25))
-    return wave_N
+    tones_hz = 440 * 2 ** ((np.array(chord)[:, None] - 69) / 12)
+    if section == "B":
+        return np.sin(2 * np.pi * tones_hz * t_N).sum(0) * np.sin(np.pi * t_N / BAR_S)
+    plucked_N = sum(np.sin(2 * np.pi * k * tones_hz * t_N).sum(0) / k for k in range(1, 8)) * np.exp(-6 * (t_N % 0.5))
+    return plucked_N + random.standard_normal(len(t_N)) * np.exp(-40 * (t_N % 0.25))
 
 
 def embedded(m: Embedder, audio: Path) -> Features:

@@ -44,10 +44,8 @@ class FastMert:
         self.first = cast(NormedConv, first)
         exact = dtype == torch.float32  # then only one layer, the longest, uses the faster and less exact convolution
         self.convs = [
-            TapsGelu(conv.weight, dtype, conv.stride)
-            if exact and i
-            else ConvGelu(conv.weight, None, dtype, conv.stride)
-            for i, conv in enumerate(rest)
+            TapsGelu(c.weight, dtype, c.stride) if exact and i else ConvGelu(c.weight, None, dtype, c.stride)
+            for i, c in enumerate(rest)
         ]
         self.norm = model.projection.norm
         self.project = Product(model.projection.linear.weight, model.projection.linear.bias, dtype)

@@ -164,7 +164,12 @@ class Engine:
         before = {number: signal.signal(number, self._ask_to_stop) for number in SIGNALS}
         try:
             for step in range(done + 1, (until or self.recipe.steps) + 1):
-                row = self._step_and_validate(step, runlog)
+                row = self.step(step)
+                if self.batches.validates(step):
+                    metrics = held_out_metrics(self.objective, self.batches, self.world.size == 1)
+                    row |= {f"valid/{name}": value for name, value in metrics.items()}
+                    if runlog:
+                        runlog.print(summary(step, metrics))
                 if runlog:  # before the save: a resume drops later rows, but cannot add missing ones
                     runlog.write_row(row)
                 stopping = self._anyone_stops()
@@ -209,15 +214,6 @@ class Engine:
             path = self._keep_batch(step)
             remedy = f"look at {path}; lower lr, or leave the recordings out"
             raise TrainingError(f"step {step}", f"{self.guard.bad_in_a_row} bad steps in a row ({reason})", remedy)
-
-    def _step_and_validate(self, step: int, runlog: RunLog | None) -> dict[str, Any]:
-        row = self.step(step)
-        if self.batches.validates(step):
-            metrics = held_out_metrics(self.objective, self.batches, self.world.size == 1)
-            row |= {f"valid/{name}": value for name, value in metrics.items()}
-            if runlog:
-                runlog.print(summary(step, metrics))
-        return row
 
     def _resume(self) -> int:
         path = self.checkpoints.newest()

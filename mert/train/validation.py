@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -69,29 +68,24 @@ def validate(objective: Pretrainer, groups: Sequence[Group], baselines: dict[str
 @torch.no_grad()
 def attention_peaks(model: Mert, group: Group) -> dict[str, float]:
     """Largest attention logit of each layer on one clip; steady growth is a sign that training will diverge."""
-    peaks: dict[str, float] = {}
-    hooks = []
-    for i, block in enumerate(model.encoder.blocks, start=1):
-        watch = partial(_record_peak, peaks, f"attention_peak/layer{i:02d}")
-        hooks.append(block.get_submodule("attention").register_forward_hook(watch))
+    peaks: list[float] = []
+
+    def record(attention: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(attention, Attention)
+        q_HTE, k_HTE = (
+            linear(inputs[0][:1]).unflatten(-1, (attention.n_heads, -1)).transpose(1, 2)[0]
+            for linear in (attention.query, attention.key)
+        )
+        peaks.append(float((q_HTE @ k_HTE.transpose(1, 2)).max() * q_HTE.shape[-1] ** -0.5))
+
+    hooks = [block.get_submodule("attention").register_forward_hook(record) for block in model.encoder.blocks]
     was_training = model.training
     model.eval()
     model(group.wave_BN[:1], layers=[model.config.n_layers])
     model.train(was_training)
     for hook in hooks:
         hook.remove()
-    return peaks
-
-
-def _record_peak(
-    peaks: dict[str, float], name: str, attention: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
-) -> None:
-    assert isinstance(attention, Attention)
-    q_HTE, k_HTE = (
-        linear(inputs[0][:1]).unflatten(-1, (attention.n_heads, -1)).transpose(1, 2)[0]
-        for linear in (attention.query, attention.key)
-    )
-    peaks[name] = float((q_HTE @ k_HTE.transpose(1, 2)).max() * q_HTE.shape[-1] ** -0.5)
+    return {f"attention_peak/layer{i:02d}": peak for i, peak in enumerate(peaks, start=1)}
 
 
 def frame_baselines(groups: Sequence[Group]) -> dict[str, Tensor]:

@@ -85,11 +85,10 @@ def damage(folder: Path) -> str | None:
         for file in files:
             try:
                 with zipfile.ZipFile(file) as archive:
-                    broken = archive.testzip()
+                    if archive.testzip():
+                        return f"{file.relative_to(folder)} is damaged"
             except (zipfile.BadZipFile, OSError) as error:
                 return f"{file.relative_to(folder)} cannot be read ({error})"
-            if broken:
-                return f"{file.relative_to(folder)} is damaged"
     return None
 
 
