@@ -11,11 +11,8 @@ import numpy as np
 import typer
 from rich.progress import track
 
+import mert
 from mert.audio.recording import Recording
-from mert.embedding.embedder import Embedder
-from mert.embedding.features import Features
-from mert.embedding.load import load
-from mert.errors import MertError
 
 RATE_HZ = 24_000
 BAR_S = 2.0
@@ -41,7 +38,7 @@ def _bar(chord: tuple[int, ...], section: str, random: np.random.Generator) -> n
     return plucked_N + random.standard_normal(len(t_N)) * np.exp(-40 * (t_N % 0.25))
 
 
-def embedded(m: Embedder, audio: Path) -> Features:
+def embedded(m: mert.Embedder, audio: Path) -> mert.Features:
     """The features of `m.embed(audio)`, window by window under a progress bar."""
     recording = Recording(audio)
     expected_s = recording.claimed_seconds()
@@ -50,7 +47,7 @@ def embedded(m: Embedder, audio: Path) -> Features:
     parts = list(track(stream, "embedding", total=windows))
     values_LTD = np.concatenate([part.values for part in parts], axis=1)
     times_T = m.clock.times(0, values_LTD.shape[1])
-    return Features(values_LTD, times_T, parts[0].layers, parts[-1].meta | {"source": str(audio)})
+    return mert.Features(values_LTD, times_T, parts[0].layers, parts[-1].meta | {"source": str(audio)})
 
 
 def main(
@@ -67,7 +64,7 @@ def main(
         audio = out / "song.wav"
         soundfile.write(audio, song(), RATE_HZ)
         typer.echo(f"synthesised {audio}: 24 s, form {FORM}")
-    m = load("mert-nano")
+    m = mert.load("mert-nano")
     typer.echo(f"{m.info.name}: {m.info.licence}, {m.info.note}")
     start = time.perf_counter()
     features = embedded(m, audio)
@@ -89,5 +86,5 @@ def main(
 if __name__ == "__main__":
     try:
         typer.run(main)
-    except MertError as error:
+    except mert.MertError as error:
         raise SystemExit(f"error: {error}") from None

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+import mert
 from mert.cli.terminal import Picture
 from mert.cli.train import teachers_explain
 from mert.errors import UsageError
@@ -51,11 +52,10 @@ def ssm(
     layer: Annotated[str | None, typer.Option(help="Layer name; default: the last of the file.")] = None,
 ) -> None:
     """Draw the self-similarity of a recording in one layer: blocks and stripes show its form."""
-    from mert.embedding.features import Features
     from mert.plots import picture_format, save_ssm
 
     picture_format(out)
-    held = Features.load(features)
+    held = mert.Features.load(features)
     if layer is not None and layer not in held.layers:
         raise UsageError(features, f"holds no layer {layer}", f"ask for {' or '.join(held.layers)}")
     if held.times is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import mert
 from mert.cli import terminal
 from mert.errors import MertError, OutputError, UsageError
 
@@ -48,18 +49,17 @@ def similar(
         raise UsageError(f"--layer {layer}", "not one layer", "give recommended, last, a number or a name")
     terminal.check_device(device)
     from mert.collection.extraction import extract, resolve
-    from mert.collection.index import Index, VectorExtraction, index_facts, vector_options
-    from mert.embedding.load import load
+    from mert.collection.index import VectorExtraction, index_facts, vector_options
 
-    held = None if rebuild or not path.exists() else Index.load(path)
+    held = None if rebuild or not path.exists() else mert.Index.load(path)
     dtype = held.facts["dtype"] if held else "auto"  # an index may come from a machine of another kind
-    embedder = load(model, revision=revision, device=device)
+    embedder = mert.load(model, revision=revision, device=device)
     settings = resolve(embedder, vector_options(chosen[0], terminal.parse_window(window), dtype))
     facts = index_facts(embedder, settings)
     if held and (difference := held.difference(facts)):  # replacing hours of work must be asked for
         remedy = "give --index FILE for an index of its own, or --rebuild to replace this one"
         raise UsageError(path, f"was made with {difference}", remedy)
-    held = held or Index(facts)
+    held = held or mert.Index(facts)
     known = set(held.by_sha256)
     asked = list(extract(embedder, settings, [VectorExtraction(query, held) for query in queries]))
     errors = [query.error for query in asked if query.error]
@@ -110,11 +110,10 @@ def _update(
     saved_at = save() if waiting else 0.0  # so that a disk that refuses is reported before the work
     try:
         with terminal.progress(notes, disable=not waiting) as bar:
-            task = bar.add_task(f"embedding, {held.facts['layer']}", total=len(waiting))
-            for extraction in held.update(embedder, settings, folder, waiting):
+            updated, task = held.update(embedder, settings, folder, waiting), f"embedding, {held.facts['layer']}"
+            for extraction in bar.track(updated, total=len(waiting), description=task):
                 if extraction.error:
                     errors.append(extraction.error)
-                bar.advance(task)
                 if time.monotonic() - saved_at > SAVE_EVERY_S:
                     saved_at = save()
     finally:  # a stopped command continues from here

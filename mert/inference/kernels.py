@@ -1,7 +1,6 @@
 """Operators of inference: fused ones of oneDNN on a CPU that has them; otherwise, and in other types, torch's own.
 
-On x86, torch sends float32 products to MKL; on CPUs that are not Intel's, oneDNN is more than twice as fast. It also
-applies GELU or adds a residual while a result is still in the cache.
+oneDNN is faster on many CPUs (see `mert.models.cpu`), and applies GELU or adds a residual while a result is cached.
 Shapes: B clips, T frames, Q queries, S keys, K inputs, W taps, P = W K, O outputs, H heads, E width of a head, G heads
 of clips.
 """

@@ -91,7 +91,8 @@ class Update:
         seed, last = self.batches.recipe.seed, len(self.share) - 1
         for position, number in enumerate(self.share):
             group = self.batches.group(self.step, number)
-            if following := self._following(position):
+            following = (self.step, self.share[position + 1]) if position < last else (self.step + 1, self.share[0])
+            if following[0] <= self.batches.recipe.steps:
                 self.batches.read_ahead(*following)
             parts = group.split(self.clips_at_once)
             torch.manual_seed(torch_seed(seed, DROPOUT, self.step, number))
@@ -106,12 +107,6 @@ class Update:
             loss, parts = module(group, skip)
         add_parts(self._sums, loss, parts)
         return loss * (self.world.size / self.n_masked)  # DDP and FSDP take means over processes
-
-    def _following(self, position: int) -> tuple[int, int] | None:
-        """Step and number of the group that this process needs next; None after the last step."""
-        if position + 1 < len(self.share):
-            return self.step, self.share[position + 1]
-        return (self.step + 1, self.share[0]) if self.step < self.batches.recipe.steps else None
 
     def row(self) -> dict[str, Any]:
         """Metrics of the step: means over the masked frames of the batch, summed over all processes in one exchange."""
