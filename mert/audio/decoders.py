@@ -3,8 +3,6 @@
 Shapes: N samples, C channels.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Protocol

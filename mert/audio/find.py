@@ -1,7 +1,5 @@
 """Which files of a folder are recordings."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ libsndfile stops at the length a header announces. Unfinished WAV recordings say
 and the length of an MP3 without a Xing tag is guessed from its first frame.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 from typing import BinaryIO

@@ -3,8 +3,6 @@
 Shapes: N samples, C channels. Blocks are float32, mono, at the requested rate.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import shutil

@@ -1,7 +1,5 @@
 """`make demo`: synthesise or read a song, embed it, show the features and the speed."""
 
-from __future__ import annotations
-
 import math
 import time
 from pathlib import Path

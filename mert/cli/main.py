@@ -1,7 +1,5 @@
 """The command `mert`. Each sub-command imports what it needs when it runs, so that help is instant."""
 
-from __future__ import annotations
-
 import platform
 import sys
 import traceback

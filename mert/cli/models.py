@@ -1,7 +1,5 @@
 """The commands about models: `mert models`, `info`, `verify`, `convert`, `export` and `push`."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The commands `mert plot ...`: figures for a paper, as PNG, SVG or PDF."""
 
-from __future__ import annotations
-
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Executors of a corpus job: the same stage in this process, in several, or on Ray."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -3,8 +3,6 @@
 Shapes: L layers, T frames, D model width.
 """
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator

@@ -5,8 +5,6 @@ extracted in another way, so a job can be killed and run again.
 Shapes: L layers, T frames, D model width.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time

@@ -1,7 +1,5 @@
 """Which files a corpus job reads, and which output each of them gets."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterable

@@ -3,8 +3,6 @@
 Shapes: B windows of a batch, N samples, L layers, T frames, D model width.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress

@@ -1,7 +1,5 @@
 """Options of an embedding call, as users give them and as they are resolved for one model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

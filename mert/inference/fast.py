@@ -7,8 +7,6 @@ types by their cosine.
 Shapes: B clips, N samples, T frames, K taps, C and O conv channels, D model width, H heads, E = D / H.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import cast

@@ -5,8 +5,6 @@ Shapes: B clips, T frames, Q queries, S keys, K inputs, W taps, P = W K, O outpu
 of clips.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from functools import cache

@@ -3,8 +3,6 @@
 Shapes: B clips, T frames, D model width, H heads, E = D / H.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch.nn.functional as F

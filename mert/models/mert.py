@@ -5,8 +5,6 @@
 Shapes: B clips, N samples, T frames, C conv channels, D model width, L blocks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: B clips of a group, N samples, T frames.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace

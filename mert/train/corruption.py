@@ -3,8 +3,6 @@
 Shapes: B clips of a group, N samples, T frames.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

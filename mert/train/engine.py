@@ -1,7 +1,5 @@
 """The pretraining engine: one step function, run by one process or many, and resumed bit for bit."""
 
-from __future__ import annotations
-
 import logging
 import math
 import signal

@@ -1,7 +1,5 @@
 """Recipes: everything a pretraining run depends on, as one frozen configuration; named ones are functions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace

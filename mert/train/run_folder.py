@@ -4,8 +4,6 @@
 is not a tensor, and size and SHA-256 of every file. A checkpoint without this marker is incomplete and never loaded.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

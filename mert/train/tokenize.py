@@ -5,8 +5,6 @@ process or on Ray.
 Shapes: K codebooks, T frames, C classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

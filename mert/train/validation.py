@@ -3,8 +3,6 @@
 Shapes: S masked frames, K codebooks, C classes, F bins, T frames.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 

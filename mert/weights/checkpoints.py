@@ -3,8 +3,6 @@
 Safetensors files hold no code. `.bin` and `.pt` files are pickles, which only `mert.weights.pickles` reads.
 """
 
-from __future__ import annotations
-
 import hashlib
 import zipfile
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 Pure mappings between names and dictionaries; files are read and written in `mert.weights.checkpoints`.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter, deque

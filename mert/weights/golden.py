@@ -1,7 +1,5 @@
 """Golden states: a test wave and the hidden states it must give, kept beside the weights; and `verify`, the check."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Weights by name: bundled, from a folder, or downloaded to the cache of the Hugging Face hub with checked hashes."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

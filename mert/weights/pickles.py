@@ -4,8 +4,6 @@ An unrestricted reader of pickles runs any code in them. Here opcodes are screen
 containers becomes an inert stub, and only the tensors that a model asks for are read.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import pickle

@@ -1,7 +1,5 @@
 """A model to publish: weights, model card (README.md) and golden states in one folder; the reading of such cards."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Protocol

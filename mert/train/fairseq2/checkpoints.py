@@ -4,8 +4,6 @@
 with which the run began.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import shutil

@@ -3,8 +3,6 @@
 fairseq2 calls `register` by itself wherever mert-hub is installed (entry point `fairseq2.extension`).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import soundfile  # noqa: F401 - first: fairseq2 needs the libsndfile that it loads

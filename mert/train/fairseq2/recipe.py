@@ -4,8 +4,6 @@ The losses equal those of our own engine. Faults of fairseq2 0.8.1 are worked ar
 refused. OUT holds the files that our engine writes, `checkpoints/` in fairseq2's format, and `logs/`.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -1,7 +1,5 @@
 """The train and eval units of fairseq2's trainer: the updates and validation of our engine."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, MutableMapping
