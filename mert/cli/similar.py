@@ -15,8 +15,7 @@ from mert.cli import terminal
 from mert.errors import MertError, OutputError, UsageError
 
 if TYPE_CHECKING:
-    from mert.collection.index import Index, Match
-    from mert.embedding.embedder import Embedder
+    from mert.collection.index import Match
     from mert.embedding.options import Settings
 
 DEFAULT_NAME = ".mert-index.npz"
@@ -87,8 +86,8 @@ def _names(folder: Path) -> list[str]:
 
 
 def _update(
-    held: Index, embedder: Embedder, settings: Settings, folder: Path, names: list[str], path: Path, known: set[str],
-    errors: list[MertError],
+    held: mert.Index, embedder: mert.Embedder, settings: Settings, folder: Path, names: list[str], path: Path,
+    known: set[str], errors: list[MertError],
 ) -> None:  # fmt: skip
     """Embed new or changed files under a progress bar, save every minute and at the end, and print a summary.
 
@@ -128,7 +127,7 @@ def _update(
     )
 
 
-def _print_json(held: Index, folder: Path, matches: dict[Path, list[Match]], errors: list[MertError]) -> None:
+def _print_json(held: mert.Index, folder: Path, matches: dict[Path, list[Match]], errors: list[MertError]) -> None:
     def ranked(found: list[Match]) -> list[dict[str, Any]]:
         return [
             {"rank": rank, "similarity": round(match.similarity, 6), "path": str(folder / match.name)}
@@ -141,7 +140,7 @@ def _print_json(held: Index, folder: Path, matches: dict[Path, list[Match]], err
     typer.echo(json.dumps(about | {"queries": queries, "failed": failed}, indent=2))
 
 
-def _print_tables(held: Index, folder: Path, matches: dict[Path, list[Match]], errors: list[MertError]) -> None:
+def _print_tables(held: mert.Index, folder: Path, matches: dict[Path, list[Match]], errors: list[MertError]) -> None:
     from rich.table import Column, Table
     from rich.text import Text
 

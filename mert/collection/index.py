@@ -125,16 +125,12 @@ class VectorExtraction(Extraction):
         self._pooled.add(values_LTD)
 
     def finish(self) -> None:
-        """Hold the vector, and under its name (if it has one) the recording."""
+        """Hold the vector [D], and under its name (if it has one) the recording."""
         if self._pooled.count:
             self._index.by_sha256[self.stamp.sha256] = self._pooled.result()[0]
+        self.vector = self._index.by_sha256[self.stamp.sha256]
         if self.index_name is not None:
             self._index.stamps[self.index_name] = self.stamp
-
-    @property
-    def vector(self) -> np.ndarray:
-        """Float32 [D]."""
-        return self._index.by_sha256[self.stamp.sha256]
 
 
 def vector_options(layer: str | int, window: float | str | None, dtype: str = "auto") -> EmbedOptions:

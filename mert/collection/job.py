@@ -126,6 +126,7 @@ class FileExtraction(Extraction):
 
     def add(self, values_LTD: np.ndarray) -> None:
         """Write frames, or add them to the mean."""
+        self._n_frames += values_LTD.shape[1]
         if self._pooled:
             self._pooled.add(values_LTD)
             return
@@ -138,14 +139,11 @@ class FileExtraction(Extraction):
         if self._status == "skipped":
             return
         embedder, names = self._stage.embedder, self._stage.embedder.names(self._stage.settings)
-        n_frames = embedder.clock.n_frames(round(self.seconds * embedder.sample_rate))
         if self._pooled:
             values_LD = fitting(self._pooled.result(), self._stage.options.save_dtype, self.job.output)
             Features(values_LD, None, names, self._meta()).save(self.job.output)
         elif self._writer:
-            n_frames = self._writer.n_frames
-            self._writer.finish(**header(names, self._meta(), embedder.clock.times(0, n_frames)))
-        self._n_frames = n_frames
+            self._writer.finish(**header(names, self._meta(), embedder.clock.times(0, self._n_frames)))
 
     def close(self) -> None:
         """Remove what was written beside the output."""

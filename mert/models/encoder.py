@@ -22,11 +22,10 @@ class PositionalConv(nn.Module):
         nn.init.normal_(conv.weight, std=(4 / (kernel * config.dim)) ** 0.5)
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         self.conv = nn.utils.parametrizations.weight_norm(conv, dim=2)
-        self.trim = 1 - kernel % 2  # an even kernel returns one frame too many
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         position_BDT = self.conv(x_BTD.transpose(1, 2))
-        return F.gelu(position_BDT[:, :, : x_BTD.shape[1]]).transpose(1, 2)
+        return F.gelu(position_BDT[:, :, : x_BTD.shape[1]]).transpose(1, 2)  # an even kernel gives a frame too many
 
 
 class Attention(nn.Module):

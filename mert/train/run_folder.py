@@ -150,8 +150,8 @@ class RunLog:
         self._lines = open(self._metrics, "a", encoding="utf-8")  # noqa: SIM115
         with writing(self.folder / "tensorboard"):
             self._board = tensorboard.SummaryWriter(str(self.folder / "tensorboard"), purge_step=resumed_step + 1)
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        self._progress = Progress(*columns)
+        description = TextColumn("{task.description}")
+        self._progress = Progress(BarColumn(), MofNCompleteColumn(), description, TimeRemainingColumn())
         self._task = self._progress.add_task("starting", total=recipe.steps, completed=resumed_step)
         self._progress.start()
 

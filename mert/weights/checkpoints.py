@@ -136,7 +136,7 @@ def _read_folder(folder: Path, weights: Path | None) -> Checkpoint:
     else:
         extra = folder / "preprocessor_config.json"
         config = formats.from_huggingface(values, read_json(extra) if extra.is_file() else None, str(file))
-    with _open_safetensors(weights) if weights.suffix == ".safetensors" else open_torch(weights) as source:
+    with open_safetensors(weights) if weights.suffix == ".safetensors" else open_torch(weights) as source:
         return _checkpoint(source, config, weights, None if ours else "huggingface")
 
 
@@ -162,11 +162,12 @@ def _checkpoint(source: OpenWeights, config: MertConfig, weights: Path, style: f
 
 
 @contextmanager
-def _open_safetensors(path: Path) -> Iterator[OpenWeights]:
+def open_safetensors(path: Path) -> Iterator[OpenWeights]:
+    """A safetensors file, with its metadata as `objects`; CheckpointError if it cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            yield OpenWeights({}, shapes, file.get_tensor)
+            yield OpenWeights(file.metadata() or {}, shapes, file.get_tensor)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(path, f"is not a safetensors file ({error})", AGAIN) from error
 

@@ -1,7 +1,4 @@
-"""Names and configurations of the three checkpoint formats: ours, Hugging Face (HuBERT, MERT) and fairseq.
-
-Pure mappings between names and dictionaries; files are read and written in `mert.weights.checkpoints`.
-"""
+"""Names and configurations of the three checkpoint formats: ours, Hugging Face (HuBERT, MERT) and fairseq."""
 
 import math
 import re

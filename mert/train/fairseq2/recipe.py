@@ -1,7 +1,6 @@
 """Pretraining by fairseq2: its trainer, gangs and checkpoints around our model, objective, batches and learning rate.
 
-The losses equal those of our own engine. Faults of fairseq2 0.8.1 are worked around, with the reason in a comment, or
-refused. OUT holds the files that our engine writes, `checkpoints/` in fairseq2's format, and `logs/`.
+OUT holds the files that our engine writes, `checkpoints/` in fairseq2's format, and `logs/`.
 """
 
 import logging
