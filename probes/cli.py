@@ -105,7 +105,8 @@ def predict(
     from probes.user_labels.head import SavedHead
     from probes.user_labels.predictions import check_out, write
 
-    check_out(out)
+    if out is not None:
+        check_out(out)
     check_device(device)
     fitted = SavedHead.load(head)
     sources = [source for path in inputs for source in sources_of(path)]
@@ -127,18 +128,17 @@ def predict(
 
 def sources_of(path: Path) -> list[str]:
     """The file itself; of a folder its audio files, or, if it holds none, its features."""
-    from mert.collection import plan as inputs
+    from mert.collection.plan import plan
     from mert.errors import UsageError
 
     if not path.is_dir():
         return [str(path)]
     try:
-        return [job.source for job in inputs.plan([path], path).jobs]
+        return [job.source for job in plan([path], path).jobs]
     except UsageError:
-        features = [str(file) for file in sorted(path.rglob("*.npz"))]
-        if not features:
-            raise
-        return features
+        if features := [str(file) for file in sorted(path.rglob("*.npz"))]:
+            return features
+        raise
 
 
 def text_of(prediction: Prediction) -> str:
@@ -181,7 +181,7 @@ def print_fit(fitted: SavedHead, out: Path) -> None:
 
     card, lines = fitted.card, console()
     metric, n = card.scores["metric"], {part: len(card.split[part]) for part in ("train", "valid", "test")}
-    lines.print("split: " + ", ".join(f"{count} {part}" for part, count in n.items()) + f" ({card.split['how']})")
+    lines.print(f"split: {', '.join(f'{count} {part}' for part, count in n.items())} ({card.split['how']})")
     for note in card.notes:
         lines.print(f"note: {note}")
     if card.counts:
@@ -192,12 +192,11 @@ def print_fit(fitted: SavedHead, out: Path) -> None:
     layers = Table("layer", "lr", f"valid {metric}", f"test {metric}", "n", box=None)
     for layer in dict.fromkeys(row["layer"] for row in card.grid):
         rows = [GridRow(**row) for row in card.grid if row["layer"] == layer and row["valid"] is not None]
-        if not rows:
-            continue
-        lr = select(rows)[1]
-        valid = [row.valid for row in rows if row.lr == lr]
-        test, count = (f"{card.scores['test'][metric]:.1f}", str(n["test"])) if layer == card.layer else ("", "")
-        layers.add_row(layer, f"{lr:g}", f"{sum(valid) / len(valid):.1f}", test, count)
+        if rows:
+            lr = select(rows)[1]
+            valid = [row.valid for row in rows if row.lr == lr]
+            test = (f"{card.scores['test'][metric]:.1f}", str(n["test"])) if layer == card.layer else ()
+            layers.add_row(layer, f"{lr:g}", f"{sum(valid) / len(valid):.1f}", *test)
     lines.print(layers)
     seeds = len(card.scores["seeds"])
     lines.print(f"in points, means over {seeds} seeds; kept: the head of seed {card.head['seed']}, in {out}")

@@ -22,6 +22,11 @@ from mert.errors import MertError
 from probes.heads import HeadShape, HeadStack, StackAdam, forward
 
 BATCH_CLIPS = 64
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "classes": functional.cross_entropy,  # targets [K] int64
+    "tags": functional.binary_cross_entropy_with_logits,  # targets [K, C] of 0 and 1
+    "values": functional.mse_loss,  # targets [K, C]
+}
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,19 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class FitData:
-    """What heads are fitted to: windows, a target per clip, the loss, and how validation is scored.
+class Policy:
+    """When training ends: after `max_epochs`, or earlier by the `patience` of EarlyStopping."""
 
-    `loss` is "classes" (targets [K] int64), "tags" ([K, C] of 0 and 1) or "values" ([K, C]). `score` takes the logits
-    of all validation windows [R, C] and returns the number that selects epochs and settings, higher being better.
+    max_epochs: int = 100
+    patience: tuple[int, int] = (6, 20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitData(Policy):
+    """What heads are fitted to: windows, a target per clip, the loss (of LOSSES), and how validation is scored.
+
+    `score` takes the logits of all validation windows [R, C] and returns the number that selects epochs and settings,
+    higher being better.
     """
 
     train: Windows
@@ -60,8 +73,6 @@ class FitData:
     loss: str
     outputs: int
     hidden: int = 512
-    max_epochs: int = 100
-    patience: tuple[int, int] = (5, 20)
 
 
 @dataclass
@@ -78,14 +89,6 @@ class Fit:
     def logits(self, windows: Windows) -> np.ndarray:
         """Logits of every window, float32 [R, C]."""
         return in_pieces(self.parameters, windows.x)[0]
-
-
-@dataclass(frozen=True)
-class Policy:
-    """When training ends: after `max_epochs`, or earlier by the `patience` of EarlyStopping."""
-
-    max_epochs: int = 100
-    patience: tuple[int, int] = (6, 20)
 
 
 def fit(task: FitData, settings: Sequence[Setting], device: str = "cpu") -> list[Fit]:
@@ -111,8 +114,7 @@ def fit(task: FitData, settings: Sequence[Setting], device: str = "cpu") -> list
             logits_GRC = in_pieces(stack.parameters, task.valid.x)
         return [task.score(logits_RC) for logits_RC in logits_GRC]
 
-    policy = Policy(task.max_epochs, task.patience)
-    stopping, best = run_epochs(policy, rates_G, epoch, validate, lambda: stack.parameters)
+    stopping, best = run_epochs(task, rates_G, epoch, validate, lambda: stack.parameters)
     return [
         Fit(setting, stopping.best[g], stopping.epochs[g], {name: value[g : g + 1] for name, value in best.items()},
             stopping.curves[g])
@@ -201,12 +203,7 @@ def losses(task: FitData, stack: HeadStack, rows_GB: Tensor) -> Tensor:
     """Mean loss of each head [G] on its batch; the target of a window is that of its clip."""
     logits_GBC = stack.logits(task.train.x[rows_GB].float(), train=True)
     targets = task.targets[task.train.owners[rows_GB]]
-    if task.loss == "classes":
-        each = functional.cross_entropy(logits_GBC.flatten(0, 1), targets.flatten(), reduction="none")
-    elif task.loss == "tags":
-        each = functional.binary_cross_entropy_with_logits(logits_GBC, targets, reduction="none")
-    else:
-        each = functional.mse_loss(logits_GBC, targets, reduction="none")
+    each = LOSSES[task.loss](logits_GBC.flatten(0, 1), targets.flatten(0, 1), reduction="none")
     return each.reshape(len(rows_GB), -1).mean(dim=1)
 
 

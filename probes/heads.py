@@ -51,26 +51,21 @@ class HeadStack:
         """[G, B, P], or [G, B, L, P] where layers are weighted, to [G, B, C]."""
         return forward(self.parameters, x, self.noise if train else None)
 
-    def state(self) -> dict[str, Tensor]:
-        """A copy of all parameters."""
-        return {name: value.detach().clone() for name, value in self.parameters.items()}
-
 
 def init(shape: HeadShape, random: torch.Generator | None = None) -> dict[str, Tensor]:
     """Initial parameters of one head; without `random`, from torch's global random numbers."""
 
-    def uniform(size: tuple[int, ...], fan_in: int) -> Tensor:
-        bound = fan_in**-0.5
-        return torch.empty(size).uniform_(-bound, bound, generator=random)
+    def uniform(fan_in: int, *size: int) -> Tensor:
+        return torch.empty(size).uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=random)
 
     parameters: dict[str, Tensor] = {}
     if shape.weighted:
         parameters["layers"] = torch.randn(shape.weighted, generator=random)
     width = shape.inputs
     if shape.hidden:
-        parameters["w1"], parameters["b1"] = uniform((shape.hidden, width), width), uniform((shape.hidden,), width)
+        parameters |= {"w1": uniform(width, shape.hidden, width), "b1": uniform(width, shape.hidden)}
         width = shape.hidden
-    parameters["w2"], parameters["b2"] = uniform((shape.outputs, width), width), uniform((shape.outputs,), width)
+    parameters |= {"w2": uniform(width, shape.outputs, width), "b2": uniform(width, shape.outputs)}
     return parameters
 
 
@@ -117,8 +112,7 @@ class StackAdam:
         """One update by the gradients of the heads' losses, which are independent of each other."""
         gradients = torch.autograd.grad(losses_G.sum(), self._tensors)
         if self._single is None:
-            self._update(gradients)
-            return
+            return self._update(gradients)
         for tensor, gradient in zip(self._tensors, gradients, strict=True):
             tensor.grad = gradient
         self._single.param_groups[0]["lr"] = float(self.lr_G)

@@ -41,19 +41,10 @@ class BeatFit:
 
 
 def fit_one(
-    store: FrameStore,
-    train_beats: Beats,
-    valid_beats: Beats,
-    *,
-    layer: Layer,
-    lr: float,
-    seed: int,
-    tracking: Tracking | None = None,
-    policy: Policy | None = None,
-    batch_clips: int | None = None,
-    crop_s: float = 10.0,
+    store: FrameStore, train_beats: Beats, valid_beats: Beats, *, layer: Layer, lr: float, seed: int,
+    tracking: Tracking = Tracking(), policy: Policy = Policy(), batch_clips: int | None = None, crop_s: float = 10.0,
     device: str | torch.device = "cpu",
-) -> BeatFit:
+) -> BeatFit:  # fmt: skip
     """Train one head; the same seed gives the same head, bit by bit, on a CPU.
 
     An epoch takes a random crop of each training clip, in batches of 64 clips, or of an eighth of all if that is less.
@@ -61,8 +52,7 @@ def fit_one(
     the choice of layer and rate. MARBLE computes F in every epoch: on few clips that is coarse (beats drawn from noise
     reach 0.35), costs two to three times as long, and was on average no better where both were tried.
     """
-    device, tracking = torch.device(device), tracking or Tracking()
-    clips = list(train_beats)
+    device, clips = torch.device(device), list(train_beats)
     with seeded(seed, device) as random:
         head = FrameHead.for_frames(store.frames(clips[0], layer)).to(device)
         head.init_rate(float(np.mean([beat_targets(train_beats[clip], store.times(clip)).mean() for clip in clips])))
@@ -73,9 +63,8 @@ def fit_one(
             length = min(len(times_T), round(crop_s * frame_rate(times_T)))
             start = int(random.integers(len(times_T) - length, endpoint=True))
             targets_T = beat_targets(train_beats[clip], times_T)[start : start + length]
-            return torch.as_tensor(store.frames(clip, layer)[..., start : start + length, :]), torch.as_tensor(
-                targets_T
-            )
+            frames = store.frames(clip, layer)[..., start : start + length, :]
+            return torch.as_tensor(frames), torch.as_tensor(targets_T)
 
         def epoch(optimizer: torch.optim.Optimizer) -> None:
             order = [clips[i] for i in random.permutation(len(clips))]
@@ -83,10 +72,9 @@ def fit_one(
                 step(head, [crop(clip) for clip in order[first : first + size]], optimizer, device)
 
         def validate() -> float:
-            losses = [clip_loss(head, store, beats, clip, layer) for clip, beats in valid_beats.items()]
-            return -float(np.mean(losses))
+            return -float(np.mean([clip_loss(head, store, beats, clip, layer) for clip, beats in valid_beats.items()]))
 
-        _, number = train(head, lr, policy or Policy(), epoch, validate)
+        _, number = train(head, lr, policy, epoch, validate)
     valid = float(np.mean(f_measures(head, store, valid_beats, layer, tracking))) if number else 0.0
     return BeatFit(head, layer, lr, seed, valid, number)
 

@@ -5,6 +5,7 @@ Shapes: J targets in the order of STEMS, C channels, N samples, F bins, T frames
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -50,11 +51,10 @@ def museval_sdrs(references_JCN: np.ndarray, estimates_JCN: np.ndarray, rate_hz:
 def imported_museval() -> Any:
     """The museval package; UsageError where it, or the ffmpeg it looks for, is missing."""
     try:
-        import museval
+        return import_module("museval")
     except (ImportError, RuntimeError) as error:
         remedy = "pip install museval, with ffmpeg and ffprobe on PATH; or use sdr=global"
         raise UsageError("sdr=museval", f"museval cannot be imported ({error})", remedy) from None
-    return museval
 
 
 def mixture_as_estimate(mixture_CN: np.ndarray, n_targets: int = 4) -> np.ndarray:

@@ -116,8 +116,7 @@ def plan_segments(n_tracks: int, seed: int, per_track: int, remix: bool = True) 
             gains = random.uniform(*GAINS, len(STEMS))
             swaps = random.random(len(STEMS)) < SWAP
             if remix and number % 2:
-                drawn = zip(others.tolist(), where.tolist(), gains.tolist(), swaps.tolist(), strict=True)
-                segments.append(tuple(Excerpt(*values) for values in drawn))
+                segments.append(tuple(map(Excerpt, *(drawn.tolist() for drawn in (others, where, gains, swaps)))))
             else:
                 segments.append((Excerpt(track, float(where[0])),) * len(STEMS))
     return segments
@@ -129,14 +128,9 @@ def remixed(excerpts: tuple[Excerpt, ...]) -> bool:
 
 
 def segments(
-    tracks: Sequence[Callable[[], Stems]],
-    seed: int,
-    per_track: int = 64,
-    seconds: float = 6.0,
-    rate_hz: int = RATE_HZ,
-    remix: bool = True,
-    out: np.ndarray | None = None,
-) -> np.ndarray:
+    tracks: Sequence[Callable[[], Stems]], seed: int, per_track: int = 64, seconds: float = 6.0,
+    rate_hz: int = RATE_HZ, remix: bool = True, out: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """A pool [S, 1 + J, C, N] of segments: mixture, then targets. Each track is loaded once.
 
     Frozen features are computed once per mixture, so the pool is drawn once from `seed`: half of it are stretches of

@@ -93,27 +93,16 @@ class SeparationFit:
 
 
 def fit_one(
-    store: FrameStore,
-    train_pool: Magnitudes,
-    valid_pool: Magnitudes,
-    *,
-    target: str,
-    layer: Layer,
-    lr: float,
-    seed: int,
-    hidden: int = 512,
-    policy: Policy | None = None,
-    batch_segments: int = 16,
-    device: str | torch.device = "cpu",
-    stft: Stft = STFT,
-) -> SeparationFit:
+    store: FrameStore, train_pool: Magnitudes, valid_pool: Magnitudes, *, target: str, layer: Layer, lr: float,
+    seed: int, hidden: int = 512, policy: Policy = Policy(), batch_segments: int = 16,
+    device: str | torch.device = "cpu", stft: Stft = STFT,
+) -> SeparationFit:  # fmt: skip
     """Train the head of one target; the same seed gives the same head, bit by bit, on a CPU.
 
     The loss is the squared error of magnitudes, mask times mixture against target, of both channels. Segments are of
     one length. The epoch with the lowest loss on the validation segments is kept.
     """
-    device = torch.device(device)
-    names = list(train_pool)
+    device, names = torch.device(device), list(train_pool)
     with seeded(seed, device) as random, one_thread():
         head = UnmixHead.for_frames(store.frames(names[0], layer), hidden, stft.bins).to(device)
 
@@ -136,7 +125,7 @@ def fit_one(
                       for batch in batches(list(valid_pool), batch_segments)]  # fmt: skip
             return -sum(losses) / len(valid_pool)
 
-        best, number = train(head, lr, policy or Policy(), epoch, validate)
+        best, number = train(head, lr, policy, epoch, validate)
     return SeparationFit(head, target, layer, lr, seed, -best, number)
 
 
@@ -178,11 +167,10 @@ def song_masks(
     if missing := [target for target in STEMS if target not in by_target]:
         raise ValueError(f"no head for {', '.join(missing)}")
     times_T = stft.times(n_samples)
-
-    def mask(fit: SeparationFit) -> Tensor:
-        return fit.head.mask(at_times(store.frames(name, fit.layer), store.times(name), times_T))
-
-    return torch.stack([mask(by_target[target]) for target in STEMS])
+    masks = []
+    for fit in (by_target[target] for target in STEMS):
+        masks.append(fit.head.mask(at_times(store.frames(name, fit.layer), store.times(name), times_T)))
+    return torch.stack(masks)
 
 
 def separate(

@@ -28,6 +28,7 @@ from probes.features.scaling import Standardizer
 from probes.features.stores import WEIGHTED
 from probes.heads import forward
 from probes.user_labels.predictions import Prediction
+from probes.user_labels.table import TASKS
 
 SCHEMA = 1
 AGAIN = "fit it again, or restore the folder"
@@ -85,27 +86,25 @@ class HeadCard:
 
     def invalid(self) -> str | None:
         """The first entry needed for predictions that has a wrong type; None if there is none."""
-        tracking: dict[str, type] = {"post": str, "tolerance_s": float}
         types: dict[str, dict[str, type]] = {
-            "encoder": {"name": str, "sha256": str},
-            "features": {"normalize": bool, "dtype": str},
-            "tracking": tracking if self.task == "frames" else {},
-        }
+            "encoder": {"name": str, "sha256": str}, "features": {"normalize": bool, "dtype": str},
+        }  # fmt: skip
+        if self.task == "frames":
+            types["tracking"] = {"post": str, "tolerance_s": float}
         for name in ("classes", "layers"):
             value = getattr(self, name)
             if not (isinstance(value, list) and value and all(isinstance(text, str) for text in value)):
                 return name
         for name, parts in types.items():
             value = getattr(self, name)
-            if parts and not isinstance(value, dict):
+            if not isinstance(value, dict):
                 return name
-            for part, kind in parts.items():
-                if not isinstance(value.get(part), kind):
-                    return f"{name}.{part}"
+            if wrong := [part for part, kind in parts.items() if not isinstance(value.get(part), kind)]:
+                return f"{name}.{wrong[0]}"
         facts = self.features | {"weights_sha256": ""}
-        if Provenance.missing(facts) or any(fact not in facts for fact in ("sample_rate", "window", "hop", "pool")):
+        if Provenance.missing(facts) or not {"sample_rate", "window", "hop", "pool"} <= facts.keys():
             return "features"
-        return None if self.task in ("classification", "multilabel", "regression", "frames") else "task"
+        return None if self.task in TASKS else "task"
 
 
 CARD, TENSORS = "head.json", "head.safetensors"
@@ -209,15 +208,12 @@ class SavedHead:
         """How an encoder must embed for this head; HeadError if it is not the one that the head was fitted on."""
         facts, wanted = self.card.features, self.card.encoder
         if encoder.sha256 != wanted["sha256"]:
-            raise HeadError(
-                self.source, f"was fitted on features of {wanted['name']} (sha256 {wanted['sha256']}), not of "
-                f"{encoder.info.name} (sha256 {encoder.sha256})",
-                "give the model it was fitted on with -m, or embed with this one and fit again",
-            )  # fmt: skip
+            reason = f"was fitted on features of {wanted['name']} (sha256 {wanted['sha256']}), not of "
+            remedy = "give the model it was fitted on with -m, or embed with this one and fit again"
+            raise HeadError(self.source, f"{reason}{encoder.info.name} (sha256 {encoder.sha256})", remedy)
         try:
-            settings = encoder.settings(
-                layers=self.card.layers, **{key: facts[key] for key in ("pool", "window", "hop", "dtype")}
-            )
+            options = {key: facts[key] for key in ("pool", "window", "hop", "dtype")}
+            settings = encoder.settings(layers=self.card.layers, **options)
         except (ValueError, TypeError) as error:
             raise HeadError(self.source, f"{CARD} does not fit the encoder ({error})", AGAIN) from None
         self._compare(encoder.provenance(settings))
@@ -230,11 +226,9 @@ class SavedHead:
 
     def _of_features(self, features: Features, name: str) -> Prediction:
         if (sha256 := features.meta.get("weights_sha256")) != self.card.encoder["sha256"]:
-            raise HeadError(
-                name, f"holds features of {features.meta.get('model')} (sha256 {sha256}); the head was fitted on those "
-                f"of {self.card.encoder['name']} (sha256 {self.card.encoder['sha256']})",
-                "embed it with that model",
-            )  # fmt: skip
+            reason = f"holds features of {features.meta.get('model')} (sha256 {sha256}); the head was fitted on those "
+            of = f"of {self.card.encoder['name']} (sha256 {self.card.encoder['sha256']})"
+            raise HeadError(name, reason + of, "embed it with that model")
         self._compare(features.provenance)
         if lacking := [layer for layer in self.card.layers if layer not in features.layers]:
             raise HeadError(name, f"holds no {lacking[0]}", f"embed it with --layers {','.join(self.card.layers)}")
@@ -294,7 +288,5 @@ class SavedHead:
 
 def refuse_other(folder: Path) -> None:
     """OutputError if a folder exists and holds anything but a head, which saving would delete."""
-    if not folder.exists():
-        return
-    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {CARD, TENSORS}:
+    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {CARD, TENSORS}):
         raise OutputError(folder, "exists, and is not a head", "give another name")

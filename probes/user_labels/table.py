@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,9 +99,7 @@ def read_labels(path: Path, task: str | None = None) -> LabelTable:
     classes = classes_of(task, items) if column in used else tuple(used)
     unused = [name for name in sheet.targets if name not in used]
     notes = [f"columns not used: {', '.join(unused)}"] if unused else []
-    if task == "classification" and 2 * len({item.label for item in items}) > len(items) and all(
-        is_number(item.label) for item in items
-    ):  # fmt: skip
+    if task == "classification" and 2 * len(classes) > len(items) and all(map(is_number, classes)):
         notes.append("the labels are many numbers: for values, not classes, give --task regression")
     return LabelTable(str(path), task, classes, items, tuple(notes))
 
@@ -224,9 +221,7 @@ def classes_of(task: str, items: Sequence[LabelledFile]) -> tuple[str, ...]:
     >>> classes_of("multilabel", [LabelledFile("a", frozenset({"loud", "fast"})), LabelledFile("b", frozenset())])
     ('fast', 'loud')
     """
-    if task == "frames":
-        return ("event",)
-    return tuple(sorted(Counter(name for item in items for name in names_in(item.label))))
+    return ("event",) if task == "frames" else tuple(sorted({name for item in items for name in names_in(item.label)}))
 
 
 def names_in(label: Any) -> tuple[str, ...]:
