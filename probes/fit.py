@@ -85,7 +85,6 @@ class Fit:
     parameters: dict[str, Tensor]
     curve: list[float] = field(default_factory=list)
 
-    @torch.inference_mode()
     def logits(self, windows: Windows) -> np.ndarray:
         """Logits of every window, float32 [R, C]."""
         return in_pieces(self.parameters, windows.x)[0]
@@ -110,9 +109,7 @@ def fit(task: FitData, settings: Sequence[Setting], device: str = "cpu") -> list
             adam.step(losses(task, stack, rows_GB))
 
     def validate() -> list[float]:
-        with torch.inference_mode():
-            logits_GRC = in_pieces(stack.parameters, task.valid.x)
-        return [task.score(logits_RC) for logits_RC in logits_GRC]
+        return [task.score(logits_RC) for logits_RC in in_pieces(stack.parameters, task.valid.x)]
 
     stopping, best = run_epochs(task, rates_G, epoch, validate, lambda: stack.parameters)
     return [
@@ -123,12 +120,9 @@ def fit(task: FitData, settings: Sequence[Setting], device: str = "cpu") -> list
 
 
 def run_epochs(
-    policy: Policy,
-    lr_G: Tensor,
-    epoch: Callable[[Tensor], None],
-    validate: Callable[[], Sequence[float]],
+    policy: Policy, lr_G: Tensor, epoch: Callable[[Tensor], None], validate: Callable[[], Sequence[float]],
     state: Callable[[], Mapping[str, Tensor]],
-) -> tuple[EarlyStopping, dict[str, Tensor]]:
+) -> tuple[EarlyStopping, dict[str, Tensor]]:  # fmt: skip
     """Train G heads until all have stopped: their scores, and copies of their `state` at the best epoch of each.
 
     `epoch` trains for an epoch at the rates [G], `validate` gives a score per head, higher being better.
@@ -167,21 +161,18 @@ class EarlyStopping:
 
     def update(self, epoch: int, scores: Sequence[float], lr_G: Tensor) -> tuple[list[bool], Tensor]:
         """Which heads are at their best now, and the learning rates that follow."""
-        lr_G = lr_G.clone()
-        better = []
+        lr_G, better_G = lr_G.clone(), [False] * len(scores)
         for g, score in enumerate(scores):
-            better.append(not self._done[g] and score > self.best[g])
             if self._done[g]:
                 continue
             self.curves[g].append(float(score))
-            if better[g]:
-                self.best[g], self.epochs[g] = float(score), epoch
-                continue
             waited = epoch - self.epochs[g]
-            if waited % (self._plateau + 1) == 0:
+            if score > self.best[g]:
+                better_G[g], self.best[g], self.epochs[g] = True, float(score), epoch
+            elif waited % (self._plateau + 1) == 0:
                 lr_G[g] *= 0.5
-            self._done[g] = waited >= self._stop or math.isnan(score)
-        return better, lr_G
+            self._done[g] = not better_G[g] and (waited >= self._stop or math.isnan(score))
+        return better_G, lr_G
 
 
 def batches(windows: Windows, orders: Sequence[np.random.Generator]) -> list[Tensor]:
@@ -207,6 +198,7 @@ def losses(task: FitData, stack: HeadStack, rows_GB: Tensor) -> Tensor:
     return each.reshape(len(rows_GB), -1).mean(dim=1)
 
 
+@torch.inference_mode()
 def in_pieces(parameters: dict[str, Tensor], x: Tensor, rows: int = 4096) -> np.ndarray:
     """Logits [G, R, C] of all rows for all heads, without dropout."""
     n_heads = len(parameters["w2"])
@@ -237,12 +229,9 @@ def mean_over_clips(values_RC: np.ndarray, owners_R: np.ndarray) -> np.ndarray:
 
 
 def train(
-    model: nn.Module,
-    lr: float,
-    policy: Policy,
-    epoch: Callable[[torch.optim.Optimizer], None],
+    model: nn.Module, lr: float, policy: Policy, epoch: Callable[[torch.optim.Optimizer], None],
     validate: Callable[[], float],
-) -> tuple[float, int]:
+) -> tuple[float, int]:  # fmt: skip
     """Train a module by torch's Adam and keep the weights of its best epoch: (the best score, its epoch from 1).
 
     A score that is not finite ends the training; if it is the first, the model stays untrained, the score is minus

@@ -7,6 +7,7 @@ import math
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
@@ -70,11 +71,10 @@ class Result:
 
     def save(self, folder: Path, outputs: Outputs) -> Path:
         """Write `folder`/<task>.npz with the outputs, then <task>.json, whose path is returned."""
-        name = self.task["name"]
-        arrays = {"ids": outputs.ids, "targets": outputs.targets, "outputs": outputs.outputs}
-        write_npz(folder / f"{name}.npz", arrays | {"columns": np.array(outputs.columns)})
-        write_json(folder / f"{name}.json", dataclasses.asdict(self))
-        return folder / f"{name}.json"
+        path = folder / f"{self.task['name']}.json"
+        write_npz(path.with_suffix(".npz"), vars(outputs) | {"columns": np.array(outputs.columns)})
+        write_json(path, dataclasses.asdict(self))
+        return path
 
     @classmethod
     def load(cls, path: Path) -> Result:
@@ -92,7 +92,7 @@ class Result:
 def load_outputs(path: Path) -> Outputs:
     """The outputs beside a result, whose JSON is `path`."""
     arrays = read_npz(path.with_suffix(".npz"), required=("ids", "targets", "outputs", "columns"))
-    columns = tuple(str(name) for name in arrays["columns"])
+    columns = tuple(map(str, arrays["columns"]))
     return Outputs(arrays["ids"], arrays["targets"], arrays["outputs"], columns)
 
 
@@ -105,18 +105,16 @@ def portable(word: str) -> str:
     return PurePath(word).name if PurePath(word).is_absolute() else word
 
 
-def library_versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that determine the numbers.
 
     >>> "torch" in library_versions()
     True
     """
     versions = {"python": platform.python_version()}
-    for name in names:
-        try:
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return versions
 
 

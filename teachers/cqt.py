@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from teachers.base import StoredTeacher, Targets, check_wave
+from teachers.base import Targets, Teacher, check_wave
 
 
 class Kernels(NamedTuple):
@@ -109,7 +109,7 @@ class Cqt:
         """Frames [first, first + step) of a long clip, from the samples that they need."""
         start = (first - self.halo_cells) * self.hop
         part_BN = wave_BN[:, max(0, start) : start + self.longest_cells * self.hop]
-        part_BN = torch.nn.functional.pad(part_BN, (max(0, -start), 0))
+        part_BN = F.pad(part_BN, (max(0, -start), 0))
         last = min(self._step, n_frames - first)
         return self._magnitudes(part_BN, self.longest_cells)[:, self.halo_cells : self.halo_cells + last]
 
@@ -199,7 +199,7 @@ def kernel_spectra(cqt: Cqt, bin_M: np.ndarray, block_M: np.ndarray, n_cells: in
     return (gain_M1 * np.sin(taps_M1 * half_MJ) * cots).astype(np.float32)
 
 
-class CqtTeacher(StoredTeacher):
+class CqtTeacher(Teacher):
     """Frame targets [B, T, 336] at 75 Hz: linear constant-Q magnitudes, as MERT regresses them.
 
     `settings` are those of `Cqt`; `Cqt(rate_hz=16_000)` has 50 frames per second, for the v0 family.

@@ -44,12 +44,6 @@ class Architecture:
     sample_rate: int = 24_000
     hop: int = 320  # ratios 8, 5, 4, 2
 
-    @property
-    def seanet(self) -> dict[str, int | bool | str]:
-        """Arguments common to encoder and decoder."""
-        layers = {"n_filters": self.n_filters, "n_residual_layers": self.n_residual_layers, "lstm": self.lstm}
-        return {"channels": 1, "dimension": self.dimension, "causal": True, "norm": "weight_norm", **layers}
-
 
 def encodec_package() -> Any:
     """The package; the first call logs its licence. TeacherError if it or its torchaudio cannot be imported."""
@@ -66,11 +60,13 @@ def build(architecture: Architecture, decoder: bool = False) -> nn.ModuleDict:
     """Fresh `encoder`, `quantizer` and, for training, `decoder`, named as in the published weights."""
     modules = require("encodec.modules", "encodec", "encodec")
     quantization = require("encodec.quantization", "encodec", "encodec")
+    sizes = {name: getattr(architecture, name) for name in ("n_filters", "n_residual_layers", "lstm", "dimension")}
+    seanet = {"channels": 1, "causal": True, "norm": "weight_norm", **sizes}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # the package uses torch's former weight norm
-        parts = nn.ModuleDict({"encoder": modules.SEANetEncoder(**architecture.seanet)})
+        parts = nn.ModuleDict({"encoder": modules.SEANetEncoder(**seanet)})
         if decoder:
-            parts["decoder"] = modules.SEANetDecoder(**architecture.seanet)
+            parts["decoder"] = modules.SEANetDecoder(**seanet)
     parts["quantizer"] = quantization.ResidualVectorQuantizer(
         architecture.dimension, architecture.n_codebooks, architecture.n_classes, kmeans_iters=10
     )
@@ -117,18 +113,16 @@ class EncodecTeacher(CodeTeacher):
 
         TeacherError if neither works; the package checks the file's SHA-256 against its name.
         """
-        package = encodec_package()
-        where = folder if folder is not None else "encodec"
-        if folder is not None and not (Path(folder) / PUBLISHED).is_file():
-            raise TeacherError(where, f"holds no {PUBLISHED}", "name the folder of EnCodec's 24 kHz weights")
+        package, repository = encodec_package(), None if folder is None else Path(folder)
+        if repository and not (repository / PUBLISHED).is_file():
+            raise TeacherError(repository, f"holds no {PUBLISHED}", "name the folder of EnCodec's 24 kHz weights")
         try:
             with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
                 warnings.filterwarnings("ignore", category=FutureWarning)  # as in `build`
-                repository = None if folder is None else Path(folder)
                 model = package.EncodecModel.encodec_model_24khz(pretrained=True, repository=repository)
         except (OSError, RuntimeError, ValueError) as error:
             remedy = f"download {PUBLISHED} and name its folder"
-            raise TeacherError(where, f"the weights cannot be had ({error})", remedy) from error
+            raise TeacherError(folder or "encodec", f"the weights cannot be had ({error})", remedy) from error
         architecture = Architecture()
         unused = ("decoder.", *(f"quantizer.vq.layers.{k}." for k in range(architecture.n_codebooks, 32)))
         state = model.state_dict()
@@ -153,11 +147,9 @@ class EncodecTeacher(CodeTeacher):
 
     def _codes(self, wave_1N: Tensor) -> Tensor:
         self.parts.to(wave_1N.device)
-        with torch.autocast(wave_1N.device.type, enabled=False):
-            latent_1DT = self.parts["encoder"](wave_1N[None])
-            quantizer: Any = self.parts["quantizer"]
-            codes_K1T: Tensor = quantizer.encode(latent_1DT, round(self.rate_hz))
-            return codes_K1T[:, 0]
+        quantizer: Any = self.parts["quantizer"]
+        codes_K1T: Tensor = quantizer.encode(self.parts["encoder"](wave_1N[None]), round(self.rate_hz))
+        return codes_K1T[:, 0]
 
 
 def tones(rate_hz: int) -> Tensor:

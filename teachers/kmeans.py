@@ -67,7 +67,8 @@ class KmeansTeacher(CodeTeacher):
 
         rows_NF = sample_rows(waves, extract, sample_rate, sample_frames, seed, cls.name)
         weights: dict[str, Tensor] = {}
-        for key, n, part_NF in zip(streams, per_stream, split(rows_NF, streams), strict=True):
+        columns = np.cumsum([stream.n_features for stream in streams.values()])[:-1]
+        for key, n, part_NF in zip(streams, per_stream, np.split(rows_NF, columns, axis=1), strict=True):
             mean_F, std_F = standard(part_NF, alike=key != "mfcc")
             rows = ((torch.from_numpy(part_NF) - mean_F) / std_F).numpy()
             centres_CF = kmeans(rows, n, seed, cls.name)
@@ -76,14 +77,7 @@ class KmeansTeacher(CodeTeacher):
 
     def _codes(self, wave_1N: Tensor) -> Tensor:
         w, codes = self.weights_on(wave_1N.device), []
-        with torch.autocast(wave_1N.device.type, enabled=False):
-            for key, stream in self.streams.items():
-                x_TF = (stream(wave_1N)[0] - w[f"{key}.mean"]) / w[f"{key}.std"]
-                codes.append(nearest(x_TF, w[f"{key}.centres"]))
+        for key, stream in self.streams.items():
+            x_TF = (stream(wave_1N)[0] - w[f"{key}.mean"]) / w[f"{key}.std"]
+            codes.append(nearest(x_TF, w[f"{key}.centres"]))
         return torch.stack(codes)
-
-
-def split(rows_NF: np.ndarray, streams: dict[str, Spectral]) -> list[np.ndarray]:
-    """The columns of each stream."""
-    ends = np.cumsum([stream.n_features for stream in streams.values()])[:-1]
-    return np.split(rows_NF, ends, axis=1)

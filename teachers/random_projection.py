@@ -64,7 +64,6 @@ class RandomProjectionTeacher(MelCodeTeacher):
 
     def _codes(self, wave_1N: Tensor) -> Tensor:
         w = self.weights_on(wave_1N.device)
-        with torch.autocast(wave_1N.device.type, enabled=False):
-            x_TF = (self.levelled(wave_1N)[0] - w["mean"]) / w["std"]
-            code_KTD = normalize(x_TF @ w["projection"], dim=2)
-            return (code_KTD @ w["codebooks"].transpose(1, 2)).argmax(2)
+        x_TF = (self.levelled(wave_1N)[0] - w["mean"]) / w["std"]
+        code_KTD = normalize(x_TF @ w["projection"], dim=2)
+        return (code_KTD @ w["codebooks"].transpose(1, 2)).argmax(2)
