@@ -177,7 +177,7 @@ def print_fit(fitted: SavedHead, out: Path) -> None:
     from rich.table import Table
 
     from mert.cli.terminal import console
-    from probes.sweep import GridRow, select
+    from probes.results import LayerCurve
 
     card, lines = fitted.card, console()
     metric, n = card.scores["metric"], {part: len(card.split[part]) for part in ("train", "valid", "test")}
@@ -190,13 +190,10 @@ def print_fit(fitted: SavedHead, out: Path) -> None:
             classes.add_row(name, *(str(in_part[part]) for part in n))
         lines.print(classes)
     layers = Table("layer", "lr", f"valid {metric}", f"test {metric}", "n", box=None)
-    for layer in dict.fromkeys(row["layer"] for row in card.grid):
-        rows = [GridRow(**row) for row in card.grid if row["layer"] == layer and row["valid"] is not None]
-        if rows:
-            lr = select(rows)[1]
-            valid = [row.valid for row in rows if row.lr == lr]
-            test = (f"{card.scores['test'][metric]:.1f}", str(n["test"])) if layer == card.layer else ()
-            layers.add_row(layer, f"{lr:g}", f"{sum(valid) / len(valid):.1f}", *test)
+    curve = LayerCurve.of(card.grid)
+    for layer, lr, valid in zip(curve.layers, curve.lrs, curve.mean, strict=True):
+        test = (f"{card.scores['test'][metric]:.1f}", str(n["test"])) if layer == card.layer else ()
+        layers.add_row(layer, f"{lr:g}", f"{valid:.1f}", *test)
     lines.print(layers)
     seeds = len(card.scores["seeds"])
     lines.print(f"in points, means over {seeds} seeds; kept: the head of seed {card.head['seed']}, in {out}")

@@ -112,11 +112,9 @@ def fit(task: FitData, settings: Sequence[Setting], device: str = "cpu") -> list
         return [task.score(logits_RC) for logits_RC in in_pieces(stack.parameters, task.valid.x)]
 
     stopping, best = run_epochs(task, rates_G, epoch, validate, lambda: stack.parameters)
-    return [
-        Fit(setting, stopping.best[g], stopping.epochs[g], {name: value[g : g + 1] for name, value in best.items()},
-            stopping.curves[g])
-        for g, setting in enumerate(settings)
-    ]  # fmt: skip
+    heads = [{name: value[g : g + 1] for name, value in best.items()} for g in range(len(settings))]
+    fits = zip(settings, stopping.best, stopping.epochs, heads, stopping.curves, strict=True)
+    return [Fit(*parts) for parts in fits]
 
 
 def run_epochs(

@@ -88,18 +88,12 @@ def forward(
 def affine(x_GBP: Tensor, weight_GHP: Tensor, bias_GH: Tensor) -> Tensor:
     """A linear layer of each head; a single head in training on a CPU uses oneDNN, which is faster."""
     if len(x_GBP) == 1 and trains_on_cpu(x_GBP) and onednn():
-        y: Tensor = OneDnnLinear.apply(x_GBP[0], weight_GHP[0], bias_GH[0])
-        return y[None]
+        return OneDnnLinear.apply(x_GBP[0], weight_GHP[0], bias_GH[0])[None]
     return torch.baddbmm(bias_GH[:, None], x_GBP, weight_GHP.transpose(1, 2))
 
 
 class StackAdam:
-    """Adam (Kingma and Ba 2015) with a learning rate per head of a stack; for a single head it is torch's fused one.
-
-    >>> stack = HeadStack(HeadShape(4, 3), seeds=[0, 1])
-    >>> StackAdam(stack.parameters, torch.tensor([1e-3, 1e-2])).lr_G
-    tensor([0.0010, 0.0100])
-    """
+    """Adam (Kingma and Ba 2015) with a learning rate per head of a stack; for a single head it is torch's fused one."""
 
     def __init__(self, parameters: dict[str, Tensor], lr_G: Tensor) -> None:
         self.lr_G, self._step = lr_G, 0
@@ -156,9 +150,9 @@ class FrameHead(nn.Module):
         self.weights = nn.ParameterDict(init(shape))
 
     @classmethod
-    def for_frames(cls, frames: np.ndarray, hidden: int = HIDDEN) -> FrameHead:
+    def for_frames(cls, frames: np.ndarray) -> FrameHead:
         """A head for frames like these, [T, D] or [L, T, D]."""
-        return cls(HeadShape(frames.shape[-1], 1, hidden, len(frames) if frames.ndim == 3 else 0))
+        return cls(HeadShape(frames.shape[-1], 1, weighted=len(frames) if frames.ndim == 3 else 0))
 
     @torch.no_grad()
     def init_rate(self, rate: float) -> None:
@@ -175,8 +169,7 @@ class FrameHead(nn.Module):
     def logits(self, frames: np.ndarray) -> Tensor:
         """Logits [T] of a whole clip, without dropout."""
         self.eval()
-        logits_T: Tensor = self(torch.as_tensor(frames, dtype=torch.float32, device=self.weights["w2"].device))
-        return logits_T
+        return self(torch.as_tensor(frames, dtype=torch.float32, device=self.weights["w2"].device))
 
     def activation(self, frames: np.ndarray) -> np.ndarray:
         """Probability of an event, [T] float64: in float32, probabilities close to 1 would tie."""

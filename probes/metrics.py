@@ -148,7 +148,7 @@ def _r2_of(target: str, title: str) -> Metric:
 
 
 STEMS = ("vocals", "drums", "bass", "other")
-_METRICS = (
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (
     _by_item("accuracy", "accuracy", lambda t, o, c: correct(t, o)),
     _by_item("weighted_score", "weighted key score", key_scores, alone=True),
     Metric("roc_auc", "ROC-AUC", lambda t, o, c: roc_auc(t, o)),
@@ -159,8 +159,7 @@ _METRICS = (
     _column("f_dbn", "beat F, DBN", switch=("beat_post", "dbn", "dbn")),
     _column("f_peak", "beat F, peaks", switch=("beat_post", "peak", "dbn")),
     *(_column(f"sdr_{stem}", f"SDR {stem}", scale=1.0, unit="dB") for stem in STEMS),
-)
-METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
+)}  # fmt: skip
 
 
 def score_parts(names: Sequence[str], protocol: Mapping[str, str] | None = None) -> tuple[str, ...]:

@@ -106,11 +106,7 @@ def portable(word: str) -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that determine the numbers.
-
-    >>> "torch" in library_versions()
-    True
-    """
+    """Versions of Python and of the libraries that determine the numbers."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):
@@ -154,6 +150,7 @@ class LayerCurve:
     """Validation by layer, at the best learning rate of each: mean over seeds, lowest and highest seed."""
 
     layers: list[str]
+    lrs: list[float]
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -172,9 +169,9 @@ class LayerCurve:
             if row["valid"] is not None and math.isfinite(row["valid"]):
                 scores.setdefault(row["layer"], {}).setdefault(row["lr"], []).append(float(row["valid"]))
         layers = layer_order(scores)
-        best = [max(scores[layer].values(), key=lambda seeds: float(np.mean(seeds))) for layer in layers]
-        columns = [np.array([reduce(seeds) for seeds in best]) for reduce in (np.mean, np.min, np.max)]
-        return cls(layers, *columns)
+        best = [max(scores[layer].items(), key=lambda rate: float(np.mean(rate[1]))) for layer in layers]
+        columns = [np.array([reduce(seeds) for _, seeds in best]) for reduce in (np.mean, np.min, np.max)]
+        return cls(layers, [lr for lr, _ in best], *columns)
 
 
 def plot_layer_curve(
@@ -231,17 +228,14 @@ def plot_results(results: Sequence[Mapping[str, Any]]) -> list[Axes]:
         spare.set_axis_off()
     models = sorted({str(dict(result.get("model") or {}).get("name", "")) for result in results})
     for result, axes in zip(results, panels, strict=False):
-        _panel(result, axes, 9.5 if alone else 8.0)
+        task = result.get("task") or {}
+        task = task if isinstance(task, Mapping) else {"title": task}
+        size_pt = 9.5 if alone else 8.0
+        plot_layer_curve(LayerCurve.of(result["grid"]), str(result.get("layer", "")), axes, size_pt=size_pt)
+        metric = next((str(name) for seed in result.get("seeds", ()) for name in seed.get("valid", ())), "score")
+        axes.set_ylabel("-loss" if metric == "loss" else f"{metric.replace('_', ' ')}, points", fontsize=size_pt)
+        axes.set_xlabel("layer (e: the encoder's input)", fontsize=size_pt)
+        synthetic = ", synthetic data" if task.get("data") == "synthetic" else ""
+        axes.set_title(f"{task.get('title') or task.get('name', '')}{synthetic}", fontsize=size_pt + 0.5, loc="left")
     figure.suptitle(f"{', '.join(models)}: validation by layer, mean and range over seeds", fontsize=10)
     return list(panels[: len(results)])
-
-
-def _panel(result: Mapping[str, Any], axes: Axes, size_pt: float) -> None:
-    task = result.get("task") or {}
-    task = task if isinstance(task, Mapping) else {"title": task}
-    plot_layer_curve(LayerCurve.of(result["grid"]), str(result.get("layer", "")), axes, size_pt=size_pt)
-    monitored = next((str(metric) for seed in result.get("seeds", ()) for metric in seed.get("valid", ())), "score")
-    axes.set_ylabel("-loss" if monitored == "loss" else f"{monitored.replace('_', ' ')}, points", fontsize=size_pt)
-    axes.set_xlabel("layer (e: the encoder's input)", fontsize=size_pt)
-    synthetic = ", synthetic data" if task.get("data") == "synthetic" else ""
-    axes.set_title(f"{task.get('title') or task.get('name', '')}{synthetic}", fontsize=size_pt + 0.5, loc="left")

@@ -57,11 +57,7 @@ class GridRow(Setting):
 
 @dataclass(frozen=True)
 class Grid:
-    """All points, layers outermost, so that features of a layer are loaded once.
-
-    >>> len(Grid(("layer01", "all"), (1e-3, 1e-2), (0, 1, 2)))
-    12
-    """
+    """All points, layers outermost, so that features of a layer are loaded once."""
 
     layers: tuple[str, ...]
     lrs: tuple[float, ...] = LRS
@@ -71,7 +67,7 @@ class Grid:
         for name, values in asdict(self).items():
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} of a grid are none, or hold one twice: {values}")
-        if not all(0 <= lr < math.inf for lr in self.lrs) or not all(seed >= 0 for seed in self.seeds):
+        if not all(0 <= number < math.inf for number in (*self.lrs, *self.seeds)):
             raise ValueError(f"learning rates {self.lrs} or seeds {self.seeds} are negative or not finite")
 
     def __len__(self) -> int:

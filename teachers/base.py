@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -124,11 +124,10 @@ class Teacher(TargetSource):
         return self._placed[1]
 
     def crop_targets(self, wave_BN: Tensor, crops: Sequence[Crop], n_frames: int) -> Targets:
-        """The first `n_frames` targets of clips, computed from their audio."""
         targets = self.targets(wave_BN)
         codes = None if targets.codes is None else targets.codes[:, :, :n_frames]
         frames = None if targets.frames is None else targets.frames[:, :n_frames]
-        return Targets(codes, frames, targets.rate_hz, targets.fingerprint)
+        return replace(targets, codes=codes, frames=frames)
 
     @classmethod
     def from_parts(cls, settings: dict[str, Any], weights: dict[str, Tensor]) -> Self:
@@ -218,11 +217,7 @@ def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def fingerprint(name: str, settings: dict[str, Any], weights: dict[str, Tensor]) -> str:
-    """SHA-256 over name, settings and weights (names, types, shapes and bytes), independent of their order.
-
-    >>> fingerprint("a", {"x": 1}, {}) == fingerprint("a", {"x": 2}, {})
-    False
-    """
+    """SHA-256 over name, settings and weights (names, types, shapes and bytes), independent of their order."""
     digest = hashlib.sha256(json.dumps([name, settings], sort_keys=True).encode())
     for key, value in sorted(weights.items()):
         digest.update(json.dumps([key, str(value.dtype), list(value.shape)]).encode())
@@ -244,11 +239,7 @@ def check_wave(wave_BN: Tensor, source: str) -> Tensor:
 
 
 def require(module: str, asked_for: str | Path, extra: str) -> Any:
-    """Import a package of an optional extra; TeacherError about what was asked for, with the install line.
-
-    >>> require("math", "cqt", "train").floor(1.5)
-    1
-    """
+    """Import a package of an optional extra; TeacherError about what was asked for, with the install line."""
     try:
         return importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:  # OSError, RuntimeError: binaries built for another torch

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from teachers.base import CodeTeacher, TeacherError, require
-from teachers.clustering import Reservoir, pieces, residual_kmeans
+from teachers.clustering import residual_kmeans, sample_rows
 
 LICENCE = "CC BY-NC 4.0"
 PUBLISHED = "encodec_24khz-d7cc33bc.th"
@@ -29,11 +29,7 @@ _noted: set[str] = set()
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of the causal SEANet encoder and its quantiser; the defaults are those of the published 24 kHz codec.
-
-    >>> Architecture().hop
-    320
-    """
+    """Sizes of the causal SEANet encoder and its quantiser; the defaults are those of the published 24 kHz codec."""
 
     n_filters: int = 32
     n_residual_layers: int = 1
@@ -160,9 +156,6 @@ def tones(rate_hz: int) -> Tensor:
     return (loudness_M1 * torch.sin(2 * torch.pi * hz_M1 * torch.arange(n) / rate_hz)).flatten()
 
 
-FFT_SIZES = (256, 1024, 2048)
-
-
 class SmallEncodecTeacher(EncodecTeacher):
     """As `encodec`, with a codec fitted here; `losses` holds one value per step after `fit`."""
 
@@ -182,11 +175,16 @@ class SmallEncodecTeacher(EncodecTeacher):
         """
         encodec_package()
         architecture = Architecture(n_filters, 1, lstm, dimension, n_codebooks, n_classes)
-        crops_MN = sample_crops(waves, architecture, crop_s, sample_clips, seed)
+        rate_hz, hop = architecture.sample_rate, architecture.hop
+        n = max(1, round(crop_s * rate_hz / hop)) * hop
+        crops_MN = torch.from_numpy(sample_rows(
+            waves, lambda wave_1N: wave_1N[:, : wave_1N.shape[1] // n * n].view(1, -1, n), rate_hz, sample_clips, seed,
+            cls.name, f"crops of {crop_s:g} s", "give longer recordings or a smaller crop_s",
+        ))  # fmt: skip
         with torch.random.fork_rng(devices=[]):  # the package draws from torch's global generator
             torch.manual_seed(seed)
             parts = build(architecture, decoder=True)
-            losses = train(parts, crops_MN, steps, batch_clips, lr, architecture.sample_rate // architecture.hop)
+            losses = train(parts, crops_MN, steps, batch_clips, lr, rate_hz // hop)
             latents_ND = encode(parts, crops_MN)
         codebooks_KCD = residual_kmeans(latents_ND, n_codebooks, n_classes, seed, cls.name)
         for layer, embed_CD in zip(layers(parts), codebooks_KCD, strict=True):
@@ -196,18 +194,6 @@ class SmallEncodecTeacher(EncodecTeacher):
         teacher = cls(architecture, kept)
         teacher.losses = tuple(losses)
         return teacher
-
-
-def sample_crops(waves: Iterable[np.ndarray], a: Architecture, crop_s: float, size: int, seed: int) -> Tensor:
-    """A uniform sample [M, N] of the corpus' consecutive crops; TeacherError if there is none."""
-    n = max(1, round(crop_s * a.sample_rate / a.hop)) * a.hop
-    reservoir = Reservoir(size, seed)
-    for wave_1N in pieces(waves, a.sample_rate, "encodec_small"):
-        reservoir.add(wave_1N[0].unfold(0, n, n).numpy() if wave_1N.shape[1] >= n else np.empty((0, n), np.float32))
-    if not reservoir.n_seen:
-        reason = f"the corpus holds 0 crops of {crop_s:g} s"
-        raise TeacherError("encodec_small", reason, "give longer recordings or a smaller crop_s")
-    return torch.from_numpy(reservoir.rows())
 
 
 def train(parts: nn.ModuleDict, crops_MN: Tensor, steps: int, batch_clips: int, lr: float, rate_hz: int) -> list[float]:
@@ -231,14 +217,10 @@ def train(parts: nn.ModuleDict, crops_MN: Tensor, steps: int, batch_clips: int, 
 
 
 def reconstruction(got_BN: Tensor, wanted_BN: Tensor) -> Tensor:
-    """Mean absolute error of samples, and of log spectra at three resolutions.
-
-    >>> float(reconstruction(torch.ones(1, 4096), torch.ones(1, 4096)))
-    0.0
-    """
+    """Mean absolute error of samples, and of log spectra at three resolutions."""
     loss = l1_loss(got_BN, wanted_BN)
-    for n_fft in FFT_SIZES:
-        loss = loss + l1_loss(log_spectrum(got_BN, n_fft), log_spectrum(wanted_BN, n_fft)) / len(FFT_SIZES)
+    for n_fft in (256, 1024, 2048):
+        loss = loss + l1_loss(log_spectrum(got_BN, n_fft), log_spectrum(wanted_BN, n_fft)) / 3
     return loss
 
 

@@ -1,8 +1,7 @@
 """Label stores: the codes of a corpus, computed once, as parquet shards beside a description of their teacher.
 
-`store.json` describes the teacher, and holds the number of shards. A row of `shard-00000.parquet` holds the name of a
-recording, its samples at the teacher's rate, and its codes, frame after frame. `codebooks.safetensors` holds the
-codewords (keys "0", "1", ...; [C, D]).
+`store.json` describes the teacher; rows of `shard-00000.parquet` hold the name of a recording, its samples at the
+teacher's rate, and its codes, frame after frame; `codebooks.safetensors` the codewords (keys "0", "1", ...; [C, D]).
 Shapes: B crops, N samples, K codebooks, T frames.
 """
 
@@ -27,11 +26,7 @@ AGAIN = "remove it, and run the same mert tokenize again"
 
 
 def shard_name(number: int) -> str:
-    """File name of a shard.
-
-    >>> shard_name(3)
-    'shard-00003.parquet'
-    """
+    """File name of a shard."""
     return f"shard-{number:05d}.parquet"
 
 

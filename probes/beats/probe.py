@@ -19,7 +19,6 @@ from probes.features.stores import FrameStore, Layer
 from probes.fit import Policy, seeded, train
 from probes.heads import FrameHead
 
-MAX_BATCH_CLIPS = 64
 Beats = Mapping[str, np.ndarray]  # seconds of the beats of each clip
 
 
@@ -56,7 +55,7 @@ def fit_one(
     with seeded(seed, device) as random:
         head = FrameHead.for_frames(store.frames(clips[0], layer)).to(device)
         head.init_rate(float(np.mean([beat_targets(train_beats[clip], store.times(clip)).mean() for clip in clips])))
-        size = batch_clips or min(MAX_BATCH_CLIPS, math.ceil(len(clips) / 8))
+        size = batch_clips or min(64, math.ceil(len(clips) / 8))
 
         def crop(clip: str) -> tuple[Tensor, Tensor]:
             times_T = store.times(clip)
@@ -101,7 +100,5 @@ def clip_loss(head: FrameHead, store: FrameStore, beats: np.ndarray, clip: str, 
 
 def f_measures(head: FrameHead, store: FrameStore, beats: Beats, layer: Layer, tracking: Tracking) -> np.ndarray:
     """F of each clip, whole."""
-    return np.array([
-        tracking.score(reference, head.activation(store.frames(clip, layer)), store.times(clip)).f_measure
-        for clip, reference in beats.items()
-    ])  # fmt: skip
+    return np.array([tracking.score(reference, head.activation(store.frames(clip, layer)), store.times(clip)).f_measure
+                     for clip, reference in beats.items()])  # fmt: skip

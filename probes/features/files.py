@@ -13,20 +13,13 @@ import numpy as np
 from mert.embedding.embedder import free_memory
 from mert.embedding.features import Features, Provenance, differences
 from mert.errors import MertError, OutputError
-from probes.features.stores import rows_of_spans
+from probes.features.stores import FrameStore, PooledStore, rows_of_spans
 
 
-class FeatureFiles:
-    """Features of many recordings in memory: a PooledStore for clip probes, a FrameStore for frame-wise ones.
+class FeatureFiles(PooledStore, FrameStore):
+    """Features of many recordings in memory, for clip probes or, if `framewise`, for frame-wise ones.
 
-    A slice of layers selects those that are summed: all but `embed`. Frames are pooled unless `framewise`.
-
-    >>> from dataclasses import asdict
-    >>> meta = asdict(Provenance("0", 74, 74, True, "float32")) | {"model": "m", "pool": "mean"}
-    >>> one = Features(np.ones((2, 3), np.float32), None, ("embed", "layer01"), meta)
-    >>> files = FeatureFiles({"a.wav": one, "b.wav": one})
-    >>> files.windows(np.array([1]), 0).shape, files.rows(["b.wav", "a.wav"])[0].tolist()
-    ((1, 3), [1, 0])
+    A slice of layers selects those that are summed: all but `embed`.
     """
 
     def __init__(self, features_by_id: dict[str, Features], framewise: bool = False) -> None:
@@ -56,7 +49,6 @@ class FeatureFiles:
                    framewise)  # fmt: skip
 
     def rows(self, ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """(row numbers, number of the recording each belongs to), for recordings in this order."""
         return rows_of_spans([self._spans[name] for name in ids])
 
     def windows(self, rows: np.ndarray, layer: int | slice) -> np.ndarray:
@@ -66,15 +58,12 @@ class FeatureFiles:
         return self._values[rows, layer].astype(np.float32)
 
     def frames(self, clip_id: str, layer: int | slice) -> np.ndarray:
-        """float32 [T, D] of one layer, or [L, T, D] of all that are summed."""
         chosen = self._summed if isinstance(layer, slice) else layer
         values = self._values[slice(*self._spans[clip_id]), chosen].astype(np.float32)
         return values if values.ndim == 2 else values.transpose(1, 0, 2)
 
     def times(self, clip_id: str) -> np.ndarray:
-        """Seconds of a recording's frames."""
-        times_T = self._times[clip_id]
-        if times_T is None:
+        if (times_T := self._times[clip_id]) is None:
             raise ValueError(f"{clip_id} is pooled")
         return times_T
 

@@ -27,7 +27,7 @@ from mert.files import read_json, write_json, write_whole
 from probes.encoders import Encoder
 from probes.features.clips import Clip, trimmed, wave_digest
 from probes.features.cutting import ClipWindows
-from probes.features.stores import rows_of_spans
+from probes.features.stores import FrameStore, PooledStore, rows_of_spans
 
 VERSION = 1
 BATCH_CLIPS = 8  # written at a time
@@ -48,7 +48,7 @@ class Entry:
     crc32: int
 
 
-class FeatureMatrix:
+class FeatureMatrix(PooledStore, FrameStore):
     """The features of many clips: `extract` adds what is missing, `rows`, `windows` and `frames` read them."""
 
     def __init__(self, root: Path, encoder: Encoder, clip_windows: ClipWindows) -> None:
@@ -94,7 +94,6 @@ class FeatureMatrix:
             raise AudioError(failures[0].source, failures[0].reason + more, failures[0].remedy)
 
     def rows(self, ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """(row numbers, number of the clip each belongs to), for clips in this order."""
         entries = [self.entries[name] for name in ids]
         return rows_of_spans([(entry.first, entry.first + entry.count) for entry in entries])
 
@@ -104,13 +103,11 @@ class FeatureMatrix:
         return values.astype(np.float32) if values.ndim == 2 else values
 
     def frames(self, clip_id: str, layer: int | slice) -> np.ndarray:
-        """float32 [T, D] of one layer, or [L, T, D] of several."""
         entry = self.entries[clip_id]
         values = self._opened()[entry.first : entry.first + entry.count, layer].astype(np.float32)
         return values if values.ndim == 2 else values.transpose(1, 0, 2)
 
     def times(self, clip_id: str) -> np.ndarray:
-        """Seconds of a clip's frames."""
         return self.encoder.times(self.entries[clip_id].count)
 
     def _opened(self) -> np.ndarray:
@@ -163,7 +160,7 @@ class FeatureMatrix:
         self.entries[clip.id] = replace(entry, size=stamp[0], mtime_ns=stamp[1])
         return True
 
-    def _append(self, clips: Sequence[Clip], on_clip: Callable[[bool], None]) -> list[MertError]:
+    def _append(self, clips: Sequence[Clip], on_clip: Callable[[bool], None] | None) -> list[MertError]:
         """Extract some clips, write their values, then their journal lines."""
         failures: list[MertError] = []
         extracted: list[tuple[Entry, np.ndarray]] = []
@@ -172,7 +169,8 @@ class FeatureMatrix:
                 extracted.append(self._extracted(clip))
             except MertError as error:
                 failures.append(error)
-            on_clip(True)
+            if on_clip:
+                on_clip(True)
         path, lines = self.folder / "values.f16", []
         try:
             with open(path, "ab") as file:

@@ -65,7 +65,7 @@ class Standardizer:
         return scaled
 
 
-class StandardizedFrames:
+class StandardizedFrames(FrameStore):
     """A FrameStore whose frames are standardised by those of the training clips."""
 
     def __init__(self, store: FrameStore, train: tuple[str, ...]) -> None:
@@ -73,11 +73,9 @@ class StandardizedFrames:
         self._standardizers: dict[str, Standardizer] = {}
 
     def frames(self, clip_id: str, layer: Layer) -> np.ndarray:
-        """[T, D] of one layer, [L, T, D] of a slice."""
         return self.standardizer(layer).scale_frames(self._store.frames(clip_id, layer))
 
     def times(self, clip_id: str) -> np.ndarray:
-        """Seconds of a clip's frames."""
         return self._store.times(clip_id)
 
     def standardizer(self, layer: Layer) -> Standardizer:

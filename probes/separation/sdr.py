@@ -14,8 +14,6 @@ import torch
 from mert.errors import UsageError
 from probes.separation.stft import Stft
 
-MIN_ENERGY = 1e-7
-
 
 def global_sdr(reference_CN: np.ndarray, estimate_CN: np.ndarray) -> float:
     """dB: 10 log10 of the energy of the reference over that of the error, of all channels and the whole song.
@@ -29,7 +27,7 @@ def global_sdr(reference_CN: np.ndarray, estimate_CN: np.ndarray) -> float:
     if reference.shape != estimate.shape:
         raise ValueError(f"reference {reference.shape} and estimate {estimate.shape} differ in shape")
     signal, error = np.square(reference).sum(), np.square(reference - estimate).sum()
-    return float(10 * np.log10((signal + MIN_ENERGY) / (error + MIN_ENERGY)))
+    return float(10 * np.log10((signal + 1e-7) / (error + 1e-7)))
 
 
 def global_sdrs(references_JCN: np.ndarray, estimates_JCN: np.ndarray) -> np.ndarray:

@@ -53,11 +53,6 @@ class UnmixHead(nn.Module):
         )  # fmt: skip
         self.scale_F, self.shift_F = nn.Parameter(torch.ones(bins)), nn.Parameter(torch.ones(bins))
 
-    @classmethod
-    def for_frames(cls, frames: np.ndarray, hidden: int = 512, bins: int = STFT.bins) -> UnmixHead:
-        """A head for frames like these, [T, D] or [L, T, D]."""
-        return cls(frames.shape[-1], len(frames) if frames.ndim == 3 else None, hidden, bins)
-
     def forward(self, frames: Tensor) -> Tensor:
         squeezed_BTH = self.squeeze(self.layers(frames))
         context_BTH, _ = self.lstm(squeezed_BTH)
@@ -68,8 +63,7 @@ class UnmixHead(nn.Module):
     def mask(self, frames: np.ndarray) -> Tensor:
         """[F, T] of one recording, of any length."""
         self.eval()
-        mask_BFT: Tensor = self(torch.as_tensor(frames, dtype=torch.float32, device=self.scale_F.device)[None])
-        return mask_BFT[0]
+        return self(torch.as_tensor(frames, dtype=torch.float32, device=self.scale_F.device)[None])[0]
 
 
 class FrameNorm(nn.BatchNorm1d):
@@ -104,7 +98,8 @@ def fit_one(
     """
     device, names = torch.device(device), list(train_pool)
     with seeded(seed, device) as random, one_thread():
-        head = UnmixHead.for_frames(store.frames(names[0], layer), hidden, stft.bins).to(device)
+        like = store.frames(names[0], layer)  # [T, D] or [L, T, D]
+        head = UnmixHead(like.shape[-1], len(like) if like.ndim == 3 else None, hidden, stft.bins).to(device)
 
         def loss_of(pool: Magnitudes, batch: Sequence[str]) -> Tensor:
             pairs = np.stack([pool[name][[0, 1 + STEMS.index(target)]] for name in batch])
@@ -121,9 +116,8 @@ def fit_one(
                 optimizer.step()
 
         def validate() -> float:
-            losses = [float(loss_of(valid_pool, batch)) * len(batch)
-                      for batch in batches(list(valid_pool), batch_segments)]  # fmt: skip
-            return -sum(losses) / len(valid_pool)
+            parts = batches(list(valid_pool), batch_segments)
+            return -sum(float(loss_of(valid_pool, part)) * len(part) for part in parts) / len(valid_pool)
 
         best, number = train(head, lr, policy, epoch, validate)
     return SeparationFit(head, target, layer, lr, seed, -best, number)

@@ -32,7 +32,6 @@ from probes.user_labels.table import LabelTable
 
 MONITORS = {"classification": "accuracy", "multilabel": "roc_auc", "regression": "r2", "frames": "f_measure"}
 END_S = 0.05  # the last event may come after the centre of the last frame
-MAX_LOSS_POINTS = 0.01  # less than one recording in 10,000
 
 
 @dataclass(frozen=True)
@@ -99,10 +98,9 @@ class RecordingProbe(ClipProbe):
             return score
         wanted = torch.from_numpy(self.labelled["valid"].targets)
         loss = float(LOSSES[LOSS_OF[kind]](torch.from_numpy(logits_RC), wanted))
-        return score - MAX_LOSS_POINTS * loss / (1 + loss)
+        return score - 0.01 * loss / (1 + loss)
 
     def score(self, fitted: Fit, outputs_nC: np.ndarray) -> dict[str, Any]:
-        """The metrics on valid and test, in points."""
         outputs = {"valid": self.outputs(fitted, "valid"), "test": outputs_nC}
         return {name: clip_scores(self.table, self.labelled[name].targets, each) for name, each in outputs.items()}
 
@@ -128,7 +126,6 @@ class FrameProbe:
         self._store = StandardizedFrames(features, self.parts.files["train"])
 
     def fit(self, settings: Sequence[Setting]) -> list[BeatFit]:
-        """Heads for settings of one layer option."""
         return [fit_one(
             self._store, self._events["train"], self._events["valid"], layer=layer_number(self._layers, at.layer),
             lr=at.lr, seed=at.seed, tracking=self._tracking, policy=self._policy, device=self._device,
@@ -143,11 +140,9 @@ class FrameProbe:
         return {"valid": {"f_measure": fitted.score}, "test": {"f_measure": 100 * float(np.mean(outputs_nC))}}
 
     def parameters(self, fitted: BeatFit) -> dict[str, Tensor]:
-        """The tensors to be saved."""
         return dict(fitted.head.weights.items())
 
     def standardizer(self, layer: str) -> Standardizer:
-        """How frames of a layer option are scaled before the head."""
         return self._store.standardizer(layer_number(self._layers, layer))
 
 

@@ -261,22 +261,19 @@ class SavedHead:
         parameters = {name: value[None] for name, value in self.tensors.items() if name in PARAMETERS}
         try:
             x = Standardizer(self.tensors["mean"], self.tensors["deviation"])(x)
-            logits_TC: np.ndarray = forward(parameters, x[None])[0].double().numpy()
+            return forward(parameters, x[None])[0].double().numpy()
         except RuntimeError as error:
             raise HeadError(self.source, f"its tensors do not fit the features ({error})", AGAIN) from None
-        return logits_TC
 
     def _of_outputs(self, logits_C: np.ndarray, name: str) -> Prediction:
         classes, task = self.card.classes, self.card.task
         if task == "regression":
             mean, deviation = (self.tensors[f"target_{part}"].double().numpy() for part in ("mean", "deviation"))
             return Prediction(name, task, (), dict(zip(classes, (logits_C * deviation + mean).tolist(), strict=True)))
-        logits = torch.from_numpy(logits_C)
-        probabilities = (logits.softmax(0) if task == "classification" else logits.sigmoid()).tolist()
-        scores = dict(zip(classes, probabilities, strict=True))
-        if task == "classification":
-            return Prediction(name, task, (max(scores, key=lambda label: scores[label]),), scores)
-        return Prediction(name, task, tuple(tag for tag, score in scores.items() if score > 0.5), scores)
+        logits, single = torch.from_numpy(logits_C), task == "classification"
+        scores = dict(zip(classes, (logits.softmax(0) if single else logits.sigmoid()).tolist(), strict=True))
+        tags = tuple(tag for tag, score in scores.items() if score > 0.5)
+        return Prediction(name, task, (max(scores, key=scores.__getitem__),) if single else tags, scores)
 
     def _of_activation(self, logits_T: np.ndarray, times_T: np.ndarray, name: str) -> Prediction:
         if len(times_T) < 2:

@@ -120,31 +120,25 @@ def read_sheet(path: Path) -> Sheet:
     if not lines:
         raise LabelError(path, "is empty", EXAMPLE)
     header = [name.lower() if name.lower() in (*NAMED, *BESIDE) else name for name in lines[0][1]]
-    check_header(path, header)
-    rows = []
-    for line, row in lines[1:]:
-        if len(row) != len(header) or not row[0]:
-            what = f"{len(row)} cells, not {len(header)}" if row[0] else "names no file"
-            raise LabelError(path, f"line {line}: {what}", "give every row the columns of the header")
-        cells = dict(zip(header[1:], row[1:], strict=True))
-        split = cells.get("split", "train").lower()
-        if split not in SPLIT_NAMES:
-            raise LabelError(path, f"line {line}: split is {cells['split']!r}", "give train, valid or test")
-        item = LabelledFile(row[0], None, SPLIT_NAMES[split] if "split" in cells else "", cells.get("group", ""), line)
-        rows.append((item, cells))
-    if not rows:
-        raise LabelError(path, "has a header and no rows", EXAMPLE)
-    return Sheet(path, tuple(header[1:]), tuple(rows))
-
-
-def check_header(path: Path, header: list[str]) -> None:
-    """LabelError for a first line that is no header, or whose columns are ambiguous."""
     if Path(header[0]).suffix.lower() in {*SUFFIXES, ".npz"} or any(map(is_number, header)):
         raise LabelError(path, f"the first line is no header ({','.join(header[:3])})", "begin with file,label")
     if len(header) == 1:
         raise LabelError(path, f"has one column ({header[0]})", "separate columns by commas: file,label")
     if "" in header or len(set(header)) < len(header):
         raise LabelError(path, "two columns of the header have one name, or none", "name each column")
+    rows = []
+    for line, row in lines[1:]:
+        if len(row) != len(header) or not row[0]:
+            what = f"{len(row)} cells, not {len(header)}" if row[0] else "names no file"
+            raise LabelError(path, f"line {line}: {what}", "give every row the columns of the header")
+        cells = dict(zip(header[1:], row[1:], strict=True))
+        split = SPLIT_NAMES.get(cells["split"].lower()) if "split" in cells else ""
+        if split is None:
+            raise LabelError(path, f"line {line}: split is {cells['split']!r}", "give train, valid or test")
+        rows.append((LabelledFile(row[0], None, split, cells.get("group", ""), line), cells))
+    if not rows:
+        raise LabelError(path, "has a header and no rows", EXAMPLE)
+    return Sheet(path, tuple(header[1:]), tuple(rows))
 
 
 def inferred(sheet: Sheet) -> str:
