@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Heads on frozen features for your own labels.")
 Task = Literal["classification", "multilabel", "regression", "frames"]
-Post = Literal["peak", "dbn"]
 
 
 @app.command()
@@ -34,7 +33,7 @@ def fit(
     head: Annotated[HeadKind, typer.Option(help="512 hidden units, or none.")] = "mlp",
     max_epochs: Annotated[int, typer.Option(min=1, help="At most.")] = 100,
     split_seed: Annotated[int, typer.Option(min=0, help="Of a random split.")] = 0,
-    post: Annotated[Post, typer.Option(help="Events: peaks, or beats by a DBN.")] = "peak",
+    post: Annotated[Literal["peak", "dbn"], typer.Option(help="Events: peaks, or beats by a DBN.")] = "peak",
     tolerance: Annotated[float, typer.Option(min=0.001, help="Events: seconds that still count as a match.")] = 0.07,
     partial: Annotated[bool, typer.Option("--partial", help="Leave out what lacks a label, or features.")] = False,
     device: Device = "auto",
@@ -101,12 +100,14 @@ def predict(
     Exit code 0: all well; 2: wrong usage; 3: some files failed.
     """
     from mert.cli.terminal import check_device, printable
-    from mert.errors import MertError
+    from mert.errors import MertError, UsageError
     from probes.user_labels.head import SavedHead
-    from probes.user_labels.predictions import check_out, write
+    from probes.user_labels.predictions import write
 
-    if out is not None:
-        check_out(out)
+    if out is not None and out.suffix not in (".csv", ".json"):
+        raise UsageError(out, "is neither .csv nor .json", "name a file with one of these suffixes")
+    if out is not None and out.exists():  # it may hold somebody's labels
+        raise UsageError(out, "exists", "give another name, or remove it")
     check_device(device)
     fitted = SavedHead.load(head)
     sources = [source for path in inputs for source in sources_of(path)]

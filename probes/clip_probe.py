@@ -70,8 +70,7 @@ class ClipProbe:
         split, and on busy cores splitting them costs fifty times what it gains.
         """
         self._load(settings[0].layer)
-        config = self.config
-        targets = torch.from_numpy(self.labelled["train"].targets)
+        config, targets = self.config, torch.from_numpy(self.labelled["train"].targets)
         task = FitData(
             train=self._windows["train"], targets=targets.to(self.device), valid=self._windows["valid"],
             score=self.valid_score, loss=LOSS_OF[config.kind], outputs=len(config.classes), hidden=config.hidden,

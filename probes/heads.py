@@ -35,10 +35,6 @@ class HeadStack:
     """G heads: layer weights (if any) -> linear -> ReLU -> dropout -> linear; the stack trains as one.
 
     Each head is initialised from its own seed: as torch.nn.Linear, and layer weights from a standard normal.
-
-    >>> stack = HeadStack(HeadShape(4, 3), seeds=[0, 1])
-    >>> stack.logits(torch.ones(2, 5, 4)).shape
-    torch.Size([2, 5, 3])
     """
 
     def __init__(self, shape: HeadShape, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
@@ -99,21 +95,18 @@ class StackAdam:
         self.lr_G, self._step = lr_G, 0
         self._tensors = [tensor.requires_grad_(True) for tensor in parameters.values()]
         self._single = torch.optim.Adam(self._tensors, betas=BETAS, eps=EPSILON, fused=True) if len(lr_G) == 1 else None
-        self._first = [torch.zeros_like(tensor) for tensor in self._tensors]
-        self._second = [torch.zeros_like(tensor) for tensor in self._tensors]
-
-    def step(self, losses_G: Tensor) -> None:
-        """One update by the gradients of the heads' losses, which are independent of each other."""
-        gradients = torch.autograd.grad(losses_G.sum(), self._tensors)
-        if self._single is None:
-            return self._update(gradients)
-        for tensor, gradient in zip(self._tensors, gradients, strict=True):
-            tensor.grad = gradient
-        self._single.param_groups[0]["lr"] = float(self.lr_G)
-        self._single.step()
+        self._first, self._second = ([torch.zeros_like(tensor) for tensor in self._tensors] for _ in range(2))
 
     @torch.no_grad()
-    def _update(self, gradients: Sequence[Tensor]) -> None:
+    def step(self, losses_G: Tensor) -> None:
+        """One update by the gradients of the heads' losses, which are independent of each other."""
+        gradients = torch.autograd.grad(losses_G, self._tensors, torch.ones_like(losses_G))
+        if self._single is not None:
+            for tensor, gradient in zip(self._tensors, gradients, strict=True):
+                tensor.grad = gradient
+            self._single.param_groups[0]["lr"] = float(self.lr_G)
+            self._single.step()
+            return
         self._step += 1
         scale = (1 - BETAS[1] ** self._step) ** 0.5
         rate_G = self.lr_G / (1 - BETAS[0] ** self._step)

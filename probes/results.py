@@ -132,11 +132,7 @@ def layer_order(layers: Iterable[str]) -> list[str]:
 
 
 def layer_label(name: str) -> str:
-    """A layer as the label of an axis: its number.
-
-    >>> [layer_label(name) for name in ("embed", "layer07", "all")]
-    ['embed', '7', 'all']
-    """
+    """A layer as the label of an axis: its number, 7 for layer07; other names as they are."""
     return str(int(name.removeprefix("layer"))) if name.startswith("layer") else name
 
 

@@ -144,8 +144,7 @@ class EncodecTeacher(CodeTeacher):
     def _codes(self, wave_1N: Tensor) -> Tensor:
         self.parts.to(wave_1N.device)
         quantizer: Any = self.parts["quantizer"]
-        codes_K1T: Tensor = quantizer.encode(self.parts["encoder"](wave_1N[None]), round(self.rate_hz))
-        return codes_K1T[:, 0]
+        return quantizer.encode(self.parts["encoder"](wave_1N[None]), round(self.rate_hz))[:, 0]
 
 
 def tones(rate_hz: int) -> Tensor:

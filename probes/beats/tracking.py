@@ -82,11 +82,10 @@ def beat_scores(
     BeatScores(f_measure=0.5, matched=1, n_reference=2, n_estimate=2)
     """
     mir_eval = need("mir_eval", "probe", "beat scores")
-    reference, estimate = (mir_eval.beat.trim_beats(np.sort(beats), min_beat_time=trim_s)
-                           for beats in (reference, estimate))  # fmt: skip
-    both = len(reference) and len(estimate)
-    matched = len(mir_eval.util.match_events(reference, estimate, tolerance_s)) if both else 0
-    return BeatScores(f_measure(matched, len(reference), len(estimate)), matched, len(reference), len(estimate))
+    both = [mir_eval.beat.trim_beats(np.sort(beats), min_beat_time=trim_s) for beats in (reference, estimate)]
+    n_beats = [len(beats) for beats in both]
+    matched = len(mir_eval.util.match_events(*both, tolerance_s)) if all(n_beats) else 0
+    return BeatScores(f_measure(matched, *n_beats), matched, *n_beats)
 
 
 def f_measure(matched: int, n_reference: int, n_estimate: int) -> float:

@@ -193,7 +193,7 @@ class FeatureMatrix(PooledStore, FrameStore):
         return failures
 
     def _extracted(self, clip: Clip) -> tuple[Entry, np.ndarray]:
-        """An entry that is not placed yet, and its values, fp16 [rows, L, P]."""
+        """An entry that is not placed yet, and its values, fp16 [rows, L, P]; MertError for values of no use."""
         rate_hz, cut = self.encoder.facts.sample_rate, self.clip_windows
         stamp, whole_N = clip.stamp(), clip.read(rate_hz)
         wave_N = trimmed(whole_N, rate_hz) if cut.trim else whole_N
@@ -204,7 +204,14 @@ class FeatureMatrix(PooledStore, FrameStore):
             values_RLP = self.encoder.frames(wave_N, cut.seconds).transpose(1, 0, 2)
         with np.errstate(over="ignore"):
             half = np.ascontiguousarray(values_RLP, np.float16)
-        check_values(clip, half, (len(self.layers), self.width))
+        source, shape = clip.audio or clip.id, (len(self.layers), self.width)
+        if not len(half):
+            raise AudioError(source, "too short for a single window", "leave it out of the dataset")
+        if half.shape[1:] != shape:
+            raise MertError(clip.id, f"the encoder gave {half.shape[1:]}, not layers x width {shape}",
+                            "correct the encoder's facts")  # fmt: skip
+        if not np.isfinite(half).all():
+            raise MertError(source, "features are NaN, infinite or beyond fp16", "check encoder and audio")
         digest, seconds = wave_digest(whole_N), len(whole_N) / rate_hz
         return Entry(clip.id, clip.content(), *stamp, digest, seconds, 0, len(half), 0), half
 
@@ -216,17 +223,6 @@ class FeatureMatrix(PooledStore, FrameStore):
         with write_whole(self.folder / "index.parquet") as temporary:
             pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
         (self.folder / "journal.jsonl").unlink(missing_ok=True)
-
-
-def check_values(clip: Clip, values_RLP: np.ndarray, shape: tuple[int, int]) -> None:
-    """MertError for no rows, another shape, NaN, or values too large for fp16."""
-    if not len(values_RLP):
-        raise AudioError(clip.audio or clip.id, "too short for a single window", "leave it out of the dataset")
-    if values_RLP.shape[1:] != shape:
-        raise MertError(clip.id, f"the encoder gave {values_RLP.shape[1:]}, not layers x width {shape}",
-                        "correct the encoder's facts")  # fmt: skip
-    if not np.isfinite(values_RLP).all():
-        raise MertError(clip.audio or clip.id, "features are NaN, infinite or beyond fp16", "check encoder and audio")
 
 
 def read_journal(path: Path) -> list[Entry]:

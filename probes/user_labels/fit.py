@@ -50,19 +50,7 @@ def fit_head(
 ) -> SavedHead:  # fmt: skip
     """Fit the grid on train, select layer and rate on validation, score test once, and return the best seed's head.
 
-    `on_fit` is called per point of the grid, with the number of all points.
-
-    >>> from mert import Features
-    >>> meta = {"model": "m", "weights_sha256": "0" * 64, "pool": "mean", "window_frames": 74, "hop_frames": 74,
-    ...         "window": 1.0, "hop": 1.0, "normalize": False, "dtype": "float32", "sample_rate": 24_000}
-    >>> random = np.random.default_rng(0)
-    >>> def embedded(kind): return Features(random.normal(kind, 0.1, (1, 4)).astype("f4"), None, ("layer01",), meta)
-    >>> labels = {f"{i}.wav": ("calm", "wild")[i % 2] for i in range(20)}
-    >>> features = {file: embedded(["calm", "wild"].index(label)) for file, label in labels.items()}
-    >>> table = LabelTable.of("classification", labels)
-    >>> head = fit_head(table, FeatureFiles(features), FitOptions(lrs=(1e-2,), seeds=(0,)))
-    >>> head.card.scores["test"], head.predict(embedded(1)).labels
-    ({'accuracy': 100.0, 'n': 4}, ('wild',))
+    `on_fit` is called per point of the grid, with the number of all points. The example of SavedHead fits a head.
     """
     probe: Any = (FrameProbe if table.task == "frames" else RecordingProbe)(table, features, options)
     done = evaluate(probe, options.grid(features.layers), Journal(None, {}), on_fit)

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mert.errors import UsageError
 from mert.files import write_whole
 
 # Beside the file's, in a CSV file; else those of the values.
@@ -45,18 +44,9 @@ class Prediction:
         """Plain containers, for JSON: all scores, not only those of the labels."""
         if self.times is not None:
             return {"file": self.source, "times": list(self.times)}
-        named: dict[str, object] = {"label": self.labels[0]} if self.task == "classification" else {}
-        if self.task == "multilabel":
-            named = {"tags": list(self.labels)}
-        return {"file": self.source} | named | {"scores": self.scores}
-
-
-def check_out(path: Path) -> None:
-    """UsageError for an unknown suffix, or a file that exists: it may hold somebody's labels."""
-    if path.suffix not in (".csv", ".json"):
-        raise UsageError(path, "is neither .csv nor .json", "name a file with one of these suffixes")
-    if path.exists():
-        raise UsageError(path, "exists", "give another name, or remove it")
+        tags = {"tags": list(self.labels)} if self.task == "multilabel" else {}
+        named = {"label": self.labels[0]} if self.task == "classification" else tags
+        return {"file": self.source, **named, "scores": self.scores}
 
 
 def write(path: Path, task: str, classes: Sequence[str], predictions: Iterable[Prediction]) -> None:

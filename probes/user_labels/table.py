@@ -211,11 +211,7 @@ def classes_of(task: str, items: Sequence[LabelledFile]) -> tuple[str, ...]:
 
 
 def names_in(label: Any) -> tuple[str, ...]:
-    """The classes or tags of a label; empty for values and times.
-
-    >>> names_in("oboe"), names_in((0.5, 2.0))
-    (('oboe',), ())
-    """
+    """The classes or tags of a label; empty for values and times."""
     if isinstance(label, str):
         return (label,)
     return tuple(sorted(label)) if isinstance(label, frozenset) else ()
