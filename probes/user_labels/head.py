@@ -227,17 +227,16 @@ class SavedHead:
     def _of_features(self, features: Features, name: str) -> Prediction:
         if (sha256 := features.meta.get("weights_sha256")) != self.card.encoder["sha256"]:
             reason = f"holds features of {features.meta.get('model')} (sha256 {sha256}); the head was fitted on those "
-            of = f"of {self.card.encoder['name']} (sha256 {self.card.encoder['sha256']})"
-            raise HeadError(name, reason + of, "embed it with that model")
+            wanted = f"of {self.card.encoder['name']} (sha256 {self.card.encoder['sha256']})"
+            raise HeadError(name, reason + wanted, "embed it with that model")
         self._compare(features.provenance)
         if lacking := [layer for layer in self.card.layers if layer not in features.layers]:
             raise HeadError(name, f"holds no {lacking[0]}", f"embed it with --layers {','.join(self.card.layers)}")
         pool = self.card.features["pool"]
         if features.times is not None and pool is not None:
             features = features.pool(pool)
-        if features.meta.get("pool") != pool:
-            wanted = f"--pool {pool}" if pool else "frames"
-            raise HeadError(name, f"is pooled ({features.meta.get('pool')})", f"embed it again: {wanted}")
+        if (other := features.meta.get("pool")) != pool:
+            raise HeadError(name, f"is pooled ({other})", f"embed it again: {f'--pool {pool}' if pool else 'frames'}")
         values = np.stack([features.layer(layer) for layer in self.card.layers]).astype(np.float32)
         if features.times is None:
             return self._of_outputs(self._outputs(values[:, None])[0], name)

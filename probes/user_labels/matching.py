@@ -44,7 +44,8 @@ def match_features(table: LabelTable, folder: Path, partial: bool = False) -> tu
     notes += [f"{len(unlabelled)} features without a label are left out"] if unlabelled else []
     kept, classes = tuple(item for item in table.items if item.file in paths), table.classes
     if missing and table.task in ("classification", "multilabel"):  # without classes of missing files only
-        classes = tuple(name for name in classes if name in classes_of(table.task, kept))
+        remaining = classes_of(table.task, kept)
+        classes = tuple(name for name in classes if name in remaining)
     return replace(table, items=kept, classes=classes, notes=(*table.notes, *notes)), paths
 
 
