@@ -4,26 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # Where each public name lives; imported when first used, so that `mert --help` does not wait for torch.
-_HOMES = {
-    "load": "mert.embedding.load",
-    "push_to_hub": "mert.weights.hub",
-    "list_models": "mert.weights.registry",
-    "info": "mert.weights.registry",
-    "ModelInfo": "mert.weights.registry",
-    "save_pretrained": "mert.weights.publish",
-    "verify": "mert.weights.golden",
-    "Embedder": "mert.embedding.embedder",
-    "random_model": "mert.embedding.load",
-    "Features": "mert.embedding.features",
-    "similarity": "mert.collection.index",
-    "Index": "mert.collection.index",
-    "Mert": "mert.models.mert",
-    "MertConfig": "mert.models.config",
-    "MertError": "mert.errors",
-    "AudioError": "mert.errors",
-    "CheckpointError": "mert.errors",
-    "OutputError": "mert.errors",
+_ROOMS = {
+    "collection.index": ("Index", "similarity"),
+    "embedding.embedder": ("Embedder",),
+    "embedding.features": ("Features",),
+    "embedding.load": ("load", "random_model"),
+    "errors": ("AudioError", "CheckpointError", "MertError", "OutputError"),
+    "models.config": ("MertConfig",),
+    "models.mert": ("Mert",),
+    "weights.golden": ("verify",),
+    "weights.hub": ("push_to_hub",),
+    "weights.publish": ("save_pretrained",),
+    "weights.registry": ("ModelInfo", "info", "list_models"),
 }
+_HOMES = {name: f"mert.{room}" for room, names in _ROOMS.items() for name in names}
 
 __all__ = ["__version__", *_HOMES]
 

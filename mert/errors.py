@@ -1,7 +1,5 @@
 """The errors that users see: each has a source, a reason and a remedy."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 from typing import Any

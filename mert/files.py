@@ -1,7 +1,5 @@
 """Files and folders written whole or not at all, read with errors that name them, and identified by SHA-256."""
 
-from __future__ import annotations
-
 import atexit
 import hashlib
 import json

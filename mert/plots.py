@@ -6,8 +6,7 @@ Shapes: T frames, D model width, S segments of the picture, K codebooks, C codes
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,10 +31,14 @@ MAX_SEGMENTS = 600
 UNDATED = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # equal data are equal bytes
 
 
+def new_figure(width_in: float, height_in: float) -> Any:
+    """An empty figure that belongs to no window; MertError with the install line without matplotlib."""
+    return need("matplotlib.figure", "plots", "plots").Figure(figsize=(width_in, height_in), layout="constrained")
+
+
 def new_axes(width_in: float = 6.4, height_in: float = 5.6) -> Axes:
-    """Axes of a new figure that belongs to no window; MertError with the install line without matplotlib."""
-    figure = need("matplotlib.figure", "plots", "plots").Figure(figsize=(width_in, height_in), layout="constrained")
-    axes: Axes = figure.subplots()
+    """Axes of a new figure."""
+    axes: Axes = new_figure(width_in, height_in).subplots()
     return axes
 
 
@@ -73,15 +76,9 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     kind = picture_format(path)
     from matplotlib import rc_context
 
-    with write_whole(Path(path)) as temporary, _titles_in_any_script(), rc_context({"svg.hashsalt": "mert"}):
+    with write_whole(Path(path)) as temporary, warnings.catch_warnings(), rc_context({"svg.hashsalt": "mert"}):
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # titles in any script
         figure.savefig(temporary, format=kind, dpi=DPI, metadata=UNDATED[kind])
-
-
-@contextmanager
-def _titles_in_any_script() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        yield
 
 
 def plot_ssm(features: Features, layer: str | None = None, axes: Axes | None = None) -> Axes:
@@ -97,7 +94,7 @@ def plot_ssm(features: Features, layer: str | None = None, axes: Axes | None = N
     starts = np.arange(0, len(frames_TD), step)
     counts_S1 = np.diff(np.append(starts, len(frames_TD)))[:, None]
     segments_SD = np.add.reduceat(frames_TD, starts, axis=0) / counts_S1
-    segments_SD = segments_SD - segments_SD.mean(axis=0)
+    segments_SD -= segments_SD.mean(axis=0)
     segments_SD /= np.linalg.norm(segments_SD, axis=1, keepdims=True) + 1e-9
     axes = axes or new_axes()
     begin, end = 0.0, features.times[-1] + features.times[0]
@@ -121,14 +118,14 @@ def plot_codes(counts_KC: np.ndarray, n_classes: Sequence[int], title: str, axes
 
     `counts_KC` are the numbers of frames of each code.
     """
+    from matplotlib import colormaps
+
     if not len(axes):
-        figure: Any = new_axes(9.0, 3.8).figure
-        figure.clear()
-        axes = figure.subplots(1, 2)
+        axes = new_figure(9.0, 3.8).subplots(1, 2)
     perplexity, by_rank = (plain(panel) for panel in axes)
     shares_KC = counts_KC / np.maximum(counts_KC.sum(axis=1, keepdims=True), 1)
     places = np.arange(1, len(counts_KC) + 1)
-    shades = _shades(len(places))
+    shades = colormaps["viridis"](np.linspace(0.25, 0.9, len(places)))  # from dark to light
     for place, share_C, size, shade in zip(places, shares_KC, n_classes, shades, strict=True):
         used = np.sort(share_C[share_C > 0])[::-1]
         value = float(np.exp(-(used * np.log(used)).sum())) if len(used) else 0.0
@@ -153,23 +150,23 @@ def plot_codes(counts_KC: np.ndarray, n_classes: Sequence[int], title: str, axes
     return [perplexity, by_rank]
 
 
-def _shades(n: int) -> list[Any]:
-    """`n` colours from dark to light."""
-    from matplotlib import colormaps
-
-    return [colormaps["viridis"](0.25 + 0.65 * i / max(1, n - 1)) for i in range(n)]
-
-
 Rows = Sequence[dict[str, Any]]
 
 
 def plot_curves(rows: Rows, title: str = "") -> list[Axes]:
     """Loss, held-out accuracy beside chance, held-out error of frames, and gradient norm with the learning rate."""
-    figure: Any = new_axes(9.0, 6.2).figure
-    figure.clear()
+    figure = new_figure(9.0, 6.2)
     panels = [plain(panel) for panel in figure.subplots(2, 2).flatten()]
-    for panel, draw in zip(panels, (_loss, _accuracy, _error, _gradient), strict=True):
+    drawn = (
+        (_loss, "loss of a masked frame", "loss, all heads"),
+        (_accuracy, "held-out accuracy at masked frames", "accuracy, %"),
+        (_error, "held-out error of frames", "squared error / that of the mean"),
+        (_gradient, "gradient norm and learning rate", "gradient norm"),
+    )
+    for panel, (draw, heading, label) in zip(panels, drawn, strict=True):
         draw(panel, rows)
+        panel.set_title(heading, fontsize=9.5, loc="left")
+        panel.set_ylabel(label, fontsize=9)
         panel.set_xlabel("step", fontsize=9)
         panel.grid(axis="y", color=GRID, lw=0.6)
         if not panel.lines:
@@ -211,29 +208,19 @@ def _loss(axes: Axes, rows: Rows) -> None:
     held_out = points(rows, "valid/loss")
     if held_out[0]:
         axes.plot(*held_out, "o-", color=ACCENT, ms=3.5, lw=1.2, label="held out")
-    axes.set_title("loss of a masked frame", fontsize=9.5, loc="left")
-    axes.set_ylabel("loss, all heads", fontsize=9)
-
-
-def _numbers(k: int, n_codebooks: int) -> str:
-    """Legend of line k: codebooks after the first share one entry."""
-    if k == 0:
-        return "codebook 1"
-    return "codebook 2" if n_codebooks == 2 else f"codebooks 2 to {n_codebooks}"
 
 
 def _accuracy(axes: Axes, rows: Rows) -> None:
     for name, colour in zip(_named(rows, "/accuracy_0"), COLOURS, strict=False):
         stem = name.removesuffix("_0")
         codebooks = list(takewhile(lambda curve: curve[0], (points(rows, f"{stem}_{k}") for k in count())))
+        others = "codebook 2" if len(codebooks) == 2 else f"codebooks 2 to {len(codebooks)}"
         for k, (steps, values) in enumerate(codebooks):
-            label = f"{_teacher(name)}, {_numbers(k, len(codebooks))}" if k < 2 else None
+            label = f"{_teacher(name)}, {others if k else 'codebook 1'}" if k < 2 else None
             style: dict[str, Any] = {"ms": 3.5, "lw": 1.4} if k == 0 else {"ms": 2, "lw": 0.7, "alpha": 0.45}
             axes.plot(steps, 100 * np.array(values), "o-", color=colour, label=label, **style)
         steps, values = points(rows, stem.replace("/accuracy", "/most_frequent") + "_0")
         axes.plot(steps, 100 * np.array(values), ":", color=colour, lw=1.4, label="codebook 1: most frequent code")
-    axes.set_title("held-out accuracy at masked frames", fontsize=9.5, loc="left")
-    axes.set_ylabel("accuracy, %", fontsize=9)
 
 
 def _error(axes: Axes, rows: Rows) -> None:
@@ -241,8 +228,6 @@ def _error(axes: Axes, rows: Rows) -> None:
         axes.plot(*points(rows, name), "o-", color=colour, ms=3.5, lw=1.2, label=_teacher(name))
     if axes.lines:
         axes.axhline(1.0, color=FAINT, ls=":", lw=1.4, label="predicting the mean")
-    axes.set_title("held-out error of frames", fontsize=9.5, loc="left")
-    axes.set_ylabel("squared error / that of the mean", fontsize=9)
 
 
 def _gradient(axes: Axes, rows: Rows) -> None:
@@ -251,8 +236,7 @@ def _gradient(axes: Axes, rows: Rows) -> None:
         axes.plot(steps, norms, color=COLOURS[0], lw=0.5)
         axes.set_yscale("log")
         number_log_axis(axes.yaxis)
-    axes.set_title("gradient norm and learning rate", fontsize=9.5, loc="left")
-    axes.set_ylabel("gradient norm", fontsize=9, color=COLOURS[0])
+    axes.yaxis.label.set_color(COLOURS[0])
     steps, rates = points(rows, "lr")
     if steps:
         right = plain(axes.twinx())

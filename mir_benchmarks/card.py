@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
@@ -25,9 +26,8 @@ from mir_benchmarks.invariance.robustness import robustness_tables
 from mir_benchmarks.invariance.segments import SCHEMA
 from mir_benchmarks.invariance.triplets import triplets_table
 from mir_benchmarks.report.runs import Run, load_runs
-from mir_benchmarks.report.tables import Table, scores_table, unit_of
+from mir_benchmarks.report.tables import Table, compared, difference_cell, scores_table
 from mir_benchmarks.report.text import md_grid, md_text
-from mir_benchmarks.statistics import Comparison, Sample, compare
 from mir_benchmarks.tasks.registry import TASKS
 from probes.results import portable
 
@@ -65,20 +65,21 @@ def write_card(folder: Path, inputs: Inputs) -> Path:
     if not path.is_file() or not (folder / "model.safetensors").is_file():
         raise CheckpointError(folder, "holds no model with a card", "give what `mert export` wrote")
     evidence = Evidence.read(folder, inputs)
+    training = evidence.training
     sections = (
         path.read_text(encoding="utf-8").partition(MARK)[0].rstrip(),
         MARK,
-        training_section(evidence.training, md_text(inputs.hardware) if inputs.hardware else None),
+        training_section(training, md_text(inputs.hardware) if inputs.hardware else UNKNOWN),
         results_section(evidence),
         robustness_section(evidence.robustness),
         recordings_section(evidence.triplets),
         limits_section(evidence),
         repeat_section(evidence, inputs.commands),
     )
-    if training := evidence.training:
-        curves, copy = training.folder / "curves.png", folder / "curves.png"
-        if curves.exists() and curves.resolve() != copy.resolve():
-            with write_whole(copy) as temporary:
+    if training:
+        curves = training.folder / "curves.png"
+        if curves.exists() and training.folder.resolve() != folder.resolve():
+            with write_whole(folder / "curves.png") as temporary:
                 shutil.copyfile(curves, temporary)
         with write_whole(folder / "recipe.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(without_folders(training.recipe), sort_keys=False), encoding="utf-8")
@@ -89,13 +90,16 @@ def write_card(folder: Path, inputs: Inputs) -> Path:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The measurements of one model, checked to be of its weights; the model is called by the name of its folder."""
+    """The measurements of one model, checked to be of its weights; the model is called by the name of its folder.
+
+    `runs` are the results of the model, then those beside it and of the twin; runs of the same name are numbered.
+    """
 
     folder: Path
     training: Training | None
     run: Run | None
-    beside: tuple[Run, ...]
     twin: Run | None
+    runs: list[Run]
     robustness: dict[str, Any] | None
     triplets: dict[str, Any] | None
 
@@ -107,26 +111,19 @@ class Evidence:
         recipe = folder / "recipe.yaml"
         if training and recipe.exists() and without_folders(read_recipe(recipe)) != without_folders(training.recipe):
             raise UsageError(training.folder, f"has another recipe than {name}", "give the run that it came from")
-        run, twin = (None if path is None else load_runs([path])[0] for path in (inputs.results, inputs.twin))
-        if run is not None:
-            if any(result.model.get("sha256") != sha256 for result in run.results.values()):
-                raise TaskError(inputs.results or "", f"holds results of other weights than {name}'s", "run it again")
-            run = replace(run, label=name)
-        beside = tuple(load_runs([path])[0] for path in inputs.beside)
-        measured = (
-            None if path is None else read_measured(path, kind, sha256, name)
-            for path, kind in ((inputs.robustness, "robustness"), (inputs.triplets, "triplets"))
-        )
-        return cls(folder, training, run, beside, twin, *measured)
-
-    @property
-    def runs(self) -> list[Run]:
-        """The results of the model, then those of others; runs of the same name are numbered."""
-        numbered: list[Run] = []
-        for run in filter(None, (self.run, *self.beside, self.twin)):
-            n_same = sum(other.label.partition(" #")[0] == run.label for other in numbered)
-            numbered.append(replace(run, label=f"{run.label} #{n_same + 1}") if n_same else run)
-        return numbered
+        runs: list[Run] = []
+        for path in filter(None, (inputs.results, *inputs.beside, inputs.twin)):
+            run = load_runs([path])[0]
+            if path == inputs.results:
+                if any(result.model.get("sha256") != sha256 for result in run.results.values()):
+                    raise TaskError(path, f"holds results of other weights than {name}'s", "run it again")
+                run = replace(run, label=name)
+            n_same = sum(earlier.label.partition(" #")[0] == run.label for earlier in runs)
+            runs.append(replace(run, label=f"{run.label} #{n_same + 1}") if n_same else run)
+        paths = {"robustness": inputs.robustness, "triplets": inputs.triplets}
+        measured = {kind: read_measured(path, kind, sha256, name) if path else None for kind, path in paths.items()}
+        own, twin = runs[0] if inputs.results else None, runs[-1] if inputs.twin else None
+        return cls(folder, training, own, twin, runs, **measured)
 
 
 def read_measured(path: Path, kind: str, sha256: str, name: str) -> dict[str, Any]:
@@ -162,14 +159,9 @@ class Training:
         return cls(folder, recipe, [row for row in rows if row["step"] <= newest["step"]], newest["state"])
 
     @property
-    def steps(self) -> int:
-        """Updates of the weights."""
-        return int(self.rows[-1]["step"])
-
-    @property
     def hours(self) -> float:
         """Hours of audio in all batches; a clip counts as often as it was drawn."""
-        return float(self.steps * self.recipe["batch_clips"] * self.recipe["clip_s"] / 3600)
+        return float(self.rows[-1]["step"] * self.recipe["batch_clips"] * self.recipe["clip_s"] / 3600)
 
     @property
     def synthetic(self) -> bool:
@@ -190,30 +182,26 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
-def without_folders(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def without_folders(value: Any, is_path: bool = False) -> Any:
     """A recipe in which folders have their last names only, so that it says nothing of this machine.
 
     >>> without_folders({"out": "/a/run", "data": "hf:org/music", "teachers": ["/b/mel_rvq", "cqt"], "steps": 5})
     {'out': 'run', 'data': 'hf:org/music', 'teachers': ['mel_rvq', 'cqt'], 'steps': 5}
     """
-    return {key: _last_names(value, key in PATHS) for key, value in recipe.items()}
-
-
-def _last_names(value: Any, is_path: bool) -> Any:
     if isinstance(value, dict):
-        return {key: _last_names(nested, is_path) for key, nested in value.items()}
+        return {key: without_folders(nested, is_path or key in PATHS) for key, nested in value.items()}
     if isinstance(value, list | tuple):
-        return [_last_names(nested, is_path) for nested in value]
+        return [without_folders(nested, is_path) for nested in value]
     if isinstance(value, str):
         return PurePath(value).name if is_path and not value.startswith("hf:") else portable(value)
     return value
 
 
-def training_section(training: Training | None, hardware: str | None) -> str:
+def training_section(training: Training | None, hardware: str) -> str:
     """Facts of the run, losses and accuracies on held-out music, and its curves."""
     if training is None:
-        return f"## Training\n\nNot measured: no run was given. Hardware: {hardware or UNKNOWN}."
-    facts = Table("", ("", ""), [*_facts(training), ("hardware", hardware or UNKNOWN)], text=frozenset({""}))
+        return f"## Training\n\nNot measured: no run was given. Hardware: {hardware}."
+    facts = Table("", ("", ""), [*_facts(training), ("hardware", hardware)], text=frozenset({""}))
     parts = ["## Training", md_grid(facts).strip(), *_held_out(training)]
     if (training.folder / "curves.png").exists():
         parts.append("![loss, held-out accuracy and error, gradient norm by step](curves.png)")
@@ -221,31 +209,26 @@ def training_section(training: Training | None, hardware: str | None) -> str:
 
 
 def _facts(training: Training) -> list[tuple[str, str]]:
-    recipe = without_folders(training.recipe)
-    entry = {key: recipe.get(key, UNKNOWN) for key in (
-        "lr", "warmup_steps", "betas", "eps", "weight_decay", "clip_norm", "mask_probability", "mask_length", "seed",
-        "dtype", "group_clips", "steps", "filterbank_start", "codebook_start",
-    )}  # fmt: skip
-    mixing, weights = recipe.get("mixing") or {}, recipe.get("weights") or {}
+    recipe: defaultdict[str, Any] = defaultdict(lambda: UNKNOWN, without_folders(training.recipe))
     options = "".join(f", {key} {value}" for key, value in (recipe.get("data_options") or {}).items())
     source = recipe["data"] + ", the built-in generator's music: all of it synthetic" * training.synthetic
     seconds = [row["seconds"] for row in training.rows if "seconds" in row]
     took = f"{sum(seconds) / 3600:.2f} h in steps, median {np.median(seconds):.2f} s a step" if seconds else UNKNOWN
-    skipped = sum("skipped" in row for row in training.rows)
+    steps, skipped = training.rows[-1]["step"], sum("skipped" in row for row in training.rows)
     return [
         ("data", f"{source}{options}; corpus {str(training.state.get('corpus', UNKNOWN))[:12]}"),
         *_teachers(training),
-        ("steps", f"{training.steps:,} of {entry['steps']:,}" + f", {skipped} of them skipped" * bool(skipped)),
-        ("batch", f"{recipe['batch_clips']} clips of {recipe['clip_s']:g} s in groups of {entry['group_clips']}"),
+        ("steps", f"{steps:,} of {recipe['steps']:,}" + f", {skipped} of them skipped" * bool(skipped)),
+        ("batch", f"{recipe['batch_clips']} clips of {recipe['clip_s']:g} s in groups of {recipe['group_clips']}"),
         ("audio heard", f"{training.hours:.1f} h"),
-        ("masking", f"probability {entry['mask_probability']}, spans of {entry['mask_length']} frames"),
-        ("mixing", _pairs(mixing)),
-        ("weights of the losses", _pairs(weights)),
-        ("optimiser", f"AdamW, betas {entry['betas']}, eps {entry['eps']}, weight decay {entry['weight_decay']}, "
-                      f"gradients clipped at {entry['clip_norm']}"),
-        ("learning rate", f"{entry['lr']} after {entry['warmup_steps']} steps of warm-up, then linear to 0"),
-        ("informed starts", f"filterbank {entry['filterbank_start']}, codebooks {entry['codebook_start']}"),
-        ("seed, precision", f"{entry['seed']}, {entry['dtype']}"),
+        ("masking", f"probability {recipe['mask_probability']}, spans of {recipe['mask_length']} frames"),
+        ("mixing", _pairs(recipe.get("mixing") or {})),
+        ("weights of the losses", _pairs(recipe.get("weights") or {})),
+        ("optimiser", f"AdamW, betas {recipe['betas']}, eps {recipe['eps']}, weight decay {recipe['weight_decay']}, "
+                      f"gradients clipped at {recipe['clip_norm']}"),
+        ("learning rate", f"{recipe['lr']} after {recipe['warmup_steps']} steps of warm-up, then linear to 0"),
+        ("informed starts", f"filterbank {recipe['filterbank_start']}, codebooks {recipe['codebook_start']}"),
+        ("seed, precision", f"{recipe['seed']}, {recipe['dtype']}"),
         ("time", took),
     ]  # fmt: skip
 
@@ -258,21 +241,16 @@ def _teachers(training: Training) -> list[tuple[str, str]]:
         name = PurePath(teacher).name
         facts = read_json(Path(teacher, "teacher.json")) if Path(teacher, "teacher.json").exists() else {}
         kind = facts.get("name", name)
-        codebooks = _codebooks(Path(teacher, "teacher.safetensors"))
+        try:
+            with safe_open(Path(teacher, "teacher.safetensors"), framework="np") as file:
+                n_codebooks, n_classes, _ = file.get_slice("codebooks").get_shape()
+            codebooks = f"{n_codebooks} codebooks of {n_classes} classes"
+        except (OSError, SafetensorError, ValueError):  # a teacher that is not fitted, or has none
+            codebooks = ""
         cells = [codebooks, _pairs(facts.get("settings", {})), facts.get("licence") or licences.get(kind)]
         fingerprint = str(facts.get("fingerprint") or fingerprints.get(kind) or UNKNOWN)[:12]
         rows.append(("teacher", "; ".join([kind, *filter(None, cells), f"fingerprint {fingerprint}"])))
     return rows
-
-
-def _codebooks(path: Path) -> str:
-    """Number and size of the codebooks of a fitted teacher, empty for one without."""
-    try:
-        with safe_open(path, framework="np") as file:
-            n_codebooks, n_classes, _ = file.get_slice("codebooks").get_shape()
-    except (OSError, SafetensorError, ValueError):
-        return ""
-    return f"{n_codebooks} codebooks of {n_classes} classes"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
@@ -307,15 +285,14 @@ def _codes(row: Mapping[str, Any], stem: str) -> Table:
     """Accuracy of each codebook beside the share of its most frequent code, the accuracy of a constant guess."""
     n_codebooks = sum(1 for _ in takewhile(lambda k: f"{stem}/accuracy_{k}" in row, count()))
 
-    def cells(what: str, scale: float, digits: int) -> Sequence[str]:
-        values = (row.get(f"{stem}/{what}_{k}") for k in range(n_codebooks))
-        return [UNKNOWN if value is None else f"{scale * value:.{digits}f}" for value in values]
-
-    rows = [
-        ("accuracy, %", *cells("accuracy", 100, 2)),
-        ("share of the most frequent code, %", *cells("most_frequent", 100, 2)),
-        ("perplexity of the codes", *cells("perplexity", 1, 0)),
-    ]
+    rows: list[tuple[str, ...]] = []
+    for title, what, scale, digits in (
+        ("accuracy, %", "accuracy", 100, 2),
+        ("share of the most frequent code, %", "most_frequent", 100, 2),
+        ("perplexity of the codes", "perplexity", 1, 0),
+    ):
+        values = [row.get(f"{stem}/{what}_{k}") for k in range(n_codebooks)]
+        rows.append((title, *(UNKNOWN if value is None else f"{scale * value:.{digits}f}" for value in values)))
     return Table("", ("codebook", *(str(k + 1) for k in range(n_codebooks))), rows)
 
 
@@ -326,12 +303,13 @@ def results_section(evidence: Evidence) -> str:
         return f"## Results\n\n{MISSING}"
     title = "Results on the synthetic suite" if run.synthetic else "Results"
     scores = scores_table(evidence.runs)
-    compared = {} if twin is None else dict(compare_runs(run, twin))
+    pairs, refused = compared([run, twin] if twin else [])
+    differences = {TASKS[name].title: "not comparable" for names in refused.values() for name in names}
+    differences |= {TASKS[pair.task].title: difference_cell(pair, run.results[pair.task]) for pair in pairs}
     layers = {TASKS[name].title: result.layer for name, result in run.results.items()}
-    titled = {TASKS[name].title: difference_cell(run, name, difference) for name, difference in compared.items()}
     alike = all(set(other.results) == set(run.results) for other in evidence.runs)  # else means are of different tasks
     rows = [
-        (*row, layers.get(row[0], ""), *([titled.get(row[0], "")] if twin else []))
+        (*row, layers.get(row[0], ""), *([differences.get(row[0], "")] if twin else []))
         for row in scores.rows
         if alike or not row[0].startswith("mean of")
     ]
@@ -340,38 +318,14 @@ def results_section(evidence: Evidence) -> str:
     parts = [f"## {title}", md_grid(table).strip()]
     if missing := [TASKS[name].title for name in TASKS if name not in run.results]:
         parts.append(f"Not measured on this model: {', '.join(missing)}.")
-    return "\n\n".join([*parts, *([] if twin is None else [twin_note(evidence.runs[-1].label, compared)])])
-
-
-def compare_runs(run: Run, twin: Run) -> Iterator[tuple[str, Comparison | None]]:
-    """The comparison on each task for which both have outputs; None where the two are not comparable."""
-    for name in run.results:
-        if name in run.outputs and name in twin.outputs:
-            ours, theirs = (Sample.of(side.results[name], side.outputs[name]) for side in (run, twin))
-            try:
-                yield name, compare(ours, theirs)
-            except TaskError:
-                yield name, None
-
-
-def difference_cell(run: Run, name: str, compared: Comparison | None) -> str:
-    """Difference and interval, in the unit of the task."""
-    if compared is None:
-        return "not comparable"
-    digits = 2 if unit_of(run.results[name]) == "dB" else 1
-    low, high = (f"{value:+.{digits}f}" for value in compared.ci95)
-    return f"{compared.difference:+.{digits}f} [{low}, {high}]"
-
-
-def twin_note(label: str, compared: Mapping[str, Comparison | None]) -> str:
-    """The name of the twin, and the number of tasks with a significant difference."""
-    intervals = [comparison.ci95 for comparison in compared.values() if comparison]
-    above, below = sum(low > 0 for low, _ in intervals), sum(high < 0 for _, high in intervals)
-    return md_text(
-        f"The twin is {label}. Differences are paired over test items (bootstrap, not corrected for the number of "
-        f"tasks): the interval excludes 0 on {above + below} of {len(intervals)} tasks, above on {above}, "
-        f"below on {below}."
-    )
+    if twin:
+        above, below = sum(pair.ci95[0] > 0 for pair in pairs), sum(pair.ci95[1] < 0 for pair in pairs)
+        parts.append(md_text(
+            f"The twin is {twin.label}. Differences are paired over test items (bootstrap, not corrected for the "
+            f"number of tasks): the interval excludes 0 on {above + below} of {len(pairs)} tasks, above on {above}, "
+            f"below on {below}."
+        ))  # fmt: skip
+    return "\n\n".join(parts)
 
 
 def robustness_section(measured: Mapping[str, Any] | None) -> str:
@@ -403,17 +357,18 @@ def limits_section(evidence: Evidence) -> str:
     with safe_open(evidence.folder / "model.safetensors", framework="np") as file:
         n_params = sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     hours = f", and was trained on {training.hours:.1f} h of audio" if training else ""
-    limits = [f"It has {n_params / 1e6:.1f} M parameters (the published models 94 M and 315 M){hours}."]
-    if training and training.synthetic:
-        synthetic = (
-            "**It was trained on synthetic music only.** Nobody played or sang: a generator composed and rendered "
-        )
-        limits.insert(0, synthetic + "all of it, and real sounds are new to the model.")
-    limits.append(
+    limits = [
+        f"It has {n_params / 1e6:.1f} M parameters (the published models 94 M and 315 M){hours}.",
         f"Its context is {config['window_s']:g} s: `embed`, and with it robustness and triplets above, reads longer "
         "recordings window by window, and relates nothing further apart. The tasks above were heard as MARBLE hears "
-        "them, in whole task windows at once (`--context window`)."
-    )
+        "them, in whole task windows at once (`--context window`).",
+    ]
+    if training and training.synthetic:
+        limits.insert(
+            0,
+            "**It was trained on synthetic music only.** Nobody played or sang: a generator composed and rendered "
+            "all of it, and real sounds are new to the model.",
+        )
     if evidence.run and evidence.run.synthetic:
         limits.append(
             "The scores are of a synthetic suite. It comes from the generator of `data=synth`, with other seeds, "

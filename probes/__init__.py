@@ -4,12 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # Where each public name lives; imported when first used, so that `mert --help` does not wait for torch.
-_HOMES = {
-    "Encoder": "probes.encoders",
-    "EncoderFacts": "probes.encoders",
-    "load_encoder": "probes.encoders",
-    "SavedHead": "probes.user_labels.head",
-}
+_HOMES = dict.fromkeys(("Encoder", "EncoderFacts", "load_encoder"), "probes.encoders")
+_HOMES["SavedHead"] = "probes.user_labels.head"
 
 __all__ = ["Encoder", "EncoderFacts", "SavedHead", "load_encoder"]
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Heads on frozen features for your own labels.")
 Task = Literal["classification", "multilabel", "regression", "frames"]
-Post = Literal["peak", "dbn"]
 
 
 @app.command()
@@ -34,7 +33,7 @@ def fit(
     head: Annotated[HeadKind, typer.Option(help="512 hidden units, or none.")] = "mlp",
     max_epochs: Annotated[int, typer.Option(min=1, help="At most.")] = 100,
     split_seed: Annotated[int, typer.Option(min=0, help="Of a random split.")] = 0,
-    post: Annotated[Post, typer.Option(help="Events: peaks, or beats by a DBN.")] = "peak",
+    post: Annotated[Literal["peak", "dbn"], typer.Option(help="Events: peaks, or beats by a DBN.")] = "peak",
     tolerance: Annotated[float, typer.Option(min=0.001, help="Events: seconds that still count as a match.")] = 0.07,
     partial: Annotated[bool, typer.Option("--partial", help="Leave out what lacks a label, or features.")] = False,
     device: Device = "auto",
@@ -101,11 +100,14 @@ def predict(
     Exit code 0: all well; 2: wrong usage; 3: some files failed.
     """
     from mert.cli.terminal import check_device, printable
-    from mert.errors import MertError
+    from mert.errors import MertError, UsageError
     from probes.user_labels.head import SavedHead
-    from probes.user_labels.predictions import check_out, write
+    from probes.user_labels.predictions import write
 
-    check_out(out)
+    if out is not None and out.suffix not in (".csv", ".json"):
+        raise UsageError(out, "is neither .csv nor .json", "name a file with one of these suffixes")
+    if out is not None and out.exists():  # it may hold somebody's labels
+        raise UsageError(out, "exists", "give another name, or remove it")
     check_device(device)
     fitted = SavedHead.load(head)
     sources = [source for path in inputs for source in sources_of(path)]
@@ -127,18 +129,17 @@ def predict(
 
 def sources_of(path: Path) -> list[str]:
     """The file itself; of a folder its audio files, or, if it holds none, its features."""
-    from mert.collection import plan as inputs
+    from mert.collection.plan import plan
     from mert.errors import UsageError
 
     if not path.is_dir():
         return [str(path)]
     try:
-        return [job.source for job in inputs.plan([path], path).jobs]
+        return [job.source for job in plan([path], path).jobs]
     except UsageError:
-        features = [str(file) for file in sorted(path.rglob("*.npz"))]
-        if not features:
-            raise
-        return features
+        if features := [str(file) for file in sorted(path.rglob("*.npz"))]:
+            return features
+        raise
 
 
 def text_of(prediction: Prediction) -> str:
@@ -177,11 +178,11 @@ def print_fit(fitted: SavedHead, out: Path) -> None:
     from rich.table import Table
 
     from mert.cli.terminal import console
-    from probes.sweep import GridRow, select
+    from probes.results import LayerCurve
 
     card, lines = fitted.card, console()
     metric, n = card.scores["metric"], {part: len(card.split[part]) for part in ("train", "valid", "test")}
-    lines.print("split: " + ", ".join(f"{count} {part}" for part, count in n.items()) + f" ({card.split['how']})")
+    lines.print(f"split: {', '.join(f'{count} {part}' for part, count in n.items())} ({card.split['how']})")
     for note in card.notes:
         lines.print(f"note: {note}")
     if card.counts:
@@ -190,14 +191,10 @@ def print_fit(fitted: SavedHead, out: Path) -> None:
             classes.add_row(name, *(str(in_part[part]) for part in n))
         lines.print(classes)
     layers = Table("layer", "lr", f"valid {metric}", f"test {metric}", "n", box=None)
-    for layer in dict.fromkeys(row["layer"] for row in card.grid):
-        rows = [GridRow(**row) for row in card.grid if row["layer"] == layer and row["valid"] is not None]
-        if not rows:
-            continue
-        lr = select(rows)[1]
-        valid = [row.valid for row in rows if row.lr == lr]
-        test, count = (f"{card.scores['test'][metric]:.1f}", str(n["test"])) if layer == card.layer else ("", "")
-        layers.add_row(layer, f"{lr:g}", f"{sum(valid) / len(valid):.1f}", test, count)
+    curve = LayerCurve.of(card.grid)
+    for layer, lr, valid in zip(curve.layers, curve.lrs, curve.mean, strict=True):
+        test = (f"{card.scores['test'][metric]:.1f}", str(n["test"])) if layer == card.layer else ()
+        layers.add_row(layer, f"{lr:g}", f"{valid:.1f}", *test)
     lines.print(layers)
     seeds = len(card.scores["seeds"])
     lines.print(f"in points, means over {seeds} seeds; kept: the head of seed {card.head['seed']}, in {out}")

@@ -19,7 +19,7 @@ from probes.features.stores import PooledStore, layer_number, layer_options
 from probes.fit import Fit, FitData, Setting, Windows, fit, mean_over_clips
 from probes.metrics import METRICS
 
-LOSSES = {"classification": "classes", "key": "classes", "multilabel": "tags", "regression": "values"}
+LOSS_OF = {"classification": "classes", "key": "classes", "multilabel": "tags", "regression": "values"}
 
 
 @dataclass(frozen=True)
@@ -70,32 +70,27 @@ class ClipProbe:
         split, and on busy cores splitting them costs fifty times what it gains.
         """
         self._load(settings[0].layer)
-        config = self.config
-        targets = torch.from_numpy(self.labelled["train"].targets)
+        config, targets = self.config, torch.from_numpy(self.labelled["train"].targets)
         task = FitData(
-            self._windows["train"], targets.to(self.device), self._windows["valid"], self.valid_score,
-            LOSSES[config.kind], len(config.classes), config.hidden, config.max_epochs, config.patience,
+            train=self._windows["train"], targets=targets.to(self.device), valid=self._windows["valid"],
+            score=self.valid_score, loss=LOSS_OF[config.kind], outputs=len(config.classes), hidden=config.hidden,
+            max_epochs=config.max_epochs, patience=config.patience,
         )  # fmt: skip
         if self.device != "cpu":
             yield from fit(task, settings, self.device)
             return
-        with ThreadPoolExecutor(
-            min(len(settings), n_cores()), initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            for fitted in pool.map(lambda setting: fit(task, [setting]), settings):
-                yield fitted[0]
+        workers = min(len(settings), n_cores())
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from pool.map(lambda setting: fit(task, [setting])[0], settings)
 
     def valid_score(self, logits_RC: np.ndarray) -> float:
         """The metric that selects, on validation and under the best ensemble; minus infinity if the head diverged."""
-        if not np.isfinite(logits_RC).all():
-            return -np.inf
-        return self._best_ensemble(logits_RC)[1]
+        return self._best_ensemble(logits_RC)[1] if np.isfinite(logits_RC).all() else -np.inf
 
     def outputs(self, fitted: Fit, split: str = "test") -> np.ndarray:
         """[K, C] for the clips of a split, by the ensemble that validation selected."""
-        ensemble = self.ensemble(fitted)
-        windows = self._windows[split]
-        return ENSEMBLES[ensemble](fitted.logits(windows), windows.owners.numpy())
+        ensemble, windows = ENSEMBLES[self.ensemble(fitted)], self._windows[split]
+        return ensemble(fitted.logits(windows), windows.owners.numpy())
 
     def ensemble(self, fitted: Fit) -> str:
         """The ensemble that scores best on validation."""
@@ -109,19 +104,15 @@ class ClipProbe:
 
     def memory_bytes(self) -> int:
         """Bytes in memory of the largest layer option."""
-        n = sum(len(rows) for rows in self._rows.values())
-        width = self.source.windows(np.zeros(1, int), 0).shape[-1]
-        layers = len(self.source.layers)
+        n = sum(map(len, self._rows.values()))
+        width, layers = self.source.windows(np.zeros(1, int), 0).shape[-1], len(self.source.layers)
         return n * width * max(4, 2 * (layers - 1) if layers > 2 else 0)
 
     def _best_ensemble(self, logits_RC: np.ndarray) -> tuple[str, float]:
         owners, metric = self._windows["valid"].owners.numpy(), METRICS[self.config.monitor]
-        scores = {
-            name: metric(self.labelled["valid"].targets, ENSEMBLES[name](logits_RC, owners), self.config.classes)
-            for name in self.config.ensembles
-        }
-        best = max(scores, key=lambda name: scores[name])
-        return best, scores[best]
+        targets, classes = self.labelled["valid"].targets, self.config.classes
+        scores = {name: metric(targets, ENSEMBLES[name](logits_RC, owners), classes) for name in self.config.ensembles}
+        return max(scores.items(), key=lambda item: item[1])
 
     def _load(self, layer: str) -> None:
         """Windows of all splits at one layer option, scaled by train."""
@@ -130,16 +121,12 @@ class ClipProbe:
         if layer not in (options := layer_options(self.source.layers)):
             raise MertError("probe", f"no layer {layer!r}", f"give some of {', '.join(options)}")
         which = layer_number(self.source.layers, layer)
-        raw = {
-            name: torch.from_numpy(np.ascontiguousarray(self.source.windows(rows, which)))
-            for name, rows in self._rows.items()
-        }
+        raw = {name: torch.from_numpy(np.ascontiguousarray(self.source.windows(rows, which)))
+               for name, rows in self._rows.items()}  # fmt: skip
         train, wanted = raw["train"], self.config.standardize
         self._standardizer = Standardizer.of_rows(train) if wanted else Standardizer.identity(train.shape[1:])
-        self._windows = {
-            name: Windows(self._standardizer(x).to(self.device), torch.from_numpy(self._owners[name]))
-            for name, x in raw.items()
-        }
+        self._windows = {name: Windows(self._standardizer(x).to(self.device), torch.from_numpy(self._owners[name]))
+                         for name, x in raw.items()}  # fmt: skip
         self._layer = layer
 
 

@@ -92,9 +92,7 @@ class MertEncoder(Encoder):
     (7, 256)
     """
 
-    def __init__(
-        self, embedder: Embedder, context: str = "window", batch_size: int = 4, dtype: str = "float32"
-    ) -> None:
+    def __init__(self, embedder: Embedder, context: str = "window", dtype: str = "float32") -> None:
         if context not in ("window", "training"):
             raise ValueError(f'context is "window" or "training", not {context!r}')
         config = embedder.model.config
@@ -106,7 +104,7 @@ class MertEncoder(Encoder):
             config=hashlib.sha256(canonical).hexdigest(),
         )  # fmt: skip
         super().__init__(facts, self.frames)
-        self.embedder, self._batch_size = embedder, batch_size
+        self.embedder = embedder
 
     def frames(self, wave_N: np.ndarray, window_s: float | None = None) -> np.ndarray:
         rate_hz, window = self.facts.sample_rate, self._window(window_s)
@@ -114,9 +112,9 @@ class MertEncoder(Encoder):
 
     def pooled(self, waves: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         pairs = [(wave_N, self.facts.sample_rate) for wave_N in waves]
-        size = self._batch_size if self.facts.context == "window" else "auto"
-        options: dict[str, Any] = {"pool": "mean", "batch_size": size, "dtype": self.facts.dtype}
-        for features in self.embedder.embed_many(pairs, window=self._window(None), **options):
+        options: dict[str, Any] = {"pool": "mean", "window": self._window(None), "dtype": self.facts.dtype}
+        size = 4 if self.facts.context == "window" else "auto"
+        for features in self.embedder.embed_many(pairs, batch_size=size, **options):
             yield features.values
 
     def times(self, n_frames: int) -> np.ndarray:
@@ -141,23 +139,20 @@ def load_encoder(
 
 
 RATE_HZ, HOP, N_FFT = 24_000, 320, 1024
+STFT: dict[str, Any] = {"sr": RATE_HZ, "n_fft": N_FFT, "hop_length": HOP, "verbose": False}
 SHORTEST = 16_384  # samples: the lowest CQT kernel must fit twice over; shorter windows are padded with silence
 LOG_FLOOR = 1e-5
 
 
-def baseline(
-    name: str, dim: int, transform: Callable[[], Any], post: Callable[[torch.Tensor], torch.Tensor]
-) -> Encoder:
+def baseline(name: str, dim: int, transform: Any, post: Callable[[torch.Tensor], torch.Tensor]) -> Encoder:
     """An encoder from a spectral transform [1, N] -> [1, F, T]."""
-    module = transform()
 
     def frames(wave_N: np.ndarray) -> np.ndarray:
         wave = torch.from_numpy(np.ascontiguousarray(wave_N, np.float32))
         n_frames = max(1, round(len(wave) / HOP))
-        if len(wave) < SHORTEST:
-            wave = torch.nn.functional.pad(wave, (0, SHORTEST - len(wave)))
+        wave = torch.nn.functional.pad(wave, (0, max(0, SHORTEST - len(wave))))
         with torch.inference_mode():
-            values_FT = post(module(wave[None])[0])
+            values_FT = post(transform(wave[None])[0])
         return values_FT.T[None, :n_frames].numpy()
 
     identity = hashlib.sha256(f"{name} {RATE_HZ} {HOP} {N_FFT} {LOG_FLOOR} 1".encode()).hexdigest()
@@ -166,23 +161,19 @@ def baseline(
 
 def log_mel() -> Encoder:
     """128 mel bands, logarithmic."""
-    return baseline("log-mel", 128, lambda: spectral().MelSpectrogram(n_mels=128, **stft()), logarithm)
+    mel = spectral().MelSpectrogram(n_mels=128, **STFT)
+    return baseline("log-mel", 128, mel, lambda values_FT: torch.log(values_FT + LOG_FLOOR))
 
 
 def mfcc() -> Encoder:
     """20 mel-frequency cepstral coefficients with their first and second differences."""
-    return baseline("mfcc", 60, lambda: spectral().MFCC(n_mfcc=20, n_mels=128, **stft()), with_deltas)
+    return baseline("mfcc", 60, spectral().MFCC(n_mfcc=20, n_mels=128, **STFT), with_deltas)
 
 
 def cqt_chroma() -> Encoder:
     """12 pitch classes folded from seven octaves of a constant-Q transform, as shares of each frame."""
-    return baseline("cqt-chroma", 12, lambda: spectral().CQT1992v2(
-        sr=RATE_HZ, hop_length=HOP, fmin=32.703, n_bins=84, bins_per_octave=12, verbose=False
-    ), chroma)  # fmt: skip
-
-
-def logarithm(values_FT: torch.Tensor) -> torch.Tensor:
-    return torch.log(values_FT + LOG_FLOOR)
+    settings = {"sr": RATE_HZ, "hop_length": HOP, "fmin": 32.703, "n_bins": 84, "bins_per_octave": 12}
+    return baseline("cqt-chroma", 12, spectral().CQT1992v2(**settings, verbose=False), chroma)
 
 
 def with_deltas(values_FT: torch.Tensor) -> torch.Tensor:
@@ -206,10 +197,6 @@ def chroma(values_FT: torch.Tensor) -> torch.Tensor:
     """Octaves summed, each frame divided by its sum."""
     folded_FT = values_FT.reshape(7, 12, -1).sum(0)
     return folded_FT / (folded_FT.sum(0, keepdim=True) + LOG_FLOOR)
-
-
-def stft() -> dict[str, Any]:
-    return {"sr": RATE_HZ, "n_fft": N_FFT, "hop_length": HOP, "verbose": False}
 
 
 def spectral() -> Any:

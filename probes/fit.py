@@ -22,6 +22,11 @@ from mert.errors import MertError
 from probes.heads import HeadShape, HeadStack, StackAdam, forward
 
 BATCH_CLIPS = 64
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "classes": functional.cross_entropy,  # targets [K] int64
+    "tags": functional.binary_cross_entropy_with_logits,  # targets [K, C] of 0 and 1
+    "values": functional.mse_loss,  # targets [K, C]
+}
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,19 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class FitData:
-    """What heads are fitted to: windows, a target per clip, the loss, and how validation is scored.
+class Policy:
+    """When training ends: after `max_epochs`, or earlier by the `patience` of EarlyStopping."""
 
-    `loss` is "classes" (targets [K] int64), "tags" ([K, C] of 0 and 1) or "values" ([K, C]). `score` takes the logits
-    of all validation windows [R, C] and returns the number that selects epochs and settings, higher being better.
+    max_epochs: int = 100
+    patience: tuple[int, int] = (6, 20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitData(Policy):
+    """What heads are fitted to: windows, a target per clip, the loss (of LOSSES), and how validation is scored.
+
+    `score` takes the logits of all validation windows [R, C] and returns the number that selects epochs and settings,
+    higher being better.
     """
 
     train: Windows
@@ -60,8 +73,6 @@ class FitData:
     loss: str
     outputs: int
     hidden: int = 512
-    max_epochs: int = 100
-    patience: tuple[int, int] = (5, 20)
 
 
 @dataclass
@@ -74,18 +85,9 @@ class Fit:
     parameters: dict[str, Tensor]
     curve: list[float] = field(default_factory=list)
 
-    @torch.inference_mode()
     def logits(self, windows: Windows) -> np.ndarray:
         """Logits of every window, float32 [R, C]."""
         return in_pieces(self.parameters, windows.x)[0]
-
-
-@dataclass(frozen=True)
-class Policy:
-    """When training ends: after `max_epochs`, or earlier by the `patience` of EarlyStopping."""
-
-    max_epochs: int = 100
-    patience: tuple[int, int] = (6, 20)
 
 
 def fit(task: FitData, settings: Sequence[Setting], device: str = "cpu") -> list[Fit]:
@@ -107,26 +109,18 @@ def fit(task: FitData, settings: Sequence[Setting], device: str = "cpu") -> list
             adam.step(losses(task, stack, rows_GB))
 
     def validate() -> list[float]:
-        with torch.inference_mode():
-            logits_GRC = in_pieces(stack.parameters, task.valid.x)
-        return [task.score(logits_RC) for logits_RC in logits_GRC]
+        return [task.score(logits_RC) for logits_RC in in_pieces(stack.parameters, task.valid.x)]
 
-    policy = Policy(task.max_epochs, task.patience)
-    stopping, best = run_epochs(policy, rates_G, epoch, validate, lambda: stack.parameters)
-    return [
-        Fit(setting, stopping.best[g], stopping.epochs[g], {name: value[g : g + 1] for name, value in best.items()},
-            stopping.curves[g])
-        for g, setting in enumerate(settings)
-    ]  # fmt: skip
+    stopping, best = run_epochs(task, rates_G, epoch, validate, lambda: stack.parameters)
+    heads = [{name: value[g : g + 1] for name, value in best.items()} for g in range(len(settings))]
+    fits = zip(settings, stopping.best, stopping.epochs, heads, stopping.curves, strict=True)
+    return [Fit(*parts) for parts in fits]
 
 
 def run_epochs(
-    policy: Policy,
-    lr_G: Tensor,
-    epoch: Callable[[Tensor], None],
-    validate: Callable[[], Sequence[float]],
+    policy: Policy, lr_G: Tensor, epoch: Callable[[Tensor], None], validate: Callable[[], Sequence[float]],
     state: Callable[[], Mapping[str, Tensor]],
-) -> tuple[EarlyStopping, dict[str, Tensor]]:
+) -> tuple[EarlyStopping, dict[str, Tensor]]:  # fmt: skip
     """Train G heads until all have stopped: their scores, and copies of their `state` at the best epoch of each.
 
     `epoch` trains for an epoch at the rates [G], `validate` gives a score per head, higher being better.
@@ -165,21 +159,18 @@ class EarlyStopping:
 
     def update(self, epoch: int, scores: Sequence[float], lr_G: Tensor) -> tuple[list[bool], Tensor]:
         """Which heads are at their best now, and the learning rates that follow."""
-        lr_G = lr_G.clone()
-        better = []
+        lr_G, better_G = lr_G.clone(), [False] * len(scores)
         for g, score in enumerate(scores):
-            better.append(not self._done[g] and score > self.best[g])
             if self._done[g]:
                 continue
             self.curves[g].append(float(score))
-            if better[g]:
-                self.best[g], self.epochs[g] = float(score), epoch
-                continue
             waited = epoch - self.epochs[g]
-            if waited % (self._plateau + 1) == 0:
+            if score > self.best[g]:
+                better_G[g], self.best[g], self.epochs[g] = True, float(score), epoch
+            elif waited % (self._plateau + 1) == 0:
                 lr_G[g] *= 0.5
-            self._done[g] = waited >= self._stop or math.isnan(score)
-        return better, lr_G
+            self._done[g] = not better_G[g] and (waited >= self._stop or math.isnan(score))
+        return better_G, lr_G
 
 
 def batches(windows: Windows, orders: Sequence[np.random.Generator]) -> list[Tensor]:
@@ -201,15 +192,11 @@ def losses(task: FitData, stack: HeadStack, rows_GB: Tensor) -> Tensor:
     """Mean loss of each head [G] on its batch; the target of a window is that of its clip."""
     logits_GBC = stack.logits(task.train.x[rows_GB].float(), train=True)
     targets = task.targets[task.train.owners[rows_GB]]
-    if task.loss == "classes":
-        each = functional.cross_entropy(logits_GBC.flatten(0, 1), targets.flatten(), reduction="none")
-    elif task.loss == "tags":
-        each = functional.binary_cross_entropy_with_logits(logits_GBC, targets, reduction="none")
-    else:
-        each = functional.mse_loss(logits_GBC, targets, reduction="none")
+    each = LOSSES[task.loss](logits_GBC.flatten(0, 1), targets.flatten(0, 1), reduction="none")
     return each.reshape(len(rows_GB), -1).mean(dim=1)
 
 
+@torch.inference_mode()
 def in_pieces(parameters: dict[str, Tensor], x: Tensor, rows: int = 4096) -> np.ndarray:
     """Logits [G, R, C] of all rows for all heads, without dropout."""
     n_heads = len(parameters["w2"])
@@ -240,12 +227,9 @@ def mean_over_clips(values_RC: np.ndarray, owners_R: np.ndarray) -> np.ndarray:
 
 
 def train(
-    model: nn.Module,
-    lr: float,
-    policy: Policy,
-    epoch: Callable[[torch.optim.Optimizer], None],
+    model: nn.Module, lr: float, policy: Policy, epoch: Callable[[torch.optim.Optimizer], None],
     validate: Callable[[], float],
-) -> tuple[float, int]:
+) -> tuple[float, int]:  # fmt: skip
     """Train a module by torch's Adam and keep the weights of its best epoch: (the best score, its epoch from 1).
 
     A score that is not finite ends the training; if it is the first, the model stays untrained, the score is minus

@@ -35,10 +35,6 @@ class HeadStack:
     """G heads: layer weights (if any) -> linear -> ReLU -> dropout -> linear; the stack trains as one.
 
     Each head is initialised from its own seed: as torch.nn.Linear, and layer weights from a standard normal.
-
-    >>> stack = HeadStack(HeadShape(4, 3), seeds=[0, 1])
-    >>> stack.logits(torch.ones(2, 5, 4)).shape
-    torch.Size([2, 5, 3])
     """
 
     def __init__(self, shape: HeadShape, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
@@ -51,26 +47,21 @@ class HeadStack:
         """[G, B, P], or [G, B, L, P] where layers are weighted, to [G, B, C]."""
         return forward(self.parameters, x, self.noise if train else None)
 
-    def state(self) -> dict[str, Tensor]:
-        """A copy of all parameters."""
-        return {name: value.detach().clone() for name, value in self.parameters.items()}
-
 
 def init(shape: HeadShape, random: torch.Generator | None = None) -> dict[str, Tensor]:
     """Initial parameters of one head; without `random`, from torch's global random numbers."""
 
-    def uniform(size: tuple[int, ...], fan_in: int) -> Tensor:
-        bound = fan_in**-0.5
-        return torch.empty(size).uniform_(-bound, bound, generator=random)
+    def uniform(fan_in: int, *size: int) -> Tensor:
+        return torch.empty(size).uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=random)
 
     parameters: dict[str, Tensor] = {}
     if shape.weighted:
         parameters["layers"] = torch.randn(shape.weighted, generator=random)
     width = shape.inputs
     if shape.hidden:
-        parameters["w1"], parameters["b1"] = uniform((shape.hidden, width), width), uniform((shape.hidden,), width)
+        parameters |= {"w1": uniform(width, shape.hidden, width), "b1": uniform(width, shape.hidden)}
         width = shape.hidden
-    parameters["w2"], parameters["b2"] = uniform((shape.outputs, width), width), uniform((shape.outputs,), width)
+    parameters |= {"w2": uniform(width, shape.outputs, width), "b2": uniform(width, shape.outputs)}
     return parameters
 
 
@@ -93,39 +84,29 @@ def forward(
 def affine(x_GBP: Tensor, weight_GHP: Tensor, bias_GH: Tensor) -> Tensor:
     """A linear layer of each head; a single head in training on a CPU uses oneDNN, which is faster."""
     if len(x_GBP) == 1 and trains_on_cpu(x_GBP) and onednn():
-        y: Tensor = OneDnnLinear.apply(x_GBP[0], weight_GHP[0], bias_GH[0])
-        return y[None]
+        return OneDnnLinear.apply(x_GBP[0], weight_GHP[0], bias_GH[0])[None]
     return torch.baddbmm(bias_GH[:, None], x_GBP, weight_GHP.transpose(1, 2))
 
 
 class StackAdam:
-    """Adam (Kingma and Ba 2015) with a learning rate per head of a stack; for a single head it is torch's fused one.
-
-    >>> stack = HeadStack(HeadShape(4, 3), seeds=[0, 1])
-    >>> StackAdam(stack.parameters, torch.tensor([1e-3, 1e-2])).lr_G
-    tensor([0.0010, 0.0100])
-    """
+    """Adam (Kingma and Ba 2015) with a learning rate per head of a stack; for a single head it is torch's fused one."""
 
     def __init__(self, parameters: dict[str, Tensor], lr_G: Tensor) -> None:
         self.lr_G, self._step = lr_G, 0
         self._tensors = [tensor.requires_grad_(True) for tensor in parameters.values()]
         self._single = torch.optim.Adam(self._tensors, betas=BETAS, eps=EPSILON, fused=True) if len(lr_G) == 1 else None
-        self._first = [torch.zeros_like(tensor) for tensor in self._tensors]
-        self._second = [torch.zeros_like(tensor) for tensor in self._tensors]
-
-    def step(self, losses_G: Tensor) -> None:
-        """One update by the gradients of the heads' losses, which are independent of each other."""
-        gradients = torch.autograd.grad(losses_G.sum(), self._tensors)
-        if self._single is None:
-            self._update(gradients)
-            return
-        for tensor, gradient in zip(self._tensors, gradients, strict=True):
-            tensor.grad = gradient
-        self._single.param_groups[0]["lr"] = float(self.lr_G)
-        self._single.step()
+        self._first, self._second = ([torch.zeros_like(tensor) for tensor in self._tensors] for _ in range(2))
 
     @torch.no_grad()
-    def _update(self, gradients: Sequence[Tensor]) -> None:
+    def step(self, losses_G: Tensor) -> None:
+        """One update by the gradients of the heads' losses, which are independent of each other."""
+        gradients = torch.autograd.grad(losses_G, self._tensors, torch.ones_like(losses_G))
+        if self._single is not None:
+            for tensor, gradient in zip(self._tensors, gradients, strict=True):
+                tensor.grad = gradient
+            self._single.param_groups[0]["lr"] = float(self.lr_G)
+            self._single.step()
+            return
         self._step += 1
         scale = (1 - BETAS[1] ** self._step) ** 0.5
         rate_G = self.lr_G / (1 - BETAS[0] ** self._step)
@@ -162,9 +143,9 @@ class FrameHead(nn.Module):
         self.weights = nn.ParameterDict(init(shape))
 
     @classmethod
-    def for_frames(cls, frames: np.ndarray, hidden: int = HIDDEN) -> FrameHead:
+    def for_frames(cls, frames: np.ndarray) -> FrameHead:
         """A head for frames like these, [T, D] or [L, T, D]."""
-        return cls(HeadShape(frames.shape[-1], 1, hidden, len(frames) if frames.ndim == 3 else 0))
+        return cls(HeadShape(frames.shape[-1], 1, weighted=len(frames) if frames.ndim == 3 else 0))
 
     @torch.no_grad()
     def init_rate(self, rate: float) -> None:
@@ -181,8 +162,7 @@ class FrameHead(nn.Module):
     def logits(self, frames: np.ndarray) -> Tensor:
         """Logits [T] of a whole clip, without dropout."""
         self.eval()
-        logits_T: Tensor = self(torch.as_tensor(frames, dtype=torch.float32, device=self.weights["w2"].device))
-        return logits_T
+        return self(torch.as_tensor(frames, dtype=torch.float32, device=self.weights["w2"].device))
 
     def activation(self, frames: np.ndarray) -> np.ndarray:
         """Probability of an event, [T] float64: in float32, probabilities close to 1 would tie."""

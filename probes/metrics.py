@@ -15,17 +15,12 @@ import numpy as np
 from mert.errors import MertError, need
 
 
-def accuracy(targets_n: np.ndarray, logits_nC: np.ndarray) -> float:
-    """Share of items whose largest logit is that of their class; of equal logits the first counts.
-
-    >>> accuracy(np.array([0, 1]), np.array([[2.0, 1.0], [3.0, 0.0]]))
-    0.5
-    """
-    return float(correct(targets_n, logits_nC).mean())
-
-
 def correct(targets_n: np.ndarray, logits_nC: np.ndarray) -> np.ndarray:
-    """1.0 for each item that `accuracy` counts, else 0.0."""
+    """1.0 for each item whose largest logit is that of its class, else 0.0; of equal logits the first counts.
+
+    >>> correct(np.array([0, 1]), np.array([[2.0, 1.0], [3.0, 0.0]]))
+    array([1., 0.])
+    """
     return np.asarray(_finite(logits_nC).argmax(axis=1) == np.asarray(targets_n), dtype=np.float64)
 
 
@@ -57,17 +52,20 @@ def scorable(targets_nC: np.ndarray) -> np.ndarray:
 
 def roc_auc(targets_nC: np.ndarray, scores_nC: np.ndarray) -> float:
     """Macro area under the ROC curve over the `scorable` tags."""
-    roc_auc_score = need("sklearn.metrics", "probe", "ROC-AUC").roc_auc_score
-    kept_C = _some(scorable(targets_nC))
-    return float(roc_auc_score(np.asarray(targets_nC)[:, kept_C] > 0, _finite(scores_nC)[:, kept_C], average="macro"))
+    return _macro(need("sklearn.metrics", "probe", "ROC-AUC").roc_auc_score, targets_nC, scores_nC)
 
 
 def average_precision(targets_nC: np.ndarray, scores_nC: np.ndarray) -> float:
     """Macro average precision (PR-AUC) over the `scorable` tags."""
-    average_precision_score = need("sklearn.metrics", "probe", "average precision").average_precision_score
-    kept_C = _some(scorable(targets_nC))
-    positives_nC, scores_nC = np.asarray(targets_nC)[:, kept_C] > 0, _finite(scores_nC)[:, kept_C]
-    return float(average_precision_score(positives_nC, scores_nC, average="macro"))
+    measure = need("sklearn.metrics", "probe", "average precision").average_precision_score
+    return _macro(measure, targets_nC, scores_nC)
+
+
+def _macro(measure: Callable[..., float], targets_nC: np.ndarray, scores_nC: np.ndarray) -> float:
+    kept_C = scorable(targets_nC)
+    if not kept_C.any():
+        raise MertError("metric", "no tag has both a positive and a negative item", "score more items")
+    return float(measure(np.asarray(targets_nC)[:, kept_C] > 0, _finite(scores_nC)[:, kept_C], average="macro"))
 
 
 def r2(targets_nC: np.ndarray, outputs_nC: np.ndarray) -> np.ndarray:
@@ -97,12 +95,6 @@ def _finite(values: np.ndarray) -> np.ndarray:
     if not np.isfinite(values).all():
         raise MertError("metric", "outputs or targets are not finite", "lower the learning rate, or check the features")
     return values
-
-
-def _some(kept_C: np.ndarray) -> np.ndarray:
-    if not kept_C.any():
-        raise MertError("metric", "no tag has both a positive and a negative item", "score more items")
-    return kept_C
 
 
 @dataclass(frozen=True)
@@ -156,7 +148,7 @@ def _r2_of(target: str, title: str) -> Metric:
 
 
 STEMS = ("vocals", "drums", "bass", "other")
-_METRICS = (
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (
     _by_item("accuracy", "accuracy", lambda t, o, c: correct(t, o)),
     _by_item("weighted_score", "weighted key score", key_scores, alone=True),
     Metric("roc_auc", "ROC-AUC", lambda t, o, c: roc_auc(t, o)),
@@ -167,8 +159,7 @@ _METRICS = (
     _column("f_dbn", "beat F, DBN", switch=("beat_post", "dbn", "dbn")),
     _column("f_peak", "beat F, peaks", switch=("beat_post", "peak", "dbn")),
     *(_column(f"sdr_{stem}", f"SDR {stem}", scale=1.0, unit="dB") for stem in STEMS),
-)
-METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
+)}  # fmt: skip
 
 
 def score_parts(names: Sequence[str], protocol: Mapping[str, str] | None = None) -> tuple[str, ...]:

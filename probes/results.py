@@ -7,6 +7,7 @@ import math
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
@@ -70,11 +71,10 @@ class Result:
 
     def save(self, folder: Path, outputs: Outputs) -> Path:
         """Write `folder`/<task>.npz with the outputs, then <task>.json, whose path is returned."""
-        name = self.task["name"]
-        arrays = {"ids": outputs.ids, "targets": outputs.targets, "outputs": outputs.outputs}
-        write_npz(folder / f"{name}.npz", arrays | {"columns": np.array(outputs.columns)})
-        write_json(folder / f"{name}.json", dataclasses.asdict(self))
-        return folder / f"{name}.json"
+        path = folder / f"{self.task['name']}.json"
+        write_npz(path.with_suffix(".npz"), vars(outputs) | {"columns": np.array(outputs.columns)})
+        write_json(path, dataclasses.asdict(self))
+        return path
 
     @classmethod
     def load(cls, path: Path) -> Result:
@@ -92,7 +92,7 @@ class Result:
 def load_outputs(path: Path) -> Outputs:
     """The outputs beside a result, whose JSON is `path`."""
     arrays = read_npz(path.with_suffix(".npz"), required=("ids", "targets", "outputs", "columns"))
-    columns = tuple(str(name) for name in arrays["columns"])
+    columns = tuple(map(str, arrays["columns"]))
     return Outputs(arrays["ids"], arrays["targets"], arrays["outputs"], columns)
 
 
@@ -105,18 +105,12 @@ def portable(word: str) -> str:
     return PurePath(word).name if PurePath(word).is_absolute() else word
 
 
-def library_versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
-    """Versions of Python and of the libraries that determine the numbers.
-
-    >>> "torch" in library_versions()
-    True
-    """
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that determine the numbers."""
     versions = {"python": platform.python_version()}
-    for name in names:
-        try:
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return versions
 
 
@@ -138,11 +132,7 @@ def layer_order(layers: Iterable[str]) -> list[str]:
 
 
 def layer_label(name: str) -> str:
-    """A layer as the label of an axis: its number.
-
-    >>> [layer_label(name) for name in ("embed", "layer07", "all")]
-    ['embed', '7', 'all']
-    """
+    """A layer as the label of an axis: its number, 7 for layer07; other names as they are."""
     return str(int(name.removeprefix("layer"))) if name.startswith("layer") else name
 
 
@@ -156,6 +146,7 @@ class LayerCurve:
     """Validation by layer, at the best learning rate of each: mean over seeds, lowest and highest seed."""
 
     layers: list[str]
+    lrs: list[float]
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -174,9 +165,9 @@ class LayerCurve:
             if row["valid"] is not None and math.isfinite(row["valid"]):
                 scores.setdefault(row["layer"], {}).setdefault(row["lr"], []).append(float(row["valid"]))
         layers = layer_order(scores)
-        best = [max(scores[layer].values(), key=lambda seeds: float(np.mean(seeds))) for layer in layers]
-        columns = [np.array([reduce(seeds) for seeds in best]) for reduce in (np.mean, np.min, np.max)]
-        return cls(layers, *columns)
+        best = [max(scores[layer].items(), key=lambda rate: float(np.mean(rate[1]))) for layer in layers]
+        columns = [np.array([reduce(seeds) for _, seeds in best]) for reduce in (np.mean, np.min, np.max)]
+        return cls(layers, [lr for lr, _ in best], *columns)
 
 
 def plot_layer_curve(
@@ -233,17 +224,14 @@ def plot_results(results: Sequence[Mapping[str, Any]]) -> list[Axes]:
         spare.set_axis_off()
     models = sorted({str(dict(result.get("model") or {}).get("name", "")) for result in results})
     for result, axes in zip(results, panels, strict=False):
-        _panel(result, axes, 9.5 if alone else 8.0)
+        task = result.get("task") or {}
+        task = task if isinstance(task, Mapping) else {"title": task}
+        size_pt = 9.5 if alone else 8.0
+        plot_layer_curve(LayerCurve.of(result["grid"]), str(result.get("layer", "")), axes, size_pt=size_pt)
+        metric = next((str(name) for seed in result.get("seeds", ()) for name in seed.get("valid", ())), "score")
+        axes.set_ylabel("-loss" if metric == "loss" else f"{metric.replace('_', ' ')}, points", fontsize=size_pt)
+        axes.set_xlabel("layer (e: the encoder's input)", fontsize=size_pt)
+        synthetic = ", synthetic data" if task.get("data") == "synthetic" else ""
+        axes.set_title(f"{task.get('title') or task.get('name', '')}{synthetic}", fontsize=size_pt + 0.5, loc="left")
     figure.suptitle(f"{', '.join(models)}: validation by layer, mean and range over seeds", fontsize=10)
     return list(panels[: len(results)])
-
-
-def _panel(result: Mapping[str, Any], axes: Axes, size_pt: float) -> None:
-    task = result.get("task") or {}
-    task = task if isinstance(task, Mapping) else {"title": task}
-    plot_layer_curve(LayerCurve.of(result["grid"]), str(result.get("layer", "")), axes, size_pt=size_pt)
-    monitored = next((str(metric) for seed in result.get("seeds", ()) for metric in seed.get("valid", ())), "score")
-    axes.set_ylabel("-loss" if monitored == "loss" else f"{monitored.replace('_', ' ')}, points", fontsize=size_pt)
-    axes.set_xlabel("layer (e: the encoder's input)", fontsize=size_pt)
-    synthetic = ", synthetic data" if task.get("data") == "synthetic" else ""
-    axes.set_title(f"{task.get('title') or task.get('name', '')}{synthetic}", fontsize=size_pt + 0.5, loc="left")

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -26,7 +27,7 @@ SEEDS = (0, 1, 2)
 
 
 class FittedHead(Protocol):
-    """The part of a fitted head that a sweep reads: its best validation score and the epoch of it."""
+    """A fitted head, as a sweep reads it: its best validation score and the epoch of it."""
 
     @property
     def score(self) -> float: ...
@@ -39,14 +40,15 @@ F = TypeVar("F", bound=FittedHead)
 
 
 @dataclass(frozen=True)
-class GridRow:
+class GridRow(Setting):
     """One fit: its point of the grid, its best validation score and the epoch of it."""
 
-    layer: str
-    lr: float
-    seed: int
     valid: float
     epoch: int
+
+    @property
+    def setting(self) -> Setting:
+        return Setting(self.layer, self.lr, self.seed)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON, which has no infinity: None for a fit that did not converge."""
@@ -55,11 +57,7 @@ class GridRow:
 
 @dataclass(frozen=True)
 class Grid:
-    """All points, layers outermost, so that features of a layer are loaded once.
-
-    >>> len(Grid(("layer01", "all"), (1e-3, 1e-2), (0, 1, 2)))
-    12
-    """
+    """All points, layers outermost, so that features of a layer are loaded once."""
 
     layers: tuple[str, ...]
     lrs: tuple[float, ...] = LRS
@@ -69,7 +67,7 @@ class Grid:
         for name, values in asdict(self).items():
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} of a grid are none, or hold one twice: {values}")
-        if not all(0 <= lr < math.inf for lr in self.lrs) or not all(seed >= 0 for seed in self.seeds):
+        if not all(0 <= number < math.inf for number in (*self.lrs, *self.seeds)):
             raise ValueError(f"learning rates {self.lrs} or seeds {self.seeds} are negative or not finite")
 
     def __len__(self) -> int:
@@ -107,25 +105,22 @@ class Journal:
     def __init__(self, path: Path | None, fingerprint: dict[str, Any]) -> None:
         self._path = path
         self._key = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
-        self._rows: dict[Setting, GridRow] = {}
+        self.fits: dict[Setting, GridRow] = {}
         for line in path.read_text(encoding="utf-8").splitlines() if path and path.exists() else ():
             try:
                 values = json.loads(line)
                 if values.pop("key") == self._key:
                     row = GridRow(**values)
-                    self._rows[Setting(row.layer, row.lr, row.seed)] = row
+                    self.fits[row.setting] = row
             except (ValueError, TypeError, KeyError):
                 continue  # a line that was cut off: its fit is repeated
 
-    def get(self, setting: Setting) -> GridRow | None:
-        return self._rows.get(setting)
-
     def rows(self, grid: Grid) -> list[GridRow]:
         """The rows of a grid so far, in its order."""
-        return [row for setting in grid.settings() if (row := self.get(setting))]
+        return [self.fits[setting] for setting in grid.settings() if setting in self.fits]
 
     def add(self, row: GridRow) -> None:
-        self._rows[Setting(row.layer, row.lr, row.seed)] = row
+        self.fits[row.setting] = row
         if self._path:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with writing(self._path), open(self._path, "a", encoding="utf-8") as file:
@@ -149,29 +144,29 @@ def sweep(
     fit_many: Callable[[Sequence[Setting]], Iterable[F]],
     journal: Journal,
     together: int = 1,
-    on_fit: Callable[[GridRow], None] | None = None,
+    on_fit: Callable[[GridRow], None] = lambda row: None,
 ) -> Swept[F]:
-    """Fit every point that has no row yet, `together` at a time within one layer.
+    """Fit every point that has no row yet, `together` at a time within one layer; `on_fit` is called per point.
 
     The heads of the selected point are kept from the sweep or, if it was resumed, fitted again: on a CPU they are the
     same, bit for bit.
     """
     leading: dict[Setting, F] = {}
-    for waiting in groups(grid, journal, together, on_fit):
+    for row in journal.rows(grid):
+        on_fit(row)
+    for waiting in groups(grid, journal, together):
         for done, fitted in zip(waiting, fit_many(waiting), strict=True):
             row = GridRow(done.layer, done.lr, done.seed, float(fitted.score), fitted.epoch)
             journal.add(row)
             leading[done] = fitted
-            if on_fit:
-                on_fit(row)
+            on_fit(row)
         layer, lr = select(journal.rows(grid))
         leading = {at: fitted for at, fitted in leading.items()
                    if (at.layer, at.lr) in ((layer, lr), (waiting[-1].layer, waiting[-1].lr))}  # fmt: skip
     rows = journal.rows(grid)
     layer, lr = select(rows)
-    heads = {}
-    for chosen in (Setting(layer, lr, seed) for seed in grid.seeds):
-        heads[chosen.seed] = leading[chosen] if chosen in leading else next(iter(fit_many([chosen])))
+    chosen = [Setting(layer, lr, seed) for seed in grid.seeds]
+    heads = {at.seed: leading[at] if at in leading else next(iter(fit_many([at]))) for at in chosen}
     return Swept(rows, layer, lr, heads)
 
 
@@ -194,56 +189,39 @@ class Probe(Protocol[F]):
 
 
 @dataclass(frozen=True)
-class Evaluation(Generic[F]):
-    """What a probe measured: `grid` (a row per fit), the selected layer and rate, and the heads there, one per seed.
+class Evaluation(Swept[F]):
+    """What a probe measured: besides the sweep, the scores of each selected head, and its outputs for test items."""
 
-    `seeds` holds the validation and test scores of each head, `outputs_SnC` its outputs for the test items.
-    """
-
-    grid: list[dict[str, Any]]
-    layer: str
-    lr: float
     seeds: list[dict[str, Any]]
     outputs_SnC: np.ndarray
-    heads: dict[int, F]
 
     def selection(self) -> dict[str, Any]:
         """The fields that a Result takes as they are."""
-        return {"grid": self.grid, "layer": self.layer, "lr": self.lr, "seeds": self.seeds}
+        grid = [row.as_json() for row in self.rows]
+        return {"grid": grid, "layer": self.layer, "lr": self.lr, "seeds": self.seeds}
 
 
 def evaluate(
-    probe: Probe[F], grid: Grid, journal: Journal, on_fit: Callable[[GridRow, int], None] | None = None
+    probe: Probe[F], grid: Grid, journal: Journal, on_fit: Callable[[GridRow, int], None] = lambda row, total: None
 ) -> Evaluation[F]:
     """Fit the grid, select layer and rate on validation, and test the heads of all seeds there, once.
 
     `on_fit` is called per point of the grid, with the number of all points.
     """
-    swept = sweep(grid, probe.fit, journal, probe.together, on_fit and (lambda row: on_fit(row, len(grid))))
+    swept = sweep(grid, probe.fit, journal, probe.together, lambda row: on_fit(row, len(grid)))
     outputs, seeds = [], []
     for seed, fitted in swept.heads.items():
         outputs.append(np.asarray(probe.outputs(fitted)))
         seeds.append({"seed": seed, "epoch": fitted.epoch} | probe.score(fitted, outputs[-1]))
-    rows = [row.as_json() for row in swept.rows]
-    return Evaluation(rows, swept.layer, swept.lr, seeds, np.stack(outputs), swept.heads)
+    return Evaluation(**vars(swept), seeds=seeds, outputs_SnC=np.stack(outputs))
 
 
-def groups(
-    grid: Grid, journal: Journal, together: int, on_fit: Callable[[GridRow], None] | None
-) -> Iterator[list[Setting]]:
+def groups(grid: Grid, journal: Journal, together: int) -> Iterator[list[Setting]]:
     """Settings without a row, in the order of the grid; those of a group share their layer."""
-    waiting: list[Setting] = []
-    for setting in grid.settings():
-        known = journal.get(setting)
-        if waiting and (setting.layer != waiting[0].layer or len(waiting) == together):
-            yield waiting
-            waiting = []
-        if known is None:
-            waiting.append(setting)
-        elif on_fit:
-            on_fit(known)
-    if waiting:
-        yield waiting
+    waiting = (setting for setting in grid.settings() if setting not in journal.fits)
+    for _, of_layer in groupby(waiting, key=lambda setting: setting.layer):
+        while group := list(islice(of_layer, together)):
+            yield group
 
 
 def select(rows: Sequence[GridRow]) -> tuple[str, float]:

@@ -12,15 +12,16 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+AGAIN = "fit it or download it again"
 STRIDE, FIELD = 320, 400  # samples: frame t of the model covers [320 t, 320 t + 400)
 
 INSTALL = {
@@ -71,7 +72,7 @@ class TargetSource(Protocol):
     """What training needs of a teacher or of a label store in its place: targets of crops of known recordings.
 
     `n_classes` has one entry per codebook and is empty for frame teachers; `n_bins` is 0 for code teachers.
-    `fingerprint` is a SHA-256 over name, settings and weights.
+    `fingerprint` is a SHA-256 over name, settings and weights, 64 hex digits: equal for teachers of equal targets.
     """
 
     name: str
@@ -80,39 +81,24 @@ class TargetSource(Protocol):
     rate_hz: float
     n_classes: tuple[int, ...]
     n_bins: int
-
-    @property
-    def fingerprint(self) -> str:
-        """64 hex digits: equal for teachers that give equal targets."""
+    fingerprint: str
 
     def crop_targets(self, wave_BN: Tensor, crops: Sequence[Crop], n_frames: int) -> Targets:
         """The first `n_frames` targets of clips, which are these crops, on the device of the clips."""
 
     def check_recordings(self, recordings: Iterable[tuple[str, int]]) -> None:
-        """TeacherError if there are no targets for one of these recordings (name, samples)."""
+        """TeacherError if there are no targets for one of these recordings (name, samples); a teacher has all."""
 
     def codebooks(self) -> list[Tensor]:
         """The codewords of each codebook, float32 [C, D]; empty if the teacher has none."""
+        return []
 
 
-@runtime_checkable
-class Teacher(TargetSource, Protocol):
-    """A teacher that computes targets from audio."""
+class Teacher(TargetSource):
+    """A TargetSource that computes targets from audio, by `settings` (plain JSON values) and `weights` (named tensors).
 
-    def targets(self, wave_BN: Tensor) -> Targets:
-        """Targets of mono clips at `sample_rate`; deterministic, row by row, of at least
-        (N - 400) // 320 + 1 frames."""
-
-    def save(self, folder: str | Path) -> None:
-        """Write teacher.json and teacher.safetensors."""
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read what `save` wrote; TeacherError for anything else."""
-
-
-class StoredTeacher:
-    """A teacher defined by `settings` (plain JSON values) and `weights` (named tensors); subclasses add `targets`."""
+    Subclasses add `targets`.
+    """
 
     name: str = ""
     licence: str = "Apache-2.0"
@@ -122,7 +108,7 @@ class StoredTeacher:
     n_bins: int = 0
 
     def targets(self, wave_BN: Tensor) -> Targets:
-        """As in `Teacher`."""
+        """Targets of mono clips at `sample_rate`, deterministic, row by row; at least (N - 400) // 320 + 1 frames."""
         raise NotImplementedError
 
     def __init__(self, settings: dict[str, Any], weights: dict[str, Tensor]) -> None:
@@ -138,18 +124,10 @@ class StoredTeacher:
         return self._placed[1]
 
     def crop_targets(self, wave_BN: Tensor, crops: Sequence[Crop], n_frames: int) -> Targets:
-        """The first `n_frames` targets of clips, computed from their audio."""
         targets = self.targets(wave_BN)
         codes = None if targets.codes is None else targets.codes[:, :, :n_frames]
         frames = None if targets.frames is None else targets.frames[:, :n_frames]
-        return Targets(codes, frames, targets.rate_hz, targets.fingerprint)
-
-    def check_recordings(self, recordings: Iterable[tuple[str, int]]) -> None:
-        """Nothing to check: targets are computed from audio, so every recording has them."""
-
-    def codebooks(self) -> list[Tensor]:
-        """The codewords of each codebook, float32 [C, D]; empty if the teacher has none."""
-        return []
+        return replace(targets, codes=codes, frames=frames)
 
     @classmethod
     def from_parts(cls, settings: dict[str, Any], weights: dict[str, Tensor]) -> Self:
@@ -181,32 +159,30 @@ class StoredTeacher:
     def load(cls, folder: str | Path) -> Self:
         """Read what `save` wrote; TeacherError if it is not such a folder, is corrupt, or holds another teacher."""
         about, weights = read_folder(folder)
-        damaged = "fit it or download it again"
         if about["name"] != cls.name:
             raise TeacherError(folder, f"holds a {about['name']} teacher, not {cls.name}", "name another folder")
         try:
             teacher = cls.from_parts(about["settings"], weights)
         except (AttributeError, LookupError, StopIteration, TypeError, ValueError, RuntimeError) as error:
-            reason = f"settings and weights do not belong together ({error})"
-            raise TeacherError(folder, reason, damaged) from error
+            raise TeacherError(folder, f"settings and weights do not belong together ({error})", AGAIN) from error
         # also of the settings as written: a teacher may have dropped unknown ones
         if about["fingerprint"] not in {teacher.fingerprint} & {fingerprint(cls.name, about["settings"], weights)}:
-            raise TeacherError(folder, "the fingerprint is not that of its settings and weights", damaged)
+            raise TeacherError(folder, "the fingerprint is not that of its settings and weights", AGAIN)
         return teacher
 
 
-class CodeTeacher(StoredTeacher):
-    """A stored teacher that gives codes; subclasses add `_codes`, those of one clip."""
+class CodeTeacher(Teacher):
+    """A teacher that gives codes; subclasses add `_codes`, those of one clip."""
 
     def _codes(self, wave_1N: Tensor) -> Tensor:
-        """Codes int64 [K, T] of one clip."""
+        """Codes int64 [K, T] of one clip, computed without autocast."""
         raise NotImplementedError
 
     @torch.no_grad()
     def targets(self, wave_BN: Tensor) -> Targets:
         """`codes` [B, K, ceil(N / 320)]; rows are computed one by one, so that none affects the rounding of another."""
         wave_BN = check_wave(wave_BN, self.name)
-        with whole_float32(wave_BN.device):
+        with whole_float32(wave_BN.device), torch.autocast(wave_BN.device.type, enabled=False):
             codes_BKT = torch.stack([self._codes(wave_1N) for wave_1N in wave_BN.split(1)])
         return Targets(codes_BKT, None, self.rate_hz, self.fingerprint)
 
@@ -214,10 +190,8 @@ class CodeTeacher(StoredTeacher):
 @contextmanager
 def whole_float32(device: torch.device) -> Iterator[None]:
     """Disable TF32 in convolutions and LSTMs: with its ten bits a GPU gives other codes than a CPU."""
-    if device.type != "cuda":
-        yield
-        return
-    kinds: list[Any] = [torch.backends.cudnn.conv, torch.backends.cudnn.rnn]  # type: ignore[attr-defined]
+    cudnn: Any = torch.backends.cudnn
+    kinds = [cudnn.conv, cudnn.rnn] if device.type == "cuda" else []
     before = [kind.fp32_precision for kind in kinds]
     try:
         for kind in kinds:
@@ -235,19 +209,15 @@ def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         about = json.loads((folder / "teacher.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "teacher.safetensors")
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
-        raise TeacherError(folder, f"is not a saved teacher ({error})", "fit it or download it again") from error
+        raise TeacherError(folder, f"is not a saved teacher ({error})", AGAIN) from error
     form = {"name": str, "fingerprint": str, "settings": dict}
     if not isinstance(about, dict) or any(not isinstance(about.get(key), kind) for key, kind in form.items()):
-        raise TeacherError(folder, f"teacher.json lacks one of {sorted(form)}", "fit it or download it again")
+        raise TeacherError(folder, f"teacher.json lacks one of {sorted(form)}", AGAIN)
     return about, weights
 
 
 def fingerprint(name: str, settings: dict[str, Any], weights: dict[str, Tensor]) -> str:
-    """SHA-256 over name, settings and weights (names, types, shapes and bytes), independent of their order.
-
-    >>> fingerprint("a", {"x": 1}, {}) == fingerprint("a", {"x": 2}, {})
-    False
-    """
+    """SHA-256 over name, settings and weights (names, types, shapes and bytes), independent of their order."""
     digest = hashlib.sha256(json.dumps([name, settings], sort_keys=True).encode())
     for key, value in sorted(weights.items()):
         digest.update(json.dumps([key, str(value.dtype), list(value.shape)]).encode())
@@ -269,11 +239,7 @@ def check_wave(wave_BN: Tensor, source: str) -> Tensor:
 
 
 def require(module: str, asked_for: str | Path, extra: str) -> Any:
-    """Import a package of an optional extra; TeacherError about what was asked for, with the install line.
-
-    >>> require("math", "cqt", "train").floor(1.5)
-    1
-    """
+    """Import a package of an optional extra; TeacherError about what was asked for, with the install line."""
     try:
         return importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:  # OSError, RuntimeError: binaries built for another torch

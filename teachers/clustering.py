@@ -42,8 +42,7 @@ class Reservoir:
             self._shrink()
 
     def _shrink(self) -> None:
-        keys = np.concatenate([keys for keys, _ in self._parts])
-        rows = np.concatenate([rows for _, rows in self._parts])
+        keys, rows = map(np.concatenate, zip(*self._parts, strict=True))
         kept = np.argsort(keys, kind="stable")[: self.size]
         self._parts, self._held = [(keys[kept], rows[kept])], len(kept)
 
@@ -65,23 +64,16 @@ def pieces(waves: Iterable[np.ndarray], rate_hz: int, source: str) -> Iterable[T
 
 
 def sample_rows(
-    waves: Iterable[np.ndarray], extract: Callable[[Tensor], Tensor], rate_hz: int, size: int, seed: int, source: str
-) -> np.ndarray:
-    """At most `size` frames [N, F] of a corpus, drawn uniformly; TeacherError if it has none."""
+    waves: Iterable[np.ndarray], extract: Callable[[Tensor], Tensor], rate_hz: int, size: int, seed: int, source: str,
+    rows: str = "frames", remedy: str = "give at least one recording",
+) -> np.ndarray:  # fmt: skip
+    """At most `size` frames [N, F] of a corpus, or other `rows`, drawn uniformly; TeacherError if it has none."""
     reservoir = Reservoir(size, seed)
     for wave_1N in pieces(waves, rate_hz, source):
         reservoir.add(extract(wave_1N)[0].numpy())
     if not reservoir.n_seen:
-        raise TeacherError(source, "the corpus holds 0 frames", "give at least one recording")
+        raise TeacherError(source, f"the corpus holds 0 {rows}", remedy)
     return reservoir.rows()
-
-
-def enough(rows_NF: np.ndarray, n_classes: int, source: str) -> None:
-    """TeacherError unless there are at least as many distinct rows as classes."""
-    n_distinct = len({row.tobytes() for row in rows_NF})
-    if n_distinct < n_classes:
-        reason = f"{n_distinct} distinct frames in a sample of {len(rows_NF)} are too few for {n_classes} classes"
-        raise TeacherError(source, reason, "give more audio, a larger sample_frames or a smaller n_classes")
 
 
 def standard(rows_NF: np.ndarray, alike: bool = True) -> tuple[Tensor, Tensor]:
@@ -99,9 +91,11 @@ def standard(rows_NF: np.ndarray, alike: bool = True) -> tuple[Tensor, Tensor]:
 
 
 def kmeans(rows_NF: np.ndarray, n_classes: int, seed: int, source: str) -> Tensor:
-    """Centres [C, F] by scikit-learn's MiniBatchKMeans; TeacherError without scikit-learn or with too few rows."""
+    """Centres [C, F] by scikit-learn's MiniBatchKMeans; TeacherError without it, or for fewer distinct rows than C."""
     cluster = require("sklearn.cluster", source, "train")
-    enough(rows_NF, n_classes, source)
+    if (n_distinct := len({row.tobytes() for row in rows_NF})) < n_classes:
+        reason = f"{n_distinct} distinct frames in a sample of {len(rows_NF)} are too few for {n_classes} classes"
+        raise TeacherError(source, reason, "give more audio, a larger sample_frames or a smaller n_classes")
     model = cluster.MiniBatchKMeans(
         n_classes, batch_size=max(4096, n_classes), max_iter=50, n_init=1, random_state=seed, compute_labels=False
     )

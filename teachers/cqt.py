@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from teachers.base import StoredTeacher, Targets, check_wave
+from teachers.base import Targets, Teacher, check_wave
 
 
 class Kernels(NamedTuple):
@@ -99,19 +99,16 @@ class Cqt:
             if n_frames + self.halo_cells <= self.longest_cells:
                 # Correlation is circular: one halo of zeros behind the clip is also the one before it.
                 return self._magnitudes(wave_BN, n_frames + self.halo_cells)[:, :n_frames]
-            return torch.cat([self._piece(wave_BN, t, n_frames) for t in range(0, n_frames, self._step)], 1)
-
-    @property
-    def _step(self) -> int:
-        return self.longest_cells - 2 * self.halo_cells
+            step = self.longest_cells - 2 * self.halo_cells
+            pieces = [self._piece(wave_BN, t, min(step, n_frames - t)) for t in range(0, n_frames, step)]
+            return torch.cat(pieces, 1)
 
     def _piece(self, wave_BN: Tensor, first: int, n_frames: int) -> Tensor:
-        """Frames [first, first + step) of a long clip, from the samples that they need."""
+        """Frames [first, first + n_frames) of a long clip, from the samples that they need."""
         start = (first - self.halo_cells) * self.hop
         part_BN = wave_BN[:, max(0, start) : start + self.longest_cells * self.hop]
-        part_BN = torch.nn.functional.pad(part_BN, (max(0, -start), 0))
-        last = min(self._step, n_frames - first)
-        return self._magnitudes(part_BN, self.longest_cells)[:, self.halo_cells : self.halo_cells + last]
+        part_BN = F.pad(part_BN, (max(0, -start), 0))
+        return self._magnitudes(part_BN, self.longest_cells)[:, self.halo_cells : self.halo_cells + n_frames]
 
     def _magnitudes(self, wave_BN: Tensor, min_cells: int) -> Tensor:
         """Magnitudes [B, J, F] of at most J * hop samples, as if they were periodic."""
@@ -199,7 +196,7 @@ def kernel_spectra(cqt: Cqt, bin_M: np.ndarray, block_M: np.ndarray, n_cells: in
     return (gain_M1 * np.sin(taps_M1 * half_MJ) * cots).astype(np.float32)
 
 
-class CqtTeacher(StoredTeacher):
+class CqtTeacher(Teacher):
     """Frame targets [B, T, 336] at 75 Hz: linear constant-Q magnitudes, as MERT regresses them.
 
     `settings` are those of `Cqt`; `Cqt(rate_hz=16_000)` has 50 frames per second, for the v0 family.

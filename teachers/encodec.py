@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from teachers.base import CodeTeacher, TeacherError, require
-from teachers.clustering import Reservoir, pieces, residual_kmeans
+from teachers.clustering import residual_kmeans, sample_rows
 
 LICENCE = "CC BY-NC 4.0"
 PUBLISHED = "encodec_24khz-d7cc33bc.th"
@@ -29,11 +29,7 @@ _noted: set[str] = set()
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of the causal SEANet encoder and its quantiser; the defaults are those of the published 24 kHz codec.
-
-    >>> Architecture().hop
-    320
-    """
+    """Sizes of the causal SEANet encoder and its quantiser; the defaults are those of the published 24 kHz codec."""
 
     n_filters: int = 32
     n_residual_layers: int = 1
@@ -43,12 +39,6 @@ class Architecture:
     n_classes: int = 1024
     sample_rate: int = 24_000
     hop: int = 320  # ratios 8, 5, 4, 2
-
-    @property
-    def seanet(self) -> dict[str, int | bool | str]:
-        """Arguments common to encoder and decoder."""
-        layers = {"n_filters": self.n_filters, "n_residual_layers": self.n_residual_layers, "lstm": self.lstm}
-        return {"channels": 1, "dimension": self.dimension, "causal": True, "norm": "weight_norm", **layers}
 
 
 def encodec_package() -> Any:
@@ -66,11 +56,13 @@ def build(architecture: Architecture, decoder: bool = False) -> nn.ModuleDict:
     """Fresh `encoder`, `quantizer` and, for training, `decoder`, named as in the published weights."""
     modules = require("encodec.modules", "encodec", "encodec")
     quantization = require("encodec.quantization", "encodec", "encodec")
+    sizes = {name: getattr(architecture, name) for name in ("n_filters", "n_residual_layers", "lstm", "dimension")}
+    seanet = {"channels": 1, "causal": True, "norm": "weight_norm", **sizes}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # the package uses torch's former weight norm
-        parts = nn.ModuleDict({"encoder": modules.SEANetEncoder(**architecture.seanet)})
+        parts = nn.ModuleDict({"encoder": modules.SEANetEncoder(**seanet)})
         if decoder:
-            parts["decoder"] = modules.SEANetDecoder(**architecture.seanet)
+            parts["decoder"] = modules.SEANetDecoder(**seanet)
     parts["quantizer"] = quantization.ResidualVectorQuantizer(
         architecture.dimension, architecture.n_codebooks, architecture.n_classes, kmeans_iters=10
     )
@@ -117,18 +109,16 @@ class EncodecTeacher(CodeTeacher):
 
         TeacherError if neither works; the package checks the file's SHA-256 against its name.
         """
-        package = encodec_package()
-        where = folder if folder is not None else "encodec"
-        if folder is not None and not (Path(folder) / PUBLISHED).is_file():
-            raise TeacherError(where, f"holds no {PUBLISHED}", "name the folder of EnCodec's 24 kHz weights")
+        package, repository = encodec_package(), None if folder is None else Path(folder)
+        if repository and not (repository / PUBLISHED).is_file():
+            raise TeacherError(repository, f"holds no {PUBLISHED}", "name the folder of EnCodec's 24 kHz weights")
         try:
             with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
                 warnings.filterwarnings("ignore", category=FutureWarning)  # as in `build`
-                repository = None if folder is None else Path(folder)
                 model = package.EncodecModel.encodec_model_24khz(pretrained=True, repository=repository)
         except (OSError, RuntimeError, ValueError) as error:
             remedy = f"download {PUBLISHED} and name its folder"
-            raise TeacherError(where, f"the weights cannot be had ({error})", remedy) from error
+            raise TeacherError(folder or "encodec", f"the weights cannot be had ({error})", remedy) from error
         architecture = Architecture()
         unused = ("decoder.", *(f"quantizer.vq.layers.{k}." for k in range(architecture.n_codebooks, 32)))
         state = model.state_dict()
@@ -153,11 +143,8 @@ class EncodecTeacher(CodeTeacher):
 
     def _codes(self, wave_1N: Tensor) -> Tensor:
         self.parts.to(wave_1N.device)
-        with torch.autocast(wave_1N.device.type, enabled=False):
-            latent_1DT = self.parts["encoder"](wave_1N[None])
-            quantizer: Any = self.parts["quantizer"]
-            codes_K1T: Tensor = quantizer.encode(latent_1DT, round(self.rate_hz))
-            return codes_K1T[:, 0]
+        quantizer: Any = self.parts["quantizer"]
+        return quantizer.encode(self.parts["encoder"](wave_1N[None]), round(self.rate_hz))[:, 0]
 
 
 def tones(rate_hz: int) -> Tensor:
@@ -166,9 +153,6 @@ def tones(rate_hz: int) -> Tensor:
     hz_M1 = 60 * 2 ** (6 * torch.rand(n_tones, 1))
     loudness_M1 = 10 ** (-2.5 * torch.rand(n_tones, 1))
     return (loudness_M1 * torch.sin(2 * torch.pi * hz_M1 * torch.arange(n) / rate_hz)).flatten()
-
-
-FFT_SIZES = (256, 1024, 2048)
 
 
 class SmallEncodecTeacher(EncodecTeacher):
@@ -190,11 +174,16 @@ class SmallEncodecTeacher(EncodecTeacher):
         """
         encodec_package()
         architecture = Architecture(n_filters, 1, lstm, dimension, n_codebooks, n_classes)
-        crops_MN = sample_crops(waves, architecture, crop_s, sample_clips, seed)
+        rate_hz, hop = architecture.sample_rate, architecture.hop
+        n = max(1, round(crop_s * rate_hz / hop)) * hop
+        crops_MN = torch.from_numpy(sample_rows(
+            waves, lambda wave_1N: wave_1N[:, : wave_1N.shape[1] // n * n].view(1, -1, n), rate_hz, sample_clips, seed,
+            cls.name, f"crops of {crop_s:g} s", "give longer recordings or a smaller crop_s",
+        ))  # fmt: skip
         with torch.random.fork_rng(devices=[]):  # the package draws from torch's global generator
             torch.manual_seed(seed)
             parts = build(architecture, decoder=True)
-            losses = train(parts, crops_MN, steps, batch_clips, lr, architecture.sample_rate // architecture.hop)
+            losses = train(parts, crops_MN, steps, batch_clips, lr, rate_hz // hop)
             latents_ND = encode(parts, crops_MN)
         codebooks_KCD = residual_kmeans(latents_ND, n_codebooks, n_classes, seed, cls.name)
         for layer, embed_CD in zip(layers(parts), codebooks_KCD, strict=True):
@@ -204,18 +193,6 @@ class SmallEncodecTeacher(EncodecTeacher):
         teacher = cls(architecture, kept)
         teacher.losses = tuple(losses)
         return teacher
-
-
-def sample_crops(waves: Iterable[np.ndarray], a: Architecture, crop_s: float, size: int, seed: int) -> Tensor:
-    """A uniform sample [M, N] of the corpus' consecutive crops; TeacherError if there is none."""
-    n = max(1, round(crop_s * a.sample_rate / a.hop)) * a.hop
-    reservoir = Reservoir(size, seed)
-    for wave_1N in pieces(waves, a.sample_rate, "encodec_small"):
-        reservoir.add(wave_1N[0].unfold(0, n, n).numpy() if wave_1N.shape[1] >= n else np.empty((0, n), np.float32))
-    if not reservoir.n_seen:
-        reason = f"the corpus holds 0 crops of {crop_s:g} s"
-        raise TeacherError("encodec_small", reason, "give longer recordings or a smaller crop_s")
-    return torch.from_numpy(reservoir.rows())
 
 
 def train(parts: nn.ModuleDict, crops_MN: Tensor, steps: int, batch_clips: int, lr: float, rate_hz: int) -> list[float]:
@@ -239,14 +216,10 @@ def train(parts: nn.ModuleDict, crops_MN: Tensor, steps: int, batch_clips: int, 
 
 
 def reconstruction(got_BN: Tensor, wanted_BN: Tensor) -> Tensor:
-    """Mean absolute error of samples, and of log spectra at three resolutions.
-
-    >>> float(reconstruction(torch.ones(1, 4096), torch.ones(1, 4096)))
-    0.0
-    """
+    """Mean absolute error of samples, and of log spectra at three resolutions."""
     loss = l1_loss(got_BN, wanted_BN)
-    for n_fft in FFT_SIZES:
-        loss = loss + l1_loss(log_spectrum(got_BN, n_fft), log_spectrum(wanted_BN, n_fft)) / len(FFT_SIZES)
+    for n_fft in (256, 1024, 2048):
+        loss = loss + l1_loss(log_spectrum(got_BN, n_fft), log_spectrum(wanted_BN, n_fft)) / 3
     return loss
 
 

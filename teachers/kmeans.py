@@ -17,17 +17,8 @@ from teachers.base import CodeTeacher, TeacherError
 from teachers.clustering import kmeans, nearest, sample_rows, standard
 from teachers.spectral import Spectral
 
-
-def streams_of(features: str, sample_rate: int) -> dict[str, Spectral]:
-    """The streams behind a name: HuBERT's 39 MFCC, or the 229 log-mel and 264 chroma of the MERT paper."""
-    if features == "mfcc":
-        return {"mfcc": Spectral("mfcc", sample_rate, n_fft=1024, n_features=39)}
-    if features == "mel_chroma":
-        return {
-            "mel": Spectral("mel", sample_rate, n_fft=4096, n_features=229),
-            "chroma": Spectral("chroma", sample_rate, n_fft=4096, n_features=264),
-        }
-    raise TeacherError("kmeans", f"features={features!r} are unknown", "choose mfcc or mel_chroma")
+# The streams behind a name, of HuBERT and of the MERT paper: kind, n_fft, features, classes.
+STREAMS = {"mfcc": [("mfcc", 1024, 39, 100)], "mel_chroma": [("mel", 4096, 229, 300), ("chroma", 4096, 264, 200)]}
 
 
 class KmeansTeacher(CodeTeacher):
@@ -55,9 +46,11 @@ class KmeansTeacher(CodeTeacher):
         sample_rate: int = 16_000, sample_frames: int = 100_000, seed: int = 0,
     ) -> Self:  # fmt: skip
         """Cluster a sample of a corpus; classes default to 100 for mfcc (HuBERT), 300 and 200 for mel_chroma (MERT)."""
-        streams = streams_of(features, sample_rate)
-        usual: dict[str, tuple[int, ...]] = {"mfcc": (100,), "mel_chroma": (300, 200)}
-        classes = n_classes or usual[features]
+        if features not in STREAMS:
+            raise TeacherError(cls.name, f"features={features!r} are unknown", "choose mfcc or mel_chroma")
+        known = STREAMS[features]
+        streams = {kind: Spectral(kind, sample_rate, n_fft=n_fft, n_features=n) for kind, n_fft, n, _ in known}
+        classes = n_classes or tuple(usual for *_, usual in known)
         per_stream = (classes,) * len(streams) if isinstance(classes, int) else tuple(classes)
         if len(per_stream) != len(streams):
             raise TeacherError(cls.name, f"n_classes={per_stream} for {len(streams)} streams", "give one per stream")
@@ -67,7 +60,8 @@ class KmeansTeacher(CodeTeacher):
 
         rows_NF = sample_rows(waves, extract, sample_rate, sample_frames, seed, cls.name)
         weights: dict[str, Tensor] = {}
-        for key, n, part_NF in zip(streams, per_stream, split(rows_NF, streams), strict=True):
+        columns = np.cumsum([stream.n_features for stream in streams.values()])[:-1]
+        for key, n, part_NF in zip(streams, per_stream, np.split(rows_NF, columns, axis=1), strict=True):
             mean_F, std_F = standard(part_NF, alike=key != "mfcc")
             rows = ((torch.from_numpy(part_NF) - mean_F) / std_F).numpy()
             centres_CF = kmeans(rows, n, seed, cls.name)
@@ -76,14 +70,7 @@ class KmeansTeacher(CodeTeacher):
 
     def _codes(self, wave_1N: Tensor) -> Tensor:
         w, codes = self.weights_on(wave_1N.device), []
-        with torch.autocast(wave_1N.device.type, enabled=False):
-            for key, stream in self.streams.items():
-                x_TF = (stream(wave_1N)[0] - w[f"{key}.mean"]) / w[f"{key}.std"]
-                codes.append(nearest(x_TF, w[f"{key}.centres"]))
+        for key, stream in self.streams.items():
+            x_TF = (stream(wave_1N)[0] - w[f"{key}.mean"]) / w[f"{key}.std"]
+            codes.append(nearest(x_TF, w[f"{key}.centres"]))
         return torch.stack(codes)
-
-
-def split(rows_NF: np.ndarray, streams: dict[str, Spectral]) -> list[np.ndarray]:
-    """The columns of each stream."""
-    ends = np.cumsum([stream.n_features for stream in streams.values()])[:-1]
-    return np.split(rows_NF, ends, axis=1)

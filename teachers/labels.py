@@ -1,8 +1,7 @@
 """Label stores: the codes of a corpus, computed once, as parquet shards beside a description of their teacher.
 
-`store.json` describes the teacher, and holds the number of shards. A row of `shard-00000.parquet` holds the name of a
-recording, its samples at the teacher's rate, and its codes, frame after frame. `codebooks.safetensors` holds the
-codewords (keys "0", "1", ...; [C, D]).
+`store.json` describes the teacher; rows of `shard-00000.parquet` hold the name of a recording, its samples at the
+teacher's rate, and its codes, frame after frame; `codebooks.safetensors` the codewords (keys "0", "1", ...; [C, D]).
 Shapes: B crops, N samples, K codebooks, T frames.
 """
 
@@ -19,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from teachers.base import FIELD, Crop, Targets, Teacher, TeacherError, require
+from teachers.base import FIELD, Crop, Targets, TargetSource, Teacher, TeacherError, require
 
 DESCRIPTION = "store.json"
 CODEBOOKS = "codebooks.safetensors"
@@ -27,30 +26,20 @@ AGAIN = "remove it, and run the same mert tokenize again"
 
 
 def shard_name(number: int) -> str:
-    """File name of a shard.
-
-    >>> shard_name(3)
-    'shard-00003.parquet'
-    """
+    """File name of a shard."""
     return f"shard-{number:05d}.parquet"
 
 
 def describe(teacher: Teacher, corpus_fingerprint: str, n_shards: int) -> dict[str, Any]:
     """The contents of `store.json`."""
     return {
-        "format": "mert-labels",
-        "teacher": teacher.name,
-        "fingerprint": teacher.fingerprint,
-        "licence": teacher.licence,
-        "sample_rate": teacher.sample_rate,
-        "rate_hz": teacher.rate_hz,
-        "n_classes": list(teacher.n_classes),
-        "corpus": corpus_fingerprint,
-        "n_shards": n_shards,
-    }
+        "format": "mert-labels", "teacher": teacher.name, "fingerprint": teacher.fingerprint,
+        "licence": teacher.licence, "sample_rate": teacher.sample_rate, "rate_hz": teacher.rate_hz,
+        "n_classes": list(teacher.n_classes), "corpus": corpus_fingerprint, "n_shards": n_shards,
+    }  # fmt: skip
 
 
-class LabelStore:
+class LabelStore(TargetSource):
     """A finished store, as a source of targets in its teacher's place.
 
     TeacherError if it is not finished, is damaged, or has codes out of the range of `n_classes`.
@@ -65,17 +54,16 @@ class LabelStore:
             about = json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8"))
             self.name, self.fingerprint, self.licence = about["teacher"], about["fingerprint"], about["licence"]
             self.sample_rate, self.rate_hz = int(about["sample_rate"]), float(about["rate_hz"])
-            self.n_classes: tuple[int, ...] = tuple(about["n_classes"])
-            n_shards = int(about["n_shards"])
+            self.n_classes, n_shards = tuple(about["n_classes"]), int(about["n_shards"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TeacherError(folder, f"is no label store ({error})", "make one: mert tokenize") from None
         self._rows: dict[str, tuple[int, np.ndarray]] = {}
         for number in range(n_shards):
             shard = self.folder / shard_name(number)
-            if not shard.exists():
-                raise TeacherError(shard, "is missing", "run the same mert tokenize again")
             try:
                 rows = parquet.read_table(shard, columns=["name", "n_samples", "codes"]).to_pylist()
+            except FileNotFoundError:
+                raise TeacherError(shard, "is missing", "run the same mert tokenize again") from None
             except (OSError, ValueError, LookupError) as error:
                 raise TeacherError(shard, f"is damaged ({error})", AGAIN) from None
             for row in rows:
@@ -113,7 +101,6 @@ class LabelStore:
             self.codes(name, n_samples, 0, 0)
 
     def codebooks(self) -> list[Tensor]:
-        """The codewords of each codebook, float32 [C, D]; empty if the teacher had none."""
         path = self.folder / CODEBOOKS
         try:
             codewords = load_file(path) if path.exists() else {}

@@ -39,5 +39,4 @@ class MelRvqTeacher(MelCodeTeacher):
 
     def _codes(self, wave_1N: Tensor) -> Tensor:
         w = self.weights_on(wave_1N.device)
-        with torch.autocast(wave_1N.device.type, enabled=False):
-            return residual_codes((self.mel(wave_1N)[0] - w["mean"]) / w["std"], w["codebooks"])
+        return residual_codes((self.mel(wave_1N)[0] - w["mean"]) / w["std"], w["codebooks"])

@@ -17,7 +17,6 @@ from teachers.clustering import sample_rows, standard
 from teachers.spectral import MelCodeTeacher, Spectral
 
 LEVEL, KEPT = -8.0, 0.3  # of log-mel over music, between silence (-11.5) and loud passages (-4); the share kept
-TILT = 2.0  # music's log-mel falls by about twice this from the lowest band to the highest
 
 
 class RandomProjectionTeacher(MelCodeTeacher):
@@ -41,7 +40,7 @@ class RandomProjectionTeacher(MelCodeTeacher):
         codebooks = random.standard_normal((n_codebooks, n_classes, code_dim))
         codebooks /= np.linalg.norm(codebooks, axis=2, keepdims=True)
         weights = {
-            "mean": torch.linspace(TILT, -TILT, n_mels),
+            "mean": torch.linspace(2.0, -2.0, n_mels),  # music's log-mel falls by about as much over its bands
             "std": torch.ones(n_mels),
             "projection": torch.from_numpy(projection.astype(np.float32)),
             "codebooks": torch.from_numpy(codebooks.astype(np.float32)),
@@ -64,7 +63,6 @@ class RandomProjectionTeacher(MelCodeTeacher):
 
     def _codes(self, wave_1N: Tensor) -> Tensor:
         w = self.weights_on(wave_1N.device)
-        with torch.autocast(wave_1N.device.type, enabled=False):
-            x_TF = (self.levelled(wave_1N)[0] - w["mean"]) / w["std"]
-            code_KTD = normalize(x_TF @ w["projection"], dim=2)
-            return (code_KTD @ w["codebooks"].transpose(1, 2)).argmax(2)
+        x_TF = (self.levelled(wave_1N)[0] - w["mean"]) / w["std"]
+        code_KTD = normalize(x_TF @ w["projection"], dim=2)
+        return (code_KTD @ w["codebooks"].transpose(1, 2)).argmax(2)

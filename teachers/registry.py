@@ -45,20 +45,16 @@ def load_teacher(name_or_folder: str | Path) -> TargetSource:
     name = str(name_or_folder)
     if isinstance(name_or_folder, str) and name in READY:
         kind, maker = teacher_class(name), _TEACHERS[name][2]
-        teacher: Teacher = getattr(kind, maker)() if maker else kind()
-        return teacher
+        return getattr(kind, maker)() if maker else kind()
     folder = Path(name_or_folder)
     if (folder / "store.json").is_file():
         from teachers.labels import LabelStore
 
         return LabelStore(folder)
     if (folder / "teacher.json").is_file():
-        about, _ = read_folder(folder)
-        loaded: Teacher = teacher_class(about["name"]).load(folder)
-        return loaded
+        return teacher_class(read_folder(folder)[0]["name"]).load(folder)
     if next(folder.glob("encodec_24khz-*.th"), None):
-        published: Teacher = teacher_class("encodec").pretrained(folder)
-        return published
+        return teacher_class("encodec").pretrained(folder)
     if name in FITTED:
         raise TeacherError(name, "must be fitted first", f"run `mert fit-teacher {name} DATA -o DIR` and name DIR")
     raise TeacherError(name, "is neither a saved teacher nor a name", f"name a folder or one of {', '.join(READY)}")
@@ -82,12 +78,11 @@ def fit_teacher(name: str, waves: Iterable[np.ndarray], **settings: Any) -> Teac
     little data.
     """
     known = settings_of(name)
-    if unknown := sorted(set(settings) - set(known)):
+    if unknown := sorted(settings.keys() - known):
         raise TeacherError(name, f"unknown settings {unknown}", f"choose from {sorted(known)}")
     for key, value in settings.items():
         check_setting(name, known[key], value)
-    fitted: Teacher = teacher_class(name).fit(waves, **settings)
-    return fitted
+    return teacher_class(name).fit(waves, **settings)
 
 
 def check_setting(name: str, setting: Parameter, value: Any) -> None:
@@ -95,10 +90,10 @@ def check_setting(name: str, setting: Parameter, value: Any) -> None:
     kinds = get_args(setting.annotation) or (setting.annotation,)
     many = isinstance(value, list | tuple) and any(get_origin(kind) is tuple for kind in kinds)
     wanted = "text" if str in kinds else "a number above 0" if float in kinds else "whole numbers above 0"
+    kind = str if str in kinds else Real if float in kinds else Integral
     for item in value if many else [value]:
-        number = isinstance(item, Real if float in kinds else Integral) and not isinstance(item, bool)
-        fits = (
-            isinstance(item, str) if str in kinds else number and (item > 0 or (item == 0 and setting.name == "seed"))
-        )
+        fits = isinstance(item, kind) and not isinstance(item, bool)
+        if kind is not str and fits:
+            fits = item > 0 or (item == 0 and setting.name == "seed")
         if not fits and value != setting.default:
             raise TeacherError(name, f"{setting.name}={value!r} does not fit", f"give {wanted}")

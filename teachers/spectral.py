@@ -17,7 +17,6 @@ from torch import Tensor
 
 from teachers.base import FIELD, STRIDE, CodeTeacher, require
 
-CENTRE = FIELD // 2
 PIECE = 1500  # frames computed at once, which bounds the memory of long recordings
 FLOOR = 1e-5  # added to mel power before the logarithm; white noise of rms 0.001 is about as strong
 
@@ -45,7 +44,7 @@ class Spectral:
     def __call__(self, wave_BN: Tensor) -> Tensor:
         """Frames [B, T, F]; without gradient, in float32 even under autocast."""
         n = wave_BN.shape[1]
-        n_frames, left = -(-n // self.hop), self.n_fft // 2 - CENTRE
+        n_frames, left = -(-n // self.hop), self.n_fft // 2 - FIELD // 2
         layer = layer_on(self, wave_BN.device)
         pieces = []
         with torch.no_grad(), torch.autocast(wave_BN.device.type, enabled=False):

@@ -3,8 +3,6 @@
 Shapes: N samples, C channels.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Protocol
@@ -39,8 +37,8 @@ class _ForwardFile(soundfile.SoundFile):
 class SoundFileDecoder:
     """libsndfile, read to the end of the file whatever its header announces."""
 
-    def __init__(self, file: BinaryIO, name: str, warnings: list[str]) -> None:
-        self._raw, self._name, self._warnings = file, name, warnings
+    def __init__(self, file: BinaryIO, warnings: list[str]) -> None:
+        self._raw, self._warnings = file, warnings
         self._file, self._announced = with_true_length(file)
         self._file.seek(0)
         with _ForwardFile(self._file) as probe:
@@ -108,17 +106,17 @@ class PyAvDecoder:
             self._warnings.append(f"decoding stopped at {n / self.rate_hz:.2f} s, the file is damaged there: {error}")
 
 
-def _decoder(file: BinaryIO, name: str, warnings: list[str]) -> Decoder:
+def decoder_of(file: BinaryIO, name: str, warnings: list[str]) -> Decoder:
+    """The decoder that can read a file; AudioError if there is none."""
     if file.seek(0, io.SEEK_END) == 0:
         raise AudioError(name, "the file is empty", "record or copy it again")
     file.seek(0)
     try:
-        return SoundFileDecoder(file, name, warnings)
+        return SoundFileDecoder(file, warnings)
     except soundfile.LibsndfileError as error:
         reason = str(error).rsplit(": ", 1)[-1] or "unknown format"
     try:
         return PyAvDecoder(file, name, warnings)
     except ImportError:
-        raise AudioError(
-            name, f"libsndfile cannot read it ({reason})", f"for m4a and aac: {install('codecs')}"
-        ) from None
+        remedy = f"for m4a and aac: {install('codecs')}"
+        raise AudioError(name, f"libsndfile cannot read it ({reason})", remedy) from None

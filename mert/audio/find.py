@@ -1,7 +1,5 @@
 """Which files of a folder are recordings."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -28,13 +26,11 @@ def audio_under(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
             continue
         seen.add(real)
         folders.sort()
-        for name in sorted(files):
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in SUFFIXES:
-                path = Path(root, name)
-                if path.is_fifo():  # opening it would wait for ever
-                    passed_over["pipes"] += 1
-                else:
-                    yield path
-            else:
+        for path in (Path(root, name) for name in sorted(files)):
+            suffix = os.path.splitext(path.name)[1].lower()
+            if suffix not in SUFFIXES:
                 passed_over[suffix or "no suffix"] += 1
+            elif path.is_fifo():  # opening it would wait for ever
+                passed_over["pipes"] += 1
+            else:
+                yield path

@@ -4,8 +4,6 @@ libsndfile stops at the length a header announces. Unfinished WAV recordings say
 and the length of an MP3 without a Xing tag is guessed from its first frame.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 from typing import BinaryIO
@@ -37,9 +35,6 @@ class PatchedFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         end = self._file.seek(0, io.SEEK_END) + self._shift if whence == io.SEEK_END else 0
         self._at = max(0, {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: end}[whence] + offset)
-        return self._at
-
-    def tell(self) -> int:
         return self._at
 
     def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]

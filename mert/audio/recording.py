@@ -3,8 +3,6 @@
 Shapes: N samples, C channels. Blocks are float32, mono, at the requested rate.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import shutil
@@ -18,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import soxr
 
-from mert.audio.decoders import BLOCK_S, Decoder, _decoder
+from mert.audio.decoders import BLOCK_S, Decoder, decoder_of
 from mert.errors import AudioError
 
 MAX_CHANNELS = 64
@@ -67,32 +65,32 @@ class Recording:
 
     def claimed_seconds(self) -> float:
         """The length the header announces, which may be wrong; infinite where it announces none."""
-        with _opened(self._source, self.name) as file:
-            return _decoder(file, self.name, []).claimed_s
+        with self._decoder([]) as decoder:
+            return decoder.claimed_s
 
     def blocks(self, rate_hz: int, max_seconds: float | None = None) -> Iterator[np.ndarray]:
         """Mono float32 blocks at `rate_hz`; decoding more than `max_seconds` is an AudioError."""
-        with _opened(self._source, self.name) as file:
-            decoder = _decoder(file, self.name, self.warnings)
+        with self._decoder(self.warnings) as decoder:
             self._check_format(decoder)
-            mono = self._checked(decoder, max_seconds)
-            yield from resampled(mono, decoder.rate_hz, rate_hz)
+            yield from resampled(self._checked(decoder, max_seconds), decoder.rate_hz, rate_hz)
             short_s = decoder.claimed_s - self.seconds
             if np.isfinite(short_s) and short_s > max(0.1, 0.001 * self.seconds):
-                self.warnings.append(
-                    f"the header announces {decoder.claimed_s:.2f} s, {self.seconds:.2f} s could be decoded: "
-                    "the file seems cut off"
-                )
+                lengths = f"the header announces {decoder.claimed_s:.2f} s, {self.seconds:.2f} s could be decoded"
+                self.warnings.append(f"{lengths}: the file seems cut off")
             if self.silent and self.seconds:
                 self.warnings.append("silent: the samples hold one constant value")
+
+    @contextmanager
+    def _decoder(self, warnings: list[str]) -> Iterator[Decoder]:
+        with _opened(self._source, self.name) as file:
+            yield decoder_of(file, self.name, warnings)
 
     def _check_format(self, decoder: Decoder) -> None:
         if not 1 <= decoder.channels <= MAX_CHANNELS:
             raise AudioError(self.name, f"{decoder.channels} channels", f"give 1 to {MAX_CHANNELS} channels")
         if not MIN_RATE_HZ <= decoder.rate_hz <= MAX_RATE_HZ:
-            raise AudioError(
-                self.name, f"a sample rate of {decoder.rate_hz} Hz", f"give {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz"
-            )
+            remedy = f"give {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz"
+            raise AudioError(self.name, f"a sample rate of {decoder.rate_hz} Hz", remedy)
 
     def _checked(self, decoder: Decoder, max_seconds: float | None) -> Iterator[np.ndarray]:
         n = 0
@@ -117,9 +115,6 @@ class ArrayRecording(Recording):
         self.channels = self._samples_NC.shape[1]
         self.claimed_s = len(self._samples_NC) / self.rate_hz if self.rate_hz > 0 else 0.0
 
-    def claimed_seconds(self) -> float:
-        return self.claimed_s
-
     def seconds_by_decoding(self, max_seconds: float | None = None) -> float:
         return self.claimed_s
 
@@ -128,11 +123,9 @@ class ArrayRecording(Recording):
         for start in range(0, len(self._samples_NC), step):
             yield self._samples_NC[start : start + step]
 
-    def blocks(self, rate_hz: int, max_seconds: float | None = None) -> Iterator[np.ndarray]:
-        self._check_format(self)
-        yield from resampled(self._checked(self, max_seconds), self.rate_hz, rate_hz)
-        if self.silent and self.seconds:
-            self.warnings.append("silent: the samples hold one constant value")
+    @contextmanager
+    def _decoder(self, warnings: list[str]) -> Iterator[Decoder]:
+        yield self
 
 
 def check_samples(block_NC: np.ndarray, name: str, start: int, rate_hz: int) -> None:

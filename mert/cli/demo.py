@@ -1,7 +1,5 @@
 """`make demo`: synthesise or read a song, embed it, show the features and the speed."""
 
-from __future__ import annotations
-
 import math
 import time
 from pathlib import Path
@@ -11,11 +9,8 @@ import numpy as np
 import typer
 from rich.progress import track
 
+import mert
 from mert.audio.recording import Recording
-from mert.embedding.embedder import Embedder
-from mert.embedding.features import Features
-from mert.embedding.load import load
-from mert.errors import MertError
 
 RATE_HZ = 24_000
 BAR_S = 2.0
@@ -34,20 +29,14 @@ def song(seed: int = 0) -> np.ndarray:
 
 def _bar(chord: tuple[int, ...], section: str, random: np.random.Generator) -> np.ndarray:
     t_N = np.arange(int(BAR_S * RATE_HZ)) / RATE_HZ
-    wave_N = np.zeros_like(t_N)
-    for note in chord:
-        hz = 440 * 2 ** ((note - 69) / 12)
-        if section == "B":
-            wave_N += np.sin(2 * np.pi * hz * t_N) * np.sin(np.pi * t_N / BAR_S)
-            continue
-        decay_N = np.exp(-6 * (t_N % 0.5))
-        wave_N += decay_N * sum(np.sin(2 * np.pi * k * hz * t_N) / k for k in range(1, 8))
-    if section == "A":
-        wave_N += random.standard_normal(len(t_N)) * np.exp(-40 * (t_N % 0.25))
-    return wave_N
+    tones_hz = 440 * 2 ** ((np.array(chord)[:, None] - 69) / 12)
+    if section == "B":
+        return np.sin(2 * np.pi * tones_hz * t_N).sum(0) * np.sin(np.pi * t_N / BAR_S)
+    plucked_N = sum(np.sin(2 * np.pi * k * tones_hz * t_N).sum(0) / k for k in range(1, 8)) * np.exp(-6 * (t_N % 0.5))
+    return plucked_N + random.standard_normal(len(t_N)) * np.exp(-40 * (t_N % 0.25))
 
 
-def embedded(m: Embedder, audio: Path) -> Features:
+def embedded(m: mert.Embedder, audio: Path) -> mert.Features:
     """The features of `m.embed(audio)`, window by window under a progress bar."""
     recording = Recording(audio)
     expected_s = recording.claimed_seconds()
@@ -56,7 +45,7 @@ def embedded(m: Embedder, audio: Path) -> Features:
     parts = list(track(stream, "embedding", total=windows))
     values_LTD = np.concatenate([part.values for part in parts], axis=1)
     times_T = m.clock.times(0, values_LTD.shape[1])
-    return Features(values_LTD, times_T, parts[0].layers, parts[-1].meta | {"source": str(audio)})
+    return mert.Features(values_LTD, times_T, parts[0].layers, parts[-1].meta | {"source": str(audio)})
 
 
 def main(
@@ -73,7 +62,7 @@ def main(
         audio = out / "song.wav"
         soundfile.write(audio, song(), RATE_HZ)
         typer.echo(f"synthesised {audio}: 24 s, form {FORM}")
-    m = load("mert-nano")
+    m = mert.load("mert-nano")
     typer.echo(f"{m.info.name}: {m.info.licence}, {m.info.note}")
     start = time.perf_counter()
     features = embedded(m, audio)
@@ -95,5 +84,5 @@ def main(
 if __name__ == "__main__":
     try:
         typer.run(main)
-    except MertError as error:
+    except mert.MertError as error:
         raise SystemExit(f"error: {error}") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -12,21 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mert.cli.terminal import (
-    Device,
-    Executor,
-    Model,
-    Precision,
-    Revision,
-    Window,
-    check_device,
-    console,
-    duration,
-    parse_layers,
-    parse_window,
-    printable,
-    progress,
-)
+from mert.cli import terminal
 
 if TYPE_CHECKING:
     from mert.collection.job import EmbedStage
@@ -42,18 +28,18 @@ def embed(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the features.", file_okay=False)],
     inputs: Annotated[list[Path] | None, typer.Argument(help="Audio files and folders.", show_default=False)] = None,
     listing: Annotated[Path | None, typer.Option("--list", help="Text file with one path per line.")] = None,
-    model: Model = "mert-nano",
-    revision: Revision = None,
+    model: terminal.Model = "mert-nano",
+    revision: terminal.Revision = None,
     layers: Annotated[str, typer.Option(help="recommended, last, all, or a list: 3,layer06,-1.")] = "recommended",
     pool: Annotated[PoolMode, typer.Option(help="Keep frames, or their mean (and deviation).")] = "none",
-    window: Window = None,
+    window: terminal.Window = None,
     hop: Annotated[float | None, typer.Option(help="Seconds between windows; default: a window.")] = None,
-    dtype: Annotated[Precision, typer.Option(help="Of the computation; auto: bfloat16 where it is native.")] = "auto",
+    dtype: Annotated[terminal.Precision, typer.Option(help="To compute in; auto: bfloat16 where native.")] = "auto",
     save_dtype: Annotated[Stored, typer.Option(help="Precision on disk.")] = "float16",
     batch_size: Annotated[str, typer.Option(help="Windows per forward pass, or auto.")] = "auto",
-    device: Device = "auto",
+    device: terminal.Device = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Processes (local) or actors (ray).")] = 1,
-    executor: Annotated[Executor, typer.Option(help="Where the work runs.")] = "local",
+    executor: Annotated[terminal.Executor, typer.Option(help="Where the work runs.")] = "local",
     shard: Annotated[str | None, typer.Option(help="i/n: do only the i-th of n parts, i from 1.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Do only the first files.")] = None,
     max_seconds: Annotated[float | None, typer.Option(min=0, help="Refuse recordings longer than this.")] = None,
@@ -73,14 +59,14 @@ def embed(
     planned = plan(inputs or [], out, listing)
     jobs = (shard_of(planned.jobs, shard) if shard else planned.jobs)[:limit]
     options = JobOptions(
-        model, revision=revision, layers=parse_layers(layers), pool=None if pool == "none" else pool,
-        window=parse_window(window), hop=hop, dtype=dtype, save_dtype=save_dtype, device=device,
+        model, revision=revision, layers=terminal.parse_layers(layers), pool=None if pool == "none" else pool,
+        window=terminal.parse_window(window), hop=hop, dtype=dtype, save_dtype=save_dtype, device=device,
         batch_size=int(batch_size) if batch_size.isdecimal() else batch_size, max_seconds=max_seconds,
         skip_existing=skip_existing,
     )  # fmt: skip
     if executor == "ray" and ":" in device:
         raise UsageError(f"--device {device}", "Ray gives each actor a GPU of its own", "give cuda or auto")
-    check_device(device)
+    terminal.check_device(device)
     rows = run(jobs, options, executor, workers, lambda stage: announce(stage, jobs, planned.passed_over.total()))
     out.mkdir(parents=True, exist_ok=True)
     name = f"report-{shard.replace('/', '-of-')}.jsonl" if shard else "report.jsonl"
@@ -90,7 +76,7 @@ def embed(
 
 def announce(stage: EmbedStage, jobs: tuple[Job, ...], passed_over: int) -> None:
     """Print what a job will do, and the size of its output."""
-    lines, embedder, settings = console(), stage.embedder, stage.settings
+    lines, embedder, settings = terminal.console(), stage.embedder, stage.settings
     names, stored = embedder.names(settings), stage.options.save_dtype
     lines.print(
         f"{embedder.info.name} ({embedder.info.licence}) on {embedder.device}, {settings.dtype}; "
@@ -102,16 +88,15 @@ def announce(stage: EmbedStage, jobs: tuple[Job, ...], passed_over: int) -> None
     if settings.pool:
         size = len(jobs) * len(names) * embedder.dim * width * (2 if settings.pool == "meanstd" else 1)
     about = "" if exact else f" (from {SAMPLED} headers)"
+    duration = f"{seconds:.0f} s" if seconds < 3600 else f"{seconds / 3600:.2f} h"
     lines.print(
-        f"{len(jobs)} files, {duration(seconds)} of audio{about}: {size / 2**20:,.1f} MiB expected"
+        f"{len(jobs)} files, {duration} of audio{about}: {size / 2**20:,.1f} MiB expected"
         + (f"; {passed_over} other files in the folders passed over" if passed_over else "")
     )
 
 
 def expected_seconds(jobs: tuple[Job, ...]) -> tuple[float, bool]:
     """(seconds of audio that the headers announce, whether all were read): of many files an even sample is read."""
-    import math
-
     from mert.audio.recording import Recording
 
     step = max(1, len(jobs) // SAMPLED)
@@ -124,42 +109,14 @@ def expected_seconds(jobs: tuple[Job, ...]) -> tuple[float, bool]:
     return total * len(jobs) / max(1, len(sample)), step == 1
 
 
-class Report:
-    """The report, one line per file: several commands may append to one, and lines that a full disk refuses wait."""
-
-    def __init__(self, path: Path, append: bool) -> None:
-        if not append:
-            path.write_bytes(b"")
-        self._file = open(path, "ab", 0)  # noqa: SIM115 - unbuffered appends do not mix with those of others
-        self._outputs = set(outputs_in(path))
-        self._waiting, self.error = b"", ""
-
-    def add(self, row: Row) -> None:
-        """Write a line, unless the file is skipped and has one (a run that was killed may not have written it)."""
-        if row["status"] == "skipped" and row["output"] in self._outputs:
-            return
-        self._waiting += json.dumps(row).encode() + b"\n"
-        self.flush()
-
-    def flush(self) -> None:
-        try:
-            while self._waiting:
-                self._waiting = self._waiting[self._file.write(self._waiting) :]
-            self.error = ""
-        except OSError as error:
-            self.error = str(error.strerror)
-
-    def close(self) -> None:
-        self.flush()
-        self._file.close()
-
-
 def follow(rows: Iterator[Row], n_jobs: int, report: Path, append: bool) -> Counter[str]:
     """Write a report line per file as it ends, show progress, print failures and totals."""
+    from mert.collection.job import Report
+
     counts: Counter[str] = Counter()
     start, seconds, frames = time.perf_counter(), 0.0, 0
-    out = console()
-    with closing(Report(report, append)) as lines, progress(out) as bar:
+    out = terminal.console()
+    with closing(Report(report, append)) as lines, terminal.progress(out) as bar:
         task = bar.add_task("starting", total=n_jobs)
         for row in rows:
             counts[row["status"]] += 1
@@ -167,29 +124,19 @@ def follow(rows: Iterator[Row], n_jobs: int, report: Path, append: bool) -> Coun
             seconds, frames = seconds + row["seconds"], frames + row["frames"]
             for note in [row["error"]] if row["error"] else row["warnings"]:
                 name = "" if row["error"] else row["source"] + ": "
-                bar.console.print(f"{row['status']}: {printable(name + note)}")
+                bar.console.print(f"{row['status']}: {terminal.printable(name + note)}")
             elapsed = time.perf_counter() - start
             speed = f"{sum(counts.values()) / elapsed:.2f} files/s, {seconds / elapsed:.1f} x real time"
             bar.update(task, advance=1, description=speed)
     counts["lost"] = n_jobs - counts.total()
-    elapsed = time.perf_counter() - start
+    elapsed, path = time.perf_counter() - start, terminal.printable(str(report))
     out.print(
         f"{counts['ok']} embedded, {counts['skipped']} kept, {counts['failed']} failed: {seconds:.1f} s of audio, "
-        f"{frames} frames in {elapsed:.1f} s ({seconds / max(elapsed, 1e-9):.1f} x real time); {printable(str(report))}"
+        f"{frames} frames in {elapsed:.1f} s ({seconds / max(elapsed, 1e-9):.1f} x real time); {path}"
     )
     if lines.error:
         counts["unreported"] = 1
-        out.print(f"{printable(str(report))}: lines are missing ({lines.error})")
+        out.print(f"{path}: lines are missing ({lines.error})")
     if counts["lost"]:
         out.print(f"{counts['lost']} files were not reached: run the same command with --skip-existing")
     return counts
-
-
-def outputs_in(path: Path) -> Iterator[str]:
-    """Outputs that a report lists as written."""
-    with open(path, "rb") as file:
-        for line in file:
-            with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut off
-                row = json.loads(line)
-                if row["status"] != "failed":
-                    yield row["output"]

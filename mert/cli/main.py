@@ -1,11 +1,10 @@
 """The command `mert`. Each sub-command imports what it needs when it runs, so that help is instant."""
 
-from __future__ import annotations
-
 import platform
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from importlib.metadata import entry_points, version
 from typing import Annotated
 
@@ -28,13 +27,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Music representations of MERT models: embed recordings, find, check and publish models.",
 )
-app.command()(embed)
-app.command()(similar)
-app.command()(pretrain)
-app.command("continue-pretrain")(continue_pretrain)
-app.command("fit-teacher")(fit_teacher)
-app.command()(tokenize)
-for command in (models.models, models.info, models.verify, models.convert, models.export, models.push):
+commands: list[Callable[..., None]] = [
+    embed, similar, pretrain, continue_pretrain, fit_teacher, tokenize,
+    models.models, models.info, models.verify, models.convert, models.export, models.push,
+]  # fmt: skip
+for command in commands:
     app.command()(command)
 app.add_typer(plot, name="plot")
 for group in entry_points(group="mert.commands"):  # of the packages that build on mert

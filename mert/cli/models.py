@@ -1,13 +1,13 @@
 """The commands about models: `mert models`, `info`, `verify`, `convert`, `export` and `push`."""
 
-from __future__ import annotations
-
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+import mert
 from mert.cli.terminal import AsJson, console
 from mert.errors import UsageError
 
@@ -17,13 +17,9 @@ Format = Literal["hubert", "safetensors", "fairseq2", "onnx"]
 
 def models(pattern: Annotated[str, typer.Argument(help='Such as "*95m*".')] = "*", as_json: AsJson = False) -> None:
     """List the models known by name."""
-    from dataclasses import asdict
-
     from rich.table import Column, Table
 
-    from mert.weights.registry import info, list_models
-
-    records = [info(name) for name in list_models(pattern)]
+    records = [mert.info(name) for name in mert.list_models(pattern)]
     if as_json:
         typer.echo(json.dumps([asdict(model) for model in records], indent=2))
         return
@@ -39,16 +35,7 @@ def models(pattern: Annotated[str, typer.Argument(help='Such as "*95m*".')] = "*
 
 def info(name: Name, as_json: AsJson = False) -> None:
     """Show the record of a registered model, or of a folder."""
-    from dataclasses import asdict
-
-    from mert.weights.registry import info as registered
-
-    if Path(name).exists():
-        from mert.embedding.load import load
-
-        record = load(name, device="cpu").info
-    else:
-        record = registered(name)
+    record = mert.load(name, device="cpu").info if Path(name).exists() else mert.info(name)
     if as_json:
         typer.echo(json.dumps(asdict(record), indent=2))
         return
@@ -58,10 +45,9 @@ def info(name: Name, as_json: AsJson = False) -> None:
 
 def verify(name: Name) -> None:
     """Check a model: checksum, every tensor, no NaN, and the golden hidden states."""
-    from mert.weights.golden import verify as check
     from mert.weights.hub import folder_of
 
-    typer.echo(str(check(folder_of(name))))
+    typer.echo(str(mert.verify(folder_of(name))))
 
 
 def convert(
@@ -69,12 +55,8 @@ def convert(
     out: Annotated[Path, typer.Argument(help="Folder for the model in our format.")],
 ) -> None:
     """Read any MERT checkpoint and write it as safetensors with card and golden states."""
-    from mert.embedding.load import load
-    from mert.weights.golden import verify as check
-    from mert.weights.publish import save_pretrained
-
-    save_pretrained(load(source, device="cpu"), out)
-    typer.echo(f"{out}: {check(out)}")
+    mert.save_pretrained(mert.load(source, device="cpu"), out)
+    typer.echo(f"{out}: {mert.verify(out)}")
 
 
 def export(
@@ -87,9 +69,7 @@ def export(
     check: Annotated[bool, typer.Option("--check", help="Run the ONNX file, and compare its states.")] = False,
 ) -> None:
     """Write a model for other software, or a finished run as a model (always in our format then)."""
-    from mert.embedding.load import load
     from mert.weights.checkpoints import export_hubert
-    from mert.weights.publish import save_pretrained
 
     if check and to != "onnx":
         raise UsageError("--check", "goes with --to onnx", "check other formats with `mert verify`")
@@ -99,9 +79,9 @@ def export(
     if (Path(name) / "recipe.yaml").exists() and not (Path(name) / "config.json").exists():
         export_run(Path(name), out, half)
     elif to == "hubert" and not half:
-        export_hubert(load(name, device="cpu").model, out)
+        export_hubert(mert.load(name, device="cpu").model, out)
     else:
-        save_pretrained(load(name, device="cpu"), out, half=half)
+        mert.save_pretrained(mert.load(name, device="cpu"), out, half=half)
     if to == "fairseq2":
         from mert.train.fairseq2 import write_asset_card
 
@@ -119,10 +99,9 @@ def export_run(run: Path, out: Path, half: bool = False) -> Path:
 
 def as_onnx(name: str, out: Path, check: bool) -> str:
     """Write `out`/model.onnx, compare its states if `check`; returns the line to print."""
-    from mert.embedding.load import load
     from mert.weights.onnx_export import check_onnx, export_onnx
 
-    model = load(name, device="cpu").model
+    model = mert.load(name, device="cpu").model
     path = export_onnx(model, out / "model.onnx")
     if not check:
         return f"{path}: wave [batch, samples] -> states [layer, batch, frame, width]"
@@ -135,6 +114,4 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
 ) -> None:
     """Publish a verified model folder on the hub."""
-    from mert.weights.hub import push_to_hub
-
-    typer.echo(push_to_hub(folder, repo, private=private))
+    typer.echo(mert.push_to_hub(folder, repo, private=private))

@@ -1,13 +1,12 @@
 """The commands `mert plot ...`: figures for a paper, as PNG, SVG or PDF."""
 
-from __future__ import annotations
-
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+import mert
 from mert.cli.terminal import Picture
 from mert.cli.train import teachers_explain
 from mert.errors import UsageError
@@ -24,7 +23,7 @@ def codes(
     out: Picture,
 ) -> None:
     """Draw perplexity and use of the codes of label stores, codebook by codebook."""
-    from mert.plots import new_axes, picture_format, plot_codes, save_figure
+    from mert.plots import new_figure, picture_format, plot_codes, save_figure
     from teachers.labels import LabelStore
 
     picture_format(out)
@@ -32,8 +31,7 @@ def codes(
         if (folder / "teacher.json").exists():
             remedy = f"make a store with it, mert tokenize MUSIC -o STORE --teacher {folder}, and name that"
             raise UsageError(folder, "is a teacher, which holds no codes", remedy)
-    figure: Any = new_axes(9.0, 3.8 * len(stores)).figure
-    figure.clear()
+    figure = new_figure(9.0, 3.8 * len(stores))
     for folder, panels in zip(stores, figure.subplots(len(stores), 2, squeeze=False), strict=True):
         store = LabelStore(folder)
         counts_KC = store.counts()
@@ -52,11 +50,10 @@ def ssm(
     layer: Annotated[str | None, typer.Option(help="Layer name; default: the last of the file.")] = None,
 ) -> None:
     """Draw the self-similarity of a recording in one layer: blocks and stripes show its form."""
-    from mert.embedding.features import Features
     from mert.plots import picture_format, save_ssm
 
     picture_format(out)
-    held = Features.load(features)
+    held = mert.Features.load(features)
     if layer is not None and layer not in held.layers:
         raise UsageError(features, f"holds no layer {layer}", f"ask for {' or '.join(held.layers)}")
     if held.times is None:

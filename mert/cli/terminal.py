@@ -101,15 +101,6 @@ def check_device(name: str) -> None:
         raise UsageError(f"--device {name}", reason, "give auto, cpu, cuda or cuda:1") from None
 
 
-def duration(seconds: float) -> str:
-    """Seconds for people.
-
-    >>> duration(75), duration(8640)
-    ('75 s', '2.40 h')
-    """
-    return f"{seconds:.0f} s" if seconds < 3600 else f"{seconds / 3600:.2f} h"
-
-
 def printable(text: str) -> str:
     """Text with odd characters of file names made visible.
 

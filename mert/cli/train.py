@@ -6,11 +6,13 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+import mert
 from mert.cli.terminal import Executor, progress
 from mert.errors import MertError, UsageError
 
@@ -74,12 +76,9 @@ def continue_pretrain(
     resume: Resume = "auto",
 ) -> None:
     """Train on from the weights of a published model; heads begin anew."""
-    from dataclasses import replace
-
-    from mert.embedding.load import load
     from mert.train.recipe import read_recipe
 
-    model = load(name, device="cpu").model.requires_grad_(True)
+    model = mert.load(name, device="cpu").model.requires_grad_(True)
     recipe = replace(read_recipe(config, overrides or []), model=model.config)
     _train(recipe, model, resume, False, None)
 
@@ -115,8 +114,7 @@ def fit_teacher(
 
 
 def _waves(corpus: Corpus, clips: int) -> Iterator[np.ndarray]:
-    step = -(-len(corpus) // clips)
-    for index in range(0, len(corpus), step):
+    for index in range(0, len(corpus), -(-len(corpus) // clips)):
         yield corpus.read(index, 0, corpus.n_samples(index))
 
 
@@ -137,12 +135,8 @@ def tokenize(
     from teachers.base import perplexity
 
     options = TokenizeOptions(data, teacher, str(out), {"n_items": items} if items else {})
-    counts: Any = 0
     with progress() as bar:
-        task = bar.add_task("shards", total=None)
-        for shard in shards(options, executor, workers):
-            counts = counts + shard
-            bar.advance(task)
+        counts: Any = sum(bar.track(shards(options, executor, workers), description="shards"))
     for k, counts_C in enumerate(counts):
         in_use = perplexity(from_numpy(counts_C).double())
         typer.echo(f"codebook {k}: {counts_C.sum()} codes, {(counts_C > 0).sum()} distinct, perplexity {in_use:.1f}")

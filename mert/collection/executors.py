@@ -1,7 +1,5 @@
 """Executors of a corpus job: the same stage in this process, in several, or on Ray."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -25,12 +23,9 @@ SMALL_BYTES = 8 << 20  # of files that one worker takes together, so that short 
 
 
 def run(
-    jobs: Iterable[Job],
-    options: JobOptions,
-    executor: str = "local",
-    workers: int = 1,
+    jobs: Iterable[Job], options: JobOptions, executor: str = "local", workers: int = 1,
     on_start: Callable[[EmbedStage], None] = lambda stage: None,
-) -> Iterator[Row]:
+) -> Iterator[Row]:  # fmt: skip
     """Rows of all jobs as they end: in this process, in `workers` processes, or on Ray ("local", "ray").
 
     The model is loaded here first, so that wrong options are errors at once and workers find the weights on the disk;
@@ -50,9 +45,7 @@ def bundles(jobs: Iterable[Job], workers: int) -> list[list[Job]]:
     bundled: list[list[Job]] = []
     room = 0
     for job in jobs:
-        size = SMALL_BYTES
-        with suppress(OSError):  # its error comes when it is tried
-            size = os.path.getsize(job.source)
+        size = os.path.getsize(job.source) if os.path.isfile(job.source) else SMALL_BYTES
         if not bundled or size > room or len(bundled[-1]) == max_jobs:
             bundled.append([])
             room = SMALL_BYTES
@@ -85,8 +78,7 @@ def _start_worker(options: JobOptions, threads: int, count: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent:
+    if parent := parent_process():
         parent.join()
         os._exit(1)
 

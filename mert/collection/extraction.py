@@ -1,10 +1,7 @@
-"""Extraction from many recordings: whatever one of them does to its decoder, to the model or to the disk, the others
-are processed. What becomes of the frames is for subclasses of `Extraction` to say.
+"""Extraction from many recordings: an error of one of them stops none of the others.
 
 Shapes: L layers, T frames, D model width.
 """
-
-from __future__ import annotations
 
 import signal
 import threading
@@ -19,13 +16,13 @@ from mert.embedding import batching
 from mert.embedding.batching import End, Frames, Window
 from mert.embedding.embedder import Embedder
 from mert.embedding.options import EmbedOptions, Settings
-from mert.errors import UsageError
+from mert.errors import MertError, UsageError
 
 
 class Extraction(Recording):
-    """One recording of a job and what becomes of its frames."""
+    """One recording of a job; subclasses say what becomes of its frames."""
 
-    error: Exception | None = None
+    error: MertError | None = None
 
     def is_needed(self) -> bool:
         """Whether frames must be computed; called ahead of all else, perhaps from a thread that reads ahead."""
@@ -88,8 +85,10 @@ def _take(piece: Frames[E] | End[E]) -> bool:
         if piece.error:
             raise piece.error
         extraction.finish()
-    except Exception as error:
+    except MertError as error:
         extraction.error = error
+    except Exception as error:
+        extraction.error = MertError(extraction.name, f"{type(error).__name__}: {error}", "leave it out")
     return True
 
 
@@ -99,12 +98,11 @@ def _items(
     for extraction in extractions:
         stop_if_asked()
         try:
-            needed = extraction.is_needed()
+            if not extraction.is_needed():
+                yield End(extraction)
+                continue
         except Exception as error:
             yield End(extraction, error)
-            continue
-        if not needed:
-            yield End(extraction)
             continue
         with closing(batching.windows(extraction, embedder.clock, settings)) as windows:
             for item in windows:

@@ -54,6 +54,14 @@ class Stamp:
         except OSError as error:
             raise AudioError(path, f"cannot be read ({error.strerror})", "check the path and permissions") from None
 
+    def fits(self, path: Path) -> bool:
+        """Whether a file looks unchanged."""
+        try:
+            status = path.stat()
+        except OSError:
+            return False  # reading it raises the error
+        return (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns)
+
 
 def similarity(
     a: Features | np.ndarray, b: Features | np.ndarray, layer: str | None = None, centre: np.ndarray | None = None
@@ -95,10 +103,8 @@ def shown(facts: dict[str, Any], fact: str) -> str:
     """A fact in words."""
     if fact == "weights_sha256":
         return f"model {facts.get('model')} (sha256 {str(facts.get(fact))[:8]})"
-    if fact == "layer":
-        return str(facts.get(fact))
-    fact = {"window_frames": "window", "hop_frames": "hop"}.get(fact, fact)
-    return f"{fact} {facts.get(fact)}"
+    fact = fact.removesuffix("_frames")  # window and hop are shown in seconds
+    return str(facts.get(fact)) if fact == "layer" else f"{fact} {facts.get(fact)}"
 
 
 class VectorExtraction(Extraction):
@@ -106,7 +112,7 @@ class VectorExtraction(Extraction):
 
     def __init__(self, path: str | Path, index: Index, name: str | None = None) -> None:
         super().__init__(path)
-        self.path, self.index_name, self.is_new = Path(path), name, False
+        self.path, self.index_name = Path(path), name
         self._index, self._pooled = index, Pooling("mean")
 
     def is_needed(self) -> bool:
@@ -119,21 +125,15 @@ class VectorExtraction(Extraction):
         self._pooled.add(values_LTD)
 
     def finish(self) -> None:
-        """Hold the vector, and under its name (if it has one) the recording."""
+        """Hold the vector [D], and under its name (if it has one) the recording."""
         if self._pooled.count:
             self._index.by_sha256[self.stamp.sha256] = self._pooled.result()[0]
+        self.vector = self._index.by_sha256[self.stamp.sha256]
         if self.index_name is not None:
-            self.is_new = self._index.hold(self.index_name, self.stamp)
-
-    @property
-    def vector(self) -> np.ndarray:
-        """Float32 [D]."""
-        return self._index.by_sha256[self.stamp.sha256]
+            self._index.stamps[self.index_name] = self.stamp
 
 
-def vector_options(
-    layer: str | int = "recommended", window: float | str | None = None, dtype: str = "auto"
-) -> EmbedOptions:  # fmt: skip
+def vector_options(layer: str | int, window: float | str | None, dtype: str = "auto") -> EmbedOptions:
     """How the vectors of an index are extracted: the mean over time of one layer."""
     return EmbedOptions(layers=[layer], pool="mean", window=window, dtype=dtype)
 
@@ -141,10 +141,10 @@ def vector_options(
 def index_facts(embedder: Embedder, settings: Settings) -> dict[str, Any]:
     """The facts of an index of such vectors."""
     (layer,) = embedder.names(settings)
-    meta = embedder.meta(Recording(b""), settings)
+    meta = embedder.meta(Recording(b""), settings) | {"layer": layer}
     return asdict(embedder.provenance(settings)) | {
-        "layer": layer, **{fact: meta[fact] for fact in ("model", "window", "hop", "version")}
-    }  # fmt: skip
+        fact: meta[fact] for fact in ("layer", "model", "window", "hop", "version")
+    }
 
 
 class Index:
@@ -157,17 +157,12 @@ class Index:
         self.facts = facts
         self.stamps: dict[str, Stamp] = {}
         self.by_sha256: dict[str, np.ndarray] = {}  # vectors, also of queries and of files with a former name
-        self._held: set[str] = set()  # sha256 of recordings held now or before, not of queries
 
     @classmethod
     def build(
-        cls,
-        embedder: Embedder,
-        paths: Iterable[str | Path],
-        folder: str | Path = ".",
-        layer: str | int = "recommended",
-        window: float | str | None = None,
-    ) -> Index:
+        cls, embedder: Embedder, paths: Iterable[str | Path], folder: str | Path = ".",
+        layer: str | int = "recommended", window: float | str | None = None,
+    ) -> Index:  # fmt: skip
         """Embed recordings, named by paths relative to `folder`; AudioError for the first that cannot be used."""
         settings = embedder.settings(vector_options(layer, window))
         index = cls(index_facts(embedder, settings))
@@ -184,9 +179,8 @@ class Index:
 
         A recording that cannot be used is yielded with its `error` and is not held.
         """
-        for extraction in extract(
-            embedder, settings, (VectorExtraction(Path(folder, name), self, name) for name in names)
-        ):  # fmt: skip
+        extractions = (VectorExtraction(Path(folder, name), self, name) for name in names)
+        for extraction in extract(embedder, settings, extractions):
             if extraction.error:
                 self.stamps.pop(str(extraction.index_name), None)
             yield extraction
@@ -219,15 +213,7 @@ class Index:
         gone = sorted(set(self.stamps) - set(names))
         for name in gone:
             del self.stamps[name]
-        return [name for name in names if not self._looks_known(Path(folder, name), self.stamps.get(name))], gone
-
-    def hold(self, name: str, stamp: Stamp) -> bool:
-        """Hold a recording whose vector is known; returns whether its bytes were never held before."""
-        self.stamps.pop(name, None)
-        self.stamps[name] = stamp
-        is_new = stamp.sha256 not in self._held
-        self._held.add(stamp.sha256)
-        return is_new
+        return [n for n in names if n not in self.stamps or not self.stamps[n].fits(Path(folder, n))], gone
 
     def query(self, features: Features | np.ndarray, k: int = 10, without: Collection[str] = ()) -> list[Match]:
         """The `k` recordings nearest to features or an array [D] or [T, D], by cosine around the centre.
@@ -278,12 +264,13 @@ class Index:
             meta = json.loads(str(arrays["meta"]))
             if (meta.pop("format"), meta.pop("schema")) != ("mert-index", SCHEMA):
                 raise ValueError(f"not of format mert-index, schema {SCHEMA}")
-            if missing := Provenance.missing(meta) + [fact for fact in ("layer",) if fact not in meta]:
+            if missing := Provenance.missing(meta) + ([] if "layer" in meta else ["layer"]):
                 raise ValueError(f"no {', '.join(missing)}")
             return cls(meta)._filled(arrays)
         except (OutputError, ValueError, TypeError, KeyError, AttributeError) as error:
             reason = error.reason if isinstance(error, OutputError) else f"{type(error).__name__}: {error}"
-            raise OutputError(path, f"is no index, or damaged ({reason})", "remove it, and build it again") from None
+            remedy = "check the path, or build it again (mert similar --rebuild)"
+            raise OutputError(path, f"is no index, or damaged ({reason})", remedy) from None
 
     def _filled(self, arrays: dict[str, np.ndarray]) -> Index:
         names, vectors_ND = arrays["names"], arrays["vectors"]
@@ -293,15 +280,4 @@ class Index:
         for name, size, mtime_ns, sha256, vector_D in zip(*columns, strict=True):
             self.stamps[str(name)] = Stamp(int(size), int(mtime_ns), str(sha256))
             self.by_sha256[str(sha256)] = vector_D
-        self._held = set(self.by_sha256)
         return self
-
-    @staticmethod
-    def _looks_known(path: Path, stamp: Stamp | None) -> bool:
-        if stamp is None:
-            return False
-        try:
-            status = path.stat()
-        except OSError:
-            return False  # reading it raises the error
-        return (status.st_size, status.st_mtime_ns) == (stamp.size, stamp.mtime_ns)

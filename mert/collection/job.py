@@ -1,17 +1,15 @@
 """EmbedStage: from each recording a features file and a row of the report.
 
-A stage never raises for a recording: each file gives one row, with its features written or its error. Outputs are
-whole or absent, and are written again only where they are missing or were extracted in another way, so a job can be
-killed and run again.
+Outputs are whole or absent, and with `skip_existing` they are written again only where they are missing or were
+extracted in another way, so a job can be killed and run again.
 Shapes: L layers, T frames, D model width.
 """
 
-from __future__ import annotations
-
+import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,10 +22,11 @@ from mert.embedding.features import Features, Pooling, Provenance, differences, 
 from mert.embedding.load import load
 from mert.embedding.npz import FrameWriter, fitting
 from mert.embedding.options import EmbedOptions, Layers
-from mert.errors import MertError, OutputError
+from mert.errors import OutputError
 from mert.files import sha256_file, sweep
 
 Row = dict[str, Any]
+FACTS = ("layers", "pool", "save_dtype", "source_sha256", "version")  # of an output, beside its provenance
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,8 @@ class JobOptions(EmbedOptions):
 class EmbedStage:
     """Features of files: `stage.rows(jobs)` yields one row per job, in order, and short files share batches.
 
-    Each worker loads the model once. `row` has source, output, status (ok, skipped, failed), seconds (of audio),
-    frames, elapsed_s, warnings and error.
+    A row has source, output, status (ok, skipped, failed), seconds (of audio), frames, elapsed_s, warnings and error.
     """
-
-    FACTS = ("layers", "pool", "save_dtype", "source_sha256", "version")  # of an output, beside its provenance
 
     def __init__(self, options: JobOptions) -> None:
         self.options = options
@@ -58,10 +54,44 @@ class EmbedStage:
         self.settings = resolve(self.embedder, options)
 
     def rows(self, jobs: Iterable[Job]) -> Iterator[Row]:
-        """One row per job, in order."""
+        """The rows; none is an exception, as failed files have a row with their error."""
         with closing(extract(self.embedder, self.settings, (FileExtraction(job, self) for job in jobs))) as files:
             for file in files:
                 yield file.row()
+
+
+class Report:
+    """The report, one line per file: several commands may append to one, and lines that a full disk refuses wait."""
+
+    def __init__(self, path: Path, append: bool) -> None:
+        if not append:
+            path.write_bytes(b"")
+        self._file = open(path, "ab", 0)  # noqa: SIM115 - unbuffered appends do not mix with those of others
+        self._outputs, self._waiting, self.error = set(), b"", ""
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut off
+                row = json.loads(line)
+                if row["status"] != "failed":
+                    self._outputs.add(row["output"])
+
+    def add(self, row: Row) -> None:
+        """Write a line, unless the file is skipped and has one (a run that was killed may not have written it)."""
+        if row["status"] != "skipped" or row["output"] not in self._outputs:
+            self._waiting += json.dumps(row).encode() + b"\n"
+            self._flush()
+
+    def close(self) -> None:
+        """Try once more to write what waits; `error` says why that fails."""
+        self._flush()
+        self._file.close()
+
+    def _flush(self) -> None:
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+            self.error = ""
+        except OSError as error:
+            self.error = str(error.strerror)
 
 
 class FileExtraction(Extraction):
@@ -74,8 +104,7 @@ class FileExtraction(Extraction):
         self._reasons: list[str] = []  # why an existing output is replaced
         self._open = ExitStack()
         self._writer: FrameWriter | None = None
-        pool = stage.settings.pool
-        self._pooled = Pooling(pool) if pool else None
+        self._pooled = Pooling(stage.settings.pool) if stage.settings.pool else None
 
     def is_needed(self) -> bool:
         """Whether the output is missing, damaged, or extracted in another way than now asked for."""
@@ -88,8 +117,7 @@ class FileExtraction(Extraction):
             return True
         wanted = self._meta() | {"layers": list(self._stage.embedder.names(self._stage.settings))}
         differing = differences(Provenance.of(existing), Provenance.of(wanted))
-        differing += [fact for fact in self._stage.FACTS if existing.get(fact) != wanted[fact]]
-        if differing:
+        if differing := differing + [fact for fact in FACTS if existing.get(fact) != wanted[fact]]:
             self._reasons.append(f"made again: the existing output differs in {', '.join(differing)}")
             return True
         self._status = "skipped"
@@ -98,12 +126,12 @@ class FileExtraction(Extraction):
 
     def add(self, values_LTD: np.ndarray) -> None:
         """Write frames, or add them to the mean."""
+        self._n_frames += values_LTD.shape[1]
         if self._pooled:
             self._pooled.add(values_LTD)
             return
         if self._writer is None:
-            writer = FrameWriter(self.job.output, self._stage.options.save_dtype)
-            self._writer = self._open.enter_context(writer)
+            self._writer = self._open.enter_context(FrameWriter(self.job.output, self._stage.options.save_dtype))
         self._writer.add(values_LTD)
 
     def finish(self) -> None:
@@ -111,14 +139,11 @@ class FileExtraction(Extraction):
         if self._status == "skipped":
             return
         embedder, names = self._stage.embedder, self._stage.embedder.names(self._stage.settings)
-        n_frames = embedder.clock.n_frames(round(self.seconds * embedder.sample_rate))
         if self._pooled:
             values_LD = fitting(self._pooled.result(), self._stage.options.save_dtype, self.job.output)
             Features(values_LD, None, names, self._meta()).save(self.job.output)
         elif self._writer:
-            n_frames = self._writer.n_frames
-            self._writer.finish(**header(names, self._meta(), embedder.clock.times(0, n_frames)))
-        self._n_frames = n_frames
+            self._writer.finish(**header(names, self._meta(), embedder.clock.times(0, self._n_frames)))
 
     def close(self) -> None:
         """Remove what was written beside the output."""
@@ -126,18 +151,15 @@ class FileExtraction(Extraction):
 
     def row(self) -> Row:
         """The row of a file that is finished or has failed."""
-        known = self.error is None or isinstance(self.error, MertError)
-        error = str(self.error) if known else f"{self.job.source}: {type(self.error).__name__}: {self.error}"
         return asdict(self.job) | {
             "status": "failed" if self.error else self._status,
             "seconds": self.seconds,
             "frames": 0 if self.error else self._n_frames,
             "warnings": self._reasons + self.warnings,
-            "error": error if self.error else None,
+            "error": str(self.error) if self.error else None,
             "elapsed_s": time.perf_counter() - self._started,
         }
 
     def _meta(self) -> dict[str, Any]:
         meta = self._stage.embedder.meta(self, self._stage.settings)
-        options = self._stage.options
-        return meta | {"source_sha256": sha256_file(self.job.source), "save_dtype": options.save_dtype}
+        return meta | {"source_sha256": sha256_file(self.job.source), "save_dtype": self._stage.options.save_dtype}

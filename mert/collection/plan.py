@@ -1,7 +1,5 @@
 """Which files a corpus job reads, and which output each of them gets."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -47,12 +45,12 @@ def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None) -> Plan
     for source, relative in named:
         output = out / relative.with_name(relative.name + ".npz")
         if output in outputs and outputs[output] != source:
-            raise UsageError(
-                output, f"two inputs for one output: {outputs[output]} and {source}", "give one a new name"
-            )
+            reason = f"two inputs for one output: {outputs[output]} and {source}"
+            raise UsageError(output, reason, "give one a new name")
         outputs[output] = source
     if not outputs:
-        raise UsageError(out, f"no audio files among the inputs ({_counted(passed_over)})", "name files to try them")
+        counted = ", ".join(f"{n} {suffix}" for suffix, n in passed_over.most_common(8)) or "nothing there"
+        raise UsageError(out, f"no audio files among the inputs ({counted})", "name files to try them")
     return Plan(tuple(Job(str(source), str(output)) for output, source in outputs.items()), passed_over)
 
 
@@ -80,7 +78,3 @@ def _listed(listing: Path) -> list[tuple[Path, Path]]:
         raise UsageError(listing, "the list is empty", "write one path per line")
     root = os.path.commonpath([os.path.abspath(path.parent) for path in paths])
     return [(path, Path(os.path.relpath(os.path.abspath(path), root))) for path in paths]
-
-
-def _counted(passed_over: Counter[str]) -> str:
-    return ", ".join(f"{n} {suffix}" for suffix, n in passed_over.most_common(8)) or "nothing there"

@@ -3,8 +3,6 @@
 Shapes: N samples, L layers, T frames, D model width.
 """
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Generator, Iterator

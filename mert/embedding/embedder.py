@@ -3,8 +3,6 @@
 Shapes: B windows of a batch, N samples, L layers, T frames, D model width.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
@@ -34,6 +32,9 @@ R = TypeVar("R", bound=Recording)
 class Embedder:
     """A MERT ready to use: `embed`, `embed_many`, `stream`. `mert.load` returns one.
 
+    `sample_rate` is in Hz (recordings at other rates are resampled), `frame_rate` in frames per second; `dim` is the
+    width of a frame. `layer_names` are `embed` (the encoder's input), `layer01`, ...
+
     >>> import numpy as np, mert
     >>> m = mert.random_model("nano")
     >>> features = m.embed(np.sin(np.arange(44_100) / 10), sr=44_100, layers=[-1])
@@ -49,21 +50,8 @@ class Embedder:
         self.info, self.sha256 = info, sha256
         self.runner = Runner(self.model, self.device)
         self.clock = Clock.of(model.config)
-
-    @property
-    def sample_rate(self) -> int:
-        """Hz; recordings at other rates are resampled."""
-        return self.model.config.sample_rate
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second."""
-        return self.model.config.frame_rate
-
-    @property
-    def layer_names(self) -> tuple[str, ...]:
-        """`embed` (the encoder's input), `layer01`, ..."""
-        return self.model.config.layer_names
+        self.sample_rate, self.frame_rate = model.config.sample_rate, model.config.frame_rate
+        self.layer_names, self.dim = model.config.layer_names, model.config.dim
 
     @property
     def recommended_layer(self) -> str:
@@ -71,27 +59,15 @@ class Embedder:
         return self.info.recommended_layer or self.layer_names[-1]
 
     @property
-    def dim(self) -> int:
-        """Width of one frame."""
-        return self.model.config.dim
-
-    @property
     def window_s(self) -> float:
         """Seconds of a default window: the model's training context."""
         return self.model.config.window_s
 
     def embed(
-        self,
-        source: Source | Any,
-        *,
-        sr: int | None = None,
-        layers: Layers = "all",
-        pool: Pool = None,
-        window: float | str | None = None,
-        hop: float | None = None,
-        dtype: str = "auto",
+        self, source: Source | Any, *, sr: int | None = None, layers: Layers = "all", pool: Pool = None,
+        window: float | str | None = None, hop: float | None = None, dtype: str = "auto",
         max_seconds: float | None = None,
-    ) -> Features:
+    ) -> Features:  # fmt: skip
         """Features of one recording: a path, bytes, binary file, or an array with its rate `sr`.
 
         `layers` are names or integers (0 = embed, negatives from the end), "all", "last" or "recommended"; `window`
@@ -101,51 +77,36 @@ class Embedder:
         cannot be used, OutputError for results over half of the free memory, TypeError for an array without `sr`.
         CONTRIBUTING.md says what a window reads.
         """
-        options = EmbedOptions(
+        settings = self.settings(
             layers=layers, pool=pool, window=window, hop=hop, dtype=dtype, max_seconds=max_seconds
         )  # fmt: skip
-        settings = self.settings(options)
         recording = self._recording(source, sr)
         if pool is None:
             self._refuse_too_long(recording, settings)
         return next(self.features(iter([recording]), settings))
 
     def embed_many(
-        self,
-        items: Iterable[Source | tuple[Any, int]],
-        *,
-        layers: Layers = "all",
-        pool: Pool = None,
-        window: float | str | None = None,
-        hop: float | None = None,
-        dtype: str = "auto",
+        self, items: Iterable[Source | tuple[Any, int]], *, layers: Layers = "all", pool: Pool = None,
+        window: float | str | None = None, hop: float | None = None, dtype: str = "auto",
         batch_size: int | str = "auto",
-    ) -> Iterator[Features]:
+    ) -> Iterator[Features]:  # fmt: skip
         """Features of each path or (array, sr), in input order; windows of neighbours share batches.
 
         The features of a recording do not depend on its neighbours: 1e-5 relative to the layer's rms, in float32.
         """
         if isinstance(items, str | bytes):
             raise TypeError("embed_many takes a list of recordings; for one there is embed")
-        options = EmbedOptions(
-            layers=layers, pool=pool, window=window, hop=hop, dtype=dtype, batch_size=batch_size
-        )  # fmt: skip
+        settings = self.settings(layers=layers, pool=pool, window=window, hop=hop, dtype=dtype, batch_size=batch_size)
         recordings = (self._recording(*i) if isinstance(i, tuple) else self._recording(i, None) for i in items)
-        return self.features(recordings, self.settings(options))
+        return self.features(recordings, settings)
 
     def stream(
-        self,
-        blocks: Iterable[np.ndarray],
-        *,
-        sr: int,
-        layers: Layers = "all",
-        window: float | str | None = None,
-        hop: float | None = None,
-        dtype: str = "auto",
-    ) -> Iterator[Features]:
+        self, blocks: Iterable[np.ndarray], *, sr: int, layers: Layers = "all", window: float | str | None = None,
+        hop: float | None = None, dtype: str = "auto",
+    ) -> Iterator[Features]:  # fmt: skip
         """Features window by window from blocks [N] or [N, C], as they come: together equal to those of `embed`."""
-        options = EmbedOptions(layers=layers, window=window, hop=hop, dtype=dtype, batch_size=1)
-        settings = replace(self.settings(options), read_ahead=False)
+        settings = self.settings(layers=layers, window=window, hop=hop, dtype=dtype, batch_size=1)
+        settings = replace(settings, read_ahead=False)
         recording = StreamRecording(blocks, sr)
         frames = self.frames(recording, settings)
         return (self._wrapped(values_LTD, span.keep_from, recording, settings) for span, values_LTD in frames)
@@ -215,7 +176,7 @@ class Embedder:
 
     def meta(self, recording: Recording, settings: Settings) -> dict[str, Any]:
         """`meta` of the features of a recording that has been read."""
-        windowing = settings.windowing
+        frames, hop = settings.windowing.frames, settings.windowing.hop
         return {
             "model": self.info.name,
             "weights_sha256": self.sha256,
@@ -223,8 +184,9 @@ class Embedder:
             "seconds": recording.seconds,
             "silent": recording.silent,
             "warnings": recording.warnings,
-            "window": self._window_seconds(windowing),
-            "hop": None if windowing.hop is None else windowing.hop / self.frame_rate,
+            # As `window=` and `hop=` would ask for them, in seconds.
+            "window": "whole" if frames is None else self.clock.n_samples(frames) / self.sample_rate,
+            "hop": None if hop is None else hop / self.frame_rate,
             **{fact: value for fact, value in asdict(self.provenance(settings)).items() if fact != "weights_sha256"},
             "frame_rate": self.frame_rate,
             "pool": settings.pool,
@@ -238,10 +200,6 @@ class Embedder:
     def bytes_per_second(self, settings: Settings, bytes_per_value: int = 4) -> float:
         """Size of unpooled features of one second of audio."""
         return len(settings.layers) * self.dim * self.frame_rate * bytes_per_value
-
-    def _window_seconds(self, windowing: Windowing) -> float | str:
-        """What `window=` would ask for these windows."""
-        return "whole" if windowing.frames is None else self.clock.n_samples(windowing.frames) / self.sample_rate
 
     def _wrapped(self, values_LTD: np.ndarray, start: int, recording: Recording, settings: Settings) -> Features:
         times = self.clock.times(start, start + values_LTD.shape[1])
@@ -257,27 +215,19 @@ class Embedder:
         return ArrayRecording(source, sr)
 
     def _layer_numbers(self, layers: Layers) -> tuple[int, ...]:
-        names = self.layer_names
+        names, n = self.layer_names, len(self.layer_names)
+        known: dict[str | int, int] = {i: i % n for i in range(-n, n)} | {name: i for i, name in enumerate(names)}
+        known |= {"last": n - 1, "recommended": known[self.recommended_layer]}
         if isinstance(layers, str | int):
             layers = names if layers == "all" else [layers]
-        aliases = {"last": names[-1], "recommended": self.recommended_layer}
-        numbers = []
         for layer in layers:
-            layer = aliases.get(layer, layer) if isinstance(layer, str) else layer
-            if isinstance(layer, str) and layer in names:
-                numbers.append(names.index(layer))
-            elif (
-                isinstance(layer, int | np.integer)
-                and not isinstance(layer, bool)
-                and -len(names) <= layer < len(names)
-            ):
-                numbers.append(int(layer) % len(names))
-            else:
-                known = f"{', '.join(names)} (or 0 to {len(names) - 1}, last, recommended)"
-                raise ValueError(f"no layer {layer!r}: this model has {known}")
+            if not isinstance(layer, str | int | np.integer) or isinstance(layer, bool) or layer not in known:
+                choices = f"{', '.join(names)} (or 0 to {n - 1}, last, recommended)"
+                raise ValueError(f"no layer {layer!r}: this model has {choices}")
+        numbers = tuple(known[layer] for layer in layers)
         if not numbers or len(set(numbers)) < len(numbers):
             raise ValueError(f"layers {list(layers)} are none, or hold one twice")
-        return tuple(numbers)
+        return numbers
 
     def _refuse_too_long(self, recording: Recording, settings: Settings) -> None:
         """Refuse before the work starts; if the header announces too much, the recording is decoded to check."""

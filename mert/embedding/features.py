@@ -37,8 +37,7 @@ class Provenance:
     @classmethod
     def of(cls, meta: Mapping[str, Any]) -> Provenance:
         """The provenance in a `meta`."""
-        facts: dict[str, Any] = {fact.name: meta.get(fact.name) for fact in fields(cls)}
-        return cls(**facts)
+        return cls(*(meta.get(fact.name) for fact in fields(cls)))  # type: ignore[arg-type]
 
     @classmethod
     def missing(cls, meta: Mapping[str, Any]) -> list[str]:

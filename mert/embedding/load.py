@@ -1,7 +1,5 @@
 """`mert.load`: an Embedder by the name of its model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

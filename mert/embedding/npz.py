@@ -22,9 +22,8 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that equal contents are equal
 
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays to `path`: to a file beside it first, then by rename."""
-    path = Path(path)
-    with temporary_folder(path) as folder:
-        _write_archive(path, folder, arrays)
+    with temporary_folder(Path(path)) as folder:
+        _write_archive(Path(path), folder, arrays)
 
 
 def read_npz(path: str | Path, required: tuple[str, ...], leave_out: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
@@ -76,7 +75,9 @@ class FrameWriter:
                 paths = [self._folder / f"{i}.raw" for i in range(len(stored_LTD))]
                 self._files = [self._open.enter_context(open(path, "w+b", 0)) for path in paths]  # noqa: SIM115
             for file, stored_TD in zip(self._files, stored_LTD, strict=True):
-                _write_all(file, stored_TD.tobytes())
+                view = memoryview(stored_TD.tobytes())
+                while view:  # an unbuffered file may write less than it is given
+                    view = view[file.write(view) :]
         self.n_frames += values_LTD.shape[1]
         self._shape = (len(values_LTD), self.n_frames, values_LTD.shape[2])
 
@@ -103,24 +104,17 @@ def fitting(values: np.ndarray, dtype: str | np.dtype, path: str | Path) -> np.n
 
 
 def _write_archive(
-    path: Path,
-    folder: Path,
-    arrays: dict[str, np.ndarray],
+    path: Path, folder: Path, arrays: dict[str, np.ndarray],
     write_first: Callable[[zipfile.ZipFile], None] = lambda archive: None,
-) -> None:
+) -> None:  # fmt: skip
     """Build the archive in `folder`; it becomes `path` once it is complete and on disk."""
     with writing(path):
         with zipfile.ZipFile(folder / "final.npz", "w", zipfile.ZIP_STORED) as archive:
             write_first(archive)
             for name, array in arrays.items():
-                _write_array(archive, name, array)
+                with archive.open(_entry(name), "w", force_zip64=True) as out:
+                    np.lib.format.write_array(out, np.asarray(array, order="C"), allow_pickle=False)
         put_in_place(folder / "final.npz", path)
-
-
-def _write_all(file: BinaryIO, data: bytes) -> None:
-    view = memoryview(data)
-    while view:  # an unbuffered file may write less than it is given
-        view = view[file.write(view) :]
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
@@ -130,8 +124,3 @@ def _entry(name: str) -> zipfile.ZipInfo:
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with archive.open(f"{name}.npy") as file:
         return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def _write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
-    with archive.open(_entry(name), "w", force_zip64=True) as out:
-        np.lib.format.write_array(out, np.asarray(array, order="C"), allow_pickle=False)

@@ -1,7 +1,5 @@
 """Options of an embedding call, as users give them and as they are resolved for one model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,12 +11,7 @@ Layers = str | int | Sequence[str | int]
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedOptions:
-    """What features to extract and how; `Embedder.settings` resolves them.
-
-    `layers` are names or integers (0 = embed, negatives from the end), "all", "last" or "recommended"; `window` is
-    seconds (default: the training context) or "whole"; `hop` is seconds between windows (default: a window); `dtype`
-    is float32, bfloat16, float16, int8 or "auto"; `batch_size` is a number of windows or "auto".
-    """
+    """What features to extract and how, as `Embedder.embed` explains; `batch_size` is a number of windows or "auto"."""
 
     layers: Layers = "all"
     pool: Pool = None

@@ -87,10 +87,8 @@ class Windowing:
             raise ValueError(f"a window of {window_s} s has no frame: give at least {clock.field} samples")
         hop_frames = frames if hop is None else round(hop * clock.rate_hz / clock.stride) if math.isfinite(hop) else 0
         if not 1 <= hop_frames <= frames:
-            raise ValueError(
-                f"a hop of {hop} s is {hop_frames} frames: give 1 to {frames} frames of "
-                f"{clock.stride / clock.rate_hz:.6f} s, so that no frame is left out"
-            )
+            remedy = f"give 1 to {frames} frames of {clock.stride / clock.rate_hz:.6f} s, so that no frame is left out"
+            raise ValueError(f"a hop of {hop} s is {hop_frames} frames: {remedy}")
         return cls(frames, hop_frames)
 
     def plan(self, n_frames: int) -> list[Span]:
@@ -135,11 +133,8 @@ def cut(
             i += 1
     n_frames = clock.n_frames(buffer.end)
     if not n_frames:
-        raise AudioError(
-            name,
-            f"{buffer.end} samples at {clock.rate_hz} Hz are too short for one frame",
-            f"give at least {clock.field} samples ({clock.field / clock.rate_hz * 1e3:.1f} ms)",
-        )
+        remedy = f"give at least {clock.field} samples ({clock.field / clock.rate_hz * 1e3:.1f} ms)"
+        raise AudioError(name, f"{buffer.end} samples at {clock.rate_hz} Hz are too short for one frame", remedy)
     if windowing.frames is None:
         yield Span(0, n_frames, 0, n_frames), buffer.samples()
         return

@@ -7,8 +7,6 @@ types by their cosine.
 Shapes: B clips, N samples, T frames, K taps, C and O conv channels, D model width, H heads, E = D / H.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import cast
@@ -40,10 +38,13 @@ class FastMert:
 
     def __init__(self, model: Mert, dtype: torch.dtype = torch.float32, int8: bool = False) -> None:
         self.model, self.dtype = model, dtype
-        first, *rest = model.frontend.convs
+        first, *rest = cast(list[Conv], model.frontend.convs)
         self.first = cast(NormedConv, first)
         exact = dtype == torch.float32  # then only one layer, the longest, uses the faster and less exact convolution
-        self.convs = [conv_layer(conv, dtype, exact and i > 0) for i, conv in enumerate(rest)]
+        self.convs = [
+            TapsGelu(c.weight, dtype, c.stride) if exact and i else ConvGelu(c.weight, None, dtype, c.stride)
+            for i, c in enumerate(rest)
+        ]
         self.norm = model.projection.norm
         self.project = Product(model.projection.linear.weight, model.projection.linear.bias, dtype)
         position = model.encoder.position.conv
@@ -139,14 +140,6 @@ def norm(x: Tensor, layer: nn.LayerNorm) -> Tensor:
     if x.device.type == "cpu":  # accepts mixed types
         return F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
     return F.layer_norm(x.float(), layer.normalized_shape, layer.weight, layer.bias, layer.eps).to(x.dtype)
-
-
-def conv_layer(conv: nn.Module, dtype: torch.dtype, exact: bool) -> ConvGelu | TapsGelu:
-    """A convolution without a bias, and its GELU; `exact` selects the more exact algorithm."""
-    conv = cast(Conv, conv)
-    if exact:
-        return TapsGelu(conv.weight, dtype, conv.stride)
-    return ConvGelu(conv.weight, None, dtype, conv.stride)
 
 
 def halves(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,9 @@
 """Operators of inference: fused ones of oneDNN on a CPU that has them; otherwise, and in other types, torch's own.
 
-On x86, torch sends float32 products to MKL; on CPUs that are not Intel's, oneDNN is more than twice as fast. It also
-applies GELU or adds a residual while a result is still in the cache.
+oneDNN is faster on many CPUs (see `mert.models.cpu`), and applies GELU or adds a residual while a result is cached.
 Shapes: B clips, T frames, Q queries, S keys, K inputs, W taps, P = W K, O outputs, H heads, E width of a head, G heads
 of clips.
 """
-
-from __future__ import annotations
 
 import os
 import warnings
@@ -119,7 +116,10 @@ def attended(q_GQE: Tensor, k_GSE: Tensor, v_GSE: Tensor) -> Tensor:
     # In float32 torch's batched product is MKL's: fast for small heads, at a third of oneDNN's speed for large ones.
     batched = q_GQE.dtype == torch.bfloat16 or n_keys <= QUERIES_AT_ONCE
     n_heads = max(1, SCORES_AT_ONCE // (n_queries * n_keys)) if batched else 1
-    product = heads_product if batched else head_product
+
+    def product(a_GMK: Tensor, b_GNK: Tensor) -> Tensor:  # for one head by oneDNN
+        return torch.bmm(a_GMK, b_GNK.transpose(1, 2)) if batched else linear(a_GMK[0], b_GNK[0], None).unsqueeze(0)
+
     for g in range(0, len(q_GQE), n_heads):
         heads = slice(g, g + n_heads)
         keys_GSE, values_GES = k_GSE[heads], v_GSE[heads].transpose(1, 2).contiguous()
@@ -128,16 +128,6 @@ def attended(q_GQE: Tensor, k_GSE: Tensor, v_GSE: Tensor) -> Tensor:
             weights_GQS = product(q_GQE[heads, queries], keys_GSE).softmax(-1)
             out_GQE[heads, queries] = product(weights_GQS, values_GES)
     return out_GQE
-
-
-def heads_product(a_GMK: Tensor, b_GNK: Tensor) -> Tensor:
-    """[G, M, K] times [G, N, K] -> [G, M, N]."""
-    return torch.bmm(a_GMK, b_GNK.transpose(1, 2))
-
-
-def head_product(a_1MK: Tensor, b_1NK: Tensor) -> Tensor:
-    """The same product for one head, by oneDNN in any type."""
-    return linear(a_1MK[0], b_1NK[0], None).unsqueeze(0)
 
 
 def rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:

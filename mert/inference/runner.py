@@ -3,8 +3,6 @@
 Shapes: B waves of a batch, N samples, L layers, T frames, D model width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

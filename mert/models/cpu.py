@@ -5,8 +5,6 @@ more than twice as fast. Training uses oneDNN. Inference stays with torch's choi
 Shapes: M rows, K inputs, N outputs; for convolutions B clips, T frames, C input and O output channels, K taps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from typing import Any

@@ -3,8 +3,6 @@
 Shapes: B clips, T frames, D model width, H heads, E = D / H.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch.nn.functional as F
@@ -24,11 +22,10 @@ class PositionalConv(nn.Module):
         nn.init.normal_(conv.weight, std=(4 / (kernel * config.dim)) ** 0.5)
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         self.conv = nn.utils.parametrizations.weight_norm(conv, dim=2)
-        self.trim = 1 - kernel % 2  # an even kernel returns one frame too many
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         position_BDT = self.conv(x_BTD.transpose(1, 2))
-        return F.gelu(position_BDT[:, :, : x_BTD.shape[1]]).transpose(1, 2)
+        return F.gelu(position_BDT[:, :, : x_BTD.shape[1]]).transpose(1, 2)  # an even kernel gives a frame too many
 
 
 class Attention(nn.Module):
@@ -105,12 +102,9 @@ class Encoder(nn.Module):
                 nn.init.zeros_(linear.bias)
 
     def forward(
-        self,
-        x_BTD: Tensor,
-        valid_BT: Tensor | None = None,
-        layers: Sequence[int] | None = None,
+        self, x_BTD: Tensor, valid_BT: Tensor | None = None, layers: Sequence[int] | None = None,
         skip: Collection[int] = (),
-    ) -> list[Tensor]:
+    ) -> list[Tensor]:  # fmt: skip
         """States of `layers` (all by default), computed no deeper than the highest; `skip` names dropped layers."""
         if valid_BT is not None:
             x_BTD = x_BTD * valid_BT.unsqueeze(2)
@@ -120,13 +114,10 @@ class Encoder(nn.Module):
 
 
 def block_states(
-    blocks: Iterable[Callable[[Tensor, Tensor | None], Tensor]],
-    x_BTD: Tensor,
-    valid_BT: Tensor | None,
-    layers: Sequence[int] | None = None,
-    skip: Collection[int] = (),
+    blocks: Iterable[Callable[[Tensor, Tensor | None], Tensor]], x_BTD: Tensor, valid_BT: Tensor | None,
+    layers: Sequence[int] | None = None, skip: Collection[int] = (),
     final_norm: Callable[[Tensor], Tensor] | None = None,
-) -> list[Tensor]:
+) -> list[Tensor]:  # fmt: skip
     """States [B, T, D] of `layers`: 0 is `x_BTD`, i the output of block i; `final_norm` is applied to the last only.
 
     Blocks above the highest of `layers` (all by default) do not run, nor those in `skip`.

@@ -3,8 +3,6 @@
 Shapes: B clips, N samples, T frames, C channels, K taps of the first kernel.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

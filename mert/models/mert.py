@@ -5,8 +5,6 @@
 Shapes: B clips, N samples, T frames, C conv channels, D model width, L blocks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 import torch
@@ -67,13 +65,9 @@ class Mert(nn.Module):
         return self.encode(features_BTC, self.valid_frames(lengths_B, features_BTC.shape[1]), layers)
 
     def encode(
-        self,
-        features_BTC: Tensor,
-        valid_BT: Tensor | None = None,
-        layers: Sequence[int] | None = None,
-        mask_BT: Tensor | None = None,
-        skip: Collection[int] = (),
-    ) -> list[Tensor]:
+        self, features_BTC: Tensor, valid_BT: Tensor | None = None, layers: Sequence[int] | None = None,
+        mask_BT: Tensor | None = None, skip: Collection[int] = (),
+    ) -> list[Tensor]:  # fmt: skip
         """Hidden states of the front end's features. `mask_BT` marks frames to mask, `skip` names layers to drop."""
         x_BTD = self.projection(features_BTC)
         if mask_BT is not None:

@@ -3,8 +3,6 @@
 Shapes: N samples.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -3,8 +3,6 @@
 Shapes: B clips of a group, N samples, T frames.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -55,11 +53,9 @@ class Batches:
         self._ahead: dict[tuple[int, int], Future[np.ndarray]] = {}
         for name, teacher in teachers.items():
             if teacher.sample_rate != recipe.model.sample_rate or teacher.rate_hz != recipe.model.frame_rate:
-                raise UsageError(
-                    f"teacher {name}",
-                    f"works at {teacher.sample_rate} Hz and {teacher.rate_hz:g} frames a second",
-                    f"the model needs {recipe.model.sample_rate} Hz and {recipe.model.frame_rate:g}",
-                )
+                reason = f"works at {teacher.sample_rate} Hz and {teacher.rate_hz:g} frames a second"
+                remedy = f"the model needs {recipe.model.sample_rate} Hz and {recipe.model.frame_rate:g}"
+                raise UsageError(f"teacher {name}", reason, remedy)
             teacher.check_recordings((corpus.name(index), corpus.n_samples(index)) for index in range(len(corpus)))
 
     def group(self, step: int, number: int) -> Group:
@@ -114,10 +110,8 @@ class Batches:
     def _cropped(self, indices: Sequence[int], random: np.random.Generator) -> list[tuple[int, int]]:
         """Recordings and the first frames of their crops; crops begin on whole frames, as stored labels do."""
         n_samples = self.recipe.clip_samples
-        latest = [(self.corpus.n_samples(index) - n_samples) // self.stride for index in indices]
-        return [
-            (index, int(random.integers(0, last, endpoint=True))) for index, last in zip(indices, latest, strict=True)
-        ]
+        latest = ((self.corpus.n_samples(index) - n_samples) // self.stride for index in indices)
+        return [(index, int(random.integers(last + 1))) for index, last in zip(indices, latest, strict=True)]
 
     def _read(self, crops: Sequence[tuple[int, int]]) -> np.ndarray:
         n_samples = self.recipe.clip_samples
@@ -126,13 +120,9 @@ class Batches:
     def _with_targets(self, clips_BN: np.ndarray, crops: Sequence[tuple[int, int]], mask_BT: torch.Tensor) -> Group:
         wave_BN = torch.from_numpy(clips_BN).to(self.device)
         named = [Crop(self.corpus.name(index), self.corpus.n_samples(index), frame) for index, frame in crops]
-        codes, frames = {}, {}
-        for name, teacher in self.teachers.items():
-            targets = teacher.crop_targets(wave_BN, named, self.n_frames)
-            if targets.codes is not None:
-                codes[name] = targets.codes
-            if targets.frames is not None:
-                frames[name] = targets.frames
+        targets = {name: t.crop_targets(wave_BN, named, self.n_frames) for name, t in self.teachers.items()}
+        codes = {name: target.codes for name, target in targets.items() if target.codes is not None}
+        frames = {name: target.frames for name, target in targets.items() if target.frames is not None}
         return Group(wave_BN, mask_BT, codes, frames)
 
     def _mask(self, random: np.random.Generator, n_clips: int) -> torch.Tensor:

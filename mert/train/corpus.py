@@ -3,8 +3,6 @@
 Shapes: N samples.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
@@ -68,12 +66,8 @@ class FileCorpus:
             log.warning("dropped %d of %d recordings", len(self.dropped), len(sources))
         if not self._items:
             raise CorpusError(f"{len(sources)} recordings", "none can be used", "see the warnings, or give other data")
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of names and lengths."""
         facts = [[name, length] for name, _, length in self._items]
-        return hashlib.sha256(json.dumps([self.rate_hz, facts]).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(json.dumps([rate_hz, facts]).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -86,9 +80,8 @@ class FileCorpus:
 
     def read(self, index: int, start: int, n_samples: int) -> np.ndarray:
         """Float32 [N] from sample `start`; nothing after them is decoded."""
-        _, source, _ = self._items[index]
         blocks, end = [], 0
-        for block_N in opened(source).blocks(self.rate_hz):
+        for block_N in opened(self._items[index][1]).blocks(self.rate_hz):
             blocks.append(block_N[max(0, start - end) :])
             end += len(block_N)
             if end >= start + n_samples:
@@ -131,12 +124,9 @@ class FirstClips:
     """The first few recordings of a corpus, to overfit on."""
 
     def __init__(self, corpus: Corpus, n_clips: int) -> None:
-        self.rate_hz, self._corpus, self._n = corpus.rate_hz, corpus, min(n_clips, len(corpus))
+        self.rate_hz, self._n = corpus.rate_hz, min(n_clips, len(corpus))
         self.name, self.n_samples, self.read = corpus.name, corpus.n_samples, corpus.read
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self._corpus.fingerprint}:{self._n}".encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(f"{corpus.fingerprint}:{self._n}".encode()).hexdigest()
 
     def __len__(self) -> int:
         return self._n

@@ -3,30 +3,24 @@
 Shapes: B clips of a group, N samples, T frames.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-PROBABILITY = 0.8  # spans per frame, times the span length; about 54 % of the frames end up masked
-LENGTH = 5  # frames per span
 MIN_SPANS = 2  # per clip
+MAX_PIECES = 3  # to mix into a clip
 
 
 def span_mask(
-    random: np.random.Generator,
-    n_clips: int,
-    n_frames: int,
-    probability: float = PROBABILITY,
-    length: int = LENGTH,
+    random: np.random.Generator, n_clips: int, n_frames: int, probability: float = 0.8, length: int = 5
 ) -> np.ndarray:
     """Boolean [B, T], true where masked, with equally many masked frames in each clip of the group.
 
     K = floor(p T / m + u) spans of m frames start at distinct places below T - m (so the last frame is never
-    masked) and may overlap; then single frames are unmasked until all clips have the smallest count of the group.
+    masked) and may overlap, so that p = 0.8 masks about 54 % of the frames; then single frames are unmasked until all
+    clips have the smallest count of the group.
     Source: MERT paper, section 3.3, and the recipe's `compute_mask_indices`. ValueError if all frames would be masked.
 
     >>> mask = span_mask(np.random.default_rng(0), 4, 374)
@@ -52,9 +46,6 @@ def _spans(random: np.random.Generator, n_frames: int, probability: float, lengt
     starts = random.choice(latest, n_spans, replace=False)
     frames = np.unique(starts[:, None] + np.arange(length))
     return frames[frames < n_frames]
-
-
-MAX_PIECES = 3
 
 
 @dataclass(frozen=True, kw_only=True)

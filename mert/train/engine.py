@@ -1,7 +1,5 @@
 """The pretraining engine: one step function, run by one process or many, and resumed bit for bit."""
 
-from __future__ import annotations
-
 import logging
 import math
 import signal
@@ -20,7 +18,7 @@ from mert.models.mert import Mert
 from mert.train.batches import DROPOUT, Batches, torch_seed
 from mert.train.corpus import Corpus
 from mert.train.initialisation import PretrainerConfig, new_pretrainer
-from mert.train.objective import Group, recompute_blocks
+from mert.train.objective import Group, add_parts, recompute_blocks
 from mert.train.parallel import World, parallelize, sync_gradients
 from mert.train.recipe import Recipe
 from mert.train.run_folder import Checkpoints, RunLog
@@ -91,7 +89,8 @@ class Update:
         seed, last = self.batches.recipe.seed, len(self.share) - 1
         for position, number in enumerate(self.share):
             group = self.batches.group(self.step, number)
-            if following := self._following(position):
+            following = (self.step, self.share[position + 1]) if position < last else (self.step + 1, self.share[0])
+            if following[0] <= self.batches.recipe.steps:
                 self.batches.read_ahead(*following)
             parts = group.split(self.clips_at_once)
             torch.manual_seed(torch_seed(seed, DROPOUT, self.step, number))
@@ -102,20 +101,10 @@ class Update:
     def loss(self, module: nn.Module, group: Group, skip: tuple[int, ...], last: bool) -> Tensor:
         """Scaled loss of one micro-step; `last` says whether gradients are exchanged in its backward pass."""
         autocast = self.batches.recipe.dtype == "bfloat16"
-        with (
-            sync_gradients(module, last),
-            torch.autocast(self.world.device.type, torch.bfloat16, enabled=autocast),
-        ):
+        with sync_gradients(module, last), torch.autocast(self.world.device.type, torch.bfloat16, enabled=autocast):
             loss, parts = module(group, skip)
-        for name, value in (parts | {"loss": loss.detach()}).items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.double()
+        add_parts(self._sums, loss, parts)
         return loss * (self.world.size / self.n_masked)  # DDP and FSDP take means over processes
-
-    def _following(self, position: int) -> tuple[int, int] | None:
-        """Step and number of the group that this process needs next; None after the last step."""
-        if position + 1 < len(self.share):
-            return self.step, self.share[position + 1]
-        return (self.step + 1, self.share[0]) if self.step < self.batches.recipe.steps else None
 
     def row(self) -> dict[str, Any]:
         """Metrics of the step: means over the masked frames of the batch, summed over all processes in one exchange."""
@@ -138,12 +127,7 @@ class Engine:
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        corpus: Corpus,
-        teachers: dict[str, TargetSource],
-        world: World,
-        model: Mert | None = None,
+        self, recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], world: World, model: Mert | None = None
     ) -> None:
         self.recipe, self.world = recipe, world
         self.share = world.share(recipe.n_groups)
@@ -173,12 +157,18 @@ class Engine:
         before = {number: signal.signal(number, self._ask_to_stop) for number in SIGNALS}
         try:
             for step in range(done + 1, (until or self.recipe.steps) + 1):
-                row = self._step_and_validate(step, runlog)
+                row = self.step(step)
+                if self.batches.validates(step):
+                    metrics = held_out_metrics(self.objective, self.batches, self.world.size == 1)
+                    row |= {f"valid/{name}": value for name, value in metrics.items()}
+                    if runlog:
+                        runlog.print(summary(step, metrics))
                 if runlog:  # before the save: a resume drops later rows, but cannot add missing ones
                     runlog.write_row(row)
                 stopping = self._anyone_stops()
                 if stopping or step % self.recipe.checkpoint_every == 0 or step == self.recipe.steps:
-                    self._save(step)
+                    state = {"guard": asdict(self.guard), **self.facts}
+                    self.checkpoints.save(step, self.module, self.optimizer, state)
                 done = step
                 if stopping:
                     log.warning("stopped after step %d by a signal; the same command resumes", step)
@@ -218,18 +208,6 @@ class Engine:
             remedy = f"look at {path}; lower lr, or leave the recordings out"
             raise TrainingError(f"step {step}", f"{self.guard.bad_in_a_row} bad steps in a row ({reason})", remedy)
 
-    def _step_and_validate(self, step: int, runlog: RunLog | None) -> dict[str, Any]:
-        row = self.step(step)
-        if self.batches.validates(step):
-            metrics = held_out_metrics(self.objective, self.batches, self.world.size == 1)
-            row |= {f"valid/{name}": value for name, value in metrics.items()}
-            if runlog:
-                runlog.print(summary(step, metrics))
-        return row
-
-    def _save(self, step: int) -> None:
-        self.checkpoints.save(step, self.module, self.optimizer, {"guard": asdict(self.guard), **self.facts})
-
     def _resume(self) -> int:
         path = self.checkpoints.newest()
         if path is None:
@@ -245,9 +223,8 @@ class Engine:
 
     def _keep_batch(self, step: int) -> Path:
         path = Path(self.recipe.out) / f"bad_step_{step:08d}_rank_{self.world.rank}.safetensors"
-        groups = (self.batches.group(step, number) for number in self.share)
-        tensors = {f"wave_{i}": group.wave_BN.cpu().contiguous() for i, group in enumerate(groups)}
-        save_file(tensors, path)
+        groups = enumerate(self.batches.group(step, number) for number in self.share)
+        save_file({f"wave_{i}": group.wave_BN.cpu().contiguous() for i, group in groups}, path)
         return path
 
     def _ask_to_stop(self, number: int, frame: object) -> None:

@@ -1,6 +1,5 @@
 """Initial weights: at random, or informed, so that a small model learns in an hour.
 
-Informed initialisation makes the front end a mel-spaced filterbank, and the class embeddings the teachers' codewords.
 Shapes: C channels or codes, K taps, F filters, N samples, E embedding width, D dimensions of a codeword.
 """
 

@@ -94,13 +94,20 @@ class Group:
         parts = [slice(first, first + n_clips) for first in range(0, len(self.wave_BN), n_clips)]
         return [
             Group(
-                self.wave_BN[part],
-                self.mask_BT[part],
+                self.wave_BN[part], self.mask_BT[part],
                 {name: codes_BKT[part] for name, codes_BKT in self.codes.items()},
                 {name: frames_BTF[part] for name, frames_BTF in self.frames.items()},
             )
             for part in parts
-        ]
+        ]  # fmt: skip
+
+    def masked_codes(self, name: str) -> Tensor:
+        """The codes [S, K] of a teacher at the masked frames."""
+        return self.codes[name][:, :, : self.mask_BT.shape[1]].transpose(1, 2)[self.mask_BT]
+
+    def masked_frames(self, name: str) -> Tensor:
+        """The frames [S, F] of a teacher that are masked."""
+        return self.frames[name][:, : self.mask_BT.shape[1]][self.mask_BT]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,14 +129,9 @@ class Pretrainer(nn.Module):
     """
 
     def __init__(
-        self,
-        model: Mert,
-        n_classes: Mapping[str, tuple[int, ...]],
-        n_bins: Mapping[str, int],
-        class_width: int = 64,
-        weights: Weights | None = None,
-        extra_classes: int = 0,
-    ) -> None:
+        self, model: Mert, n_classes: Mapping[str, tuple[int, ...]], n_bins: Mapping[str, int],
+        class_width: int = 64, weights: Weights | None = None, extra_classes: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         dim = model.config.dim
         self.model, self.weights = model, weights or Weights()
@@ -144,23 +146,26 @@ class Pretrainer(nn.Module):
         parts = {"penalty": penalty * len(states_SD)}
         loss = self.weights.penalty * parts["penalty"]
         for name, head in self.code_heads.items():
-            codes_SK = group.codes[name][:, :, : group.mask_BT.shape[1]].transpose(1, 2)[group.mask_BT]
-            parts[f"{name}/loss"], parts[f"{name}/right"] = head(states_SD, codes_SK)
+            parts[f"{name}/loss"], parts[f"{name}/right"] = head(states_SD, group.masked_codes(name))
             loss = loss + self.weights.codes * parts[f"{name}/loss"].sum()
         for name, head in self.frame_heads.items():
-            frames_SF = group.frames[name][:, : group.mask_BT.shape[1]][group.mask_BT]
-            parts[f"{name}/loss"] = head(states_SD, frames_SF)
+            parts[f"{name}/loss"] = head(states_SD, group.masked_frames(name))
             loss = loss + self.weights.frames * parts[f"{name}/loss"]
         return loss, {name: part.detach() for name, part in parts.items()}
 
     def masked_states(self, group: Group, skip: Collection[int] = ()) -> tuple[Tensor, Tensor]:
         """Last states [S, D] of the masked frames, and the mean squared conv feature."""
         model = self.model
-        features_BTC = model.frontend(group.wave_BN)
-        features_BTC = scale_gradient(features_BTC, self.weights.feature_grad)
+        features_BTC = scale_gradient(model.frontend(group.wave_BN), self.weights.feature_grad)
         penalty = features_BTC.float().square().mean()
         (states_BTD,) = model.encode(features_BTC, layers=[model.config.n_layers], mask_BT=group.mask_BT, skip=skip)
         return states_BTD[group.mask_BT], penalty
+
+
+def add_parts(sums: dict[str, Tensor], loss: Tensor, parts: Mapping[str, Tensor]) -> None:
+    """Add a loss and its parts to `sums`, in float64."""
+    for name, part in {**parts, "loss": loss.detach()}.items():
+        sums[name] = sums.get(name, torch.zeros_like(part, dtype=torch.float64)) + part.double()
 
 
 def scale_gradient(x: Tensor, scale: float) -> Tensor:

@@ -1,10 +1,9 @@
 """Recipes: everything a pretraining run depends on, as one frozen configuration; named ones are functions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -74,30 +73,26 @@ class Recipe:
             if (value := getattr(self, name)) < minimum:
                 raise UsageError("recipe", f"{name}={value}", f"give {minimum} or more")
         clip_s = 2 * self.model.receptive_field / self.model.sample_rate
-        mixing, warmup = self.mixing, f"{self.warmup_steps} with steps={self.steps}"
-        rules: list[tuple[bool, str, object, str]] = [
-            (self.batch_clips % self.group_clips == 0, "batch_clips", self.batch_clips,
-             f"give a multiple of group_clips={self.group_clips}"),
-            (self.parallel in ("ddp", "fsdp"), "parallel", self.parallel, "give ddp or fsdp"),
-            (self.dtype in ("float32", "bfloat16"), "dtype", self.dtype, "give float32 or bfloat16"),
-            (self.warmup_steps < self.steps, "warmup_steps", warmup, f"give 0 to {self.steps - 1}, or more steps"),
-            (bool(self.teachers), "teachers", "", "name at least one teacher"),
-            (self.clip_samples >= 2 * self.model.receptive_field, "clip_s", self.clip_s, f"give at least {clip_s:.4f}"),
-            (len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "betas", self.betas,
-             "give two numbers from 0 to below 1"),
-            (0 <= self.mask_probability <= 1, "mask_probability", self.mask_probability, "give 0 to 1"),
-            (0 <= mixing.apply_prob <= 1, "mixing.apply_prob", mixing.apply_prob, "give 0 to 1"),
-            (self.clip_norm > 0, "clip_norm", self.clip_norm, "give a number above 0"),
-            (0 <= mixing.shortest <= mixing.longest, "mixing.shortest", mixing.shortest,
-             f"give 0 to mixing.longest={mixing.longest}"),
-        ]  # fmt: skip
-        rules += [
-            (0 <= (value := getattr(self, name)) < math.inf, name, value, "give 0 or more")
-            for name in ("lr", "weight_decay", "eps")
+        mixing, group = self.mixing, f"group_clips={self.group_clips}"
+        good_betas = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        rules = [
+            (self.batch_clips % self.group_clips == 0, "batch_clips", f"give a multiple of {group}"),
+            (self.parallel in ("ddp", "fsdp"), "parallel", "give ddp or fsdp"),
+            (self.dtype in ("float32", "bfloat16"), "dtype", "give float32 or bfloat16"),
+            (self.warmup_steps < self.steps, "warmup_steps", f"give 0 to {self.steps - 1}, or more steps"),
+            (bool(self.teachers), "teachers", "name at least one teacher"),
+            (self.clip_samples >= 2 * self.model.receptive_field, "clip_s", f"give at least {clip_s:.4f}"),
+            (good_betas, "betas", "give two numbers from 0 to below 1"),
+            (0 <= self.mask_probability <= 1, "mask_probability", "give 0 to 1"),
+            (0 <= mixing.apply_prob <= 1, "mixing.apply_prob", "give 0 to 1"),
+            (self.clip_norm > 0, "clip_norm", "give a number above 0"),
+            (0 <= mixing.shortest <= mixing.longest, "mixing.shortest", f"give 0 to mixing.longest={mixing.longest}"),
+            *((0 <= getattr(self, name) < math.inf, name, "give 0 or more") for name in ("lr", "weight_decay", "eps")),
         ]
-        for good, name, value, remedy in rules:
+        shown = {"warmup_steps": f"{self.warmup_steps} with steps={self.steps}", "teachers": ""}
+        for good, name, remedy in rules:
             if not good:
-                raise UsageError("recipe", f"{name}={value}", remedy)
+                raise UsageError("recipe", f"{name}={shown.get(name, attrgetter(name)(self))}", remedy)
 
     @property
     def n_groups(self) -> int:

@@ -4,8 +4,6 @@
 is not a tensor, and size and SHA-256 of every file. A checkpoint without this marker is incomplete and never loaded.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -49,7 +47,13 @@ class Checkpoints:
         """
         path = self.folder / f"step_{step:08d}"
         try:
-            self._write(path, module, optimizer)
+            if self.world.rank == 0:
+                shutil.rmtree(path, ignore_errors=True)  # an earlier incomplete attempt
+                path.mkdir(parents=True)
+            self.world.barrier()
+            weights, moments = get_state_dict(module, optimizer)
+            dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=path)
+            self.world.barrier()
             if self.world.rank == 0:
                 files = {file.name: [file.stat().st_size, sha256_file(file)] for file in sorted(path.iterdir())}
                 write_json(path / MARKER, {"step": step, "state": state, "files": files})
@@ -62,15 +66,6 @@ class Checkpoints:
             self._remove_old(path)
         self.world.barrier()
         return path
-
-    def _write(self, path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        if self.world.rank == 0:
-            shutil.rmtree(path, ignore_errors=True)  # an earlier incomplete attempt
-            path.mkdir(parents=True)
-        self.world.barrier()
-        weights, moments = get_state_dict(module, optimizer)
-        dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=path)
-        self.world.barrier()
 
     def _remove_old(self, newest: Path) -> None:
         """Remove older checkpoints, incomplete ones, and those of later steps.
@@ -91,8 +86,7 @@ class Checkpoints:
     def newest(self) -> Path | None:
         """The newest checkpoint whose files match its marker; a warning names each that does not."""
         for path in reversed(self.complete()):
-            problem = damage(path)
-            if problem is None:
+            if (problem := damage(path)) is None:
                 return path
             log.warning("%s: %s; an older checkpoint is used", path, problem)
         return None
@@ -156,8 +150,8 @@ class RunLog:
         self._lines = open(self._metrics, "a", encoding="utf-8")  # noqa: SIM115
         with writing(self.folder / "tensorboard"):
             self._board = tensorboard.SummaryWriter(str(self.folder / "tensorboard"), purge_step=resumed_step + 1)
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        self._progress = Progress(*columns)
+        description = TextColumn("{task.description}")
+        self._progress = Progress(BarColumn(), MofNCompleteColumn(), description, TimeRemainingColumn())
         self._task = self._progress.add_task("starting", total=recipe.steps, completed=resumed_step)
         self._progress.start()
 
@@ -187,8 +181,7 @@ class RunLog:
                 log.warning("the records in %s could not be closed: %s", self.folder, error)
 
     def _draw(self) -> None:
-        rows = read_rows(self._metrics)
-        if rows:
+        if rows := read_rows(self._metrics):
             from mert.plots import save_curves
 
             save_curves(rows, self.folder / "curves.png", title=self.folder.name)

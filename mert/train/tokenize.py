@@ -1,11 +1,7 @@
-"""`mert tokenize`: the codes of a whole corpus into a label store, shard by shard.
+"""`mert tokenize`: the codes of a whole corpus into a label store, shard by shard; a stopped job can be run again.
 
-A shard is written whole or not at all, and only if it is missing, so that a stopped job can be run again, in this
-process or on Ray.
 Shapes: K codebooks, T frames, C classes.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,8 +45,7 @@ class TokenizeStage:
         if not teacher.n_classes:
             remedy = "name a code teacher; the targets of frame teachers are computed while training"
             raise UsageError(options.teacher, "gives frames, not codes", remedy)
-        self.teacher = teacher
-        rate_hz = self.teacher.sample_rate
+        self.teacher, rate_hz = teacher, teacher.sample_rate
         self.corpus: Corpus = open_corpus(options.data, rate_hz, rate_hz, options.data_options)
         self.n_shards = -(-len(self.corpus) // SHARD_RECORDINGS)
 
@@ -83,8 +78,7 @@ class TokenizeStage:
         codes = self.teacher.targets(torch.from_numpy(wave_N)[None]).codes
         assert codes is not None
         codes_KT = codes[0].numpy()
-        limits_K1 = np.array(self.teacher.n_classes)[:, None]
-        if (codes_KT < 0).any() or (codes_KT >= limits_K1).any():
+        if (codes_KT < 0).any() or (codes_KT >= np.array(self.teacher.n_classes)[:, None]).any():
             raise MertError(self.corpus.name(index), "its codes are out of range", "fit the teacher again")
         return {"name": self.corpus.name(index), "n_samples": n_samples, "codes": codes_KT.T.flatten().astype(np.int16)}
 

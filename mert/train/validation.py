@@ -3,11 +3,8 @@
 Shapes: S masked frames, K codebooks, C classes, F bins, T frames.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +12,7 @@ from torch import Tensor, nn
 from mert.models.encoder import Attention
 from mert.models.mert import Mert
 from mert.train.batches import Batches
-from mert.train.objective import Group, Pretrainer
+from mert.train.objective import Group, Pretrainer, add_parts
 from teachers.base import perplexity
 
 log = logging.getLogger("mert")
@@ -43,16 +40,14 @@ def validate(objective: Pretrainer, groups: Sequence[Group], baselines: dict[str
     objective.eval()
     sums: dict[str, Tensor] = {}
     for group in groups:
-        loss, parts = objective(group)
-        for name, part in (parts | {"loss": loss}).items():
-            sums[name] = sums.get(name, torch.zeros_like(part, dtype=torch.float64)) + part.double()
+        add_parts(sums, *objective(group))
     objective.train()
     n_masked = sum(group.n_masked for group in groups)
     metrics = {"loss": float(sums["loss"]) / n_masked}
     for name in objective.code_heads:
         accuracy_K = sums[f"{name}/right"] / n_masked
         for k, accuracy in enumerate(accuracy_K.tolist()):
-            counts_C = torch.cat([g.codes[name][:, k, : g.mask_BT.shape[1]][g.mask_BT] for g in groups]).bincount()
+            counts_C = torch.cat([group.masked_codes(name)[:, k] for group in groups]).bincount()
             in_use = perplexity(counts_C)
             metrics |= {
                 f"{name}/accuracy_{k}": accuracy,
@@ -62,7 +57,7 @@ def validate(objective: Pretrainer, groups: Sequence[Group], baselines: dict[str
             if in_use < MIN_PERPLEXITY:
                 log.warning("codebook %d of %s has collapsed: the perplexity of its codes is %.2f", k, name, in_use)
     for name in objective.frame_heads:
-        frames_SF = torch.cat([g.frames[name][:, : g.mask_BT.shape[1]][g.mask_BT] for g in groups])
+        frames_SF = torch.cat([group.masked_frames(name) for group in groups])
         error_of_mean = float((frames_SF - baselines[name]).square().mean(1).sum())
         metrics[f"{name}/error"] = float(sums[f"{name}/loss"]) / error_of_mean
     return metrics
@@ -71,29 +66,24 @@ def validate(objective: Pretrainer, groups: Sequence[Group], baselines: dict[str
 @torch.no_grad()
 def attention_peaks(model: Mert, group: Group) -> dict[str, float]:
     """Largest attention logit of each layer on one clip; steady growth is a sign that training will diverge."""
-    peaks: dict[str, float] = {}
-    hooks = []
-    for i, block in enumerate(model.encoder.blocks, start=1):
-        watch = partial(_record_peak, peaks, f"attention_peak/layer{i:02d}")
-        hooks.append(block.get_submodule("attention").register_forward_hook(watch))
+    peaks: list[float] = []
+
+    def record(attention: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(attention, Attention)
+        q_HTE, k_HTE = (
+            linear(inputs[0][:1]).unflatten(-1, (attention.n_heads, -1)).transpose(1, 2)[0]
+            for linear in (attention.query, attention.key)
+        )
+        peaks.append(float((q_HTE @ k_HTE.transpose(1, 2)).max() * q_HTE.shape[-1] ** -0.5))
+
+    hooks = [block.get_submodule("attention").register_forward_hook(record) for block in model.encoder.blocks]
     was_training = model.training
     model.eval()
     model(group.wave_BN[:1], layers=[model.config.n_layers])
     model.train(was_training)
     for hook in hooks:
         hook.remove()
-    return peaks
-
-
-def _record_peak(
-    peaks: dict[str, float], name: str, attention: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
-) -> None:
-    assert isinstance(attention, Attention)
-    q_HTE, k_HTE = (
-        linear(inputs[0][:1]).unflatten(-1, (attention.n_heads, -1)).transpose(1, 2)[0]
-        for linear in (attention.query, attention.key)
-    )
-    peaks[name] = float((q_HTE @ k_HTE.transpose(1, 2)).max() * q_HTE.shape[-1] ** -0.5)
+    return {f"attention_peak/layer{i:02d}": peak for i, peak in enumerate(peaks, start=1)}
 
 
 def frame_baselines(groups: Sequence[Group]) -> dict[str, Tensor]:

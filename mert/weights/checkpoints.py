@@ -1,11 +1,7 @@
 """Weights in files: our format, Hugging Face and fairseq checkpoints in; our format and HuBERT exports out.
 
-Safetensors files hold no code. `.bin` and `.pt` files are pickles, and an unrestricted reader would run any code in
-them: here their opcodes are screened, every class but tensors and plain containers becomes an inert stub, and only
-the tensors of the model are read.
+Safetensors files hold no code. `.bin` and `.pt` files are pickles, which only `mert.weights.pickles` reads.
 """
-
-from __future__ import annotations
 
 import hashlib
 import zipfile
@@ -42,23 +38,6 @@ class Checkpoint:
     source_format: str
 
 
-@dataclass(frozen=True)
-class LoadReport:
-    """Number of tensors that were loaded, and the training heads that were dropped.
-
-    >>> print(LoadReport(211, 211, ("final_proj.bias",)))
-    211 of 211 tensors, 1 of training heads dropped
-    """
-
-    loaded: int
-    total: int
-    dropped: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        heads = f", {len(self.dropped)} of training heads dropped" if self.dropped else ""
-        return f"{self.loaded} of {self.total} tensors{heads}"
-
-
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a folder (ours or Hugging Face), a `.safetensors` or `.bin` file beside its config.json, or a `.pt`.
 
@@ -76,8 +55,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     raise CheckpointError(path, "unknown kind of file", "give a folder, .safetensors, .bin or fairseq .pt")
 
 
-def load_state(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
-    """Copy the weights into `model`: all of them, and nothing else.
+def load_state(model: nn.Module, checkpoint: Checkpoint) -> str:
+    """Copy the weights into `model`, all of them and nothing else; returns a report: "211 of 211 tensors".
 
     Raises CheckpointError that names missing, extra and misshapen tensors, and the first one with NaN or Inf.
     A model on the meta device takes the checkpoint's own tensors instead of copies.
@@ -98,11 +77,12 @@ def load_state(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
         if not torch.isfinite(tensor).all():
             raise CheckpointError(file, f"{name} holds NaN or Inf", "use an earlier checkpoint")
     model.load_state_dict(given, assign=any(tensor.is_meta for tensor in wanted.values()))
-    return LoadReport(len(given), len(wanted), checkpoint.dropped)
+    heads = f", {len(checkpoint.dropped)} of training heads dropped" if checkpoint.dropped else ""
+    return f"{len(given)} of {len(wanted)} tensors{heads}"
 
 
-def load_model(path: str | Path) -> tuple[Mert, Checkpoint, LoadReport]:
-    """A `Mert` in eval mode with the weights of `path`, allocated after all shapes are checked."""
+def load_model(path: str | Path) -> tuple[Mert, Checkpoint, str]:
+    """A `Mert` in eval mode with the weights of `path`, allocated after all shapes are checked, and a report."""
     checkpoint = read_checkpoint(path)
     with torch.device("meta"):
         model = Mert(checkpoint.config)
@@ -117,10 +97,10 @@ def write_model(model: Mert, folder: str | Path, dtype: torch.dtype = torch.floa
 
 def export_hubert(model: Mert, folder: str | Path) -> Path:
     """Write a folder that plain `transformers.AutoModel` loads, without remote code; returns the folder."""
-    table = formats.names(model.config, "huggingface")
+    config, table = model.config, formats.names(model.config, "huggingface")
     state = {table[name]: tensor for name, tensor in model.state_dict().items()}
-    config, preprocessor = formats.to_huggingface(model.config), formats.to_preprocessor(model.config)
-    return _write(folder, state, {"preprocessor_config.json": preprocessor, "config.json": config})
+    documents = {"preprocessor_config.json": formats.to_preprocessor, "config.json": formats.to_huggingface}
+    return _write(folder, state, {name: document(config) for name, document in documents.items()})
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -156,7 +136,7 @@ def _read_folder(folder: Path, weights: Path | None) -> Checkpoint:
     else:
         extra = folder / "preprocessor_config.json"
         config = formats.from_huggingface(values, read_json(extra) if extra.is_file() else None, str(file))
-    with _open_safetensors(weights) if weights.suffix == ".safetensors" else open_torch(weights) as source:
+    with open_safetensors(weights) if weights.suffix == ".safetensors" else open_torch(weights) as source:
         return _checkpoint(source, config, weights, None if ours else "huggingface")
 
 
@@ -182,11 +162,12 @@ def _checkpoint(source: OpenWeights, config: MertConfig, weights: Path, style: f
 
 
 @contextmanager
-def _open_safetensors(path: Path) -> Iterator[OpenWeights]:
+def open_safetensors(path: Path) -> Iterator[OpenWeights]:
+    """A safetensors file, with its metadata as `objects`; CheckpointError if it cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            yield OpenWeights({}, shapes, file.get_tensor)
+            yield OpenWeights(file.metadata() or {}, shapes, file.get_tensor)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(path, f"is not a safetensors file ({error})", AGAIN) from error
 

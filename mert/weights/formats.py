@@ -1,9 +1,4 @@
-"""Names and configurations of the three checkpoint formats: ours, Hugging Face (HuBERT, MERT) and fairseq.
-
-Pure mappings between names and dictionaries; files are read and written in `mert.weights.checkpoints`.
-"""
-
-from __future__ import annotations
+"""Names and configurations of the three checkpoint formats: ours, Hugging Face (HuBERT, MERT) and fairseq."""
 
 import math
 import re
@@ -12,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from mert.errors import CheckpointError
-from mert.models.config import MertConfig, base_95m, large_330m
+from mert.models.config import MertConfig, large_330m
 
 Style = Literal["huggingface", "fairseq"]
 
@@ -84,15 +79,16 @@ _DEFAULT = MertConfig()
 def names(config: MertConfig, style: Style) -> dict[str, str]:
     """Our name -> published name of every tensor (211 for the 95M, 403 for the 330M size).
 
-    >>> from mert.models.config import base_95m
-    >>> names(base_95m(), "fairseq")["encoder.blocks.3.ffn.up.bias"]
+    >>> names(MertConfig(), "fairseq")["encoder.blocks.3.ffn.up.bias"]
     'encoder.layers.3.fc1.bias'
     """
-    convs = (_rows(_CONV, i) for i in range(len(config.conv_kernels)))
-    blocks = (_rows(row, i) for i in range(config.n_layers) for row in _BLOCK)
-    rows = [row for group in (*(_rows(row, 0) for row in _ONCE), *convs, *blocks) for row in group]
-    column = 1 if style == "huggingface" else 2
-    return {row[0]: _published(row[column]) for row in rows}
+    rows = [(row, 0) for row in _ONCE] + [(_CONV, i) for i in range(len(config.conv_kernels))]
+    rows += [(row, i) for i in range(config.n_layers) for row in _BLOCK]
+    return {
+        ours.format(i) + suffix: _published((hf if style == "huggingface" else fairseq).format(i) + suffix)
+        for (ours, hf, fairseq, suffixes), i in rows
+        for suffix in suffixes
+    }
 
 
 def to_ours(
@@ -105,18 +101,13 @@ def to_ours(
     if style is None:
         return {name: name for name in published}, ()
     table = {theirs: ours for ours, theirs in names(config, style).items()}
-    kept: dict[str, str] = {}
-    dropped = []
-    for name in published:
-        if _TRAINING_HEADS.fullmatch(name):
-            dropped.append(name)
-        else:
-            kept[name] = table.get(_published(name), name)
+    published = list(published)
+    dropped = tuple(name for name in published if _TRAINING_HEADS.fullmatch(name))
+    kept = {name: table.get(_published(name), name) for name in published if name not in dropped}
     counts = Counter(kept.values())
-    if len(counts) < len(kept):
-        twice = sorted(name for name, ours in kept.items() if counts[ours] > 1)
+    if twice := sorted(name for name, ours in kept.items() if counts[ours] > 1):
         raise CheckpointError(source, f"the same tensor under two names: {twice}", "remove one of them")
-    return kept, tuple(dropped)
+    return kept, dropped
 
 
 def from_huggingface(
@@ -139,7 +130,7 @@ def from_huggingface(
     preprocessor = preprocessor or {}
     rate = preprocessor.get("sampling_rate", 16_000 if kind == "hubert" else 24_000)
     conv_dims = values.get("conv_dim", [_DEFAULT.conv_dim])
-    if not isinstance(conv_dims, list) or len({str(dim) for dim in conv_dims}) != 1:
+    if not isinstance(conv_dims, list) or len(set(map(str, conv_dims))) != 1:
         _refuse(source, "conv_dim", conv_dims)
     ours = {field: values[key] for field, key in _FIELDS.items() if key in values}
     ours = {"sample_rate": rate, "conv_dim": conv_dims[0], **ours}
@@ -169,14 +160,10 @@ def to_huggingface(config: MertConfig) -> dict[str, Any]:
 def to_preprocessor(config: MertConfig) -> dict[str, Any]:
     """preprocessor_config.json for `Wav2Vec2FeatureExtractor`."""
     return {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "do_normalize": config.normalize,
-        "sampling_rate": config.sample_rate,
-        "feature_size": 1,
-        "padding_side": "right",
-        "padding_value": 0.0,
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": config.normalize,
+        "sampling_rate": config.sample_rate, "feature_size": 1, "padding_side": "right", "padding_value": 0.0,
         "return_attention_mask": True,
-    }
+    }  # fmt: skip
 
 
 def from_fairseq(shapes: Mapping[str, tuple[int, ...]], cfg: object = None, source: str = "model.pt") -> MertConfig:
@@ -198,13 +185,9 @@ def from_fairseq(shapes: Mapping[str, tuple[int, ...]], cfg: object = None, sour
     if kernels != _DEFAULT.conv_kernels:
         _refuse(source, "kernels of feature_extractor.conv_layers", list(kernels))
     pre_norm = find_setting(cfg, "layer_norm_first")
-    if pre_norm is None:
-        pre_norm = _RELEASED_PRE_NORM.get((n_layers, dim))
-    if pre_norm is None:
-        raise CheckpointError(
-            source, "neither cfg nor shapes say whether norms stand before or behind the sub-layers",
-            "use a checkpoint whose cfg has model.layer_norm_first",
-        )  # fmt: skip
+    if pre_norm is None and (pre_norm := _RELEASED_PRE_NORM.get((n_layers, dim))) is None:
+        reason = "neither cfg nor shapes say whether norms stand before or behind the sub-layers"
+        raise CheckpointError(source, reason, "use a checkpoint whose cfg has model.layer_norm_first")
     rate = find_setting(cfg, "sample_rate") or 24_000
     values = {
         "dim": dim, "ffn_dim": ffn_dim, "n_layers": n_layers, "pre_norm": pre_norm, "sample_rate": rate,
@@ -252,8 +235,7 @@ def find_setting(tree: object, name: str) -> bool | int | float | str | None:
 
 def _window_s(pre_norm: bool, sample_rate: object) -> float:
     """Training context of the released model of this kind, which published configurations do not record."""
-    released = large_330m() if pre_norm and sample_rate == large_330m().sample_rate else base_95m()
-    return released.window_s
+    return (large_330m() if pre_norm and sample_rate == _DEFAULT.sample_rate else _DEFAULT).window_s
 
 
 def _children(node: object) -> Mapping[Any, Any]:
@@ -271,10 +253,6 @@ def _plain(value: object, depth: int = 3) -> bool | int | float | str | None:
     state, args = getattr(value, "state", None), getattr(value, "args", ())
     inner = state.get("_val") if isinstance(state, dict) else args[0] if args else None
     return _plain(inner, depth - 1) if depth else None
-
-
-def _rows(row: tuple[str, str, str, tuple[str, ...]], index: int) -> list[tuple[str, ...]]:
-    return [tuple(name.format(index) + leaf for name in row[:3]) for leaf in row[3]]
 
 
 def _published(name: str) -> str:

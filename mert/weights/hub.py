@@ -1,7 +1,5 @@
 """Weights by name: bundled, from a folder, or downloaded to the cache of the Hugging Face hub with checked hashes."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -16,9 +14,9 @@ from mert.errors import CheckpointError, OutputError
 from mert.files import read_json, sha256_file, write_json
 from mert.models.mert import Mert
 from mert.weights import registry
-from mert.weights.card import read_card
 from mert.weights.checkpoints import load_model
 from mert.weights.golden import GOLDEN, verify
+from mert.weights.publish import read_card
 from mert.weights.registry import ModelInfo
 
 log = logging.getLogger("mert")
@@ -70,12 +68,12 @@ def fetch(repo: str, revision: str | None = None, sha256: str | None = None) -> 
 
 def folder_of(name_or_dir: str | Path, revision: str | None = None) -> Path:
     """The folder of a model: bundled, a local path as it is, or the checked download with its golden states."""
-    if bundled := registry.bundled(str(name_or_dir)):
-        return bundled
-    if Path(name_or_dir).exists():
-        return Path(name_or_dir)
-    folder, record = _fetch_named(str(name_or_dir), revision)
-    _download(record.repo if record else str(name_or_dir), GOLDEN, folder.name)
+    name = str(name_or_dir)
+    local = registry.bundled(name) or Path(name)
+    if local.exists():
+        return local
+    folder, record = _fetch_named(name, revision)
+    _download(record.repo if record else name, GOLDEN, folder.name)
     return folder
 
 
@@ -89,8 +87,7 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
 
     CheckpointError if it does not pass, or if the hub refuses.
     """
-    missing = [name for name in _PUBLISHED if not (Path(folder) / name).exists()]
-    if missing:
+    if missing := [name for name in _PUBLISHED if not (Path(folder) / name).exists()]:
         remedy = f"write a whole model first: mert convert {folder} OUT, then push OUT"
         raise CheckpointError(folder, f"has no {', '.join(missing)}", remedy)
     verify(folder)
@@ -201,12 +198,10 @@ def _check(weights: Path, key: str, sha256: str | None) -> None:
     quarantine = blob.with_name(blob.name + ".quarantined")
     os.replace(blob, quarantine)
     weights.unlink(missing_ok=True)
-    raise CheckpointError(
-        key,
-        f"sha256 is {actual}, on record is {expected}; the file was moved aside to {quarantine}",
-        "load again to download it anew; if the publisher changed it on purpose, "
-        + (f"remove its line from {trust_file()}" if sha256 is None else "update mert-hub"),
-    )
+    reason = f"sha256 is {actual}, on record is {expected}; the file was moved aside to {quarantine}"
+    remedy = f"remove its line from {trust_file()}" if sha256 is None else "update mert-hub"
+    again = f"load again to download it anew; if the publisher changed it on purpose, {remedy}"
+    raise CheckpointError(key, reason, again)
 
 
 def _trusted(key: str, actual: str) -> str:

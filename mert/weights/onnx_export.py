@@ -3,8 +3,6 @@
 Shapes: B clips, N samples, T frames, C conv channels, D model width, L layers.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 from copy import deepcopy

@@ -1,10 +1,8 @@
 """The restricted reader of torch zip files (`.bin`, `.pt`), in which nothing executes.
 
-Pickles can run anything when read naively: here their opcodes are screened, every class but tensors and plain
+An unrestricted reader of pickles runs any code in them. Here opcodes are screened, every class but tensors and plain
 containers becomes an inert stub, and only the tensors that a model asks for are read.
 """
-
-from __future__ import annotations
 
 import io
 import math

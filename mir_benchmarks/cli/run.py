@@ -159,7 +159,7 @@ def line_of(path: Path) -> str:
 
     result = Result.load(path)
     low, high = result.score["ci95"]
-    unit = "dB" if unit_of(result) == "dB" else ""
+    unit = unit_of(result).removeprefix("points")
     mark = " (limited: not comparable)" if result.limit else ""
     return (
         f"{result.task['name']:20} {result.score['mean']:6.2f}{unit} [{low:.2f}, {high:.2f}] n={result.score['n']} "

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mir_benchmarks.datasets.dataset import Dataset, Item, TaskError, synthetic_facts
-from mir_benchmarks.datasets.reading import audio_at, bad_row, find, leak_notes, number, read_table
+from mir_benchmarks.datasets.dataset import Dataset, Item, TaskError, sha1_mod, synthetic_facts
+from mir_benchmarks.datasets.reading import audio_at, bad_row, find, first_match, leak_notes, number, read_table
 
 TARGETS = ("arousal", "valence")
 CLIP_FOLDERS = ("clips_45seconds", "clips_45sec", "*/clips_45seconds", "*/clips_45sec")
@@ -28,8 +27,7 @@ def read(home: Path, protocol: dict[str, str]) -> Dataset:
         find(home, (f"annotations/{name}", name, f"*/{name}", f"*/*/{name}"), GET)
         for name in ("songs_info.csv", "static_annotations.csv")
     )
-    folder = next((folder for pattern in CLIP_FOLDERS for folder in home.glob(pattern)), home / CLIP_FOLDERS[0])
-    rated = _ratings(ratings)
+    folder, rated = first_match(home, CLIP_FOLDERS), _ratings(ratings)
     items, other_lengths = [], 0
     for line, row in read_table(info, ("song_id", "Artist", SET), remedy=GET, fallback="latin-1"):
         song = _song(row, info, line)
@@ -55,8 +53,7 @@ def hashed_split(artist: str) -> str:
     ('valid', 'train')
     """
     kept = "".join(c for c in artist.lower() if c.isascii() and (c.isalpha() or c.isspace()))
-    key = " ".join(kept.split()).encode()
-    return "train" if int(hashlib.sha1(key).hexdigest(), 16) % 10 < 8 else "valid"
+    return "train" if sha1_mod(" ".join(kept.split()), 10) < 8 else "valid"
 
 
 def minutes(cell: str) -> float:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mir_benchmarks.datasets.dataset import Dataset, Item
+from mir_benchmarks.datasets.dataset import Dataset, Item, sha1_mod
 from mir_benchmarks.datasets.reading import audio_at, bad_row, class_notes, find, leak_notes, read_table, read_text
 
 TONICS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
@@ -21,8 +20,7 @@ UNKNOWN_ARTISTS = "the artists of the test set are not in its annotations: overl
 def read(home: Path, protocol: dict[str, str]) -> Dataset:
     """One of 24 keys for each preview."""
     items = (*_mtg_items(home), *_test_items(home))
-    notes = (UNKNOWN_ARTISTS, *leak_notes(items), *class_notes(items, KEYS))
-    return Dataset(items, KEYS, notes)
+    return Dataset(items, KEYS, (UNKNOWN_ARTISTS, *leak_notes(items), *class_notes(items, KEYS)))
 
 
 def key_name(text: str) -> str | None:
@@ -44,7 +42,7 @@ def artist_splits(cells: Sequence[str]) -> dict[str, str]:
     play on a track with an artist of the validation set go there as well.
     """
     bands = [_names(cell) for cell in cells]
-    splits = {name: _hashed_split(name) for band in bands for name in band}
+    splits = {name: hashed_split(name) for band in bands for name in band}
     for _ in range(2):
         for band in bands:
             if any(splits[name] == "valid" for name in band):
@@ -56,15 +54,16 @@ def _names(cell: str) -> list[str]:
     return [name.strip() for name in cell.split(",")]
 
 
-def _hashed_split(name: str) -> str:
-    return "train" if int(hashlib.sha1(name.lower().encode()).hexdigest(), 16) % 116 < 100 else "valid"
+def hashed_split(name: str) -> str:
+    """Split of an artist before `artist_splits` looks at who plays with whom."""
+    return "train" if sha1_mod(name.lower(), 116) < 100 else "valid"
 
 
 def _mtg_items(home: Path) -> Iterator[Item]:
     root = find(home, ("giantsteps-mtg-key-dataset*",), CLONE_TRAIN)
-    artists = _artists(root / "annotations" / "beatport_metadata.txt")
+    metadata, path = (root / "annotations" / name for name in ("beatport_metadata.txt", "annotations.txt"))
+    artists = {row["ID"]: row["ARTIST"] for _, row in read_table(metadata, ("ID", "ARTIST"), "\t", CLONE_TRAIN)}
     splits = artist_splits(list(artists.values()))
-    path = root / "annotations" / "annotations.txt"
     for line, row in read_table(path, ("ID", "MANUAL KEY", "C"), "\t", CLONE_TRAIN):
         track, key = row["ID"], row["MANUAL KEY"]
         if row["C"] != SURE or "/" in key:
@@ -76,10 +75,6 @@ def _mtg_items(home: Path) -> Iterator[Item]:
         of = {splits[name] for name in _names(artists[track])}
         audio = audio_at(root / "audio" / f"{track}.LOFI.mp3")
         yield Item(track, audio, "valid" if "valid" in of else "train", label, artists[track])
-
-
-def _artists(path: Path) -> dict[str, str]:
-    return {row["ID"]: row["ARTIST"] for _, row in read_table(path, ("ID", "ARTIST"), "\t", CLONE_TRAIN)}
 
 
 def _test_items(home: Path) -> Iterator[Item]:

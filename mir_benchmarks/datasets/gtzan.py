@@ -46,17 +46,13 @@ def read_beats(home: Path, protocol: dict[str, str]) -> Dataset:
 def _excerpts(home: Path, protocol: dict[str, str]) -> tuple[list[Item], list[str]]:
     remedy = "put the excerpts at genres/<genre>/<genre>.000NN.wav"
     root = find(home, (f"{folder}/{genre}" for folder in GENRE_FOLDERS for genre in GENRES), remedy).parent
-    items, absent = [], []
+    items = []
     for name, split in gtzan_splits().items():
-        if name == CORRUPT and protocol.get("gtzan_jazz54") == "drop":
-            continue
         genre = name.partition(".")[0]
-        audio = audio_at(root / genre / f"{name}.wav")
-        if audio.exists():
-            items.append(Item(name, audio, split, genre))
-        else:
-            absent.append(name)
-    return items, absent
+        if name != CORRUPT or protocol.get("gtzan_jazz54") != "drop":
+            items.append(Item(name, audio_at(root / genre / f"{name}.wav"), split, genre))
+    there = [item for item in items if item.audio.exists()]
+    return there, [item.id for item in items if not item.audio.exists()]
 
 
 def _beats(folder: Path, name: str) -> list[tuple[float, int]] | None:
@@ -69,8 +65,7 @@ def _beats(folder: Path, name: str) -> list[tuple[float, int]] | None:
 
 def _plain_beats(path: Path) -> Iterator[tuple[float, int]]:
     """Rows of a time and, in most files, a position, separated by tabs or blanks."""
-    for line, text in enumerate(read_text(path).splitlines(), start=1):
-        cells = text.split()
+    for line, cells in enumerate(map(str.split, read_text(path).splitlines()), start=1):
         if not cells:
             continue
         if len(cells) > 2:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mir_benchmarks.datasets.dataset import Dataset, Item
-from mir_benchmarks.datasets.reading import audio_at, bad_row, class_notes, find, leak_notes, read_text
+from mir_benchmarks.datasets.reading import audio_at, bad_row, class_notes, find, first_match, leak_notes, read_text
 
 FILES = {"train": "train", "valid": "validation", "test": "test"}
-COLUMNS = ["TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS"]
+COLUMNS = ("TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS")
 GET = "clone MTG/mtg-jamendo-dataset there: the splits are in its data/splits/split-0"
 AUDIO_FOLDERS = ("audio-low", "audio", "*/audio-low", "*/audio")
 
@@ -39,27 +39,19 @@ def _read(home: Path, subset: str) -> Dataset:
     name = f"autotagging_{subset}-train.tsv"
     folders = ("data/splits/split-0", "*/data/splits/split-0", "split-0", "*/split-0", ".")
     splits = find(home, (f"{folder}/{name}" for folder in folders), GET).parent
-    audio = next(
-        (folder for pattern in AUDIO_FOLDERS for folder in sorted(home.glob(pattern))), home / AUDIO_FOLDERS[0]
-    )
-    items, albums = [], {}
-    for split, of in FILES.items():
-        for item, album in _tracks(splits / f"autotagging_{subset}-{of}.tsv", split, audio):
-            items.append(item)
-            albums[item.id] = album
-    tags = tuple(sorted({tag for item in items for tag in _tags(item)}))
-    notes = leak_notes(items, {"albums": albums}) + class_notes(items, tags)
+    audio = first_match(home, AUDIO_FOLDERS)
+    paths = {split: splits / f"autotagging_{subset}-{of}.tsv" for split, of in FILES.items()}
+    tracks = [track for split, path in paths.items() for track in _tracks(path, split, audio)]
+    items = [item for item, _ in tracks]
+    tags = tuple(sorted({str(tag) for item in items for tag in item.label or ()}))
+    notes = leak_notes(items, {"albums": {item.id: album for item, album in tracks}}) + class_notes(items, tags)
     return Dataset(tuple(items), tags, tuple(notes))
-
-
-def _tags(item: Item) -> list[str]:
-    return [str(tag) for tag in item.label or ()]
 
 
 def _tracks(path: Path, split: str, audio: Path) -> Iterator[tuple[Item, str]]:
     """Tracks and their albums; all cells from the sixth on are tags."""
     lines = read_text(path, GET).replace("\r\n", "\n").split("\n")
-    if lines[0].split("\t") != COLUMNS:
+    if tuple(lines[0].split("\t")) != COLUMNS:
         raise bad_row(path, 1, f"does not begin with the columns {' '.join(COLUMNS)}", GET)
     for number, line in enumerate(lines[1:], start=2):
         track, artist, album, place, _, *tags = (*line.split("\t"), "", "", "", "", "")
@@ -74,6 +66,5 @@ def _tracks(path: Path, split: str, audio: Path) -> Iterator[tuple[Item, str]]:
 def _audio(folder: Path, place: str) -> Path:
     """48/948.mp3 is 48/948.low.mp3 in the low quality, which may also lie below audio/."""
     full, low = folder / place, folder / f"{place.removesuffix('.mp3')}.low.mp3"
-    first, second = (low, full) if folder.name == "audio-low" else (full, low)
-    there = (audio for path in (first, second) if (audio := audio_at(path)).exists()) if folder.exists() else ()
-    return next(iter(there), first)
+    places = (low, full) if folder.name == "audio-low" else (full, low)
+    return next((audio for path in places if (audio := audio_at(path)).exists()), places[0])

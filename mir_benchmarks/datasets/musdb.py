@@ -32,7 +32,7 @@ def _songs(folder: Path) -> list[Item]:
         raise TaskError(folder, "there is no such folder", GET)
     songs = {path.name.removesuffix(PACKED): path for path in folder.glob(f"*{PACKED}")}
     songs |= {path.name: path / "mixture.wav" for path in folder.iterdir() if path.is_dir()}
-    return [_song(name, songs[name], folder.name) for name in sorted(songs) if not name.startswith(".")]
+    return [_song(name, audio, folder.name) for name, audio in sorted(songs.items()) if not name.startswith(".")]
 
 
 def _song(name: str, audio: Path, part: str) -> Item:

@@ -25,27 +25,25 @@ def read_pitch(home: Path, protocol: dict[str, str]) -> Dataset:
 
 
 def _read(home: Path, field: str, classes: Sequence[str]) -> Dataset:
-    items = tuple(
-        item for split in SPLITS for item in _notes(home / f"nsynth-{split}", split, field, frozenset(classes))
-    )
-    notes = (note.replace("artists", "instruments") for note in leak_notes(items))
-    return Dataset(items, tuple(classes), (*notes, *class_notes(items, classes)))
+    items = tuple(item for split in SPLITS for item in _notes(home / f"nsynth-{split}", split, field, classes))
+    notes = leak_notes(items, artists="instruments") + class_notes(items, classes)
+    return Dataset(items, tuple(classes), tuple(notes))
 
 
-def _notes(folder: Path, split: str, field: str, classes: frozenset[str]) -> Iterator[Item]:
+def _notes(folder: Path, split: str, field: str, classes: Sequence[str]) -> Iterator[Item]:
     path = folder / "examples.json"
     if not path.exists():
         raise TaskError(path, "there is no such file", GET)
-    wanted = (field, "instrument_str")
+    wanted = {field, "instrument_str"}
 
     def needed(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         """The required fields of a note: the whole file would take gigabytes of memory."""
         values = dict(pairs)
-        return {key: values[key] for key in wanted} if all(key in values for key in wanted) else values
+        return {key: values[key] for key in wanted} if wanted <= values.keys() else values
 
     for note, facts in read_json(path, needed).items():
-        if not isinstance(facts, dict) or not set(wanted) <= set(facts):
-            raise TaskError(f"{path}, note {note}", f"there is no {' or no '.join(wanted)}", GET)
+        if not isinstance(facts, dict) or not wanted <= facts.keys():
+            raise TaskError(f"{path}, note {note}", f"there is no {field} or no instrument_str", GET)
         label = str(facts[field])
         if label not in classes:
             raise TaskError(f"{path}, note {note}", f"{field} is {label!r}", GET)

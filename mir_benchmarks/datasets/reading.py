@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mir_benchmarks.datasets.dataset import Item, TaskError, shared_artists
+from mir_benchmarks.datasets.dataset import Item, TaskError
 
 COPY_AGAIN = "copy or download it again"
+LEAKS = ("train", "test")  # compared for what should be in one of them only, or in both
 OTHER_FORMATS = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 
 
@@ -84,10 +85,14 @@ def number(cell: str, path: Path, line: int) -> float:
 def find(home: Path, patterns: Iterable[str], remedy: str) -> Path:
     """The first file or folder below `home` that matches one of the glob patterns, in their order."""
     patterns = tuple(patterns)
-    for pattern in patterns:
-        if matches := sorted(home.glob(pattern)):
-            return matches[0]
-    raise TaskError(home, f"there is no {' or '.join(patterns[:2])}", remedy)
+    if not (match := first_match(home, patterns)).exists():
+        raise TaskError(home, f"there is no {' or '.join(patterns[:2])}", remedy)
+    return match
+
+
+def first_match(home: Path, patterns: Sequence[str]) -> Path:
+    """As `find`; where nothing matches, the place of the first pattern."""
+    return next((match for pattern in patterns for match in sorted(home.glob(pattern))), home / patterns[0])
 
 
 def audio_at(path: Path, suffix: str | None = None) -> Path:
@@ -102,21 +107,22 @@ def audio_at(path: Path, suffix: str | None = None) -> Path:
     return next((other for end in OTHER_FORMATS if (other := Path(stem + end)).exists()), path)
 
 
-def leak_notes(items: Sequence[Item], groups: Mapping[str, Mapping[str, str]] | None = None) -> list[str]:
-    """Notes on artists in both train and test, and likewise on other `groups`: name -> item id -> group."""
-    notes = [note] if (note := shared_artists(items)) else []
-    for name, of in (groups or {}).items():
-        members = {split: {of[item.id] for item in items if item.split == split and of.get(item.id)} for split in
-                 ("train", "test")}  # fmt: skip
-        if shared := members["train"] & members["test"]:
-            notes.append(f"{len(shared)} of the {len(members['test'])} test {name} also occur in train")
+def leak_notes(
+    items: Sequence[Item], groups: Mapping[str, Mapping[str, str]] | None = None, artists: str = "artists"
+) -> list[str]:
+    """Notes on `artists` in both train and test, and likewise on other `groups`: name -> item id -> group."""
+    notes = []
+    for name, of in ({artists: {item.id: item.artist for item in items}} | dict(groups or {})).items():
+        train, test = ({of.get(item.id) for item in items if item.split == split} - {None, ""} for split in LEAKS)
+        if shared := train & test:
+            notes.append(f"{len(shared)} of the {len(test)} test {name} also occur in train")
     return notes
 
 
 def class_notes(items: Sequence[Item], classes: Sequence[str]) -> list[str]:
     """A note on classes or tags that train or test never shows."""
     notes = []
-    for split in ("train", "test"):
+    for split in LEAKS:
         labels = (item.label for item in items if item.split == split)
         seen = Counter(name for label in labels for name in ((label,) if isinstance(label, str) else label or ()))
         if absent := [name for name in classes if not seen[name]]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from mir_benchmarks.datasets.dataset import Dataset, Item, TaskError
+from mir_benchmarks.datasets.dataset import Dataset, Item, TaskError, sha1_mod
 from mir_benchmarks.datasets.reading import class_notes, find, leak_notes
 from mir_benchmarks.datasets.splits import vocalset, vocalset_singer_splits, vocalset_technique_splits
 
@@ -38,12 +37,9 @@ def read_technique(home: Path, protocol: dict[str, str]) -> Dataset:
     files, notes = recordings(home)
     classes = tuple(vocalset()["task_techniques"])
     splits = vocalset_technique_splits()
-    items = tuple(
-        Item(file.id, file.audio, splits[file.singer], file.technique, file.singer)
-        for file in files
-        if file.technique in classes
-    )
-    notes += [note.replace("artists", "singers") for note in leak_notes(items)]
+    items = tuple(Item(file.id, file.audio, splits[file.singer], file.technique, file.singer)
+                  for file in files if file.technique in classes)  # fmt: skip
+    notes += leak_notes(items, artists="singers")
     return Dataset(items, classes, (OUR_SPLIT, *notes, *class_notes(items, classes)))
 
 
@@ -61,7 +57,7 @@ def singer_split(name: str) -> str:
     >>> singer_split("f1_arpeggios_belt_c_a"), singer_split("m8_row_straight")
     ('train', 'test')
     """
-    return vocalset_singer_splits()[int(hashlib.sha1(name.lower().encode()).hexdigest(), 16) % 25]
+    return vocalset_singer_splits()[sha1_mod(name.lower(), 25)]
 
 
 def corrected(technique: str, file: str) -> str | None:

@@ -6,6 +6,7 @@ import csv
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from statistics import fmean
 
 from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.tasks.registry import TASKS
@@ -60,13 +61,11 @@ def published_scores() -> dict[tuple[str, str], dict[str, float]]:
     >>> round(published_scores()["MARBLE 2023", "MERT-v1-95M"]["mtt"], 2)
     65.15
     """
-    values: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+    values: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
     for cell in cells():
-        values.setdefault((cell.table, cell.model), {}).setdefault(cell.task, {})[cell.metric] = cell.value
-    return {system: _scores(of_system) for system, of_system in values.items()}
-
-
-def _scores(values: dict[str, dict[str, float]]) -> dict[str, float]:
-    parts = {name: score_parts(task.metrics) for name, task in TASKS.items()}
-    whole = {name: parts[name] for name in TASKS if set(parts[name]) <= values.get(name, {}).keys()}
-    return {name: sum(values[name][part] for part in scored) / len(scored) for name, scored in whole.items()}
+        values.setdefault((cell.table, cell.model), {})[cell.task, cell.metric] = cell.value
+    parts = {name: [(name, part) for part in score_parts(task.metrics)] for name, task in TASKS.items()}
+    return {
+        system: {name: fmean(known[key] for key in keys) for name, keys in parts.items() if set(keys) <= known.keys()}
+        for system, known in values.items()
+    }

@@ -17,11 +17,8 @@ def average(scores: Mapping[str, float]) -> float:
     """
     _known(scores)
     if missing := [name for name in TASKS if name not in scores]:
-        raise TaskError(
-            "average",
-            f"{len(missing)} of {len(TASKS)} tasks are missing ({', '.join(missing)})",
-            "run them, or ask for mean_of_present, which is another number",
-        )
+        reason = f"{len(missing)} of {len(TASKS)} tasks are missing ({', '.join(missing)})"
+        raise TaskError("average", reason, "run them, or ask for mean_of_present, which is another number")
     return mean_of_present(scores)[0]
 
 

@@ -6,23 +6,22 @@ Shapes: S seeds, n items, C classes, K tasks, L layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mert.plots import ACCENT, COLOURS, FAINT, GRID, new_axes, plain
 from mir_benchmarks.report.runs import Run
-from mir_benchmarks.report.tables import number, unit_of
 from mir_benchmarks.tasks.registry import TASKS
 from probes.results import LayerCurve, Outputs, Result, is_single, layer_label, layer_order
 from probes.results import plot_layer_curve as draw_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 COUNTED_CLASSES = 24  # confusion matrices of at most this many classes show their counts
 RULE, FRAME, INK = "#eeeeee", "#bbbbbb", "#333333"  # lines between tasks, around a matrix, counts in its light cells
-LAYERS_MAP, SHARES_MAP = "YlGnBu", "Blues"
 
 
 def plot_scores(runs: Sequence[Run], axes: Axes | None = None) -> Axes:
@@ -38,7 +37,7 @@ def plot_scores(runs: Sequence[Run], axes: Axes | None = None) -> Axes:
                 axes.plot(result.score["ci95"], [y, y], color=colour, lw=2.2, alpha=0.45, solid_capstyle="round")
                 axes.plot(result.score["mean"], y, "o", ms=6, mfc=fill, mec=colour)
                 axes.annotate(
-                    number(result.score["mean"]), (result.score["ci95"][1], y), (5, 0), textcoords="offset points",
+                    f"{result.score['mean']:.1f}", (result.score["ci95"][1], y), (5, 0), textcoords="offset points",
                     va="center", fontsize=7, color=colour,
                 )  # fmt: skip
         axes.plot([], [], "o-", color=colour, label=run.label)
@@ -56,19 +55,18 @@ def plot_scores(runs: Sequence[Run], axes: Axes | None = None) -> Axes:
 
 def plot_heatmap(run: Run, axes: Axes | None = None) -> Axes:
     """Validation by task and layer, z-scored within each task; the best layer is boxed."""
+    from matplotlib.patches import Rectangle
+
     curves = run.layered
     layers = layer_order([layer for curve in curves.values() for layer in curve.layers])
     values_KL = np.full((len(curves), len(layers)), np.nan)
     for row, curve in enumerate(curves.values()):
-        spread = curve.mean.std()
-        values_KL[row, [layers.index(layer) for layer in curve.layers]] = (curve.mean - curve.mean.mean()) / (
-            spread if spread > 1e-12 else 1.0
-        )
+        spread = curve.mean.std() if curve.mean.std() > 1e-12 else 1.0
+        values_KL[row, [layers.index(layer) for layer in curve.layers]] = (curve.mean - curve.mean.mean()) / spread
     axes = axes or new_axes(3.0 + min(0.52 * max(8, len(layers)), 8.0), 1.5 + 0.3 * len(curves))
-    image = axes.imshow(values_KL, cmap=LAYERS_MAP, vmin=-2, vmax=1.6, aspect="auto")
-    for row, values_L in enumerate(values_KL):
-        best = int(np.nanargmax(values_L))
-        axes.add_patch(_box(best, row))
+    image = axes.imshow(values_KL, cmap="YlGnBu", vmin=-2, vmax=1.6, aspect="auto")
+    for row, best in enumerate(np.nanargmax(values_KL, axis=1).tolist()):
+        axes.add_patch(Rectangle((best - 0.46, row - 0.46), 0.92, 0.92, fill=False, ec=ACCENT, lw=2.0, zorder=3))
     axes.set_xticks(range(len(layers)), [layer_label(layer) for layer in layers])
     axes.set_yticks(range(len(curves)), [TASKS[name].title for name in curves])
     axes.set_xticks(np.arange(0.5, len(layers) - 1), minor=True)
@@ -79,17 +77,15 @@ def plot_heatmap(run: Run, axes: Axes | None = None) -> Axes:
     axes.tick_params(which="both", length=0, labelsize=8)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("layer", fontsize=8)
-    bar = axes.figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02, extend="both")
-    bar.set_label("z-score in the task", fontsize=8)
-    bar.ax.tick_params(labelsize=7, length=0)
-    bar.outline.set_visible(False)
+    _add_scale(axes, image, "z-score in the task", shrink=0.9, extend="both")
     return axes
 
 
-def _box(x: float, y: float):  # type: ignore[no-untyped-def]  # matplotlib is imported where it is used
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, ec=ACCENT, lw=2.0, zorder=3)
+def _add_scale(axes: Axes, image: AxesImage, title: str, **options: Any) -> None:
+    bar = axes.figure.colorbar(image, ax=axes, pad=0.02, **options)
+    bar.set_label(title, fontsize=8)
+    bar.ax.tick_params(labelsize=7, length=0)
+    bar.outline.set_visible(False)
 
 
 def plot_layer_curve(result: Result, axes: Axes | None = None, colour: str = COLOURS[0]) -> Axes:
@@ -102,8 +98,7 @@ def plot_layer_curve(result: Result, axes: Axes | None = None, colour: str = COL
 def plot_layer_curves(run: Run, columns: int = 4) -> list[Axes]:
     """`plot_layer_curve` of every task of a model, on one figure."""
     results = [run.results[name] for name in run.layered]
-    rows = -(-len(results) // columns)
-    width = min(columns, len(results))
+    rows, width = -(-len(results) // columns), min(columns, len(results))
     figure = new_axes(2.75 * width + 0.2, 1.95 * rows + 0.2).figure
     figure.clear()
     grid = figure.subplots(rows, width, squeeze=False).flatten()
@@ -115,10 +110,8 @@ def plot_layer_curves(run: Run, columns: int = 4) -> list[Axes]:
 def confusion(outputs: Outputs) -> tuple[np.ndarray, list[int]]:
     """Counts [C, C] over all seeds, one row per true class; and the classes: all, or those that occur if many."""
     n_classes = outputs.outputs.shape[2]
-    guesses_Sn = outputs.outputs.argmax(axis=2)
     counts_CC = np.zeros((n_classes, n_classes), dtype=int)
-    for guesses_n in guesses_Sn:
-        np.add.at(counts_CC, (outputs.targets.astype(int), guesses_n), 1)
+    np.add.at(counts_CC, (outputs.targets.astype(int), outputs.outputs.argmax(axis=2)), 1)
     kept = list(range(n_classes))
     if n_classes > COUNTED_CLASSES:
         kept = np.flatnonzero(counts_CC.sum(axis=0) + counts_CC.sum(axis=1)).tolist()
@@ -132,7 +125,7 @@ def plot_confusion(result: Result, outputs: Outputs, axes: Axes | None = None) -
     size = 1.9 + 0.28 * len(names) if len(names) <= COUNTED_CLASSES else 6.2
     axes = axes or new_axes(size + 0.6, size)
     shares_CC = counts_CC / np.maximum(counts_CC.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares_CC, cmap=SHARES_MAP, vmin=0, vmax=1)
+    image = axes.imshow(shares_CC, cmap="Blues", vmin=0, vmax=1)
     ticks = range(len(names)) if len(names) <= COUNTED_CLASSES else range(0, len(names), -(-len(names) // 16))
     axes.set_xticks(ticks, [names[i] for i in ticks], rotation=60, ha="right", rotation_mode="anchor")
     axes.set_yticks(ticks, [names[i] for i in ticks])
@@ -146,10 +139,7 @@ def plot_confusion(result: Result, outputs: Outputs, axes: Axes | None = None) -
     axes.set_xlabel("estimate", fontsize=8)
     axes.set_ylabel("reference", fontsize=8)
     axes.set_title(f"{TASKS[result.task['name']].title}, {len(outputs.outputs)} seeds", fontsize=9, loc="left")
-    bar = axes.figure.colorbar(image, ax=axes, shrink=0.75, pad=0.02)
-    bar.set_label("share of the class", fontsize=8)
-    bar.ax.tick_params(labelsize=7, length=0)
-    bar.outline.set_visible(False)
+    _add_scale(axes, image, "share of the class", shrink=0.75)
     return axes
 
 
@@ -161,8 +151,7 @@ def plot_estimates(result: Result, outputs: Outputs, target: str, axes: Axes | N
     ends = (min(truth_n.min(), estimates_n.min()), max(truth_n.max(), estimates_n.max()))
     axes.plot(ends, ends, color=FAINT, lw=1, ls=":")
     axes.plot(truth_n, estimates_n, "o", ms=3.5, color=COLOURS[0], alpha=0.5, mew=0)
-    score = result.metrics[f"r2_{target}"]["mean"]
-    axes.set_title(f"{target}: R² {number(score, unit_of(result))}", fontsize=9, loc="left")
+    axes.set_title(f"{target}: R² {result.metrics[f'r2_{target}']['mean']:.1f}", fontsize=9, loc="left")
     axes.set_xlabel("reference", fontsize=8)
     axes.set_ylabel("estimate, mean over seeds", fontsize=8)
     axes.set_aspect("equal")

@@ -8,8 +8,7 @@ from pathlib import Path
 from mert.errors import UsageError
 from mert.files import write_whole
 from mir_benchmarks.report import tables
-from mir_benchmarks.report.runs import Run, load_runs
-from mir_benchmarks.report.tables import Table
+from mir_benchmarks.report.runs import load_runs
 from mir_benchmarks.report.text import csv_text, latex, markdown
 
 FORMATS = ("md", "csv", "tex", "html")
@@ -26,22 +25,14 @@ def report_text(folders: Sequence[Path], form: str) -> str:
         from mir_benchmarks.report.html import page
 
         return page(runs)
-    if form == "md":
-        return "# MIR benchmark\n\n" + "\n".join(markdown(table) for table in all_tables(runs))
-    return "% needs the packages booktabs and graphicx\n" + "\n".join(latex(table) for table in all_tables(runs))
-
-
-def all_tables(runs: Sequence[Run]) -> list[Table]:
-    """All tables of a report that have rows, in reading order."""
     candidates = (
-        tables.scores_table(runs),
-        tables.comparison_table(runs),
-        tables.published_table(runs),
-        tables.details_table(runs),
-        tables.notes_table(runs),
-        tables.origins_table(runs),
-    )
-    return [table for table in candidates if table is not None and table.rows]
+        tables.scores_table(runs), tables.comparison_table(runs), tables.published_table(runs),
+        tables.details_table(runs), tables.notes_table(runs), tables.origins_table(runs),
+    )  # fmt: skip
+    shown = [table for table in candidates if table is not None and table.rows]
+    if form == "md":
+        return "# MIR benchmark\n\n" + "\n".join(map(markdown, shown))
+    return "% needs the packages booktabs and graphicx\n" + "\n".join(map(latex, shown))
 
 
 def write_report(folders: Sequence[Path], out: Path, form: str) -> Path:

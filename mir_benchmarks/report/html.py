@@ -59,19 +59,15 @@ def table_of(table: Table, n_ours: int = 0) -> Markup:
     head = element("tr", *(element("th", name, class_=kind) for name, kind in zip(table.columns, kinds, strict=True)))
     rows = []
     for r, row in enumerate(table.rows):
-        cells = (
-            element(
-                "td", element("b", cell) if (r, c) in table.best else cell, class_=kinds[c] + " long" * (len(cell) > 48)
-            )
-            for c, cell in enumerate(row)
-        )
+        shown = (element("b", cell) if (r, c) in table.best else cell for c, cell in enumerate(row))
+        classes = (kind + " long" * (len(cell) > 48) for kind, cell in zip(kinds, row, strict=True))
+        cells = (element("td", cell, class_=kind) for cell, kind in zip(shown, classes, strict=True))
         kind = "ours" if r < n_ours else "total" if r >= len(table.rows) - table.n_totals else "plain"
         rows.append(element("tr", *cells, class_=kind))
     width = {"class_": "wide"} if len(table.columns) > 12 else {}
     grid = element("table", element("thead", head), element("tbody", *rows), **width)
-    return joined(
-        element("div", grid, class_="scroll"), element("p", table.note, class_="note") if table.note else None
-    )
+    note = element("p", table.note, class_="note") if table.note else None
+    return joined(element("div", grid, class_="scroll"), note)
 
 
 def picture(axes: Axes, alt: str) -> Markup:
@@ -103,10 +99,8 @@ def page(runs: Sequence[Run]) -> str:
         element("style", Markup(files(__package__).joinpath("page.css").read_text(encoding="utf-8"))),
     )
     top = element("header", element("h1", "MIR benchmark"), _models(runs), *_banners(runs), element("nav", *links))
-    body = (element("section", element("h2", title), content, id=slug(title)) for title, content in sections)
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{top}<main>{joined(*body)}</main></body></html>\n'
-    )
+    body = joined(*(element("section", element("h2", title), content, id=slug(title)) for title, content in sections))
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{top}<main>{body}</main></body></html>\n'
 
 
 def _models(runs: Sequence[Run]) -> Markup:
@@ -175,10 +169,8 @@ def _confusions(run: Run) -> Iterator[Markup]:
         result, kind = run.results[name], TASKS[name].kind
         if kind in ("classification", "key"):
             images.append(picture(figures.plot_confusion(result, outputs), f"confusions of {TASKS[name].title}"))
-        elif kind == "regression":
-            for target in outputs.columns:
-                axes = figures.plot_estimates(result, outputs, target)
-                images.append(picture(axes, f"estimates of {target}"))
+        for target in outputs.columns if kind == "regression" else ():
+            images.append(picture(figures.plot_estimates(result, outputs, target), f"estimates of {target}"))
     if images:
         yield element("h3", run.label)
         yield element("div", *(element("figure", image) for image in images), class_="gallery")
@@ -190,9 +182,8 @@ def _worst_items(run: Run) -> Iterator[Markup]:
         yield element("h3", run.label)
     for name, worst in items.items():
         if worst:
-            title = TASKS[name].title
-            count = element("small", f" {len(worst)} items")
-            yield element("details", element("summary", title, count), table_of(_worst_table(name, worst)))
+            summary = element("summary", TASKS[name].title, element("small", f" {len(worst)} items"))
+            yield element("details", summary, table_of(_worst_table(name, worst)))
 
 
 def _worst_table(name: str, worst: Sequence[WorstItem]) -> Table:

@@ -21,7 +21,6 @@ class Run:
 
     @property
     def scores(self) -> dict[str, float]:
-        """Task scores."""
         return {name: float(result.score["mean"]) for name, result in self.results.items()}
 
     @property

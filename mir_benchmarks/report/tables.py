@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 from mir_benchmarks.datasets.dataset import TaskError
@@ -38,20 +38,31 @@ class Table:
         """Whether a column is aligned left: the first one, and those of words."""
         return column == 0 or self.columns[column] in self.text
 
+    def escaped(self, escape: Callable[[str], str], bold: str) -> list[list[str]]:
+        """Columns and rows as text of a markup language; `bold` is the format of the best cells."""
+        rows = [
+            [bold.format(escape(cell)) if (r, c) in self.best else escape(cell) for c, cell in enumerate(row)]
+            for r, row in enumerate(self.rows)
+        ]
+        return [list(map(escape, self.columns)), *rows]
 
-def number(value: float, unit: str = "points") -> str:
-    """Points with one decimal, dB with two.
 
-    >>> number(63.456), number(5.5, "dB")
-    ('63.5', '5.50')
+DIGITS = {"points": 1, "dB": 2}
+
+
+def with_interval(summary: Mapping[str, Any], digits: int = 1, sign: str = "") -> str:
+    """Mean and interval of a summary, as text; `sign` is "+" for differences.
+
+    >>> with_interval({"mean": 63.456, "ci95": [60.11, 66.2]}), with_interval({"mean": 0.9, "ci95": None}, 2, "+")
+    ('63.5 [60.1, 66.2]', '+0.90')
     """
-    return f"{value:.2f}" if unit == "dB" else f"{value:.1f}"
+    interval = ", ".join(f"{value:{sign}.{digits}f}" for value in summary["ci95"] or ())
+    return f"{summary['mean']:{sign}.{digits}f}" + (f" [{interval}]" if interval else "")
 
 
-def with_interval(summary: dict[str, Any], unit: str = "points") -> str:
-    """Mean and interval of a summary, as `63.5 [60.1, 66.2]`."""
-    low, high = (number(value, unit) for value in summary["ci95"])
-    return f"{number(summary['mean'], unit)} [{low}, {high}]"
+def difference_cell(pair: Comparison, result: Result) -> str:
+    """Difference and interval with signs; `result` is one of the two that were compared."""
+    return with_interval({"mean": pair.difference, "ci95": pair.ci95}, DIGITS[unit_of(result)], "+")
 
 
 def unit_of(result: Result) -> str:
@@ -61,8 +72,8 @@ def unit_of(result: Result) -> str:
 
 def marks(result: Result) -> str:
     """Marks of a result: the limit of its run, synthetic data."""
-    limits = [f"not comparable: {result.limit}"] if result.limit else []
-    return "; ".join([*limits, *(["synthetic"] if result.task["data"] == "synthetic" else [])])
+    synthetic = "synthetic" * (result.task["data"] == "synthetic")
+    return "; ".join(filter(None, (f"not comparable: {result.limit}" * bool(result.limit), synthetic)))
 
 
 def scores_table(runs: Sequence[Run]) -> Table:
@@ -73,11 +84,10 @@ def scores_table(runs: Sequence[Run]) -> Table:
     for r, name in enumerate(tasks):
         results = [run.results.get(name) for run in runs]
         items = sorted({result.score["n"] for result in results if result})
-        row = [_score_cell(result) for result in results]
-        rows.append((TASKS[name].title, "/".join(map(str, items)), *row))
-        means = [(result.score["mean"], c) for c, result in enumerate(results) if result]
+        rows.append((TASKS[name].title, "/".join(map(str, items)), *map(_score_cell, results)))
+        means = [(result.score["mean"], c) for c, result in enumerate(results, start=2) if result]
         if len(means) > 1 and alike(results):
-            best |= {(r, c + 2) for mean, c in means if mean == max(means)[0]}
+            best |= {(r, c) for mean, c in means if mean == max(means)[0]}
     totals = summary_rows(runs)
     note = "Mean over seeds with the 95 % bootstrap interval over test items, in points of 0 to 100 (SDR: dB)."
     if any(run.synthetic for run in runs):
@@ -92,7 +102,7 @@ def _score_cell(result: Result | None) -> str:
     if result is None:
         return "–"
     signs = ("*" if result.task["data"] == "synthetic" else "") + ("†" if result.limit else "")
-    return with_interval(result.score, unit_of(result)) + signs
+    return with_interval(result.score, DIGITS[unit_of(result)]) + signs
 
 
 def alike(results: Sequence[Result | None]) -> bool:
@@ -106,7 +116,7 @@ def summary_rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     rows = [("average of all 14 tasks", "", *(_average(run) for run in runs))]
     if any(set(run.results) != set(TASKS) for run in runs):
         means = [mean_of_present(run.scores) for run in runs]
-        rows.append(("mean of the tasks present", "", *(f"{number(mean)} ({n} tasks)" for mean, n in means)))
+        rows.append(("mean of the tasks present", "", *(f"{mean:.1f} ({n} tasks)" for mean, n in means)))
     fair = {name for name in TASKS if alike([run.results.get(name) for run in runs])}
     shared = [{name: score for name, score in run.scores.items() if name in fair} for run in runs]
     if len(runs) > 1 and set(shared[0]).intersection(*shared):
@@ -118,7 +128,7 @@ def summary_rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
 
 def _average(run: Run) -> str:
     try:
-        return number(average(run.scores)) + "*" * run.synthetic + "†" * run.limited
+        return f"{average(run.scores):.1f}" + "*" * run.synthetic + "†" * run.limited
     except TaskError:
         return "–"
 
@@ -127,24 +137,16 @@ def details_table(runs: Sequence[Run]) -> Table:
     """Every metric with the selected layer and learning rate, the switches and the data."""
     columns = ("task", "model", "metric", "value [95 % CI]", "n", "seeds", "layer", "lr", "switches", "marks")
     rows: list[tuple[str, ...]] = []
-    for name in TASKS:
-        for run in runs:
-            if result := run.results.get(name):
-                rows += _detail_rows(run.label, result)
+    for name, run in product(TASKS, runs):
+        if result := run.results.get(name):
+            selected = result.layer, f"{result.lr:g}", switches(result), marks(result)
+            for metric, summary in result.metrics.items():
+                value = with_interval(summary, DIGITS[METRICS[metric].unit])
+                counts = str(summary["n"]), str(len(summary["seeds"]))
+                rows.append((TASKS[name].title, run.label, METRICS[metric].title, value, *counts, *selected))
     note = "Layer and learning rate were selected on validation; test was scored once, at the selection. "
     note += "Switches that differ from the default are marked with !."
     return Table("Details", columns, rows, note, text=frozenset({"model", "metric", "layer", "switches", "marks"}))
-
-
-def _detail_rows(label: str, result: Result) -> list[tuple[str, ...]]:
-    title = TASKS[result.task["name"]].title
-    rows: list[tuple[str, ...]] = []
-    for metric, summary in result.metrics.items():
-        value = with_interval(summary, METRICS[metric].unit)
-        seeds, rate = str(len(summary["seeds"])), f"{result.lr:g}"
-        fixed = (str(summary["n"]), seeds, result.layer, rate, switches(result), marks(result))
-        rows.append((title, label, METRICS[metric].title, value, *fixed))
-    return rows
 
 
 def switches(result: Result) -> str:
@@ -155,9 +157,8 @@ def switches(result: Result) -> str:
 
 def published_table(runs: Sequence[Run]) -> Table:
     """Measured rows above published ones, one column per task."""
-    short = {name: _short(name) for name in TASKS}
     rows = [(f"{run.label}{'*' * run.synthetic}{'†' * run.limited}", "this report", *_our_cells(run)) for run in runs]
-    by_cell: dict[tuple[str, ...], Cell] = {(c.table, c.model, c.task, c.metric): c for c in cells()}
+    by_cell = {(cell.table, cell.model, cell.task, cell.metric): cell for cell in cells()}
     for table, model in published_scores():
         rows.append((model, table, *(_published_cell(by_cell, table, model, name) for name in (*TASKS, "average"))))
     note = "Published values are on the real data, in the protocol of their authors; tags: ROC-AUC/AP, EMO: "
@@ -167,7 +168,7 @@ def published_table(runs: Sequence[Run]) -> Table:
         note += f" * {SYNTHETIC}."
     if any(run.limited for run in runs):
         note += " † some tasks are not comparable with a full run."
-    columns = ("system", "source", *short.values(), "average")
+    columns = ("system", "source", *map(_short, TASKS), "average")
     return Table("Beside published results", columns, rows, note, text=frozenset({"source"}))
 
 
@@ -177,16 +178,15 @@ def _short(name: str) -> str:
     return short if name in ("mtt", "giantsteps_key", "emomusic", "musdb18") else f"{short} {rest.split(' ')[0]}"
 
 
-def _our_cells(run: Run) -> list[str]:
-    row = []
-    for name in TASKS:
+def _our_cells(run: Run) -> Iterator[str]:
+    for name, task in TASKS.items():
         result = run.results.get(name)
-        parts = score_parts(TASKS[name].metrics, result.protocol) if result else ()
-        row.append("/".join(number(result.metrics[part]["mean"]) for part in parts) if result else "–")
-    return [*row, _average(run)]
+        parts = score_parts(task.metrics, result.protocol) if result else ()
+        yield "/".join(f"{result.metrics[part]['mean']:.1f}" for part in parts) if result else "–"
+    yield _average(run)
 
 
-def _published_cell(by_cell: dict[tuple[str, ...], Cell], table: str, model: str, task: str) -> str:
+def _published_cell(by_cell: Mapping[tuple[str, str, str, str], Cell], table: str, model: str, task: str) -> str:
     parts = score_parts(TASKS[task].metrics) if task in TASKS else ("score",)
     values = [by_cell.get((table, model, task, part)) for part in parts]
     if not any(values):
@@ -202,20 +202,15 @@ def comparison_table(runs: Sequence[Run]) -> Table | None:
         return None
     corrected = holm([comparison.p for comparison in comparisons])
     rows: list[tuple[str, ...]] = []
-    best = set()
-    for r, (pair, p) in enumerate(zip(comparisons, corrected, strict=True)):
-        unit = unit_of(next(run.results[pair.task] for run in runs if pair.task in run.results))
-        digits = 2 if unit == "dB" else 1
-        interval = ", ".join(f"{value:+.{digits}f}" for value in pair.ci95)
-        difference = f"{pair.difference:+.{digits}f} [{interval}]"
+    for pair, p in zip(comparisons, corrected, strict=True):
+        difference = difference_cell(pair, next(run.results[pair.task] for run in runs if pair.task in run.results))
         rows.append((TASKS[pair.task].title, pair.a, pair.b, difference, p_text(pair.p), p_text(p), str(pair.n)))
-        if p < 0.05:
-            best.add((r, 3))
+    best = frozenset((r, 3) for r, p in enumerate(corrected) if p < 0.05)
     note = "Paired bootstrap over the same test items: score of A minus score of B. The last p-value is corrected for "
     note += "the number of rows (Holm); bold where it is below 0.05."
     note = " ".join([note, *(f"Not compared: {pair} ({', '.join(tasks)})." for pair, tasks in refused.items())])
     columns = ("task", "A", "B", "A − B [95 % CI]", "p", "p, corrected", "n")
-    return Table("Paired comparisons", columns, rows, note, frozenset(best), frozenset({"A", "B"}))
+    return Table("Paired comparisons", columns, rows, note, best, frozenset({"A", "B"}))
 
 
 def p_text(p: float) -> str:
@@ -244,14 +239,12 @@ def compared(runs: Sequence[Run]) -> tuple[list[Comparison], dict[str, list[str]
 
 def notes_table(runs: Sequence[Run]) -> Table:
     """Notes on the data and on the runs, and the limits of runs."""
-    rows: list[tuple[str, ...]] = []
-    for name in TASKS:
-        labels_by_note: dict[str, list[str]] = {}
-        for run in runs:
-            if result := run.results.get(name):
-                for note in [*result.notes, *([f"not comparable: {result.limit}"] if result.limit else [])]:
-                    labels_by_note.setdefault(note, []).append(run.label)
-        rows += [(TASKS[name].title, note, ", ".join(labels)) for note, labels in labels_by_note.items()]
+    labels: dict[tuple[str, str], list[str]] = {}
+    for name, run in product(TASKS, runs):
+        if result := run.results.get(name):
+            for note in [*result.notes, *([f"not comparable: {result.limit}"] if result.limit else [])]:
+                labels.setdefault((TASKS[name].title, note), []).append(run.label)
+    rows: list[tuple[str, ...]] = [(*title_and_note, ", ".join(models)) for title_and_note, models in labels.items()]
     return Table("Notes", ("task", "note", "models"), rows, text=frozenset({"note", "models"}))
 
 
@@ -263,9 +256,9 @@ def origins_table(runs: Sequence[Run]) -> Table:
         first = results[0]
         rows.append((run.label, "model", f"{first.model['name']}, revision {first.model.get('revision') or 'none'}"))
         rows.append((run.label, "weights, SHA-256", str(first.model.get("sha256") or "not on record")))
-        for result in results:
+        for name, result in run.results.items():
             corpus = f"{result.task['data']}, version {result.task.get('version')}, {result.task.get('checksum')}"
-            rows.append((run.label, f"data of {TASKS[result.task['name']].title}", corpus))
+            rows.append((run.label, f"data of {TASKS[name].title}", corpus))
         for versions in dict.fromkeys(", ".join(f"{k} {v}" for k, v in each.versions.items()) for each in results):
             rows.append((run.label, "versions", versions or "not on record"))
         seconds, devices = sum(each.seconds for each in results), sorted({each.device for each in results})

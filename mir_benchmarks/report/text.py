@@ -6,13 +6,13 @@ import csv
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mir_benchmarks.published import cells
 from mir_benchmarks.report.averages import average
 from mir_benchmarks.report.runs import Run
-from mir_benchmarks.report.tables import Table
+from mir_benchmarks.report.tables import Table, unit_of
 from mir_benchmarks.tasks.registry import TASKS
 from probes.metrics import METRICS
 from probes.results import Result
@@ -31,12 +31,8 @@ def markdown(table: Table) -> str:
 def md_grid(table: Table) -> str:
     """A GitHub table, the note under it."""
     rule = [":--" if table.is_text(c) else "--:" for c in range(len(table.columns))]
-    rows = [
-        [f"**{md_text(cell)}**" if (r, c) in table.best else md_text(cell) for c, cell in enumerate(row)]
-        for r, row in enumerate(table.rows)
-    ]
-    lines = [list(map(md_text, table.columns)), rule, *rows]
-    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    head, *rows = table.escaped(md_text, "**{}**")
+    body = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))
     return f"{body}\n" + (f"\n{md_text(table.note)}\n" if table.note else "")
 
 
@@ -69,11 +65,7 @@ def tex_text(text: str) -> str:
 def latex(table: Table) -> str:
     """A table for the packages booktabs and graphicx, scaled to the width of the text if it is wide."""
     align = "".join("l" if table.is_text(c) else "r" for c in range(len(table.columns)))
-    rows = [
-        [rf"\textbf{{{tex_text(cell)}}}" if (r, c) in table.best else tex_text(cell) for c, cell in enumerate(row)]
-        for r, row in enumerate(table.rows)
-    ]
-    head, *body = [" & ".join(line) + r" \\" for line in ([*map(tex_text, table.columns)], *rows)]
+    head, *body = [" & ".join(line) + r" \\" for line in table.escaped(tex_text, r"\textbf{{{}}}")]
     if table.n_totals:
         body.insert(-table.n_totals, r"\midrule")
     grid = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
@@ -85,8 +77,13 @@ def latex(table: Table) -> str:
 
 def csv_text(runs: Sequence[Run]) -> str:
     """One row per number, measured ones first, then published ones; numbers are not rounded."""
-    rows = [row for run in runs for name in run.results for row in _measured(run.label, run.results[name])]
-    rows += [_averaged(run) for run in runs if set(run.scores) == set(TASKS)]
+    rows = [row for run in runs for result in run.results.values() for row in _measured(run.label, result)]
+    for run in runs:
+        if set(run.scores) == set(TASKS):
+            rows.append({
+                "origin": "measured", "model": run.label, "task": "average", "metric": "score", "unit": "points",
+                "mean": repr(average(run.scores)), "data": "synthetic" if run.synthetic else "real",
+            })  # fmt: skip
     for cell in cells():
         unit = METRICS[cell.metric].unit if cell.metric in METRICS else "points"
         facts = {"task": cell.task, "metric": cell.metric, "unit": unit, "mean": repr(cell.value)}
@@ -99,25 +96,15 @@ def csv_text(runs: Sequence[Run]) -> str:
     return text.getvalue()
 
 
-def _averaged(run: Run) -> dict[str, Any]:
-    """The average of a model that has all 14 tasks."""
-    data = "synthetic" if run.synthetic else "real"
-    facts = {"task": "average", "metric": "score", "unit": "points", "mean": repr(average(run.scores)), "data": data}
-    return {"origin": "measured", "model": run.label} | facts
-
-
-def _measured(label: str, result: Result) -> list[dict[str, Any]]:
+def _measured(label: str, result: Result) -> Iterator[dict[str, Any]]:
     fixed = {
         "origin": "measured", "model": label, "revision": result.model.get("revision") or "",
         "sha256": result.model.get("sha256") or "", "task": result.task["name"],
         "task_version": result.task.get("version", ""), "data": result.task["data"], "layer": result.layer,
         "lr": repr(result.lr), "protocol": json.dumps(result.protocol), "limit": result.limit or "",
+        "unit": unit_of(result),
     }  # fmt: skip
-    rows = []
-    unit = METRICS[next(iter(TASKS[result.task["name"]].metrics))].unit
     for name, summary in (result.metrics | {"score": result.score}).items():
         low, high = map(repr, summary["ci95"])
         numbers = {"mean": repr(summary["mean"]), "low": low, "high": high, "n": summary["n"]}
-        seeds = json.dumps(summary["seeds"])
-        rows.append(fixed | {"metric": name, "unit": unit, "seeds": seeds} | numbers)
-    return rows
+        yield fixed | {"metric": name, "seeds": json.dumps(summary["seeds"])} | numbers

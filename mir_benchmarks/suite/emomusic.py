@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import numpy as np
 
+from mir_benchmarks.datasets.emomusic import hashed_split
 from mir_benchmarks.suite.facts import sung_notes
-from mir_benchmarks.suite.names import artist_for, artists, emomusic_split, title
-from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, corpus_rng, first_score
+from mir_benchmarks.suite.names import artist_for, artists, title
+from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, corpus_rng, first_score, table
 from mir_benchmarks.suite.sizes import Extent
 from mir_benchmarks.synth.score import Score
 from mir_benchmarks.synth.styles import STYLES
 
 RATE_HZ = 44_100
 TEMPI_BPM = (60.0, 168.0)
-MEANS = {"arousal": 4.76, "valence": 4.97}
+MEANS = (4.76, 4.97)  # of arousal and valence
 DEVIATION, DISAGREEMENT = 1.25, 0.5  # of the composed values, and of the raters: R2 can reach 0.86
 SONG_COLUMNS = ("song_id", "file_name", "Artist", "Song title", "start of the segment (min.sec)",
                 "end of the segment (min.sec)", "Genre", "Mediaeval 2013 set")  # fmt: skip
@@ -29,23 +28,22 @@ def plan(seed: int, extent: Extent) -> CorpusPlan:
     """Development songs are parted by artist, the evaluation set is marked."""
     rng = corpus_rng("emomusic", seed)
     names = artists(rng)
-    clips, songs, values = [], [], []
+    clips: list[PlannedClip] = []
+    songs: list[tuple[object, ...]] = [SONG_COLUMNS]
+    values: list[tuple[object, ...]] = [VALUE_COLUMNS]
     for i, split in enumerate(extent.splits):
         tempo_bpm = round(float(np.exp(rng.uniform(*np.log(TEMPI_BPM)))), 1)
         mode, style = ("major", "minor")[int(rng.integers(2))], list(STYLES)[int(rng.integers(len(STYLES)))]
-        score = first_score(
-            "emomusic", seed, i, extent.seconds, has_tune, style=style, mode=mode, tempo_bpm=tempo_bpm
-        )  # fmt: skip
+        score = first_score("emomusic", seed, i, extent.seconds, has_tune, style=style, mode=mode, tempo_bpm=tempo_bpm)
         number, part = i + 2, "evaluation" if split == "test" else "development"
-        artist = next(names) if split == "test" else artist_for(names, split, emomusic_split)
+        artist = next(names) if split == "test" else artist_for(names, split, hashed_split)
         clips.append(PlannedClip(f"clips_45seconds/{number}.mp3", score, RATE_HZ))
         # Cells of the real file hold stray tabs and blanks.
         songs.append((number, f"{number}.mp3", f"{artist}\t", f" {title(rng)}", "0.15", "1", score.style, f"{part} "))
         values.append((number, *rated(score, rng)))
-    texts = {"annotations/songs_info.csv": comma_separated(SONG_COLUMNS, songs),
-             "annotations/static_annotations.csv": comma_separated(VALUE_COLUMNS, values)}  # fmt: skip
-    counts = {"train": extent.train, "valid": extent.valid, "test": extent.test}
-    return CorpusPlan(tuple(clips), texts, {"emomusic": counts})
+    texts = {"annotations/songs_info.csv": table(songs, separator=","),
+             "annotations/static_annotations.csv": table(values, separator=",")}  # fmt: skip
+    return CorpusPlan(tuple(clips), texts, {"emomusic": extent.counts})
 
 
 def has_tune(score: Score) -> bool:
@@ -67,16 +65,9 @@ def emotion(score: Score) -> tuple[float, float]:
     return arousal, valence
 
 
-def rated(score: Score, rng: np.random.Generator) -> tuple[str, ...]:
+def rated(score: Score, rng: np.random.Generator) -> Iterator[str]:
     """Mean and deviation of the raters, for arousal and for valence, between 1 and 9."""
-    cells = []
-    for mean, value in zip(MEANS.values(), emotion(score), strict=True):
+    for mean, value in zip(MEANS, emotion(score), strict=True):
         rating = float(np.clip(mean + DEVIATION * value + DISAGREEMENT * rng.standard_normal(), 1, 9))
-        cells += [f"{rating:.4f}", f"{rng.uniform(0.5, 1.6):.5f}"]
-    return tuple(cells)
-
-
-def comma_separated(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()
+        yield f"{rating:.4f}"
+        yield f"{rng.uniform(0.5, 1.6):.5f}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from mir_benchmarks.suite.sizes import SPLITS
+from mir_benchmarks.suite.plans import first_score
+from mir_benchmarks.suite.sizes import SPLITS, Extent
 from mir_benchmarks.synth.score import Note, Score
+from mir_benchmarks.synth.styles import STYLES
 
 AUDIBLE = 0.1  # share of the clip for which a part must sound to count
 SLOW_BPM, FAST_BPM = 88, 124
@@ -35,10 +37,8 @@ def facts_of(score: Score) -> frozenset[str]:
     >>> sorted(fact for fact in facts_of(compose(0, 8.0, style="classical")) if fact.startswith(("no", "style")))
     ['no drums', 'no voice', 'style:classical']
     """
-    facts = {f"style:{score.style}", f"mode:{score.mode}", f"metre:{score.metre[0]}"}
-    facts.add(
-        "tempo:slow" if score.tempo_bpm < SLOW_BPM else "tempo:fast" if score.tempo_bpm > FAST_BPM else "tempo:mid"
-    )
+    tempo = "slow" if score.tempo_bpm < SLOW_BPM else "fast" if score.tempo_bpm > FAST_BPM else "mid"
+    facts = {f"style:{score.style}", f"mode:{score.mode}", f"metre:{score.metre[0]}", f"tempo:{tempo}"}
     facts |= {"drums", f"kit:{score.kit[0]}"} if score.hits else {"no drums"}
     events_hz = (len(score.notes) + len(score.hits)) / score.seconds
     facts.add("sparse" if events_hz < SPARSE_HZ else "dense" if events_hz > DENSE_HZ else "even")
@@ -52,8 +52,7 @@ def part_facts(score: Score, i: int) -> set[str]:
     part = score.parts[i]
     role, _, way = part.role.partition(" ")
     if role == "vocals":
-        sex = "female" if part.index % 2 else "male"
-        return {"voice", f"voice:{sex}", f"technique:{part.technique}"}
+        return {"voice", f"voice:{'female' if part.index % 2 else 'male'}", f"technique:{part.technique}"}
     facts = {f"family:{part.family}", f"{role.rstrip('2')}:{part.family}", f"way:{way}"}
     if part.drive >= 0.5:
         facts |= {"distorted", f"{part.family}:distorted"}
@@ -69,11 +68,8 @@ def holds(rule: str, facts: frozenset[str]) -> bool:
     >>> holds(rule, frozenset({"drums"})), holds(rule, frozenset({"drums", "voice"}))
     (True, False)
     """
-
-    def holds(word: str) -> bool:
-        return word[1:] not in facts if word.startswith("-") else word in facts
-
-    return any(all(holds(word.strip()) for word in option.split("+")) for option in rule.split("|"))
+    options = [[word.strip() for word in option.split("+")] for option in rule.split("|")]
+    return any(all((word.lstrip("-") in facts) != word.startswith("-") for word in option) for option in options)
 
 
 def tags_of(score: Score, rules: Rules) -> tuple[str, ...]:
@@ -103,10 +99,11 @@ def choose(candidates: Sequence[Score], n: int, rules: Rules, min_each: int = 1)
     return [candidates[i] for i in sorted(chosen)]
 
 
-def draw_scores(write: Callable[[int], Score], split: str, n: int, rules: Rules) -> list[Score]:
-    """`n` scores of a split, chosen from more; tags are as rare as `choose` allows."""
-    first = SPLITS.index(split) << 16
-    pool = [write(item) for item in range(first, first + n + SPARE)]
+def draw_scores(corpus: str, seed: int, split: str, extent: Extent, rules: Rules) -> list[Score]:
+    """The scores of a split in all styles, chosen from more; tags are as rare as `choose` allows."""
+    n, first, styles = extent.counts[split], SPLITS.index(split) << 16, list(STYLES)
+    pool = [first_score(corpus, seed, item, extent.seconds, is_clear, style=styles[item % len(styles)])
+            for item in range(first, first + n + SPARE)]  # fmt: skip
     return choose(pool, n, rules, min_each=1 if n < 40 else 4)
 
 

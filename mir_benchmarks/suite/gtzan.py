@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from mir_benchmarks.datasets.splits import gtzan_splits
-from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, corpus_rng, first_score
+from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, corpus_rng, first_score, table
 from mir_benchmarks.suite.sizes import SPLITS, Extent
-from mir_benchmarks.synth.score import Score
 from mir_benchmarks.synth.styles import STYLES
 
 RATE_HZ = 22_050
@@ -24,9 +23,9 @@ def plan(seed: int, extent: Extent) -> CorpusPlan:
             band = other if rng.random() < CROSSOVERS else None
             score = first_score("gtzan", seed, len(clips), extent.seconds, style=genre, band=band)
             clips.append(PlannedClip(f"genres/{genre}/{name}.wav", score, RATE_HZ))
-            texts[f"beats/gtzan_{name.replace('.', '_')}.beats"] = beats(score)
-    counts = {split: getattr(extent, split) * extent.groups for split in SPLITS}
-    return CorpusPlan(tuple(clips), texts, {"gtzan_genre": counts, "gtzan_beats": counts})
+            lines = ((f"{time:.3f}", position) for time, position in score.beats)
+            texts[f"beats/gtzan_{name.replace('.', '_')}.beats"] = table(lines)
+    return CorpusPlan(tuple(clips), texts, {"gtzan_genre": extent.counts, "gtzan_beats": extent.counts})
 
 
 def listed(split: str, n: int) -> list[str]:
@@ -37,8 +36,3 @@ def listed(split: str, n: int) -> list[str]:
     """
     names = [name for name, of in gtzan_splits().items() if of == split]
     return [name for genre in STYLES for name in [name for name in names if name.startswith(f"{genre}.")][:n]]
-
-
-def beats(score: Score) -> str:
-    """Seconds and position in the bar."""
-    return "".join(f"{time:.3f}\t{position}\n" for time, position in score.beats)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from mir_benchmarks.suite.facts import draw_scores, is_clear, tags_of
+from mir_benchmarks.suite.facts import draw_scores, tags_of
 from mir_benchmarks.suite.names import artists, slug, title
-from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, corpus_rng, first_score, table
+from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, corpus_rng, table
 from mir_benchmarks.suite.sizes import SPLITS, Extent
 from mir_benchmarks.suite.tags import MTT, RARE_MTT
-from mir_benchmarks.synth.score import Score
-from mir_benchmarks.synth.styles import STYLES
 
 RATE_HZ = 16_000
 LETTERS = {"train": "0123456789ab", "valid": "c", "test": "def"}
@@ -24,20 +22,13 @@ def plan(seed: int, extent: Extent) -> CorpusPlan:
     rows: list[list[str]] = [quoted(["clip_id", *tags, "mp3_path"])]
     clips: list[PlannedClip] = []
     for split in SPLITS:
-        scores = draw_scores(lambda item: write(seed, item, extent.seconds), split, getattr(extent, split), MTT)
-        for score in scores:
+        for score in draw_scores("magnatagatune", seed, split, extent, MTT):
             letter = LETTERS[split][len(clips) % len(LETTERS[split])]
             path = f"{letter}/{slug(next(names))}-{slug(title(rng))}-{track(rng)}"
             true = {*tags_of(score, MTT), *rng.choice(RARE_MTT, size=2)}
             rows.append(quoted([str(len(clips) + 2), *(str(int(tag in true)) for tag in tags), path]))
             clips.append(PlannedClip(f"mp3/{path}", score, RATE_HZ))
-    counts = {split: getattr(extent, split) for split in SPLITS}
-    return CorpusPlan(tuple(clips), {"annotations_final.csv": table(rows)}, {"mtt": counts})
-
-
-def write(seed: int, item: int, seconds: float) -> Score:
-    style = list(STYLES)[item % len(STYLES)]
-    return first_score("magnatagatune", seed, item, seconds, is_clear, style=style)
+    return CorpusPlan(tuple(clips), {"annotations_final.csv": table(rows)}, {"mtt": extent.counts})
 
 
 def track(rng: np.random.Generator) -> str:

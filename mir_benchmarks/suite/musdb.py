@@ -10,7 +10,7 @@ from mir_benchmarks.datasets.splits import musdb_validation
 from mir_benchmarks.suite.facts import AUDIBLE, part_share
 from mir_benchmarks.suite.names import artists, title
 from mir_benchmarks.suite.plans import CorpusPlan, corpus_rng, first_score
-from mir_benchmarks.suite.sizes import SPLITS, Extent
+from mir_benchmarks.suite.sizes import Extent
 from mir_benchmarks.synth.effects import finish_of, produce
 from mir_benchmarks.synth.files import encode
 from mir_benchmarks.synth.render import render
@@ -49,7 +49,7 @@ class Track:
         rng = stream(self.score.seed, "room", 9)
         finish = finish_of(self.score)
         purpose, seed, index = self.score.seed
-        sides = ((purpose, seed, index), (purpose, seed, index ^ 1 << 31))  # one room, recorded at two places
+        sides = (self.score.seed, (purpose, seed, index ^ 1 << 31))  # one room, recorded at two places
         stereo = {}
         for name, wave_N in render(self.score, RATE_HZ).items():
             pan = float(rng.uniform(-PAN[name], PAN[name]))
@@ -57,8 +57,7 @@ class Track:
             channels = [produce(wave_N * gain, finish, side, RATE_HZ, room=True, eq=True)
                         for gain, side in zip(gains, sides, strict=True)]  # fmt: skip
             stereo[name] = np.stack(channels, axis=1)
-        loudest = float(np.abs(sum(stereo.values())).max())
-        gain = np.float32(PEAK * 32767 / loudest)
+        gain = np.float32(PEAK * 32767 / float(np.abs(sum(stereo.values())).max()))
         return {name: np.round(wave_NC * gain).astype(np.int16) for name, wave_NC in stereo.items()}
 
 
@@ -73,8 +72,7 @@ def plan(seed: int, extent: Extent) -> CorpusPlan:
                            vocals=True)  # fmt: skip
         name = titles[split].pop(0) if titles[split] else f"{next(names)} - {title(rng)}"
         tracks.append(Track(f"{'test' if split == 'test' else 'train'}/{name}", score))
-    counts = {split: getattr(extent, split) for split in SPLITS}
-    return CorpusPlan(tuple(tracks), {}, {"musdb18": counts})
+    return CorpusPlan(tuple(tracks), {}, {"musdb18": extent.counts})
 
 
 def is_full(score: Score) -> bool:

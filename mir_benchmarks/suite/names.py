@@ -1,8 +1,7 @@
-"""Invented names, and the published rules by which the names of artists decide the split."""
+"""Invented names of artists and songs."""
 
 from __future__ import annotations
 
-import hashlib
 import string
 from collections.abc import Callable, Iterator
 
@@ -10,46 +9,10 @@ import numpy as np
 
 FIRST = ("Ada", "Bela", "Cleo", "Dario", "Edda", "Falk", "Gwen", "Hiro", "Ines", "Jorn", "Kaja", "Levi", "Mila", "Noor",
          "Oda", "Pavel", "Quin", "Runa", "Sami", "Tove", "Ugo", "Vera", "Wim", "Xenia", "Yara", "Zeno")  # fmt: skip
-SYLLABLES = (
-    "ba",
-    "dor",
-    "fen",
-    "gal",
-    "hol",
-    "jin",
-    "kar",
-    "lun",
-    "mer",
-    "nov",
-    "pel",
-    "ros",
-    "sil",
-    "tam",
-    "vin",
-    "zel",
-)
+SYLLABLES = ("ba", "dor", "fen", "gal", "hol", "jin", "kar", "lun", "mer", "nov", "pel", "ros", "sil", "tam", "vin",
+             "zel")  # fmt: skip
 TITLES = ("Amber", "Brook", "Cinder", "Drift", "Ember", "Fathom", "Glass", "Harbour", "Island", "Juniper", "Kite",
           "Lantern", "Meadow", "North", "Orchard", "Paper", "Quarry", "River", "Signal", "Tide")  # fmt: skip
-
-
-def sha1_mod(text: str, modulus: int) -> int:
-    """The SHA-1 of a text as a number, modulo another.
-
-    >>> sha1_mod("", 10)
-    5
-    """
-    return int(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), 16) % modulus
-
-
-def giantsteps_split(artist: str) -> str:
-    """GiantSteps-MTG-Key: 100 of 116 parts train."""
-    return "train" if sha1_mod(artist.lower(), 116) < 100 else "valid"
-
-
-def emomusic_split(artist: str) -> str:
-    """emoMusic's development songs: 8 of 10 parts train; names count by their ASCII letters and spaces."""
-    key = "".join(letter for letter in artist.lower() if letter in string.ascii_lowercase + " ")
-    return "train" if sha1_mod(key, 10) < 8 else "valid"
 
 
 def artists(rng: np.random.Generator) -> Iterator[str]:

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from mir_benchmarks.suite.plans import CorpusPlan, bench_seed, corpus_rng
+from mir_benchmarks.suite.plans import CorpusPlan, OneFile, bench_seed, corpus_rng
 from mir_benchmarks.suite.sizes import SPLITS, Extent
 from mir_benchmarks.synth.drums import band_noise
-from mir_benchmarks.synth.files import encode
 from mir_benchmarks.synth.instruments import FAMILIES, instrument
 from mir_benchmarks.synth.patch import Patch
 from mir_benchmarks.synth.seeds import Seed, stream
@@ -28,7 +27,7 @@ QUALITIES = ("bright", "dark", "distortion", "fast_decay", "long_release", "mult
 
 
 @dataclass(frozen=True)
-class NoteClip:
+class NoteClip(OneFile):
     """One note; recordings differ in tone control, distance and noise, as those of many libraries do."""
 
     path: str
@@ -38,13 +37,7 @@ class NoteClip:
     velocity: int
     seconds: float
     seed: Seed
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        return (self.path,)
-
-    def encode(self) -> dict[str, bytes]:
-        return {self.path: encode(self.wave(), RATE_HZ, "wav")}
+    rate_hz: int = RATE_HZ
 
     def wave(self) -> np.ndarray:
         """Float32 [N], peak below 1."""
@@ -70,18 +63,18 @@ def plan(seed: int, extent: Extent) -> CorpusPlan:
     for split in SPLITS:
         examples: dict[str, dict[str, Any]] = {}
         families = [family for family in FAMILIES if split == "train" or family != "synth_lead"]
-        while len(examples) < getattr(extent, split):
+        while len(examples) < extent.counts[split]:
             item, family = len(notes), families[len(examples) % len(families)]
             row = example(item, family, int(rng.choice(INSTRUMENTS[split])), LOWEST_MIDI + item % span, rng)
             if row["note_str"] in examples:
                 continue
             examples[row["note_str"]] = row
-            path, seed_words = f"nsynth-{split}/audio/{row['note_str']}.wav", bench_seed("nsynth", seed, item)
-            index = row["instrument"] % 1000
-            notes.append(NoteClip(path, family, index, row["pitch"], row["velocity"], extent.seconds, seed_words))
+            notes.append(NoteClip(
+                f"nsynth-{split}/audio/{row['note_str']}.wav", family, row["instrument"] % 1000, row["pitch"],
+                row["velocity"], extent.seconds, bench_seed("nsynth", seed, item),
+            ))  # fmt: skip
         texts[f"nsynth-{split}/examples.json"] = json.dumps(examples, indent=1)
-    counts = {split: getattr(extent, split) for split in SPLITS}
-    return CorpusPlan(tuple(notes), texts, {"nsynth_instrument": counts, "nsynth_pitch": counts})
+    return CorpusPlan(tuple(notes), texts, {"nsynth_instrument": extent.counts, "nsynth_pitch": extent.counts})
 
 
 def example(item: int, family: str, index: int, midi: int, rng: np.random.Generator) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -42,8 +43,26 @@ class CorpusPlan:
     counts: dict[str, dict[str, int]]
 
 
+class OneFile:
+    """A RecordingPlan whose only file, at `path`, holds the samples of `wave`."""
+
+    path: str
+    rate_hz: int
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,)
+
+    @abstractmethod
+    def wave(self) -> np.ndarray:
+        """The samples, float32 [N]."""
+
+    def encode(self) -> dict[str, bytes]:
+        return {self.path: encode(self.wave(), self.rate_hz, self.path.rpartition(".")[2])}
+
+
 @dataclass(frozen=True)
-class PlannedClip:
+class PlannedClip(OneFile):
     """A mono recording of one score."""
 
     path: str
@@ -54,13 +73,8 @@ class PlannedClip:
     def seconds(self) -> float:
         return self.score.seconds
 
-    @property
-    def paths(self) -> tuple[str, ...]:
-        return (self.path,)
-
-    def encode(self) -> dict[str, bytes]:
-        wave_N = mix(render(self.score, self.rate_hz), self.score, self.rate_hz)
-        return {self.path: encode(wave_N, self.rate_hz, self.path.rpartition(".")[2])}
+    def wave(self) -> np.ndarray:
+        return mix(render(self.score, self.rate_hz), self.score, self.rate_hz)
 
 
 def bench_seed(corpus: str, seed: int, item: int, attempt: int = 0) -> Seed:

@@ -18,6 +18,11 @@ class Extent:
     groups: int = 1
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Recordings of all groups in each split."""
+        return {split: getattr(self, split) * self.groups for split in SPLITS}
+
+    @property
     def splits(self) -> list[str]:
         """The split of each recording of a group, in order.
 

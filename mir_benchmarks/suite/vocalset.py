@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mir_benchmarks.datasets.splits import vocalset_singer_splits, vocalset_technique_splits
-from mir_benchmarks.suite.names import sha1_mod
-from mir_benchmarks.suite.plans import CorpusPlan, bench_seed, corpus_rng
+from mir_benchmarks.datasets.splits import vocalset_technique_splits
+from mir_benchmarks.datasets.vocalset import singer_split
+from mir_benchmarks.suite.plans import CorpusPlan, OneFile, bench_seed, corpus_rng
 from mir_benchmarks.suite.sizes import SPLITS, Extent
-from mir_benchmarks.synth.files import encode
 from mir_benchmarks.synth.render import mix, render
 from mir_benchmarks.synth.score import Note, Part, Score
 from mir_benchmarks.synth.seeds import stream
@@ -32,27 +31,24 @@ SILENCE_S = (0.1, 0.5)
 
 
 @dataclass(frozen=True)
-class SungClip:
+class SungClip(OneFile):
     """A singer in a quiet room, some moments after the recorder was started."""
 
     path: str
     score: Score = field(repr=False)
     silence_s: float
+    rate_hz: int = RATE_HZ
 
     @property
     def seconds(self) -> float:
         return self.silence_s + self.score.seconds
 
-    @property
-    def paths(self) -> tuple[str, ...]:
-        return (self.path,)
-
-    def encode(self) -> dict[str, bytes]:
+    def wave(self) -> np.ndarray:
         # One room and one microphone for all: only singers differ.
         sung_N = mix(render(self.score, RATE_HZ), self.score, RATE_HZ, room=False, eq=False, noise=False)
         wave_N = np.pad(sung_N, (round(self.silence_s * RATE_HZ), 0))
         hiss_N = stream(self.score.seed, "hiss").standard_normal(len(wave_N), dtype=np.float32)
-        return {self.path: encode(wave_N + np.float32(1e-4) * hiss_N, RATE_HZ, "wav")}
+        return wave_N + np.float32(1e-4) * hiss_N
 
 
 def plan(seed: int, extent: Extent) -> CorpusPlan:
@@ -75,8 +71,7 @@ def plan(seed: int, extent: Extent) -> CorpusPlan:
             score = performance(("vocalset", seed, item), voice, technique, context, vowel, int(tonic), extent.seconds)
             path = f"FULL/{folder}/{context}/{technique}/{file_name}"
             clips.append(SungClip(path, score, round(float(rng.uniform(*SILENCE_S)), 2)))
-    singer_counts = {split: getattr(extent, split) * extent.groups for split in SPLITS}
-    return CorpusPlan(tuple(clips), {}, {"vocalset_singer": singer_counts, "vocalset_technique": technique_counts})
+    return CorpusPlan(tuple(clips), {}, {"vocalset_singer": extent.counts, "vocalset_technique": technique_counts})
 
 
 def recording(
@@ -88,14 +83,9 @@ def recording(
     for i in rng.permutation(len(places)):
         context, key, vowel = places[i]
         name = f"{singer}_{context}_{technique}_{key}_{vowel}.wav"
-        if name not in taken and singer_split(name) == split:
+        if name not in taken and singer_split(name.removesuffix(".wav")) == split:
             return context, key, vowel, name
     raise ValueError(f"no name is left for {singer}, {technique} in {split}")
-
-
-def singer_split(file_name: str) -> str:
-    """The split of a recording in the singer task."""
-    return vocalset_singer_splits()[sha1_mod(file_name.removesuffix(".wav"), 25)]
 
 
 def performance(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from importlib import import_module
+from itertools import repeat
 from pathlib import Path
 
 from mert.files import read_json, write_json
@@ -90,8 +91,7 @@ def write_corpus(folder: Path, name: str, size: str, seed: int, pool: Executor, 
     done = total - len(missing)
     on_progress(name, done, total)
     batches = [missing[i : i + BATCH] for i in range(0, total, BATCH)]
-    jobs = [pool.submit(write_recordings, folder, batch) for batch in batches]
-    for written in results(jobs):
+    for written in pool.map(write_recordings, repeat(folder), batches):  # when one fails, the others do not begin
         done += written
         on_progress(name, done, total)
     for path, text in plan.texts.items():
@@ -99,16 +99,6 @@ def write_corpus(folder: Path, name: str, size: str, seed: int, pool: Executor, 
     seconds = round(sum(recording.seconds for recording in plan.recordings), 3)
     facts = {"generator": VERSION, "seed": seed, "size": size, "counts": plan.counts, "seconds_of_audio": seconds}
     write_json(folder / NOTE, facts)
-
-
-def results(jobs: list[Future[int]]) -> Iterator[int]:
-    """Results in order; when a job fails, those that have not begun are cancelled."""
-    try:
-        for job in jobs:
-            yield job.result()
-    finally:
-        for job in jobs:
-            job.cancel()
 
 
 def write_recordings(folder: Path, recordings: list[RecordingPlan]) -> int:

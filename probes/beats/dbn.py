@@ -10,8 +10,6 @@ from functools import cached_property
 
 import numpy as np
 
-MIN_ACTIVATION = 1e-7  # activations are kept this far from 0 and 1, whose logarithms are infinite
-
 
 @dataclass(frozen=True)
 class DbnBeats:
@@ -103,10 +101,9 @@ class DbnBeats:
 
     def _log_likelihood(self, activation_T: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """Of the frames of intervals entered at `starts` [..., K or 1], as far as they lie in the recording."""
-        clipped_T = np.clip(activation_T, MIN_ACTIVATION, 1 - MIN_ACTIVATION)
+        clipped_T = np.clip(activation_T, 1e-7, 1 - 1e-7)  # logarithms of 0 are infinite
         beat = np.cumsum(np.append(0.0, np.log(clipped_T)))
         rest = np.cumsum(np.append(0.0, np.log((1 - clipped_T) / (self.observation_lambda - 1))))
-        first, middle, end = (
-            np.clip(starts + frames, 0, len(activation_T)) for frames in (0, self.beat_frames, self.intervals)
-        )
+        edges = (0, self.beat_frames, self.intervals)
+        first, middle, end = (np.clip(starts + frames, 0, len(activation_T)) for frames in edges)
         return np.asarray(beat[middle] - beat[first] + rest[end] - rest[middle])

@@ -19,7 +19,6 @@ from probes.features.stores import FrameStore, Layer
 from probes.fit import Policy, seeded, train
 from probes.heads import FrameHead
 
-MAX_BATCH_CLIPS = 64
 Beats = Mapping[str, np.ndarray]  # seconds of the beats of each clip
 
 
@@ -41,19 +40,10 @@ class BeatFit:
 
 
 def fit_one(
-    store: FrameStore,
-    train_beats: Beats,
-    valid_beats: Beats,
-    *,
-    layer: Layer,
-    lr: float,
-    seed: int,
-    tracking: Tracking | None = None,
-    policy: Policy | None = None,
-    batch_clips: int | None = None,
-    crop_s: float = 10.0,
+    store: FrameStore, train_beats: Beats, valid_beats: Beats, *, layer: Layer, lr: float, seed: int,
+    tracking: Tracking = Tracking(), policy: Policy = Policy(), batch_clips: int | None = None, crop_s: float = 10.0,
     device: str | torch.device = "cpu",
-) -> BeatFit:
+) -> BeatFit:  # fmt: skip
     """Train one head; the same seed gives the same head, bit by bit, on a CPU.
 
     An epoch takes a random crop of each training clip, in batches of 64 clips, or of an eighth of all if that is less.
@@ -61,21 +51,19 @@ def fit_one(
     the choice of layer and rate. MARBLE computes F in every epoch: on few clips that is coarse (beats drawn from noise
     reach 0.35), costs two to three times as long, and was on average no better where both were tried.
     """
-    device, tracking = torch.device(device), tracking or Tracking()
-    clips = list(train_beats)
+    device, clips = torch.device(device), list(train_beats)
     with seeded(seed, device) as random:
         head = FrameHead.for_frames(store.frames(clips[0], layer)).to(device)
         head.init_rate(float(np.mean([beat_targets(train_beats[clip], store.times(clip)).mean() for clip in clips])))
-        size = batch_clips or min(MAX_BATCH_CLIPS, math.ceil(len(clips) / 8))
+        size = batch_clips or min(64, math.ceil(len(clips) / 8))
 
         def crop(clip: str) -> tuple[Tensor, Tensor]:
             times_T = store.times(clip)
             length = min(len(times_T), round(crop_s * frame_rate(times_T)))
             start = int(random.integers(len(times_T) - length, endpoint=True))
             targets_T = beat_targets(train_beats[clip], times_T)[start : start + length]
-            return torch.as_tensor(store.frames(clip, layer)[..., start : start + length, :]), torch.as_tensor(
-                targets_T
-            )
+            frames = store.frames(clip, layer)[..., start : start + length, :]
+            return torch.as_tensor(frames), torch.as_tensor(targets_T)
 
         def epoch(optimizer: torch.optim.Optimizer) -> None:
             order = [clips[i] for i in random.permutation(len(clips))]
@@ -83,10 +71,9 @@ def fit_one(
                 step(head, [crop(clip) for clip in order[first : first + size]], optimizer, device)
 
         def validate() -> float:
-            losses = [clip_loss(head, store, beats, clip, layer) for clip, beats in valid_beats.items()]
-            return -float(np.mean(losses))
+            return -float(np.mean([clip_loss(head, store, beats, clip, layer) for clip, beats in valid_beats.items()]))
 
-        _, number = train(head, lr, policy or Policy(), epoch, validate)
+        _, number = train(head, lr, policy, epoch, validate)
     valid = float(np.mean(f_measures(head, store, valid_beats, layer, tracking))) if number else 0.0
     return BeatFit(head, layer, lr, seed, valid, number)
 
@@ -113,7 +100,5 @@ def clip_loss(head: FrameHead, store: FrameStore, beats: np.ndarray, clip: str, 
 
 def f_measures(head: FrameHead, store: FrameStore, beats: Beats, layer: Layer, tracking: Tracking) -> np.ndarray:
     """F of each clip, whole."""
-    return np.array([
-        tracking.score(reference, head.activation(store.frames(clip, layer)), store.times(clip)).f_measure
-        for clip, reference in beats.items()
-    ])  # fmt: skip
+    return np.array([tracking.score(reference, head.activation(store.frames(clip, layer)), store.times(clip)).f_measure
+                     for clip, reference in beats.items()])  # fmt: skip

@@ -14,10 +14,6 @@ import numpy as np
 from mert.errors import need
 from probes.beats.dbn import DbnBeats
 
-WIDENED = (1.0, 0.5, 0.25)  # targets of the frame nearest to a beat and of its neighbours
-PEAK_REACH_S = 0.06  # a peak is the largest within 3 frames at 50 Hz
-POSTS = ("dbn", "peak")
-
 tracker = lru_cache(DbnBeats)
 
 
@@ -44,7 +40,7 @@ def beat_targets(beats: np.ndarray, times_T: np.ndarray) -> np.ndarray:
     at = np.rint((np.asarray(beats, dtype=np.float64) - times_T[0]) * fps).astype(int)
     at = at[(at >= 0) & (at < len(times_T))]
     targets_T = np.zeros(len(times_T), np.float32)
-    for off, value in enumerate(WIDENED):
+    for off, value in enumerate((1.0, 0.5, 0.25)):
         for near in (at - off, at + off):
             near = near[(near >= 0) & (near < len(times_T))]
             targets_T[near] = np.maximum(targets_T[near], value)
@@ -59,7 +55,7 @@ def peak_beats(activation_T: np.ndarray, fps: float) -> np.ndarray:
     >>> peak_beats(np.array([0, 0.6, 0, 0, 0, 0, 0.9, 0.9, 0, 0.4]), fps=50)
     array([0.02, 0.13])
     """
-    reach = math.ceil(round(PEAK_REACH_S * fps, 6))
+    reach = math.ceil(round(0.06 * fps, 6))
     padded = np.pad(np.asarray(activation_T, dtype=np.float64), reach, constant_values=-np.inf)
     highest_T = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1).max(axis=1)
     peaks = np.flatnonzero((padded[reach : len(padded) - reach] == highest_T) & (highest_T > 0.5))
@@ -86,11 +82,10 @@ def beat_scores(
     BeatScores(f_measure=0.5, matched=1, n_reference=2, n_estimate=2)
     """
     mir_eval = need("mir_eval", "probe", "beat scores")
-    reference, estimate = (mir_eval.beat.trim_beats(np.sort(beats), min_beat_time=trim_s)
-                           for beats in (reference, estimate))  # fmt: skip
-    both = len(reference) and len(estimate)
-    matched = len(mir_eval.util.match_events(reference, estimate, tolerance_s)) if both else 0
-    return BeatScores(f_measure(matched, len(reference), len(estimate)), matched, len(reference), len(estimate))
+    both = [mir_eval.beat.trim_beats(np.sort(beats), min_beat_time=trim_s) for beats in (reference, estimate)]
+    n_beats = [len(beats) for beats in both]
+    matched = len(mir_eval.util.match_events(*both, tolerance_s)) if all(n_beats) else 0
+    return BeatScores(f_measure(matched, *n_beats), matched, *n_beats)
 
 
 def f_measure(matched: int, n_reference: int, n_estimate: int) -> float:
@@ -107,7 +102,7 @@ class Tracking:
     trim_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.post not in POSTS:
+        if self.post not in ("dbn", "peak"):
             raise ValueError(f'post is "dbn" or "peak", not {self.post!r}')
 
     def beats(self, activation_T: np.ndarray, times_T: np.ndarray) -> np.ndarray:

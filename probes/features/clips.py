@@ -16,9 +16,6 @@ from mert.audio.recording import Recording
 from mert.errors import AudioError
 from mert.files import sha256_file
 
-SILENCE_DB = -40.0
-SILENCE_BLOCK_S = 0.01
-
 
 @dataclass(frozen=True)
 class Clip:
@@ -49,8 +46,7 @@ class Clip:
             return self.wave(rate_hz)
         if self.audio is None:
             raise ValueError(f"clip {self.id} has neither a file nor a wave")
-        blocks = list(Recording(self.audio).blocks(rate_hz))
-        return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+        return np.concatenate([np.zeros(0, np.float32), *Recording(self.audio).blocks(rate_hz)])
 
 
 def trimmed(wave_N: np.ndarray, rate_hz: int) -> np.ndarray:
@@ -60,13 +56,12 @@ def trimmed(wave_N: np.ndarray, rate_hz: int) -> np.ndarray:
     >>> len(trimmed(wave, 1000))
     500
     """
-    step = max(1, round(SILENCE_BLOCK_S * rate_hz))
+    step = max(1, round(0.01 * rate_hz))
     blocks = wave_N[: len(wave_N) // step * step].reshape(-1, step).astype(np.float64)
     power = (blocks**2).mean(axis=1)
     if not len(power) or not power.max():
         return wave_N
-    first = int((power >= power.max() * 10 ** (SILENCE_DB / 10)).argmax())
-    return wave_N[first * step :]
+    return wave_N[int((power >= power.max() * 10 ** (-40 / 10)).argmax()) * step :]
 
 
 def wave_digest(wave_N: np.ndarray) -> str:

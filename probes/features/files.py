@@ -13,34 +13,25 @@ import numpy as np
 from mert.embedding.embedder import free_memory
 from mert.embedding.features import Features, Provenance, differences
 from mert.errors import MertError, OutputError
+from probes.features.stores import FrameStore, PooledStore, rows_of_spans
 
-AGAIN = "embed all recordings again in one way"
 
+class FeatureFiles(PooledStore, FrameStore):
+    """Features of many recordings in memory, for clip probes or, if `framewise`, for frame-wise ones.
 
-class FeatureFiles:
-    """Features of many recordings in memory: a PooledStore for clip probes, a FrameStore for frame-wise ones.
-
-    A slice of layers selects those that are summed: all but `embed`. Frames are pooled unless `framewise`.
-
-    >>> from dataclasses import asdict
-    >>> meta = asdict(Provenance("0", 74, 74, True, "float32")) | {"model": "m", "pool": "mean"}
-    >>> one = Features(np.ones((2, 3), np.float32), None, ("embed", "layer01"), meta)
-    >>> files = FeatureFiles({"a.wav": one, "b.wav": one})
-    >>> files.windows(np.array([1]), 0).shape, files.rows(["b.wav", "a.wav"])[0].tolist()
-    ((1, 3), [1, 0])
+    A slice of layers selects those that are summed: all but `embed`.
     """
 
     def __init__(self, features_by_id: dict[str, Features], framewise: bool = False) -> None:
         first_name, first = next(iter(features_by_id.items()))
         self.meta, self.layers, self.framewise = first.meta, first.layers, framewise
         self.pool = None if framewise else first.meta.get("pool") or "mean"
-        rows, self._first, self._times = [], {}, {}
-        n = 0
+        rows, self._spans, self._times, n = [], {}, {}, 0
         for name, features in features_by_id.items():
             check_meta(name, features)
             check_alike(name, features, first_name, first)
             values_RLP = rows_of(name, features, framewise)
-            self._first[name], self._times[name] = (n, n + len(values_RLP)), features.times
+            self._spans[name], self._times[name] = (n, n + len(values_RLP)), features.times
             rows.append(values_RLP)
             n += len(values_RLP)
         self._values = np.concatenate(rows)
@@ -53,21 +44,12 @@ class FeatureFiles:
         if framewise and 2 * size > free_memory():
             reason = f"{size / 2**30:.1f} GiB of frames do not fit into memory"
             raise OutputError(next(iter(paths.values())).parent, reason, "embed fewer layers: --layers layer07")
-        loaded = {}
-        for name, path in paths.items():
-            features = Features.load(path)
-            if features.times is not None and not framewise:
-                check_finite(str(path), features.values)
-                features = features.pool("mean")
-            loaded[name] = features
-        return cls(loaded, framewise)
+        loaded = ((name, path, Features.load(path)) for name, path in paths.items())
+        return cls({name: features if framewise else pooled(str(path), features) for name, path, features in loaded},
+                   framewise)  # fmt: skip
 
     def rows(self, ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """(row numbers, number of the recording each belongs to), for recordings in this order."""
-        spans = [self._first[name] for name in ids]
-        rows = [np.arange(first, end) for first, end in spans]
-        owners = np.repeat(np.arange(len(spans)), [end - first for first, end in spans])
-        return np.concatenate(rows) if rows else np.zeros(0, int), owners
+        return rows_of_spans([self._spans[name] for name in ids])
 
     def windows(self, rows: np.ndarray, layer: int | slice) -> np.ndarray:
         """[n, P] of one layer, float32, or [n, L, P] of all that are summed."""
@@ -76,16 +58,12 @@ class FeatureFiles:
         return self._values[rows, layer].astype(np.float32)
 
     def frames(self, clip_id: str, layer: int | slice) -> np.ndarray:
-        """float32 [T, D] of one layer, or [L, T, D] of all that are summed."""
-        first, end = self._first[clip_id]
-        if isinstance(layer, slice):
-            return self._values[first:end, self._summed].astype(np.float32).transpose(1, 0, 2)
-        return self._values[first:end, layer].astype(np.float32)
+        chosen = self._summed if isinstance(layer, slice) else layer
+        values = self._values[slice(*self._spans[clip_id]), chosen].astype(np.float32)
+        return values if values.ndim == 2 else values.transpose(1, 0, 2)
 
     def times(self, clip_id: str) -> np.ndarray:
-        """Seconds of a recording's frames."""
-        times_T = self._times[clip_id]
-        if times_T is None:
+        if (times_T := self._times[clip_id]) is None:
             raise ValueError(f"{clip_id} is pooled")
         return times_T
 
@@ -102,20 +80,26 @@ def check_alike(name: str, features: Features, other_name: str, other: Features)
     meta, wanted = (each.meta | {"layers": list(each.layers)} for each in (features, other))
     differing = differences(features.provenance, other.provenance)
     for fact in (*differing, *(fact for fact in ("pool", "layers") if meta[fact] != wanted[fact])):
-        raise OutputError(name, f"{fact} is {meta[fact]}, and {wanted[fact]} in {other_name}", AGAIN)
+        raise OutputError(name, f"{fact} is {meta[fact]}, and {wanted[fact]} in {other_name}",
+                          "embed all recordings again in one way")  # fmt: skip
 
 
 def rows_of(name: str, features: Features, framewise: bool) -> np.ndarray:
     """[R, L, P] of one recording: its frames, or one row."""
-    check_finite(name, features.values)
     if not framewise:
-        pooled = features if features.times is None else features.pool("mean")
-        return pooled.values[None]
+        return pooled(name, features).values[None]
+    check_finite(name, features.values)
     if features.times is None:
         raise OutputError(name, "is pooled, and events need frames", "embed again without --pool")
     if len(features.times) < 2:
         raise OutputError(name, "has a single frame", "leave it out")
     return features.values.transpose(1, 0, 2)
+
+
+def pooled(name: str, features: Features) -> Features:
+    """The mean over the frames of a recording; MertError for NaN and infinity."""
+    check_finite(name, features.values)
+    return features if features.times is None else features.pool("mean")
 
 
 def check_finite(name: str, values: np.ndarray) -> None:

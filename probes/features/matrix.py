@@ -27,6 +27,7 @@ from mert.files import read_json, write_json, write_whole
 from probes.encoders import Encoder
 from probes.features.clips import Clip, trimmed, wave_digest
 from probes.features.cutting import ClipWindows
+from probes.features.stores import FrameStore, PooledStore, rows_of_spans
 
 VERSION = 1
 BATCH_CLIPS = 8  # written at a time
@@ -47,18 +48,16 @@ class Entry:
     crc32: int
 
 
-class FeatureMatrix:
+class FeatureMatrix(PooledStore, FrameStore):
     """The features of many clips: `extract` adds what is missing, `rows`, `windows` and `frames` read them."""
 
     def __init__(self, root: Path, encoder: Encoder, clip_windows: ClipWindows) -> None:
         facts = encoder.facts
         self.encoder, self.clip_windows = encoder, clip_windows
         self.key = {"version": VERSION, "encoder": facts.as_dict(), "windowing": asdict(clip_windows)}
-        digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()
-        self.folder = Path(root) / f"{facts.name.replace('/', '-')}-{digest[:12]}"
-        self.digest = digest
-        self.layers = facts.layer_names
-        self.width = facts.width if clip_windows.pooled else facts.dim
+        self.digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()
+        self.folder = Path(root) / f"{facts.name.replace('/', '-')}-{self.digest[:12]}"
+        self.layers, self.width = facts.layer_names, facts.width if clip_windows.pooled else facts.dim
         self.entries: dict[str, Entry] = {}
         self._values: np.ndarray | None = None
 
@@ -73,7 +72,7 @@ class FeatureMatrix:
             return seconds * self.encoder.facts.frame_rate * self.row_bytes
         return seconds / (self.clip_windows.seconds or seconds or 1) * self.row_bytes
 
-    def extract(self, clips: Sequence[Clip], on_clip: Callable[[bool], None] | None = None) -> None:
+    def extract(self, clips: Sequence[Clip], on_clip: Callable[[bool], None] = lambda extracted: None) -> None:
         """Extract the features of every clip that has none; `on_clip` is called per clip: was it extracted?
 
         AudioError, after all others were extracted, if clips cannot be read: nothing is left out silently.
@@ -83,24 +82,20 @@ class FeatureMatrix:
             missing = []
             for clip in clips:
                 if self._known(clip):
-                    if on_clip:
-                        on_clip(False)
+                    on_clip(False)
                 else:
                     missing.append(clip)
             failures: list[MertError] = []
-            for group in groups(missing, BATCH_CLIPS):
-                failures += self._append(group, on_clip)
+            for first in range(0, len(missing), BATCH_CLIPS):
+                failures += self._append(missing[first : first + BATCH_CLIPS], on_clip)
             self._write_index()
         if failures:
             more = f" (and {len(failures) - 1} more like it)" if len(failures) > 1 else ""
             raise AudioError(failures[0].source, failures[0].reason + more, failures[0].remedy)
 
     def rows(self, ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """(row numbers, number of the clip each belongs to), for clips in this order."""
         entries = [self.entries[name] for name in ids]
-        rows = [np.arange(entry.first, entry.first + entry.count) for entry in entries]
-        owners = np.repeat(np.arange(len(entries)), [entry.count for entry in entries])
-        return np.concatenate(rows) if rows else np.zeros(0, int), owners
+        return rows_of_spans([(entry.first, entry.first + entry.count) for entry in entries])
 
     def windows(self, rows: np.ndarray, layer: int | slice) -> np.ndarray:
         """float32 [n, P] of one layer, or fp16 [n, L, P] of several."""
@@ -108,13 +103,11 @@ class FeatureMatrix:
         return values.astype(np.float32) if values.ndim == 2 else values
 
     def frames(self, clip_id: str, layer: int | slice) -> np.ndarray:
-        """float32 [T, D] of one layer, or [L, T, D] of several."""
         entry = self.entries[clip_id]
         values = self._opened()[entry.first : entry.first + entry.count, layer].astype(np.float32)
         return values if values.ndim == 2 else values.transpose(1, 0, 2)
 
     def times(self, clip_id: str) -> np.ndarray:
-        """Seconds of a clip's frames."""
         return self.encoder.times(self.entries[clip_id].count)
 
     def _opened(self) -> np.ndarray:
@@ -200,43 +193,36 @@ class FeatureMatrix:
         return failures
 
     def _extracted(self, clip: Clip) -> tuple[Entry, np.ndarray]:
-        """An entry that is not placed yet, and its values, fp16 [rows, L, P]."""
+        """An entry that is not placed yet, and its values, fp16 [rows, L, P]; MertError for values of no use."""
         rate_hz, cut = self.encoder.facts.sample_rate, self.clip_windows
-        size, mtime_ns = clip.stamp()
-        whole_N = clip.read(rate_hz)
+        stamp, whole_N = clip.stamp(), clip.read(rate_hz)
         wave_N = trimmed(whole_N, rate_hz) if cut.trim else whole_N
         if cut.pooled:
-            waves = [wave_N[first:end] for first, end in cut.spans(len(wave_N), rate_hz)]
-            values = [pooled_LP for pooled_LP in self.encoder.pooled(waves)]
+            values = list(self.encoder.pooled([wave_N[slice(*span)] for span in cut.spans(len(wave_N), rate_hz)]))
             values_RLP = np.stack(values) if values else np.zeros((0, len(self.layers), self.width), np.float32)
         else:
             values_RLP = self.encoder.frames(wave_N, cut.seconds).transpose(1, 0, 2)
         with np.errstate(over="ignore"):
             half = np.ascontiguousarray(values_RLP, np.float16)
-        check_values(clip, half, (len(self.layers), self.width))
+        source, shape = clip.audio or clip.id, (len(self.layers), self.width)
+        if not len(half):
+            raise AudioError(source, "too short for a single window", "leave it out of the dataset")
+        if half.shape[1:] != shape:
+            raise MertError(clip.id, f"the encoder gave {half.shape[1:]}, not layers x width {shape}",
+                            "correct the encoder's facts")  # fmt: skip
+        if not np.isfinite(half).all():
+            raise MertError(source, "features are NaN, infinite or beyond fp16", "check encoder and audio")
         digest, seconds = wave_digest(whole_N), len(whole_N) / rate_hz
-        return Entry(clip.id, clip.content(), size, mtime_ns, digest, seconds, 0, len(half), 0), half
+        return Entry(clip.id, clip.content(), *stamp, digest, seconds, 0, len(half), 0), half
 
     def _write_index(self) -> None:
-        import pyarrow
         import pyarrow.parquet
 
-        rows = [asdict(entry) for entry in sorted(self.entries.values(), key=lambda entry: entry.first)]
-        columns = {name: [row[name] for row in rows] for name in Entry.__dataclass_fields__}
+        entries = sorted(self.entries.values(), key=lambda entry: entry.first)
+        columns = {name: [getattr(entry, name) for entry in entries] for name in Entry.__dataclass_fields__}
         with write_whole(self.folder / "index.parquet") as temporary:
             pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
         (self.folder / "journal.jsonl").unlink(missing_ok=True)
-
-
-def check_values(clip: Clip, values_RLP: np.ndarray, shape: tuple[int, int]) -> None:
-    """MertError for no rows, another shape, NaN, or values too large for fp16."""
-    if not len(values_RLP):
-        raise AudioError(clip.audio or clip.id, "too short for a single window", "leave it out of the dataset")
-    if values_RLP.shape[1:] != shape:
-        raise MertError(clip.id, f"the encoder gave {values_RLP.shape[1:]}, not layers x width {shape}",
-                        "correct the encoder's facts")  # fmt: skip
-    if not np.isfinite(values_RLP).all():
-        raise MertError(clip.audio or clip.id, "features are NaN, infinite or beyond fp16", "check encoder and audio")
 
 
 def read_journal(path: Path) -> list[Entry]:
@@ -252,7 +238,6 @@ def read_journal(path: Path) -> list[Entry]:
 
 def read_index(path: Path) -> list[Entry]:
     """Entries of a finished run; of a damaged index there are none, and the features are extracted again."""
-    import pyarrow
     import pyarrow.parquet
 
     if not path.exists():
@@ -261,8 +246,3 @@ def read_index(path: Path) -> list[Entry]:
         return [Entry(**row) for row in pyarrow.parquet.read_table(path).to_pylist()]
     except (pyarrow.ArrowException, OSError, TypeError):
         return []
-
-
-def groups(clips: Sequence[Clip], size: int) -> Iterator[Sequence[Clip]]:
-    for first in range(0, len(clips), size):
-        yield clips[first : first + size]

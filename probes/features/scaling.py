@@ -14,7 +14,6 @@ from torch import Tensor
 
 from probes.features.stores import FrameStore, Layer
 
-MIN_DEVIATION = 1e-6  # dimensions that vary less are only centred
 PIECE = 4096  # rows at a time
 
 
@@ -31,11 +30,16 @@ class Standardizer:
         return cls(torch.zeros(shape), torch.ones(shape))
 
     @classmethod
+    def bounded(cls, mean: Tensor, deviation: Tensor) -> Standardizer:
+        """In float32; dimensions that vary less than 1e-6 are only centred."""
+        return cls(mean.float(), torch.where(deviation > 1e-6, deviation, 1.0).float())
+
+    @classmethod
     def of_rows(cls, x: Tensor) -> Standardizer:
         """By two passes over rows [R, P] or [R, L, P] in memory: the mean first, then squares about it."""
         mean = sum(piece.double().sum(dim=0) for piece in x.split(PIECE)) / len(x)
         deviation = torch.sqrt(sum(((piece - mean) ** 2).sum(dim=0) for piece in x.split(PIECE)) / len(x))
-        return cls(mean.float(), torch.where(deviation > MIN_DEVIATION, deviation, 1.0).float())
+        return cls.bounded(mean, deviation)
 
     @classmethod
     def of_stream(cls, clips: Iterable[np.ndarray]) -> Standardizer:
@@ -47,8 +51,7 @@ class Standardizer:
             total, squares = total + values.sum(axis=-2), squares + (values**2).sum(axis=-2)
         mean = total / count
         deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
-        deviation = np.where(deviation > MIN_DEVIATION, deviation, 1.0)
-        return cls(torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(deviation.astype(np.float32)))
+        return cls.bounded(torch.from_numpy(mean), torch.from_numpy(deviation))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Scale rows in place, in their precision and piece by piece: there may be gigabytes of them."""
@@ -62,7 +65,7 @@ class Standardizer:
         return scaled
 
 
-class StandardizedFrames:
+class StandardizedFrames(FrameStore):
     """A FrameStore whose frames are standardised by those of the training clips."""
 
     def __init__(self, store: FrameStore, train: tuple[str, ...]) -> None:
@@ -70,11 +73,9 @@ class StandardizedFrames:
         self._standardizers: dict[str, Standardizer] = {}
 
     def frames(self, clip_id: str, layer: Layer) -> np.ndarray:
-        """[T, D] of one layer, [L, T, D] of a slice."""
         return self.standardizer(layer).scale_frames(self._store.frames(clip_id, layer))
 
     def times(self, clip_id: str) -> np.ndarray:
-        """Seconds of a clip's frames."""
         return self._store.times(clip_id)
 
     def standardizer(self, layer: Layer) -> Standardizer:

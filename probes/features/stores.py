@@ -33,27 +33,29 @@ def layer_number(layers: Sequence[str], option: str) -> Layer:
     return ALL if option == WEIGHTED else layers.index(option)
 
 
+def rows_of_spans(spans: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """All rows of spans (first, end), and the number of the span each belongs to."""
+    rows = np.concatenate([np.zeros(0, int), *(np.arange(*span) for span in spans)])
+    return rows, np.repeat(np.arange(len(spans)), [end - first for first, end in spans])
+
+
 class FrameStore(Protocol):
-    """Frozen features of clips, frame by frame; FeatureMatrix and FeatureFiles are two."""
+    """Frozen features of clips, frame by frame."""
 
     def frames(self, clip_id: str, layer: Layer) -> np.ndarray:
-        """[T, D] of one layer, [L, T, D] of a slice."""
-        ...
+        """float32 [T, D] of one layer, [L, T, D] of a slice."""
 
     def times(self, clip_id: str) -> np.ndarray:
         """Seconds [T] of the frames."""
-        ...
 
 
 class PooledStore(Protocol):
-    """Frozen features of clips, a row per window; FeatureMatrix and FeatureFiles are two."""
+    """Frozen features of clips, a row per window."""
 
     layers: tuple[str, ...]
 
     def rows(self, ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """(row numbers, number of the clip each belongs to), for clips in this order."""
-        ...
 
     def windows(self, rows: np.ndarray, layer: Layer) -> np.ndarray:
         """[n, P] of one layer, [n, L, P] of a slice."""
-        ...

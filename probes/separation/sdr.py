@@ -5,6 +5,7 @@ Shapes: J targets in the order of STEMS, C channels, N samples, F bins, T frames
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,6 @@ import torch
 
 from mert.errors import UsageError
 from probes.separation.stft import Stft
-
-MIN_ENERGY = 1e-7
 
 
 def global_sdr(reference_CN: np.ndarray, estimate_CN: np.ndarray) -> float:
@@ -28,7 +27,7 @@ def global_sdr(reference_CN: np.ndarray, estimate_CN: np.ndarray) -> float:
     if reference.shape != estimate.shape:
         raise ValueError(f"reference {reference.shape} and estimate {estimate.shape} differ in shape")
     signal, error = np.square(reference).sum(), np.square(reference - estimate).sum()
-    return float(10 * np.log10((signal + MIN_ENERGY) / (error + MIN_ENERGY)))
+    return float(10 * np.log10((signal + 1e-7) / (error + 1e-7)))
 
 
 def global_sdrs(references_JCN: np.ndarray, estimates_JCN: np.ndarray) -> np.ndarray:
@@ -50,11 +49,10 @@ def museval_sdrs(references_JCN: np.ndarray, estimates_JCN: np.ndarray, rate_hz:
 def imported_museval() -> Any:
     """The museval package; UsageError where it, or the ffmpeg it looks for, is missing."""
     try:
-        import museval
+        return import_module("museval")
     except (ImportError, RuntimeError) as error:
         remedy = "pip install museval, with ffmpeg and ffprobe on PATH; or use sdr=global"
         raise UsageError("sdr=museval", f"museval cannot be imported ({error})", remedy) from None
-    return museval
 
 
 def mixture_as_estimate(mixture_CN: np.ndarray, n_targets: int = 4) -> np.ndarray:

@@ -20,8 +20,6 @@ from probes.metrics import STEMS
 RATE_HZ = 24_000
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # of a .stem.mp4
 UNEVEN_S = 0.1  # stems may differ in length by so much; encoders round up to whole blocks
-GAINS = (0.25, 1.25)
-SWAP = 0.5
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,10 @@ def load_stems(path: Path, rate_hz: int = RATE_HZ) -> Stems:
     else:
         folder = path if path.is_dir() else path.parent
         waves = {name: _read(folder / f"{name}.wav", rate_hz) for name in STREAMS}
-    lengths = [wave_CN.shape[1] for wave_CN in waves.values()]
-    shortest = min(lengths)
-    if max(lengths) - shortest > UNEVEN_S * rate_hz:
-        longest = f"{shortest / rate_hz:.2f} to {max(lengths) / rate_hz:.2f} s"
-        raise AudioError(path, f"its stems have lengths from {longest}", "fetch the song again")
+    shortest, longest = (extreme(wave_CN.shape[1] for wave_CN in waves.values()) for extreme in (min, max))
+    if longest - shortest > UNEVEN_S * rate_hz:
+        lengths = f"{shortest / rate_hz:.2f} to {longest / rate_hz:.2f} s"
+        raise AudioError(path, f"its stems have lengths from {lengths}", "fetch the song again")
     return Stems(waves["mixture"][:, :shortest], np.stack([waves[name][:, :shortest] for name in STEMS]))
 
 
@@ -60,20 +57,15 @@ def _read(path: Path, rate_hz: int) -> np.ndarray:
 
 
 def _decoded(path: Path, stream: int, rate_hz: int) -> np.ndarray:
-    """One of the audio streams of an MP4 file."""
     av = need("av", "codecs", f"{path}, an MP4 file")
     try:
         with av.open(path) as container:
-            if len(container.streams.audio) != len(STREAMS):
-                n_streams = len(container.streams.audio)
+            if (n_streams := len(container.streams.audio)) != len(STREAMS):
                 raise AudioError(path, f"{n_streams} audio streams, not {len(STREAMS)}", "give a MUSDB18 .stem.mp4")
             rate = container.streams.audio[stream].rate
             packed = av.AudioResampler(format="flt")
-            blocks = [
-                block.to_ndarray().reshape(-1, block.layout.nb_channels)
-                for frame in container.decode(audio=stream)
-                for block in packed.resample(frame)
-            ]
+            blocks = [block.to_ndarray().reshape(-1, block.layout.nb_channels)
+                      for frame in container.decode(audio=stream) for block in packed.resample(frame)]  # fmt: skip
     except (av.error.FFmpegError, OSError) as error:
         raise AudioError(path, f"cannot be decoded ({error})", "fetch the file again") from None
     wave_NC = np.concatenate(blocks) if blocks else np.zeros((0, 2), np.float32)
@@ -113,30 +105,19 @@ def plan_segments(n_tracks: int, seed: int, per_track: int, remix: bool = True) 
         for number in range(per_track):
             where = random.random(len(STEMS))
             others = random.choice(n_tracks, len(STEMS), replace=n_tracks < len(STEMS))
-            gains = random.uniform(*GAINS, len(STEMS))
-            swaps = random.random(len(STEMS)) < SWAP
+            gains = random.uniform(0.25, 1.25, len(STEMS))
+            swaps = random.random(len(STEMS)) < 0.5
             if remix and number % 2:
-                drawn = zip(others.tolist(), where.tolist(), gains.tolist(), swaps.tolist(), strict=True)
-                segments.append(tuple(Excerpt(*values) for values in drawn))
+                segments.append(tuple(map(Excerpt, *(drawn.tolist() for drawn in (others, where, gains, swaps)))))
             else:
                 segments.append((Excerpt(track, float(where[0])),) * len(STEMS))
     return segments
 
 
-def remixed(excerpts: tuple[Excerpt, ...]) -> bool:
-    """Whether a segment mixes excerpts of several songs."""
-    return len(set(excerpts)) > 1
-
-
 def segments(
-    tracks: Sequence[Callable[[], Stems]],
-    seed: int,
-    per_track: int = 64,
-    seconds: float = 6.0,
-    rate_hz: int = RATE_HZ,
-    remix: bool = True,
-    out: np.ndarray | None = None,
-) -> np.ndarray:
+    tracks: Sequence[Callable[[], Stems]], seed: int, per_track: int = 64, seconds: float = 6.0,
+    rate_hz: int = RATE_HZ, remix: bool = True, out: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """A pool [S, 1 + J, C, N] of segments: mixture, then targets. Each track is loaded once.
 
     Frozen features are computed once per mixture, so the pool is drawn once from `seed`: half of it are stretches of
@@ -163,6 +144,6 @@ def segments(
                     pool[segment, 1 + j] = wave_CN[::-1] if excerpt.swap else wave_CN
                     pool[segment, 0] = song.mixture_CN[:, stretch]  # of remixes, the sum follows
     for segment, excerpts in enumerate(planned):
-        if remixed(excerpts):
+        if len(set(excerpts)) > 1:
             pool[segment, 0] = pool[segment, 1:].sum(axis=0, dtype=np.float32)
     return pool

@@ -80,15 +80,12 @@ class Overlap:
         """Frames [..., F, T] that begin with number `first`."""
         window, stride = self.stft.window(spectrum.real), self.stft.clock.stride
         frames = torch.fft.irfft(spectrum.transpose(-1, -2), n=self.stft.size) * window
-        self._add(self._sum, frames, first * stride)
-        self._add(self._weight, window.square().expand(frames.shape[-2], -1), first * stride)
-
-    def _add(self, to: Tensor, frames: Tensor, start: int) -> None:
         n_frames, size = frames.shape[-2:]
-        length = size + self.stft.clock.stride * (n_frames - 1)
-        columns = frames.reshape(-1, n_frames, size).transpose(1, 2)
-        summed = F.fold(columns, (1, length), (1, size), stride=(1, self.stft.clock.stride))
-        to[..., start : start + length] += summed.reshape(*frames.shape[:-2], length)
+        length = size + stride * (n_frames - 1)
+        for to, of in ((self._sum, frames), (self._weight, window.square().expand(n_frames, -1))):
+            columns = of.reshape(-1, n_frames, size).transpose(1, 2)
+            summed = F.fold(columns, (1, length), (1, size), stride=(1, stride))
+            to[..., first * stride : first * stride + length] += summed.reshape(*of.shape[:-2], length)
 
     def wave(self) -> Tensor:
         """[..., N]."""

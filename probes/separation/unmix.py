@@ -53,11 +53,6 @@ class UnmixHead(nn.Module):
         )  # fmt: skip
         self.scale_F, self.shift_F = nn.Parameter(torch.ones(bins)), nn.Parameter(torch.ones(bins))
 
-    @classmethod
-    def for_frames(cls, frames: np.ndarray, hidden: int = 512, bins: int = STFT.bins) -> UnmixHead:
-        """A head for frames like these, [T, D] or [L, T, D]."""
-        return cls(frames.shape[-1], len(frames) if frames.ndim == 3 else None, hidden, bins)
-
     def forward(self, frames: Tensor) -> Tensor:
         squeezed_BTH = self.squeeze(self.layers(frames))
         context_BTH, _ = self.lstm(squeezed_BTH)
@@ -68,8 +63,7 @@ class UnmixHead(nn.Module):
     def mask(self, frames: np.ndarray) -> Tensor:
         """[F, T] of one recording, of any length."""
         self.eval()
-        mask_BFT: Tensor = self(torch.as_tensor(frames, dtype=torch.float32, device=self.scale_F.device)[None])
-        return mask_BFT[0]
+        return self(torch.as_tensor(frames, dtype=torch.float32, device=self.scale_F.device)[None])[0]
 
 
 class FrameNorm(nn.BatchNorm1d):
@@ -93,29 +87,19 @@ class SeparationFit:
 
 
 def fit_one(
-    store: FrameStore,
-    train_pool: Magnitudes,
-    valid_pool: Magnitudes,
-    *,
-    target: str,
-    layer: Layer,
-    lr: float,
-    seed: int,
-    hidden: int = 512,
-    policy: Policy | None = None,
-    batch_segments: int = 16,
-    device: str | torch.device = "cpu",
-    stft: Stft = STFT,
-) -> SeparationFit:
+    store: FrameStore, train_pool: Magnitudes, valid_pool: Magnitudes, *, target: str, layer: Layer, lr: float,
+    seed: int, hidden: int = 512, policy: Policy = Policy(), batch_segments: int = 16,
+    device: str | torch.device = "cpu", stft: Stft = STFT,
+) -> SeparationFit:  # fmt: skip
     """Train the head of one target; the same seed gives the same head, bit by bit, on a CPU.
 
     The loss is the squared error of magnitudes, mask times mixture against target, of both channels. Segments are of
     one length. The epoch with the lowest loss on the validation segments is kept.
     """
-    device = torch.device(device)
-    names = list(train_pool)
+    device, names = torch.device(device), list(train_pool)
     with seeded(seed, device) as random, one_thread():
-        head = UnmixHead.for_frames(store.frames(names[0], layer), hidden, stft.bins).to(device)
+        like = store.frames(names[0], layer)  # [T, D] or [L, T, D]
+        head = UnmixHead(like.shape[-1], len(like) if like.ndim == 3 else None, hidden, stft.bins).to(device)
 
         def loss_of(pool: Magnitudes, batch: Sequence[str]) -> Tensor:
             pairs = np.stack([pool[name][[0, 1 + STEMS.index(target)]] for name in batch])
@@ -132,11 +116,10 @@ def fit_one(
                 optimizer.step()
 
         def validate() -> float:
-            losses = [float(loss_of(valid_pool, batch)) * len(batch)
-                      for batch in batches(list(valid_pool), batch_segments)]  # fmt: skip
-            return -sum(losses) / len(valid_pool)
+            parts = batches(list(valid_pool), batch_segments)
+            return -sum(float(loss_of(valid_pool, part)) * len(part) for part in parts) / len(valid_pool)
 
-        best, number = train(head, lr, policy or Policy(), epoch, validate)
+        best, number = train(head, lr, policy, epoch, validate)
     return SeparationFit(head, target, layer, lr, seed, -best, number)
 
 
@@ -178,11 +161,10 @@ def song_masks(
     if missing := [target for target in STEMS if target not in by_target]:
         raise ValueError(f"no head for {', '.join(missing)}")
     times_T = stft.times(n_samples)
-
-    def mask(fit: SeparationFit) -> Tensor:
-        return fit.head.mask(at_times(store.frames(name, fit.layer), store.times(name), times_T))
-
-    return torch.stack([mask(by_target[target]) for target in STEMS])
+    masks = []
+    for fit in (by_target[target] for target in STEMS):
+        masks.append(fit.head.mask(at_times(store.frames(name, fit.layer), store.times(name), times_T)))
+    return torch.stack(masks)
 
 
 def separate(

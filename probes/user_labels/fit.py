@@ -12,17 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from mert.errors import UsageError
 from mert.weights.registry import REGISTRY
 from probes.beats.probe import BeatFit, f_measures, fit_one
 from probes.beats.tracking import Tracking
-from probes.clip_probe import ClipConfig, ClipProbe, Labelled
+from probes.clip_probe import LOSS_OF, ClipConfig, ClipProbe, Labelled
 from probes.features.files import FeatureFiles
 from probes.features.scaling import StandardizedFrames, Standardizer
 from probes.features.stores import WEIGHTED, layer_number
-from probes.fit import Fit, Policy, Setting
+from probes.fit import LOSSES, Fit, Policy, Setting
 from probes.heads import DROPOUT
 from probes.metrics import METRICS, r2
 from probes.results import library_versions
@@ -33,7 +32,6 @@ from probes.user_labels.table import LabelTable
 
 MONITORS = {"classification": "accuracy", "multilabel": "roc_auc", "regression": "r2", "frames": "f_measure"}
 END_S = 0.05  # the last event may come after the centre of the last frame
-MAX_LOSS_POINTS = 0.01  # less than one recording in 10,000
 
 
 @dataclass(frozen=True)
@@ -47,26 +45,13 @@ class FitOptions(GridOptions):
 
 
 def fit_head(
-    table: LabelTable, features: FeatureFiles, options: FitOptions | None = None,
-    on_fit: Callable[[GridRow, int], None] | None = None,
+    table: LabelTable, features: FeatureFiles, options: FitOptions = FitOptions(),
+    on_fit: Callable[[GridRow, int], None] = lambda row, total: None,
 ) -> SavedHead:  # fmt: skip
     """Fit the grid on train, select layer and rate on validation, score test once, and return the best seed's head.
 
-    `on_fit` is called per point of the grid, with the number of all points.
-
-    >>> from mert import Features
-    >>> meta = {"model": "m", "weights_sha256": "0" * 64, "pool": "mean", "window_frames": 74, "hop_frames": 74,
-    ...         "window": 1.0, "hop": 1.0, "normalize": False, "dtype": "float32", "sample_rate": 24_000}
-    >>> random = np.random.default_rng(0)
-    >>> def embedded(kind): return Features(random.normal(kind, 0.1, (1, 4)).astype("f4"), None, ("layer01",), meta)
-    >>> labels = {f"{i}.wav": ("calm", "wild")[i % 2] for i in range(20)}
-    >>> features = {file: embedded(["calm", "wild"].index(label)) for file, label in labels.items()}
-    >>> table = LabelTable.of("classification", labels)
-    >>> head = fit_head(table, FeatureFiles(features), FitOptions(lrs=(1e-2,), seeds=(0,)))
-    >>> head.card.scores["test"], head.predict(embedded(1)).labels
-    ({'accuracy': 100.0, 'n': 4}, ('wild',))
+    `on_fit` is called per point of the grid, with the number of all points. The example of SavedHead fits a head.
     """
-    options = options or FitOptions()
     probe: Any = (FrameProbe if table.task == "frames" else RecordingProbe)(table, features, options)
     done = evaluate(probe, options.grid(features.layers), Journal(None, {}), on_fit)
     card = card_of(probe.table, features, probe.parts, options, done)
@@ -96,20 +81,16 @@ class RecordingProbe(ClipProbe):
         With few recordings, many epochs and layers classify equally well, and the first epoch, a single step, would
         often be kept.
         """
-        score = super().valid_score(logits_RC)
-        if self.config.kind == "regression" or not np.isfinite(score):
+        score, kind = super().valid_score(logits_RC), self.config.kind
+        if kind == "regression" or not np.isfinite(score):
             return score
-        logits, wanted = torch.from_numpy(logits_RC), torch.from_numpy(self.labelled["valid"].targets)
-        several = self.config.kind == "multilabel"
-        loss = float((functional.binary_cross_entropy_with_logits if several else functional.cross_entropy)(
-            logits, wanted))  # fmt: skip
-        return score - MAX_LOSS_POINTS * loss / (1 + loss)
+        wanted = torch.from_numpy(self.labelled["valid"].targets)
+        loss = float(LOSSES[LOSS_OF[kind]](torch.from_numpy(logits_RC), wanted))
+        return score - 0.01 * loss / (1 + loss)
 
     def score(self, fitted: Fit, outputs_nC: np.ndarray) -> dict[str, Any]:
-        """The metrics on valid and test, in points."""
         outputs = {"valid": self.outputs(fitted, "valid"), "test": outputs_nC}
-        return {name: clip_scores(self.table, self.labelled[name].targets, of_split)
-                for name, of_split in outputs.items()}  # fmt: skip
+        return {name: clip_scores(self.table, self.labelled[name].targets, each) for name, each in outputs.items()}
 
     def parameters(self, fitted: Fit) -> dict[str, Tensor]:
         """The tensors to be saved."""
@@ -126,15 +107,13 @@ class FrameProbe:
             raise UsageError("--head linear", "frame-wise heads have one hidden layer", "leave it out")
         self.table = without_late_events(table, features)
         self.parts = split(self.table, options.split_seed)
-        self._layers, self._device = features.layers, options.device
+        self._layers, self._device, self._policy = features.layers, options.device, Policy(options.max_epochs)
         self._tracking = Tracking(options.post, options.tolerance_s)
-        self._policy = Policy(options.max_epochs)
         events = {item.file: np.array(item.label, np.float64) for item in self.table.items}
         self._events = {name: {file: events[file] for file in files} for name, files in self.parts.files.items()}
         self._store = StandardizedFrames(features, self.parts.files["train"])
 
     def fit(self, settings: Sequence[Setting]) -> list[BeatFit]:
-        """Heads for settings of one layer option."""
         return [fit_one(
             self._store, self._events["train"], self._events["valid"], layer=layer_number(self._layers, at.layer),
             lr=at.lr, seed=at.seed, tracking=self._tracking, policy=self._policy, device=self._device,
@@ -149,22 +128,19 @@ class FrameProbe:
         return {"valid": {"f_measure": fitted.score}, "test": {"f_measure": 100 * float(np.mean(outputs_nC))}}
 
     def parameters(self, fitted: BeatFit) -> dict[str, Tensor]:
-        """The tensors to be saved."""
         return dict(fitted.head.weights.items())
 
     def standardizer(self, layer: str) -> Standardizer:
-        """How frames of a layer option are scaled before the head."""
         return self._store.standardizer(layer_number(self._layers, layer))
 
 
 def without_late_events(table: LabelTable, features: FeatureFiles) -> LabelTable:
     """The table without events after the end of a recording; LabelError if most are: times in milliseconds, say."""
-    items = []
-    for item in table.items:
-        end_s = features.times(item.file)[-1] + END_S
-        items.append(replace(item, label=tuple(time for time in item.label if time <= end_s)))
-    n = sum(len(item.label) for item in table.items)
-    lost = n - sum(len(item.label) for item in items)
+    ends_s = {item.file: features.times(item.file)[-1] + END_S for item in table.items}
+    items = [replace(item, label=tuple(time for time in item.label if time <= ends_s[item.file]))
+             for item in table.items]  # fmt: skip
+    n, kept = (sum(len(item.label) for item in each) for each in (table.items, items))
+    lost = n - kept
     if 2 * lost > n:
         raise table.error(f"{lost} of {n} events are after the end of their recordings", "give times in seconds")
     notes = (*table.notes, f"{lost} events after the end of a recording are left out") if lost else table.notes
@@ -199,10 +175,8 @@ def card_of(
     pinned = REGISTRY[name].revision if name in REGISTRY and REGISTRY[name].sha256 == sha256 else None
     best = max(seeds, key=lambda seed: float(done.heads[seed["seed"]].score))
     summed = [layer for layer in features.layers if layer != "embed"]
-    valid, test = (
-        {key: float(np.mean([seed[part][key] for seed in seeds])) for key in best[part]} | {"n": parts.n[part]}
-        for part in ("valid", "test")
-    )
+    means = {part: {key: float(np.mean([seed[part][key] for seed in seeds])) for key in best[part]}
+             | {"n": parts.n[part]} for part in ("valid", "test")}  # fmt: skip
     facts = ("window", "hop", "window_frames", "hop_frames", "normalize", "dtype", "sample_rate")
     return HeadCard(
         task=table.task, classes=list(table.classes), layer=done.layer,
@@ -211,9 +185,9 @@ def card_of(
         features={fact: meta.get(fact) for fact in facts} | {"pool": features.pool},
         head={"kind": "mlp" if options.hidden else "linear", "hidden": options.hidden, "dropout": DROPOUT,
               "lr": done.lr, "seed": best["seed"], "epoch": best["epoch"], "max_epochs": options.max_epochs},
-        scores={"metric": monitor, "unit": "points", "valid": valid, "test": test, "seeds": seeds},
+        scores={"metric": monitor, "unit": "points", **means, "seeds": seeds},
         tracking={"post": options.post, "tolerance_s": options.tolerance_s} if table.task == "frames" else None,
         split={"how": parts.how, "seed": parts.seed} | {part: list(files) for part, files in parts.files.items()},
-        counts=counts(table, parts), grid=done.grid, notes=list(table.notes),
+        counts=counts(table, parts), grid=[row.as_json() for row in done.rows], notes=list(table.notes),
         versions=library_versions(),
     )  # fmt: skip

@@ -28,6 +28,7 @@ from probes.features.scaling import Standardizer
 from probes.features.stores import WEIGHTED
 from probes.heads import forward
 from probes.user_labels.predictions import Prediction
+from probes.user_labels.table import TASKS
 
 SCHEMA = 1
 AGAIN = "fit it again, or restore the folder"
@@ -85,27 +86,25 @@ class HeadCard:
 
     def invalid(self) -> str | None:
         """The first entry needed for predictions that has a wrong type; None if there is none."""
-        tracking: dict[str, type] = {"post": str, "tolerance_s": float}
         types: dict[str, dict[str, type]] = {
-            "encoder": {"name": str, "sha256": str},
-            "features": {"normalize": bool, "dtype": str},
-            "tracking": tracking if self.task == "frames" else {},
-        }
+            "encoder": {"name": str, "sha256": str}, "features": {"normalize": bool, "dtype": str},
+        }  # fmt: skip
+        if self.task == "frames":
+            types["tracking"] = {"post": str, "tolerance_s": float}
         for name in ("classes", "layers"):
             value = getattr(self, name)
             if not (isinstance(value, list) and value and all(isinstance(text, str) for text in value)):
                 return name
         for name, parts in types.items():
             value = getattr(self, name)
-            if parts and not isinstance(value, dict):
+            if not isinstance(value, dict):
                 return name
-            for part, kind in parts.items():
-                if not isinstance(value.get(part), kind):
-                    return f"{name}.{part}"
+            if wrong := [part for part, kind in parts.items() if not isinstance(value.get(part), kind)]:
+                return f"{name}.{wrong[0]}"
         facts = self.features | {"weights_sha256": ""}
-        if Provenance.missing(facts) or any(fact not in facts for fact in ("sample_rate", "window", "hop", "pool")):
+        if Provenance.missing(facts) or not {"sample_rate", "window", "hop", "pool"} <= facts.keys():
             return "features"
-        return None if self.task in ("classification", "multilabel", "regression", "frames") else "task"
+        return None if self.task in TASKS else "task"
 
 
 CARD, TENSORS = "head.json", "head.safetensors"
@@ -124,10 +123,11 @@ class SavedHead:
     >>> random = np.random.default_rng(0)
     >>> def hiss(): return random.normal(0, 0.1, 6_000)
     >>> def tone(): return np.sin(np.arange(6_000) * 0.1 + random.uniform(0, 6)) + 0.1 * hiss()
-    >>> waves = {f"{i}.wav": (hiss() if i % 2 else tone()) for i in range(20)}
-    >>> features = {name: m.embed(wave, sr=24_000, pool="mean") for name, wave in waves.items()}
-    >>> table = LabelTable.of("classification", {f"{i}.wav": ("hiss" if i % 2 else "tone") for i in range(20)})
+    >>> features = {f"{i}.wav": m.embed((tone, hiss)[i % 2](), sr=24_000, pool="mean") for i in range(20)}
+    >>> table = LabelTable.of("classification", {f"{i}.wav": ("tone", "hiss")[i % 2] for i in range(20)})
     >>> head = fit_head(table, FeatureFiles(features), FitOptions(layers=("layer02",), lrs=(1e-3,), seeds=(0,)))
+    >>> head.card.scores["test"]
+    {'accuracy': 100.0, 'n': 4}
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     head.save(Path(folder) / "hiss_or_tone")
     ...     again = SavedHead.load(Path(folder) / "hiss_or_tone")
@@ -157,10 +157,9 @@ class SavedHead:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it has no iterator
         except (SafetensorError, OSError) as error:
             raise HeadError(path, f"cannot be read ({error})", AGAIN) from None
-        outputs = tensors.get("w2")
         units = {"target_mean", "target_deviation"} if card.task == "regression" else set()
-        complete = {"b2", "mean", "deviation"} | units <= tensors.keys()
-        if outputs is None or outputs.shape[:1] != (len(card.classes),) or not complete:
+        complete = {"w2", "b2", "mean", "deviation"} | units <= tensors.keys()
+        if not complete or tensors["w2"].shape[:1] != (len(card.classes),):
             raise HeadError(path, f"does not hold the tensors of a head for {len(card.classes)} outputs", AGAIN)
         return cls(card, tensors, str(folder))
 
@@ -209,15 +208,12 @@ class SavedHead:
         """How an encoder must embed for this head; HeadError if it is not the one that the head was fitted on."""
         facts, wanted = self.card.features, self.card.encoder
         if encoder.sha256 != wanted["sha256"]:
-            raise HeadError(
-                self.source, f"was fitted on features of {wanted['name']} (sha256 {wanted['sha256']}), not of "
-                f"{encoder.info.name} (sha256 {encoder.sha256})",
-                "give the model it was fitted on with -m, or embed with this one and fit again",
-            )  # fmt: skip
+            reason = f"was fitted on features of {wanted['name']} (sha256 {wanted['sha256']}), not of "
+            remedy = "give the model it was fitted on with -m, or embed with this one and fit again"
+            raise HeadError(self.source, f"{reason}{encoder.info.name} (sha256 {encoder.sha256})", remedy)
         try:
-            settings = encoder.settings(
-                layers=self.card.layers, **{key: facts[key] for key in ("pool", "window", "hop", "dtype")}
-            )
+            options = {key: facts[key] for key in ("pool", "window", "hop", "dtype")}
+            settings = encoder.settings(layers=self.card.layers, **options)
         except (ValueError, TypeError) as error:
             raise HeadError(self.source, f"{CARD} does not fit the encoder ({error})", AGAIN) from None
         self._compare(encoder.provenance(settings))
@@ -230,20 +226,17 @@ class SavedHead:
 
     def _of_features(self, features: Features, name: str) -> Prediction:
         if (sha256 := features.meta.get("weights_sha256")) != self.card.encoder["sha256"]:
-            raise HeadError(
-                name, f"holds features of {features.meta.get('model')} (sha256 {sha256}); the head was fitted on those "
-                f"of {self.card.encoder['name']} (sha256 {self.card.encoder['sha256']})",
-                "embed it with that model",
-            )  # fmt: skip
+            reason = f"holds features of {features.meta.get('model')} (sha256 {sha256}); the head was fitted on those "
+            wanted = f"of {self.card.encoder['name']} (sha256 {self.card.encoder['sha256']})"
+            raise HeadError(name, reason + wanted, "embed it with that model")
         self._compare(features.provenance)
         if lacking := [layer for layer in self.card.layers if layer not in features.layers]:
             raise HeadError(name, f"holds no {lacking[0]}", f"embed it with --layers {','.join(self.card.layers)}")
         pool = self.card.features["pool"]
         if features.times is not None and pool is not None:
             features = features.pool(pool)
-        if features.meta.get("pool") != pool:
-            wanted = f"--pool {pool}" if pool else "frames"
-            raise HeadError(name, f"is pooled ({features.meta.get('pool')})", f"embed it again: {wanted}")
+        if (other := features.meta.get("pool")) != pool:
+            raise HeadError(name, f"is pooled ({other})", f"embed it again: {f'--pool {pool}' if pool else 'frames'}")
         values = np.stack([features.layer(layer) for layer in self.card.layers]).astype(np.float32)
         if features.times is None:
             return self._of_outputs(self._outputs(values[:, None])[0], name)
@@ -267,22 +260,19 @@ class SavedHead:
         parameters = {name: value[None] for name, value in self.tensors.items() if name in PARAMETERS}
         try:
             x = Standardizer(self.tensors["mean"], self.tensors["deviation"])(x)
-            logits_TC: np.ndarray = forward(parameters, x[None])[0].double().numpy()
+            return forward(parameters, x[None])[0].double().numpy()
         except RuntimeError as error:
             raise HeadError(self.source, f"its tensors do not fit the features ({error})", AGAIN) from None
-        return logits_TC
 
     def _of_outputs(self, logits_C: np.ndarray, name: str) -> Prediction:
         classes, task = self.card.classes, self.card.task
         if task == "regression":
             mean, deviation = (self.tensors[f"target_{part}"].double().numpy() for part in ("mean", "deviation"))
             return Prediction(name, task, (), dict(zip(classes, (logits_C * deviation + mean).tolist(), strict=True)))
-        logits = torch.from_numpy(logits_C)
-        probabilities = (logits.softmax(0) if task == "classification" else logits.sigmoid()).tolist()
-        scores = dict(zip(classes, probabilities, strict=True))
-        if task == "classification":
-            return Prediction(name, task, (max(scores, key=lambda label: scores[label]),), scores)
-        return Prediction(name, task, tuple(tag for tag, score in scores.items() if score > 0.5), scores)
+        logits, single = torch.from_numpy(logits_C), task == "classification"
+        scores = dict(zip(classes, (logits.softmax(0) if single else logits.sigmoid()).tolist(), strict=True))
+        tags = tuple(tag for tag, score in scores.items() if score > 0.5)
+        return Prediction(name, task, (max(scores, key=scores.__getitem__),) if single else tags, scores)
 
     def _of_activation(self, logits_T: np.ndarray, times_T: np.ndarray, name: str) -> Prediction:
         if len(times_T) < 2:
@@ -294,7 +284,5 @@ class SavedHead:
 
 def refuse_other(folder: Path) -> None:
     """OutputError if a folder exists and holds anything but a head, which saving would delete."""
-    if not folder.exists():
-        return
-    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {CARD, TENSORS}:
+    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {CARD, TENSORS}):
         raise OutputError(folder, "exists, and is not a head", "give another name")

@@ -24,8 +24,8 @@ def match_features(table: LabelTable, folder: Path, partial: bool = False) -> tu
     for item in table.items:
         candidates = names.get(normalized(item.file), [])
         if len(candidates) > 1:
-            either = f"{candidates[0].name} or {candidates[1].name}"
-            raise table.error(f"{item.file} may be {either}", "write its suffix, too")
+            raise table.error(f"{item.file} may be {candidates[0].name} or {candidates[1].name}",
+                              "write its suffix, too")  # fmt: skip
         if not candidates:
             missing.append(item)
         elif (path := candidates[0]) in by_path:
@@ -42,10 +42,9 @@ def match_features(table: LabelTable, folder: Path, partial: bool = False) -> tu
                          "first", "label them, or leave them out with --partial")  # fmt: skip
     notes = [f"{len(missing)} labelled files without features are left out"] if missing else []
     notes += [f"{len(unlabelled)} features without a label are left out"] if unlabelled else []
-    kept = tuple(item for item in table.items if item.file in paths)
-    classes = table.classes
+    kept, classes = tuple(item for item in table.items if item.file in paths), table.classes
     if missing and table.task in ("classification", "multilabel"):  # without classes of missing files only
-        remaining = set(classes_of(table.task, kept))
+        remaining = classes_of(table.task, kept)
         classes = tuple(name for name in classes if name in remaining)
     return replace(table, items=kept, classes=classes, notes=(*table.notes, *notes)), paths
 
@@ -54,13 +53,14 @@ def paths_by_name(folder: Path) -> dict[str, list[Path]]:
     """Features below a folder by each name a table may use: `a/b.flac.npz`, `a/b.flac` and, if not unique, `a/b`."""
     if not folder.is_dir():
         raise OutputError(folder, "is not a folder", "give what `mert embed -o` wrote")
-    paths = [path for path in sorted(folder.rglob("*.npz")) if not is_hidden(path.relative_to(folder))]
-    if not paths:
-        raise OutputError(folder, "holds no features", "give what `mert embed -o` wrote")
     names: dict[str, list[Path]] = {}
-    for path in paths:
-        for name in names_of(path.relative_to(folder).as_posix()):
-            names.setdefault(name, []).append(path)
+    for path in sorted(folder.rglob("*.npz")):
+        relative = path.relative_to(folder)
+        if not any(part.startswith(".") for part in relative.parts):  # as unfinished outputs, or their folders, are
+            for name in names_of(relative.as_posix()):
+                names.setdefault(name, []).append(path)
+    if not names:
+        raise OutputError(folder, "holds no features", "give what `mert embed -o` wrote")
     return names
 
 
@@ -71,9 +71,8 @@ def names_of(relative: str) -> Iterator[str]:
     ['a/b.flac.npz', 'a/b.flac', 'a/b']
     """
     relative = normalized(relative)
-    yield relative
     stem = relative.removesuffix(".npz")
-    yield stem
+    yield from (relative, stem)
     if Path(stem).suffix.lower() in SUFFIXES:
         yield stem.removesuffix(Path(stem).suffix)
 
@@ -81,8 +80,3 @@ def names_of(relative: str) -> Iterator[str]:
 def normalized(name: str) -> str:
     """A relative path in one spelling: composed letters (some systems decompose them), no `./`."""
     return unicodedata.normalize("NFC", Path(name).as_posix())
-
-
-def is_hidden(relative: Path) -> bool:
-    """Whether a file is hidden or in a hidden folder, as unfinished outputs are."""
-    return any(part.startswith(".") for part in relative.parts)

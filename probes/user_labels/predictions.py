@@ -8,12 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mert.errors import UsageError
 from mert.files import write_whole
 
-COLUMNS = {
-    "classification": ("label", "probability"), "multilabel": ("tags", "probabilities"), "frames": ("time",),
-}  # fmt: skip
+# Beside the file's, in a CSV file; else those of the values.
+COLUMNS = {"classification": ("label", "probability"), "multilabel": ("tags", "probabilities"), "frames": ("time",)}
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Prediction:
     times: tuple[float, ...] | None = None
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Rows below the header `columns`: one, or one per event."""
+        """Rows of a CSV file: one, or one per event."""
         if self.times is not None:
             return [(self.source, f"{time:.3f}") for time in self.times]
         scores = self.scores or {}
@@ -46,25 +44,9 @@ class Prediction:
         """Plain containers, for JSON: all scores, not only those of the labels."""
         if self.times is not None:
             return {"file": self.source, "times": list(self.times)}
-        named: dict[str, object] = {"label": self.labels[0]} if self.task == "classification" else {}
-        if self.task == "multilabel":
-            named = {"tags": list(self.labels)}
-        return {"file": self.source} | named | {"scores": self.scores}
-
-
-def columns(task: str, classes: Sequence[str]) -> tuple[str, ...]:
-    """The header of a CSV file of predictions."""
-    return ("file", *COLUMNS.get(task, tuple(classes)))
-
-
-def check_out(path: Path | None) -> None:
-    """UsageError for an unknown suffix, or a file that exists: it may hold somebody's labels."""
-    if path is None:
-        return
-    if path.suffix not in (".csv", ".json"):
-        raise UsageError(path, "is neither .csv nor .json", "name a file with one of these suffixes")
-    if path.exists():
-        raise UsageError(path, "exists", "give another name, or remove it")
+        tags = {"tags": list(self.labels)} if self.task == "multilabel" else {}
+        named = {"label": self.labels[0]} if self.task == "classification" else tags
+        return {"file": self.source, **named, "scores": self.scores}
 
 
 def write(path: Path, task: str, classes: Sequence[str], predictions: Iterable[Prediction]) -> None:
@@ -76,5 +58,5 @@ def write(path: Path, task: str, classes: Sequence[str], predictions: Iterable[P
             return
         with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
-            table.writerow(columns(task, classes))
+            table.writerow(("file", *COLUMNS.get(task, classes)))
             table.writerows(row for prediction in predictions for row in prediction.rows())

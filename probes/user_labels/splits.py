@@ -38,7 +38,8 @@ def split(table: LabelTable, seed: int = 0) -> Split:
     else:
         grouped = ", groups whole" if any(item.group for item in table.items) else ""
         split_of, drawn = random_split(table, seed), seed
-        how = f"random by seed {seed}" + (", stratified" if table.classes and names_anywhere(table) else "") + grouped
+        stratified = ", stratified" if any(names_in(item.label) for item in table.items) else ""
+        how = f"random by seed {seed}{stratified}{grouped}"
     files = {name: tuple(item.file for item in table.items if split_of[item.file] == name) for name in SHARES}
     parts = Split(how, drawn, files)
     check(table, parts, split_of)
@@ -59,8 +60,10 @@ def random_split(table: LabelTable, seed: int) -> dict[str, str]:
     """Assign whole groups, those with the rarest classes first, to the split that lacks most of their classes."""
     groups: dict[tuple[str, str], list[LabelledFile]] = defaultdict(list)
     for item in table.items:
-        groups["group", item.group].append(item) if item.group else groups["file", item.file].append(item)
-    strata = {key: Counter(name for item in items for name in stratum(item)) for key, items in groups.items()}
+        groups[("group", item.group) if item.group else ("file", item.file)].append(item)
+    # each split should have its share of each class or tag, or else of all files
+    strata = {key: Counter(name for item in items for name in names_in(item.label) or ("",))
+              for key, items in groups.items()}  # fmt: skip
     totals = sum(strata.values(), Counter())
     lacking = {name: {part: share * n for part, n in totals.items()} for name, share in SHARES.items()}
     lacking_files = {name: share * len(table.items) for name, share in SHARES.items()}
@@ -77,15 +80,6 @@ def random_split(table: LabelTable, seed: int) -> dict[str, str]:
     return split_of
 
 
-def stratum(item: LabelledFile) -> tuple[str, ...]:
-    """The strata of a file, of which each split should have its share: classes or tags, or else one for all files."""
-    return names_in(item.label) or ("",)
-
-
-def names_anywhere(table: LabelTable) -> bool:
-    return any(names_in(item.label) for item in table.items)
-
-
 def check(table: LabelTable, parts: Split, split_of: dict[str, str]) -> None:
     """LabelError for splits on which heads cannot be fitted, selected or tested."""
     remedy = "label more files" + ("" if parts.seed is None else ", or name the splits in a column split")
@@ -94,12 +88,12 @@ def check(table: LabelTable, parts: Split, split_of: dict[str, str]) -> None:
             raise table.error(f"no file is in {name} ({parts.how})", remedy)
     if table.task == "classification" and len(table.classes) < 2:
         raise table.error(f"has a single class ({', '.join(table.classes)})", "label files of another class, too")
-    if table.task == "regression":
-        check_values(table, split_of)
+    for i, name in enumerate(table.classes if table.task == "regression" else ()):
+        for part in SHARES:  # R² of constant values is undefined
+            if len({item.label[i] for item in table.items if split_of[item.file] == part}) < 2:
+                raise table.error(f"{name} has fewer than two values in {part}", "label more files, or leave it out")
     if table.task == "frames" and not any(item.label for item in table.items if split_of[item.file] == "train"):
         raise table.error("no training file has an event", remedy)
-    if table.task not in ("classification", "multilabel"):
-        return
     by_class = counts(table, parts)
     for name, in_part in by_class.items():
         if not in_part["train"]:
@@ -112,20 +106,10 @@ def check(table: LabelTable, parts: Split, split_of: dict[str, str]) -> None:
                 raise table.error(f"no tag has files with and without it in {part} ({parts.how})", remedy)
 
 
-def check_values(table: LabelTable, split_of: dict[str, str]) -> None:
-    """LabelError for targets that are constant in a split: R² is then undefined."""
-    for i, name in enumerate(table.classes):
-        for part in SHARES:
-            if len({item.label[i] for item in table.items if split_of[item.file] == part}) < 2:
-                raise table.error(f"{name} has fewer than two values in {part}", "label more files, or leave it out")
-
-
 def counts(table: LabelTable, parts: Split) -> dict[str, dict[str, int]]:
     """Number of files of each class or tag in each split; empty for values and events."""
     if table.task not in ("classification", "multilabel"):
         return {}
     of_file = {item.file: names_in(item.label) for item in table.items}
-    return {
-        name: {part: sum(name in of_file[file] for file in files) for part, files in parts.files.items()}
-        for name in table.classes
-    }
+    return {name: {part: sum(name in of_file[file] for file in files) for part, files in parts.files.items()}
+            for name in table.classes}  # fmt: skip

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +65,11 @@ class LabelTable:
 
 @dataclass(frozen=True)
 class Sheet:
-    """The cells of a CSV file: columns besides the first, and (line, file, cells by column) of each row."""
+    """A CSV file: columns besides the first, and of each row its file, still without a label, and cells by column."""
 
     path: Path
     columns: tuple[str, ...]
-    rows: tuple[tuple[int, str, dict[str, str]], ...]
+    rows: tuple[tuple[LabelledFile, dict[str, str]], ...]
 
     @property
     def targets(self) -> list[str]:
@@ -96,13 +95,11 @@ def read_labels(path: Path, task: str | None = None) -> LabelTable:
     used = [column] if column in sheet.columns else sheet.targets
     if not used:
         raise sheet.error("has no column besides the file's", EXAMPLE)
-    items = tuple((events if task == "frames" else single_rows)(sheet, task, used))
+    items = tuple(events(sheet) if task == "frames" else single_rows(sheet, task, used))
     classes = classes_of(task, items) if column in used else tuple(used)
     unused = [name for name in sheet.targets if name not in used]
     notes = [f"columns not used: {', '.join(unused)}"] if unused else []
-    if task == "classification" and 2 * len({item.label for item in items}) > len(items) and all(
-        is_number(item.label) for item in items
-    ):  # fmt: skip
+    if task == "classification" and 2 * len(classes) > len(items) and all(map(is_number, classes)):
         notes.append("the labels are many numbers: for values, not classes, give --task regression")
     return LabelTable(str(path), task, classes, items, tuple(notes))
 
@@ -123,26 +120,25 @@ def read_sheet(path: Path) -> Sheet:
     if not lines:
         raise LabelError(path, "is empty", EXAMPLE)
     header = [name.lower() if name.lower() in (*NAMED, *BESIDE) else name for name in lines[0][1]]
-    check_header(path, header)
-    rows = []
-    for line, row in lines[1:]:
-        if len(row) != len(header) or not row[0]:
-            what = f"{len(row)} cells, not {len(header)}" if row[0] else "names no file"
-            raise LabelError(path, f"line {line}: {what}", "give every row the columns of the header")
-        rows.append((line, row[0], dict(zip(header[1:], row[1:], strict=True))))
-    if not rows:
-        raise LabelError(path, "has a header and no rows", EXAMPLE)
-    return Sheet(path, tuple(header[1:]), tuple(rows))
-
-
-def check_header(path: Path, header: list[str]) -> None:
-    """LabelError for a first line that is no header, or whose columns are ambiguous."""
     if Path(header[0]).suffix.lower() in {*SUFFIXES, ".npz"} or any(map(is_number, header)):
         raise LabelError(path, f"the first line is no header ({','.join(header[:3])})", "begin with file,label")
     if len(header) == 1:
         raise LabelError(path, f"has one column ({header[0]})", "separate columns by commas: file,label")
     if "" in header or len(set(header)) < len(header):
         raise LabelError(path, "two columns of the header have one name, or none", "name each column")
+    rows = []
+    for line, row in lines[1:]:
+        if len(row) != len(header) or not row[0]:
+            what = f"{len(row)} cells, not {len(header)}" if row[0] else "names no file"
+            raise LabelError(path, f"line {line}: {what}", "give every row the columns of the header")
+        cells = dict(zip(header[1:], row[1:], strict=True))
+        split = SPLIT_NAMES.get(cells["split"].lower()) if "split" in cells else ""
+        if split is None:
+            raise LabelError(path, f"line {line}: split is {cells['split']!r}", "give train, valid or test")
+        rows.append((LabelledFile(row[0], None, split, cells.get("group", ""), line), cells))
+    if not rows:
+        raise LabelError(path, "has a header and no rows", EXAMPLE)
+    return Sheet(path, tuple(header[1:]), tuple(rows))
 
 
 def inferred(sheet: Sheet) -> str:
@@ -150,7 +146,7 @@ def inferred(sheet: Sheet) -> str:
     for column, task in reversed(NAMED.items()):
         if column in sheet.columns:
             return task
-    cells = {name: [row[name] for _, _, row in sheet.rows] for name in sheet.targets}
+    cells = {name: [row[name] for _, row in sheet.rows] for name in sheet.targets}
     if cells and all(cell in ("0", "1") for column in cells.values() for cell in column):
         return "multilabel"
     for name, texts in cells.items():
@@ -162,12 +158,11 @@ def inferred(sheet: Sheet) -> str:
 def single_rows(sheet: Sheet, task: str, used: list[str]) -> Iterator[LabelledFile]:
     """Items of a table with one row per file."""
     seen: dict[str, int] = {}
-    for line, file, row in sheet.rows:
-        if file in seen:
-            raise sheet.error(f"{file} stands on line {seen[file]}, too", "keep one of the two", line)
-        seen[file] = line
-        yield LabelledFile(file, label_of(sheet, task, used, row, line), split_of(sheet, row, line),
-                           row.get("group", ""), line)  # fmt: skip
+    for item, row in sheet.rows:
+        if item.file in seen:
+            raise sheet.error(f"{item.file} stands on line {seen[item.file]}, too", "keep one of the two", item.line)
+        seen[item.file] = item.line
+        yield replace(item, label=label_of(sheet, task, used, row, item.line))
 
 
 def label_of(sheet: Sheet, task: str, used: list[str], row: dict[str, str], line: int) -> Any:
@@ -189,33 +184,21 @@ def label_of(sheet: Sheet, task: str, used: list[str], row: dict[str, str], line
     return frozenset(name for name in used if row[name] == "1")
 
 
-def events(sheet: Sheet, task: str, used: list[str]) -> Iterator[LabelledFile]:
+def events(sheet: Sheet) -> Iterator[LabelledFile]:
     """Items of a table with a row per event; an empty time is a file without events."""
-    times: dict[str, dict[float, int]] = {}
-    first: dict[str, LabelledFile] = {}
-    for line, file, row in sheet.rows:
-        text, lines = row["time"], times.setdefault(file, {})
-        item = LabelledFile(file, (), split_of(sheet, row, line), row.get("group", ""), line)
-        before = first.setdefault(file, item)
+    files: dict[str, tuple[LabelledFile, dict[float, int]]] = {}  # its first row, and the line of each event
+    for item, row in sheet.rows:
+        text, line, (before, lines) = row["time"], item.line, files.setdefault(item.file, (item, {}))
         if (item.split, item.group) != (before.split, before.group):
-            raise sheet.error(f"{file} has another split or group on line {before.line}", "give it one", line)
+            raise sheet.error(f"{item.file} has another split or group on line {before.line}", "give it one", line)
         if text:
             if not is_number(text) or float(text) < 0:
                 raise sheet.error(f"time is {text!r}, not seconds", "give a number from 0 on", line)
             if float(text) in lines:
                 raise sheet.error(f"the same event stands on line {lines[float(text)]}", "keep one of the two", line)
             lines[float(text)] = line
-    for file, item in first.items():
-        yield LabelledFile(file, tuple(sorted(times[file])), item.split, item.group, item.line)
-
-
-def split_of(sheet: Sheet, row: dict[str, str], line: int) -> str:
-    """The split of a row; "" where there is no such column."""
-    if "split" not in row:
-        return ""
-    if row["split"].lower() not in SPLIT_NAMES:
-        raise sheet.error(f"split is {row['split']!r}", "give train, valid or test", line)
-    return SPLIT_NAMES[row["split"].lower()]
+    for item, lines in files.values():
+        yield replace(item, label=tuple(sorted(lines)))
 
 
 def classes_of(task: str, items: Sequence[LabelledFile]) -> tuple[str, ...]:
@@ -224,17 +207,11 @@ def classes_of(task: str, items: Sequence[LabelledFile]) -> tuple[str, ...]:
     >>> classes_of("multilabel", [LabelledFile("a", frozenset({"loud", "fast"})), LabelledFile("b", frozenset())])
     ('fast', 'loud')
     """
-    if task == "frames":
-        return ("event",)
-    return tuple(sorted(Counter(name for item in items for name in names_in(item.label))))
+    return ("event",) if task == "frames" else tuple(sorted({name for item in items for name in names_in(item.label)}))
 
 
 def names_in(label: Any) -> tuple[str, ...]:
-    """The classes or tags of a label; empty for values and times.
-
-    >>> names_in("oboe"), names_in((0.5, 2.0))
-    (('oboe',), ())
-    """
+    """The classes or tags of a label; empty for values and times."""
     if isinstance(label, str):
         return (label,)
     return tuple(sorted(label)) if isinstance(label, frozenset) else ()

@@ -43,7 +43,7 @@ from mert.train.corpus import GeneratedCorpus
 from mert.train.engine import Engine
 from mert.train.parallel import World
 from mert.train.recipe import Recipe
-from teachers.base import StoredTeacher, Targets
+from teachers.base import Targets, Teacher
 from teachers.cqt import CqtTeacher
 
 CLIPS, SECONDS = 4, 5.0
@@ -53,7 +53,7 @@ SIDES = {"ours": 1, "ours, all clips at once": 0, "reference": 0}
 Row = tuple[str, str, str, str]
 
 
-class GivenCodes(StoredTeacher):
+class GivenCodes(Teacher):
     """Random codes, at no cost; remembers the clean clips of the newest group."""
 
     name, n_classes = "given", (1024,) * 8

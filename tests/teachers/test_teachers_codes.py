@@ -18,7 +18,7 @@ from torch import Tensor
 
 import teachers
 from teachers import Teacher, TeacherError, fit_teacher, load_teacher
-from teachers.base import StoredTeacher, perplexity, read_folder
+from teachers.base import perplexity, read_folder
 from teachers.clustering import Reservoir, kmeans, residual_codes, residual_kmeans
 from teachers.cqt import Cqt
 from teachers.registry import teacher_class
@@ -431,5 +431,5 @@ def test_importing_teachers_imports_no_extra() -> None:
 
 
 def test_stored_teacher_moves_its_weights_once() -> None:
-    stored = StoredTeacher({}, {"a": torch.zeros(2)})
+    stored = Teacher({}, {"a": torch.zeros(2)})
     assert stored.weights_on(torch.device("cpu"))["a"] is stored.weights["a"]

@@ -1,7 +1,6 @@
 """Pretraining by fairseq2's trainer, and its asset cards: optional (extra `fairseq2`), with the same losses.
 
-The rest of mert uses only the names below. Each is imported when it is first used: `write_asset_card`, `is_run` and
-`load_newest` work without fairseq2; `pretrain` raises MertError with the install line where it is missing.
+The rest of mert uses only the names below, which are imported when first used: only `pretrain` needs fairseq2.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """Asset cards: a few lines of YAML by which fairseq2 finds and loads a saved model."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

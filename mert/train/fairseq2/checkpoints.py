@@ -4,8 +4,6 @@
 with which the run began.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import shutil
@@ -49,22 +47,16 @@ def resume_point(out: Path, facts: dict[str, Any], world: World, resume: bool) -
     existing = checkpoints(out)
     if existing and not resume:
         raise UsageError(out, "holds checkpoints, from which fairseq2 would go on", "give another out=, or remove them")
-    if existing:
-        refuse_changes(out / BEGUN, facts)
-    world.barrier()
-    if world.rank == 0:
-        write_json(out / BEGUN, facts)
-    return step_of(existing[-1]) if existing else 0
-
-
-def refuse_changes(path: Path, facts: dict[str, Any]) -> None:
-    """TrainingError if the run in this folder began with other facts."""
-    begun = read_json(path)
+    begun = read_json(out / BEGUN) if existing else facts
     for name, fact in facts.items():
         if (old := begun.get(name)) != fact:
             was = "is not what it was" if isinstance(fact, dict) else f"is {fact} and was {old}"
             reason = f"{name} {was} when the run began, and fairseq2 cannot change it"
-            raise TrainingError(path, reason, "go on as it began, or begin anew with another out=")
+            raise TrainingError(out / BEGUN, reason, "go on as it began, or begin anew with another out=")
+    world.barrier()
+    if world.rank == 0:
+        write_json(out / BEGUN, facts)
+    return step_of(existing[-1]) if existing else 0
 
 
 def checkpoints(out: Path) -> list[Path]:
@@ -91,11 +83,10 @@ def damage(folder: Path) -> str | None:
         for file in files:
             try:
                 with zipfile.ZipFile(file) as archive:
-                    broken = archive.testzip()
+                    if archive.testzip():
+                        return f"{file.relative_to(folder)} is damaged"
             except (zipfile.BadZipFile, OSError) as error:
                 return f"{file.relative_to(folder)} cannot be read ({error})"
-            if broken:
-                return f"{file.relative_to(folder)} is damaged"
     return None
 
 

@@ -3,8 +3,6 @@
 fairseq2 calls `register` by itself wherever mert-hub is installed (entry point `fairseq2.extension`).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import soundfile  # noqa: F401 - first: fairseq2 needs the libsndfile that it loads
@@ -34,11 +32,7 @@ def register(container: DependencyContainer) -> None:
     families: Any = ModelFamily  # mypy accepts no abstract class as type[T]
     if FAMILY in container.iter_keys(families):
         return
-    hooks: dict[str, Any] = {
-        "fsdp_applier": shard_blocks,
-        "layerwise_ac_applier": recompute,
-        "compiler": compile_blocks,
-    }
+    hooks: Any = {"fsdp_applier": shard_blocks, "layerwise_ac_applier": recompute, "compiler": compile_blocks}
     register_model_family(container, FAMILY, Mert, MertConfig, factory=Mert, **hooks)
     for name, config in {"nano": nano, "base_95m": base_95m, "large_330m": large_330m}.items():
         ConfigRegistrar(container, MertConfig)(name)(config)

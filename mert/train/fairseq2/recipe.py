@@ -1,10 +1,7 @@
 """Pretraining by fairseq2: its trainer, gangs and checkpoints around our model, objective, batches and learning rate.
 
-The losses equal those of our own engine. Faults of fairseq2 0.8.1 are worked around, with the reason in a comment, or
-refused. OUT holds the files that our engine writes, `checkpoints/` in fairseq2's format, and `logs/`.
+OUT holds the files that our engine writes, `checkpoints/` in fairseq2's format, and `logs/`.
 """
-
-from __future__ import annotations
 
 import logging
 import os
@@ -13,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 import soundfile  # noqa: F401 - see family.py for the order of these imports
 import torch
@@ -87,6 +84,7 @@ def sections(recipe: Recipe) -> Sections:
         lr=recipe.lr, betas=(recipe.betas[0], recipe.betas[1]), eps=recipe.eps, weight_decay=recipe.weight_decay,
         impl="fused",
     )  # fmt: skip
+    recompute: Literal["layerwise", "off"] = "layerwise" if recipe.activation_checkpointing else "off"
     n_threads = None if "OMP_NUM_THREADS" in os.environ else torch.get_num_threads()
     return Sections(
         model=fs.ModelSection(family=PRETRAINER, arch="recipe", compile=recipe.compile),
@@ -97,30 +95,25 @@ def sections(recipe: Recipe) -> Sections:
             mixed_precision=fs.MixedPrecisionConfig(mode="off"),
             # `Update` also accumulates without exchange: fairseq2's way calls a method that FSDP2 does not have.
             grad_accumulation=fs.GradAccumulationConfig(num_batches=1, no_sync=False),
-            activation_checkpointing=fs.ActivationCheckpointingConfig(
-                mode="layerwise" if recipe.activation_checkpointing else "off"
-            ),
+            activation_checkpointing=fs.ActivationCheckpointingConfig(mode=recompute),
             max_grad_norm=recipe.clip_norm,
         ),
         optimizer=fs.OptimizerSection(config=adamw),
         lr_scheduler=fs.LRSchedulerSection(name="recipe", config=None),
         # No num_steps: with it, requests to stop are ignored. `Pretraining` also requests the stop at the last step.
         regime=fs.RegimeSection(
-            validate_every_n_steps=recipe.validate_every,
-            checkpoint_every_n_steps=recipe.checkpoint_every,
-            keep_last_n_checkpoints=recipe.keep_checkpoints,
-            publish_metrics_every_n_steps=1,
+            validate_every_n_steps=recipe.validate_every, checkpoint_every_n_steps=recipe.checkpoint_every,
+            keep_last_n_checkpoints=recipe.keep_checkpoints, publish_metrics_every_n_steps=1,
         ),
         common=fs.CommonSection(
             seed=recipe.seed,
             no_sweep_dir=True,  # else every changed option would start a new run in another folder
             torch=fs.TorchConfig(num_threads=n_threads, allow_tf32=False),  # torch's own settings
-            metric_recorders=fs.MetricRecordersConfig(
-                tensorboard=fs.TensorBoardConfig(enabled=False),  # `RunLog` writes it
-                wandb=fs.WandbConfig(enabled=False),
+            metric_recorders=fs.MetricRecordersConfig(  # `RunLog` writes TensorBoard's
+                tensorboard=fs.TensorBoardConfig(enabled=False), wandb=fs.WandbConfig(enabled=False)
             ),
         ),
-    )
+    )  # fmt: skip
 
 
 class MertRecipe(Fairseq2Recipe):
@@ -167,16 +160,9 @@ class MertRecipe(Fairseq2Recipe):
 
     def facts(self, world: World) -> dict[str, Any]:
         """What must stay the same when a run resumes."""
-        recipe = self.recipe
-        return {
-            "processes": world.size,
-            "parallel": recipe.parallel,
-            "model": recipe.model.to_dict(),
-            "steps": recipe.steps,
-            "warmup_steps": recipe.warmup_steps,
-            "lr": recipe.lr,
-            **facts(self.corpus, self.teachers),
-        }
+        kept = {name: getattr(self.recipe, name) for name in ("parallel", "steps", "warmup_steps", "lr")}
+        model = self.recipe.model.to_dict()
+        return {"processes": world.size, "model": model, **kept, **facts(self.corpus, self.teachers)}
 
 
 class Pretraining(Task):

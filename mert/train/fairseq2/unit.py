@@ -1,7 +1,5 @@
 """The train and eval units of fairseq2's trainer: the updates and validation of our engine."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, MutableMapping
@@ -129,12 +127,7 @@ class PretrainUnit(TrainUnit[MicroStep]):
         self.row["lr"] = self.batches.recipe.lr_at(self.row["step"])
         self.row["seconds"] = time.perf_counter() - self._started
         values.update({name: value for name, value in self.row.items() if name != "step"})
-        if not self.batches.validates(self.row["step"]):
-            self.write()
-
-    def write(self) -> None:
-        """Record the row."""
-        if self.runlog:
+        if self.runlog and not self.batches.validates(self.row["step"]):
             self.runlog.write_row(self.row)
 
 
@@ -166,6 +159,6 @@ class HeldOutUnit(EvalUnit[MicroStep]):
         if self._metrics:
             values.update(self._metrics)
             self.training.row |= {f"valid/{name}": value for name, value in self._metrics.items()}
-            self.training.write()
             if self.training.runlog:
+                self.training.runlog.write_row(self.training.row)
                 self.training.runlog.print(summary(self._step, self._metrics))
