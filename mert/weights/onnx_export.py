@@ -69,6 +69,8 @@ def export_onnx(model: Mert, path: str | Path) -> Path:
             input_names=["wave"], output_names=["states"],
         )  # fmt: skip
     assert program is not None
+    for node in program.model.graph:
+        node.metadata_props.clear()  # stack traces, with the paths of this machine
     with write_whole(Path(path)) as temporary:
         program.save(str(temporary), external_data=False)
     return Path(path)

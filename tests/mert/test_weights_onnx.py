@@ -47,6 +47,11 @@ def test_the_model_is_left_as_it_was(exported: tuple[Embedder, Path]) -> None:
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_the_file_holds_no_path_of_the_machine_it_was_made_on(exported: tuple[Embedder, Path]) -> None:
+    written = exported[1].read_bytes()
+    assert not any(str(Path(module.__file__).parents[1]).encode() in written for module in (mert, torch))
+
+
 def test_the_command_exports_and_checks_the_bundled_model(tmp_path: Path) -> None:
     done = run_mert("export", "mert-nano", tmp_path / "out", "--to", "onnx", "--check")
     assert done.code == 0 and "largest difference" in done.out, done.err
