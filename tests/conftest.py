@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from mert.embedding.embedder import Embedder
 from mert.inference.runner import Runner
 
 collect_ignore = ["bench", "harness"]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job, and its children, would ignore it
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -54,7 +54,6 @@ def test_synth_refuses_nonsense(words: list[str], tmp_path: Path) -> None:
 
 def test_synth_that_was_stopped_goes_on(tmp_path: Path) -> None:
     words = ["1", "-o", str(tmp_path), "--seconds", "1"]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job, and its children, would ignore
     command = mert_command("bench", "synth", *words)
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
