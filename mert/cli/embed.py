@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 SAMPLED = 200  # headers read to estimate the size of the output
 Row = dict[str, Any]
-Stored = Literal["float16", "float32"]
 PoolMode = Literal["none", "mean", "meanstd"]
 
 
@@ -34,8 +32,8 @@ def embed(
     pool: Annotated[PoolMode, typer.Option(help="Keep frames, or their mean (and deviation).")] = "none",
     window: terminal.Window = None,
     hop: Annotated[float | None, typer.Option(help="Seconds between windows; default: a window.")] = None,
-    dtype: Annotated[terminal.Precision, typer.Option(help="To compute in; auto: bfloat16 where native.")] = "auto",
-    save_dtype: Annotated[Stored, typer.Option(help="Precision on disk.")] = "float16",
+    dtype: Annotated[terminal.Precision, typer.Option(help="Of the computation; auto: bfloat16 if native.")] = "auto",
+    save_dtype: Annotated[Literal["float16", "float32"], typer.Option(help="Precision on disk.")] = "float16",
     batch_size: Annotated[str, typer.Option(help="Windows per forward pass, or auto.")] = "auto",
     device: terminal.Device = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Processes (local) or actors (ray).")] = 1,
@@ -105,7 +103,7 @@ def expected_seconds(jobs: tuple[Job, ...]) -> tuple[float, bool]:
     for job in sample:
         with suppress(Exception):  # its error comes when it is tried
             claimed_s = Recording(job.source).claimed_seconds()
-            total += claimed_s if math.isfinite(claimed_s) and claimed_s < 1e6 else 0.0
+            total += claimed_s if claimed_s < 1e6 else 0.0
     return total * len(jobs) / max(1, len(sample)), step == 1
 
 
