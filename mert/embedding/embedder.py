@@ -45,7 +45,8 @@ class Embedder:
     """A MERT ready to use: `embed`, `embed_many`, `stream`. `mert.load` returns one.
 
     `sample_rate` is in Hz (recordings at other rates are resampled), `frame_rate` in frames per second; `dim` is the
-    width of a frame. `layer_names` are `embed` (the encoder's input), `layer01`, ...
+    width of a frame. `layer_names` are `embed` (the encoder's input), `layer01`, ...; `recommended_layer` is that of
+    the registry, otherwise the last.
 
     >>> import numpy as np, mert
     >>> m = mert.random_model("nano")
@@ -64,11 +65,7 @@ class Embedder:
         self.clock = Clock.of(model.config)
         self.sample_rate, self.frame_rate = model.config.sample_rate, model.config.frame_rate
         self.layer_names, self.dim = model.config.layer_names, model.config.dim
-
-    @property
-    def recommended_layer(self) -> str:
-        """Name of the layer that the registry recommends for this model, otherwise the last."""
-        return self.info.recommended_layer or self.layer_names[-1]
+        self.recommended_layer = info.recommended_layer or self.layer_names[-1]
 
     @property
     def window_s(self) -> float:

@@ -182,9 +182,9 @@ class RunLog:
 
     def _draw(self) -> None:
         if rows := read_rows(self._metrics):
-            from mert.plots import save_curves
+            from mert.plots import plot_curves, save_axes
 
-            save_curves(rows, self.folder / "curves.png", title=self.folder.name)
+            save_axes(plot_curves(rows, self.folder.name)[0], self.folder / "curves.png")
 
 
 def load_newest(model: Mert, run: Path) -> dict[str, Any]:
