@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mert.cli import terminal
+from mert.errors import UsageError
 
 if TYPE_CHECKING:
     from mert.collection.job import EmbedStage
     from mert.collection.plan import Job
 
 SAMPLED = 200  # headers read to estimate the size of the output
-Row = dict[str, Any]
 PoolMode = Literal["none", "mean", "meanstd"]
 
 
@@ -52,7 +52,6 @@ def embed(
     from mert.collection.executors import run
     from mert.collection.job import JobOptions
     from mert.collection.plan import plan, shard_of
-    from mert.errors import UsageError
 
     planned = plan(inputs or [], out, listing)
     jobs = (shard_of(planned.jobs, shard) if shard else planned.jobs)[:limit]
@@ -107,7 +106,7 @@ def expected_seconds(jobs: tuple[Job, ...]) -> tuple[float, bool]:
     return total * len(jobs) / max(1, len(sample)), step == 1
 
 
-def follow(rows: Iterator[Row], n_jobs: int, report: Path, append: bool) -> Counter[str]:
+def follow(rows: Iterator[dict[str, Any]], n_jobs: int, report: Path, append: bool) -> Counter[str]:
     """Write a report line per file as it ends, show progress, print failures and totals."""
     from mert.collection.job import Report
 
