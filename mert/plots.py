@@ -117,10 +117,10 @@ def plot_codes(counts_KC: np.ndarray, n_classes: Sequence[int], title: str, axes
 
     `counts_KC` are the numbers of frames of each code.
     """
-    from matplotlib import colormaps
-
     if not len(axes):
         axes = new_figure(9.0, 3.8).subplots(1, 2)
+    from matplotlib import colormaps
+
     perplexity, by_rank = (plain(panel) for panel in axes)
     shares_KC = counts_KC / np.maximum(counts_KC.sum(axis=1, keepdims=True), 1)
     places = np.arange(1, len(counts_KC) + 1)
