@@ -47,7 +47,6 @@ class TaskSpec:
     n_artists: int = 0
     per_window: bool = False  # every window is scored as an item of its own, as in MARBLE's VocalSet
     version: str = "1"
-    source: str = ""
     get: str = ""  # what to download, and where from
 
     def protocol(self, chosen: Switches | None = None) -> dict[str, str]:
@@ -100,7 +99,7 @@ MTG: dict[str, Any] = {
 }  # fmt: skip
 GTZAN: dict[str, Any] = {
     "corpus": "gtzan", "counts": (443, 197, 290), "counts_by_switch": {("gtzan_jazz54", "drop"): (442, 197, 290)},
-    "max_epochs": 100, "patience": (6, 20),
+    "patience": (6, 20),
     "get": "the 1,000 excerpts as genres/<genre>/<genre>.000NN.wav (any mirror), for beats also "
            "TempoBeatDownbeat/gtzan_tempo_beat's beats/ (or GTZAN-Rhythm's jams/)",
 }  # fmt: skip
