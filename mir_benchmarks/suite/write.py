@@ -30,7 +30,7 @@ def write_suite(
     seed: int = 0,
     workers: int = 1,
     corpora: Iterable[str] | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = lambda corpus, done, total: None,
 ) -> Path:
     """Write the `corpora` (all eight) below `home`, which is returned: the `data_home` of the benchmark.
 
@@ -47,7 +47,6 @@ def write_suite(
     folder = Path(home)
     if reason := claim(folder / CLAIM, {"generator": VERSION, "seed": seed, "size": size}, "suite"):
         raise TaskError(folder, reason, "choose another folder")
-    on_progress = on_progress or (lambda corpus, done, total: None)
     missing = [name for name in names if not is_whole(folder / name, size, seed)]
     for name in set(names) - set(missing):
         on_progress(name, len(SIZES[size][name]), len(SIZES[size][name]))
