@@ -51,12 +51,10 @@ class TaskSpec:
 
     def protocol(self, chosen: Switches | None = None) -> dict[str, str]:
         """All switches of the task with their values; TaskError for values it does not have."""
-        values = {name: options[0] for name, options in self.switches.items()}
-        for name, value in (chosen or {}).items():
-            if name in self.switches:
-                if value not in self.switches[name]:
-                    raise TaskError(self.name, f"no {name}={value}", f"give one of {', '.join(self.switches[name])}")
-                values[name] = value
+        values = {name: (chosen or {}).get(name, options[0]) for name, options in self.switches.items()}
+        for name, value in values.items():
+            if value not in self.switches[name]:
+                raise TaskError(self.name, f"no {name}={value}", f"give one of {', '.join(self.switches[name])}")
         return values
 
     def read(self, data_home: Path, protocol: Switches | None = None) -> Dataset:
