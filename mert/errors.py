@@ -38,11 +38,7 @@ class UsageError(MertError, ValueError):
 
 
 def need(module: str, extra: str, asked_for: str) -> Any:
-    """Import an optional dependency; a MertError about `asked_for`, with the install line, if it is missing.
-
-    >>> need("json", "probe", "labels").__name__
-    'json'
-    """
+    """Import an optional dependency; a MertError about `asked_for`, with the install line, if it is missing."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

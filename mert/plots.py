@@ -38,8 +38,7 @@ def new_figure(width_in: float, height_in: float) -> Any:
 
 def new_axes(width_in: float = 6.4, height_in: float = 5.6) -> Axes:
     """Axes of a new figure."""
-    axes: Axes = new_figure(width_in, height_in).subplots()
-    return axes
+    return new_figure(width_in, height_in).subplots()
 
 
 def plain(axes: Axes) -> Axes:
@@ -81,6 +80,12 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         figure.savefig(temporary, format=kind, dpi=DPI, metadata=UNDATED[kind])
 
 
+def save_axes(axes: Axes, path: str | Path) -> None:
+    """Write the figure that axes belong to, as `save_figure` does."""
+    figure: Any = axes.figure
+    save_figure(figure, path)
+
+
 def plot_ssm(features: Features, layer: str | None = None, axes: Axes | None = None) -> Axes:
     """Self-similarity: cosine between segments of one layer (its mean over time removed), bright for high similarity.
 
@@ -107,21 +112,15 @@ def plot_ssm(features: Features, layer: str | None = None, axes: Axes | None = N
     return axes
 
 
-def save_ssm(features: Features, path: str | Path, layer: str | None = None) -> None:
-    """Draw `plot_ssm` to a file in the format of its suffix."""
-    figure: Any = plot_ssm(features, layer).figure
-    save_figure(figure, path)
-
-
 def plot_codes(counts_KC: np.ndarray, n_classes: Sequence[int], title: str, axes: Sequence[Axes] = ()) -> list[Axes]:
     """Use of a teacher's codes: perplexity of each codebook beside its size, and the share of each code by rank.
 
     `counts_KC` are the numbers of frames of each code.
     """
-    from matplotlib import colormaps
-
     if not len(axes):
         axes = new_figure(9.0, 3.8).subplots(1, 2)
+    from matplotlib import colormaps
+
     perplexity, by_rank = (plain(panel) for panel in axes)
     shares_KC = counts_KC / np.maximum(counts_KC.sum(axis=1, keepdims=True), 1)
     places = np.arange(1, len(counts_KC) + 1)
@@ -176,12 +175,6 @@ def plot_curves(rows: Rows, title: str = "") -> list[Axes]:
     if title:
         figure.suptitle(title, fontsize=10)
     return panels
-
-
-def save_curves(rows: Rows, path: str | Path, title: str = "") -> None:
-    """Draw `plot_curves` to a file in the format of its suffix."""
-    figure: Any = plot_curves(rows, title)[0].figure
-    save_figure(figure, path)
 
 
 def points(rows: Rows, name: str) -> tuple[list[int], list[float]]:

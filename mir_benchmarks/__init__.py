@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "TASKS": "mir_benchmarks.tasks.registry",
     "TaskSpec": "mir_benchmarks.tasks.registry",
-    "Options": "mir_benchmarks.tasks.options",
+    "Options": "mir_benchmarks.tasks.kind",
     "run_task": "mir_benchmarks.tasks.run",
 }
 
 __all__ = ["TASKS", "Options", "TaskSpec", "run_task"]
 
 if TYPE_CHECKING:
-    from mir_benchmarks.tasks.options import Options
+    from mir_benchmarks.tasks.kind import Options
     from mir_benchmarks.tasks.registry import TASKS, TaskSpec
     from mir_benchmarks.tasks.run import run_task
 

@@ -21,7 +21,6 @@ from probes.results import Result, load_outputs
 
 PROBED = ("mtt", "giantsteps_key", "gtzan_genre", "emomusic")
 BASE = "base"
-FIT_CLIPS = "600"
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Ablation:
             teacher = self.folder / "teachers" / variant.teacher_folder
             name, *settings = variant.teacher
             sets = [word for setting in settings for word in ("--set", setting)]
-            fit = ["fit-teacher", name, "synth", "-o", str(teacher), "--clips", FIT_CLIPS, *sets]
+            fit = ["fit-teacher", name, "synth", "-o", str(teacher), "--clips", "600", *sets]
             yield teacher / "teacher.json", fit
             for seed in self.seeds:
                 yield from self._seed(variant, seed, teacher)

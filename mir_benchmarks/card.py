@@ -1,7 +1,4 @@
-"""The measured sections of a model card: training, results, robustness, recordings, limits, and how to repeat it.
-
-Each section is a function of the files that a measurement wrote.
-"""
+"""The measured sections of a model card, each a function of the files that a measurement wrote."""
 
 from __future__ import annotations
 
@@ -33,8 +30,7 @@ from probes.results import portable
 
 MARK = "<!-- measured: what follows is written by `mert bench card` -->"
 MISSING = "Not measured."
-UNKNOWN = "not on record"
-NO_COMMAND = "the command was not recorded"
+UNKNOWN, NO_COMMAND = "not on record", "the command was not recorded"
 NAME_THE_RUN = "name the folder that `mert pretrain` wrote (out=)"
 PATHS = ("out", "data", "teachers")  # entries of a recipe that may name folders
 

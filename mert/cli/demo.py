@@ -22,8 +22,7 @@ FORM = "ABA"  # what the self-similarity picture should show
 def song(seed: int = 0) -> np.ndarray:
     """A little piece of form ABA, 24 s at 24 kHz: plucked chords and a beat in A, a soft pad in B."""
     random = np.random.default_rng(seed)
-    bars = [_bar(CHORDS[chord], section, random) for section in FORM for chord in SECTIONS[section]]
-    wave_N = np.concatenate(bars)
+    wave_N = np.concatenate([_bar(CHORDS[chord], part, random) for part in FORM for chord in SECTIONS[part]])
     return (0.8 * wave_N / np.abs(wave_N).max()).astype(np.float32)
 
 
@@ -55,7 +54,7 @@ def main(
     """Embed a recording with `mert-nano`, the model that comes with the package, and draw its self-similarity."""
     import soundfile
 
-    from mert.plots import save_ssm
+    from mert.plots import plot_ssm, save_axes
 
     out.mkdir(parents=True, exist_ok=True)
     if audio is None:
@@ -70,7 +69,7 @@ def main(
     n_layers, n_frames, dim = features.values.shape
     seconds = features.meta["seconds"]
     features.save(out / "features.npz")
-    save_ssm(features, out / "self_similarity.png", layer=m.recommended_layer)
+    save_axes(plot_ssm(features, m.recommended_layer), out / "self_similarity.png")
     times = features.times if features.times is not None else np.zeros(1)
     typer.echo(
         f"embedded {audio}: {seconds:.2f} s in {elapsed:.2f} s ({seconds / elapsed:.0f} x real time, "

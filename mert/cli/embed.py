@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mert.cli import terminal
+from mert.errors import UsageError
 
 if TYPE_CHECKING:
     from mert.collection.job import EmbedStage
     from mert.collection.plan import Job
 
 SAMPLED = 200  # headers read to estimate the size of the output
-Row = dict[str, Any]
-Stored = Literal["float16", "float32"]
 PoolMode = Literal["none", "mean", "meanstd"]
 
 
@@ -34,8 +32,8 @@ def embed(
     pool: Annotated[PoolMode, typer.Option(help="Keep frames, or their mean (and deviation).")] = "none",
     window: terminal.Window = None,
     hop: Annotated[float | None, typer.Option(help="Seconds between windows; default: a window.")] = None,
-    dtype: Annotated[terminal.Precision, typer.Option(help="To compute in; auto: bfloat16 where native.")] = "auto",
-    save_dtype: Annotated[Stored, typer.Option(help="Precision on disk.")] = "float16",
+    dtype: Annotated[terminal.Precision, typer.Option(help="Of the computation; auto: bfloat16 if native.")] = "auto",
+    save_dtype: Annotated[Literal["float16", "float32"], typer.Option(help="Precision on disk.")] = "float16",
     batch_size: Annotated[str, typer.Option(help="Windows per forward pass, or auto.")] = "auto",
     device: terminal.Device = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Processes (local) or actors (ray).")] = 1,
@@ -54,7 +52,6 @@ def embed(
     from mert.collection.executors import run
     from mert.collection.job import JobOptions
     from mert.collection.plan import plan, shard_of
-    from mert.errors import UsageError
 
     planned = plan(inputs or [], out, listing)
     jobs = (shard_of(planned.jobs, shard) if shard else planned.jobs)[:limit]
@@ -105,11 +102,11 @@ def expected_seconds(jobs: tuple[Job, ...]) -> tuple[float, bool]:
     for job in sample:
         with suppress(Exception):  # its error comes when it is tried
             claimed_s = Recording(job.source).claimed_seconds()
-            total += claimed_s if math.isfinite(claimed_s) and claimed_s < 1e6 else 0.0
+            total += claimed_s if claimed_s < 1e6 else 0.0
     return total * len(jobs) / max(1, len(sample)), step == 1
 
 
-def follow(rows: Iterator[Row], n_jobs: int, report: Path, append: bool) -> Counter[str]:
+def follow(rows: Iterator[dict[str, Any]], n_jobs: int, report: Path, append: bool) -> Counter[str]:
     """Write a report line per file as it ends, show progress, print failures and totals."""
     from mert.collection.job import Report
 

@@ -21,12 +21,9 @@ from mert.errors import MertError, UsageError
 REPORT = "this is a bug: please report this with the command and your versions (mert --version)"
 
 app = typer.Typer(
-    name="mert",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    name="mert", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Music representations of MERT models: embed recordings, find, check and publish models.",
-)
+)  # fmt: skip
 commands: list[Callable[..., None]] = [
     embed, similar, pretrain, continue_pretrain, fit_teacher, tokenize,
     models.models, models.info, models.verify, models.convert, models.export, models.push,

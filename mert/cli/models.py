@@ -36,11 +36,8 @@ def models(pattern: Annotated[str, typer.Argument(help='Such as "*95m*".')] = "*
 def info(name: Name, as_json: AsJson = False) -> None:
     """Show the record of a registered model, or of a folder."""
     record = mert.load(name, device="cpu").info if Path(name).exists() else mert.info(name)
-    if as_json:
-        typer.echo(json.dumps(asdict(record), indent=2))
-        return
-    for key, value in record.facts().items():
-        typer.echo(f"{key:18} {value}")
+    lines = (f"{key:18} {value}" for key, value in record.facts().items())
+    typer.echo(json.dumps(asdict(record), indent=2) if as_json else "\n".join(lines))
 
 
 def verify(name: Name) -> None:

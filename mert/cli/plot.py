@@ -50,7 +50,7 @@ def ssm(
     layer: Annotated[str | None, typer.Option(help="Layer name; default: the last of the file.")] = None,
 ) -> None:
     """Draw the self-similarity of a recording in one layer: blocks and stripes show its form."""
-    from mert.plots import picture_format, save_ssm
+    from mert.plots import picture_format, plot_ssm, save_axes
 
     picture_format(out)
     held = mert.Features.load(features)
@@ -58,7 +58,7 @@ def ssm(
         raise UsageError(features, f"holds no layer {layer}", f"ask for {' or '.join(held.layers)}")
     if held.times is None:
         raise UsageError(features, "holds pooled features, without a time axis", "embed with --pool none")
-    save_ssm(held, out, layer)
+    save_axes(plot_ssm(held, layer), out)
     typer.echo(str(out))
 
 
@@ -69,14 +69,14 @@ def curves(
 ) -> None:
     """Draw the curves of a training run: loss, held-out accuracy and error, gradient norm, learning rate."""
     from mert.files import read_rows
-    from mert.plots import picture_format, save_curves
+    from mert.plots import picture_format, plot_curves, save_axes
 
     picture_format(out)
     path = run / "metrics.jsonl" if run.is_dir() else run
     rows = [row for row in read_rows(path) if "step" in row and "loss" in row]
     if not rows:
         raise UsageError(path, "holds no steps of a training run", "name the folder that `mert pretrain` wrote (out=)")
-    save_curves(rows, out, title=path.absolute().parent.name)
+    save_axes(plot_curves(rows, path.absolute().parent.name)[0], out)
     typer.echo(str(out))
 
 

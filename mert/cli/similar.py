@@ -16,7 +16,7 @@ from mert.errors import MertError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from mert.collection.index import Match
-    from mert.embedding.options import Settings
+    from mert.embedding.batching import Settings
 
 DEFAULT_NAME = ".mert-index.npz"
 SAVE_EVERY_S = 60.0

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mert.errors import UsageError
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -68,18 +70,7 @@ def parse_window(text: str | None) -> float | str | None:
 
 @contextmanager
 def usage_errors(command: str) -> Iterator[None]:
-    """Turn a ValueError into a UsageError of `mert COMMAND`, around the lines that only resolve the values of options.
-
-    >>> from mert.errors import UsageError
-    >>> try:
-    ...     with usage_errors("embed"):
-    ...         float("many")
-    ... except UsageError as error:
-    ...     print(error)
-    mert embed: could not convert string to float: 'many'; see mert embed --help
-    """
-    from mert.errors import UsageError
-
+    """Turn a ValueError into a UsageError of `mert COMMAND`, around lines that only resolve the values of options."""
     try:
         yield
     except UsageError:
@@ -91,8 +82,6 @@ def usage_errors(command: str) -> Iterator[None]:
 def check_device(name: str) -> None:
     """UsageError for a device that is absent or has no float64 (as Apple's), in which the first norm is computed."""
     import torch
-
-    from mert.errors import UsageError
 
     try:
         torch.zeros(0, dtype=torch.float64, device="cpu" if name == "auto" else name)

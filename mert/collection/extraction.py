@@ -13,9 +13,8 @@ import numpy as np
 
 from mert.audio.recording import Recording
 from mert.embedding import batching
-from mert.embedding.batching import End, Frames, Window
-from mert.embedding.embedder import Embedder
-from mert.embedding.options import EmbedOptions, Settings
+from mert.embedding.batching import End, Frames, Settings, Window
+from mert.embedding.embedder import Embedder, EmbedOptions
 from mert.errors import MertError, UsageError
 
 

@@ -17,10 +17,10 @@ import numpy as np
 
 from mert.audio.recording import Recording
 from mert.collection.extraction import Extraction, extract
-from mert.embedding.embedder import Embedder
+from mert.embedding.batching import Settings
+from mert.embedding.embedder import Embedder, EmbedOptions
 from mert.embedding.features import Features, Pooling, Provenance, differences
 from mert.embedding.npz import read_npz, write_npz
-from mert.embedding.options import EmbedOptions, Settings
 from mert.errors import AudioError, OutputError, UsageError
 from mert.files import sha256_file
 

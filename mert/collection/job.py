@@ -18,10 +18,10 @@ import numpy as np
 
 from mert.collection.extraction import Extraction, extract, resolve
 from mert.collection.plan import Job
+from mert.embedding.embedder import EmbedOptions, Layers
 from mert.embedding.features import Features, Pooling, Provenance, differences, header
 from mert.embedding.load import load
 from mert.embedding.npz import FrameWriter, fitting
-from mert.embedding.options import EmbedOptions, Layers
 from mert.errors import OutputError
 from mert.files import sha256_file, sweep
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mert.audio.recording import Recording
-from mert.embedding.options import Settings
+from mert.embedding.features import Pool
 from mert.embedding.windows import Clock, Span, Windowing, cut
 from mert.errors import MertError
 from mert.inference.runner import Runner
@@ -23,6 +23,19 @@ from mert.inference.runner import Runner
 MIN_FRAMES = 3000  # frames of a batch that fill a CPU's matrix units
 T = TypeVar("T")
 R = TypeVar("R", bound=Recording)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of an embedding call, checked and resolved for one model on one device."""
+
+    layers: tuple[int, ...]
+    windowing: Windowing
+    pool: Pool
+    dtype: str
+    batch_size: int
+    max_seconds: float | None = None
+    read_ahead: bool = True
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,20 @@ Shapes: B windows of a batch, N samples, L layers, T frames, D model width.
 """
 
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from mert.audio.recording import RESAMPLER, ArrayRecording, Recording, Source, as_float
 from mert.embedding import batching
-from mert.embedding.batching import End, Frames, Window
+from mert.embedding.batching import End, Frames, R, Settings, Window
 from mert.embedding.features import Features, Pool, Pooling, Provenance
-from mert.embedding.options import EmbedOptions, Layers, Settings
 from mert.embedding.windows import Clock, Span, Windowing
 from mert.errors import OutputError
 from mert.inference.runner import Runner
@@ -26,14 +25,28 @@ from mert.models.mert import Mert
 from mert.weights.registry import ModelInfo
 
 VERSION = version("mert-hub")
-R = TypeVar("R", bound=Recording)
+Layers = str | int | Sequence[str | int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions:
+    """What features to extract and how, as `Embedder.embed` explains; `batch_size` is a number of windows or "auto"."""
+
+    layers: Layers = "all"
+    pool: Pool = None
+    window: float | str | None = None
+    hop: float | None = None
+    dtype: str = "auto"
+    batch_size: int | str = "auto"
+    max_seconds: float | None = None
 
 
 class Embedder:
     """A MERT ready to use: `embed`, `embed_many`, `stream`. `mert.load` returns one.
 
     `sample_rate` is in Hz (recordings at other rates are resampled), `frame_rate` in frames per second; `dim` is the
-    width of a frame. `layer_names` are `embed` (the encoder's input), `layer01`, ...
+    width of a frame. `layer_names` are `embed` (the encoder's input), `layer01`, ...; `recommended_layer` is that of
+    the registry, otherwise the last.
 
     >>> import numpy as np, mert
     >>> m = mert.random_model("nano")
@@ -52,11 +65,7 @@ class Embedder:
         self.clock = Clock.of(model.config)
         self.sample_rate, self.frame_rate = model.config.sample_rate, model.config.frame_rate
         self.layer_names, self.dim = model.config.layer_names, model.config.dim
-
-    @property
-    def recommended_layer(self) -> str:
-        """Name of the layer that the registry recommends for this model, otherwise the last."""
-        return self.info.recommended_layer or self.layer_names[-1]
+        self.recommended_layer = info.recommended_layer or self.layer_names[-1]
 
     @property
     def window_s(self) -> float:
@@ -187,7 +196,7 @@ class Embedder:
             # As `window=` and `hop=` would ask for them, in seconds.
             "window": "whole" if frames is None else self.clock.n_samples(frames) / self.sample_rate,
             "hop": None if hop is None else hop / self.frame_rate,
-            **{fact: value for fact, value in asdict(self.provenance(settings)).items() if fact != "weights_sha256"},
+            **asdict(self.provenance(settings)),
             "frame_rate": self.frame_rate,
             "pool": settings.pool,
             "version": VERSION,

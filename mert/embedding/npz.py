@@ -3,14 +3,12 @@
 Shapes: L layers, T frames, D model width.
 """
 
-from __future__ import annotations
-
 import shutil
 import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import numpy as np
 
@@ -59,7 +57,7 @@ class FrameWriter:
         self._files: list[BinaryIO] = []
         self._shape: tuple[int, ...] = ()
 
-    def __enter__(self) -> FrameWriter:
+    def __enter__(self) -> Self:
         self._open = ExitStack()
         self._folder = self._open.enter_context(temporary_folder(self.path))
         return self

@@ -4,11 +4,10 @@ Group norm spans a window, so windows are part of the meaning of the features. A
 Shapes: N samples, T frames of a recording, F frames of a window.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -30,7 +29,7 @@ class Clock:
     field: int
 
     @classmethod
-    def of(cls, config: MertConfig) -> Clock:
+    def of(cls, config: MertConfig) -> Self:
         return cls(config.sample_rate, config.stride, config.receptive_field)
 
     def n_frames(self, n_samples: int) -> int:
@@ -74,7 +73,7 @@ class Windowing:
     hop: int | None
 
     @classmethod
-    def of(cls, clock: Clock, default_s: float, window: float | str | None, hop: float | None) -> Windowing:
+    def of(cls, clock: Clock, default_s: float, window: float | str | None, hop: float | None) -> Self:
         """From seconds, as the API takes them; ValueError for windows without a frame and hops that leave gaps."""
         if window == "whole":
             if hop is not None:

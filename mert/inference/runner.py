@@ -12,8 +12,8 @@ import torch
 
 from mert.inference.fast import FastMert
 from mert.inference.kernels import has_bfloat16
+from mert.models.frontend import golden_wave, normalized
 from mert.models.mert import Mert
-from mert.models.waves import golden_wave, normalized
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 MIN_COSINE = 0.999  # to float32, for "auto" to choose a shorter type

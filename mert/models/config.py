@@ -1,10 +1,8 @@
 """Configuration of a MERT: a frozen dataclass, and the named sizes as functions."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 from mert.errors import CheckpointError
 
@@ -43,10 +41,8 @@ class MertConfig:
 
     def __post_init__(self) -> None:
         if self.dim % self.n_heads or self.dim % self.position_groups:
-            raise ValueError(
-                f"dim={self.dim} must be a multiple of n_heads={self.n_heads} "
-                f"and of position_groups={self.position_groups}"
-            )
+            parts = f"n_heads={self.n_heads} and of position_groups={self.position_groups}"
+            raise ValueError(f"dim={self.dim} must be a multiple of {parts}")
         if len(self.conv_kernels) != len(self.conv_strides) or self.n_layers < 1:
             raise ValueError("conv_kernels and conv_strides need one entry per convolution, n_layers at least 1")
 
@@ -93,7 +89,7 @@ class MertConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> MertConfig:
+    def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_dict`; an unknown key is an error that names it."""
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:

@@ -1,8 +1,9 @@
-"""The convolutional front end: strided convolutions from samples to frames, as in wav2vec 2.0 and HuBERT.
+"""The convolutional front end, as in wav2vec 2.0 and HuBERT: strided convolutions from samples to frames; input waves.
 
 Shapes: B clips, N samples, T frames, C channels, K taps of the first kernel.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -114,3 +115,25 @@ class ConvFrontend(nn.Module):
         for kernel, stride in zip(self.kernels, self.strides, strict=True):
             n_samples = conv_length(n_samples, kernel, stride)
         return n_samples
+
+
+def normalized(wave_N: np.ndarray) -> np.ndarray:
+    """Zero mean and unit (population) variance, as in the published preprocessor.
+
+    >>> normalized(np.array([1.0, 3.0], np.float32)).round(3)
+    array([-1.,  1.], dtype=float32)
+    """
+    mean, var = wave_N.mean(dtype=np.float64), wave_N.var(dtype=np.float64)
+    return ((wave_N - mean) / np.sqrt(var + 1e-7)).astype(np.float32)
+
+
+def golden_wave(sample_rate: int) -> Tensor:
+    """Test input: one second of a decaying harmonic tone with a little noise, [sample_rate] float32.
+
+    >>> golden_wave(16_000).shape
+    torch.Size([16000])
+    """
+    time_N = torch.arange(sample_rate, dtype=torch.float64) / sample_rate
+    partials = [torch.sin(2 * torch.pi * 220 * k * time_N) * torch.exp(-3 * k * time_N) / k for k in range(1, 9)]
+    noise_N = torch.randn(sample_rate, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return (0.2 * torch.stack(partials).sum(0) + 0.01 * noise_N).float()

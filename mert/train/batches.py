@@ -109,8 +109,7 @@ class Batches:
 
     def _cropped(self, indices: Sequence[int], random: np.random.Generator) -> list[tuple[int, int]]:
         """Recordings and the first frames of their crops; crops begin on whole frames, as stored labels do."""
-        n_samples = self.recipe.clip_samples
-        latest = ((self.corpus.n_samples(index) - n_samples) // self.stride for index in indices)
+        latest = ((self.corpus.n_samples(index) - self.recipe.clip_samples) // self.stride for index in indices)
         return [(index, int(random.integers(last + 1))) for index, last in zip(indices, latest, strict=True)]
 
     def _read(self, crops: Sequence[tuple[int, int]]) -> np.ndarray:

@@ -185,6 +185,5 @@ def _dataset_sources(name: str, options: dict[str, Any]) -> Iterator[tuple[str, 
 
 
 def _audio_of(rows: Any, i: int) -> Source:
-    audio: dict[str, Any] = rows[i]["audio"]
-    source: Source = audio["bytes"] or audio["path"]
-    return source
+    audio: dict[str, Source] = rows[i]["audio"]
+    return audio["bytes"] or audio["path"]

@@ -209,8 +209,7 @@ class Engine:
             raise TrainingError(f"step {step}", f"{self.guard.bad_in_a_row} bad steps in a row ({reason})", remedy)
 
     def _resume(self) -> int:
-        path = self.checkpoints.newest()
-        if path is None:
+        if (path := self.checkpoints.newest()) is None:
             return 0
         step, state = self.checkpoints.load(path, self.module, self.optimizer)
         for name, fact in self.facts.items():

@@ -3,11 +3,10 @@
 Shapes: C channels or codes, K taps, F filters, N samples, E embedding width, D dimensions of a codeword.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import torch
@@ -43,7 +42,7 @@ class PretrainerConfig:
     codebook_start: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, recipe: Recipe, teachers: Mapping[str, TargetSource]) -> PretrainerConfig:
+    def of(cls, recipe: Recipe, teachers: Mapping[str, TargetSource]) -> Self:
         """The configuration of a recipe with its loaded teachers."""
         return cls(
             model=recipe.model,

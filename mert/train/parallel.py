@@ -1,11 +1,10 @@
 """One process or many: the process group that `torchrun` starts, and a model parallelized over it by DDP or FSDP."""
 
-from __future__ import annotations
-
 import os
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.distributed as dist
@@ -26,7 +25,7 @@ class World:
     device: torch.device
 
     @classmethod
-    def join(cls) -> World:
+    def join(cls) -> Self:
         """Join the group that `torchrun` describes in the environment; without it, a world of one process."""
         local = int(os.environ.get("LOCAL_RANK", 0))
         cuda = torch.cuda.is_available()

@@ -149,9 +149,8 @@ def v1_330m() -> Recipe:
 
 def v0_95m() -> Recipe:
     """`v0_95m`: the k-means teacher of the v0 family at 16 kHz and 50 Hz (fit it first: `mert fit-teacher kmeans`)."""
-    return replace(
-        v1_95m(), out="v0_95m_run", teachers=("kmeans_teacher",), model=replace(base_95m(), sample_rate=16_000)
-    )
+    model = replace(base_95m(), sample_rate=16_000)
+    return replace(v1_95m(), out="v0_95m_run", teachers=("kmeans_teacher",), model=model)
 
 
 NAMED = {"nano": nano_recipe, "v0_95m": v0_95m, "v1_95m": v1_95m, "v1_330m": v1_330m}

@@ -182,15 +182,14 @@ class RunLog:
 
     def _draw(self) -> None:
         if rows := read_rows(self._metrics):
-            from mert.plots import save_curves
+            from mert.plots import plot_curves, save_axes
 
-            save_curves(rows, self.folder / "curves.png", title=self.folder.name)
+            save_axes(plot_curves(rows, self.folder.name)[0], self.folder / "curves.png")
 
 
 def load_newest(model: Mert, run: Path) -> dict[str, Any]:
     """Load the weights of the newest checkpoint of our engine; returns its marker. CheckpointError if there is none."""
-    path = Checkpoints(run, World(0, 1, torch.device("cpu")), 1).newest()
-    if path is None:
+    if (path := Checkpoints(run, World(0, 1, torch.device("cpu")), 1).newest()) is None:
         raise CheckpointError(run, "has no complete checkpoint", "train it further: mert pretrain")
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     dcp.load({"model": weights}, checkpoint_id=path, no_dist=True)

@@ -88,8 +88,7 @@ def attention_peaks(model: Mert, group: Group) -> dict[str, float]:
 
 def frame_baselines(groups: Sequence[Group]) -> dict[str, Tensor]:
     """Mean [F] of each frame teacher's targets over some training groups: the prediction that needs no input."""
-    names = groups[0].frames
-    return {name: torch.cat([group.frames[name].flatten(0, 1) for group in groups]).mean(0) for name in names}
+    return {name: torch.cat([g.frames[name].flatten(0, 1) for g in groups]).mean(0) for name in groups[0].frames}
 
 
 def summary(step: int, metrics: dict[str, float]) -> str:

@@ -62,16 +62,10 @@ _FIELDS = {  # ours -> Hugging Face
     "window_s": "window_s",  # ours alone: exports keep it, and transformers carries it along
 }
 _FIXED = {  # the same in every released MERT, and all that this model implements
-    "feat_extract_norm": "group",
-    "feat_extract_activation": "gelu",
-    "feat_proj_layer_norm": True,
-    "conv_bias": False,
-    "feature_extractor_cqt": False,
-    "deepnorm": False,
-    "conv_pos_batch_norm": False,
-    "hidden_act": "gelu",
+    "feat_extract_norm": "group", "feat_extract_activation": "gelu", "feat_proj_layer_norm": True, "conv_bias": False,
+    "feature_extractor_cqt": False, "deepnorm": False, "conv_pos_batch_norm": False, "hidden_act": "gelu",
     "layer_norm_eps": 1e-5,
-}
+}  # fmt: skip
 _RELEASED_PRE_NORM = {(12, 768): False, (24, 1024): True}
 _DEFAULT = MertConfig()
 
@@ -132,11 +126,10 @@ def from_huggingface(
     conv_dims = values.get("conv_dim", [_DEFAULT.conv_dim])
     if not isinstance(conv_dims, list) or len(set(map(str, conv_dims))) != 1:
         _refuse(source, "conv_dim", conv_dims)
-    ours = {field: values[key] for field, key in _FIELDS.items() if key in values}
-    ours = {"sample_rate": rate, "conv_dim": conv_dims[0], **ours}
+    ours = {"sample_rate": rate, "conv_dim": conv_dims[0], "normalize": preprocessor.get("do_normalize", True)}
+    ours |= {field: values[key] for field, key in _FIELDS.items() if key in values}
     window_s = _window_s(ours.get("pre_norm") is True, ours["sample_rate"])
-    normalize = preprocessor.get("do_normalize", True)
-    return _checked_config({"window_s": window_s, **ours, "normalize": normalize}, source)
+    return _checked_config({"window_s": window_s, **ours}, source)
 
 
 def to_huggingface(config: MertConfig) -> dict[str, Any]:

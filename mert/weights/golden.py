@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mert.errors import CheckpointError
+from mert.models.frontend import golden_wave
 from mert.models.mert import Mert
-from mert.models.waves import golden_wave
 from mert.weights.checkpoints import load_model, open_safetensors, write_tensors
 
 GOLDEN = "golden.safetensors"

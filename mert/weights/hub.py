@@ -52,8 +52,7 @@ def fetch(repo: str, revision: str | None = None, sha256: str | None = None) -> 
     downloads must have. A file with a wrong hash is moved aside. CheckpointError says why a download or check failed.
     """
     revision = revision or constants.DEFAULT_REVISION
-    config = _download(repo, "config.json", revision)
-    if config is None:
+    if (config := _download(repo, "config.json", revision)) is None:
         raise CheckpointError(repo, "holds no config.json", "give the name of a MERT repository")
     commit = config.parent.name  # one commit for all files, even if the branch moves meanwhile
     for filename in _OPTIONAL:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from mert.errors import CheckpointError, need
 from mert.files import write_whole
+from mert.models.frontend import golden_wave, normalized
 from mert.models.mert import Mert
-from mert.models.waves import golden_wave, normalized
 
 TOLERANCE = 1e-4  # of the larger of 1 and a layer's rms: other runtimes sum in other orders
 

@@ -114,8 +114,7 @@ def info(name_or_repo: str) -> ModelInfo:
     24
     """
     known = {key.lower(): model for model in REGISTRY.values() for key in (model.name, model.repo)}
-    record = known.get(name_or_repo.lower())
-    if record is None:
+    if (record := known.get(name_or_repo.lower())) is None:
         close = get_close_matches(name_or_repo.lower(), known, n=3, cutoff=0.5)
         names = list(dict.fromkeys(known[key].name for key in close)) or list(REGISTRY)
         raise CheckpointError(name_or_repo, "no registered model of this name", f"try {' or '.join(names)}")

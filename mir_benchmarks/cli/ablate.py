@@ -45,11 +45,11 @@ def variants_of(only: str | None) -> list[Variant]:
     """Variants by comma-separated names, after the base; UsageError for unknown names."""
     from mir_benchmarks.ablation import BASE, VARIANTS
 
-    names = {variant.name for variant in VARIANTS} if only is None else {BASE, *only.split(",")}
-    if unknown := names - {variant.name for variant in VARIANTS}:
-        known = ", ".join(variant.name for variant in VARIANTS)
-        raise UsageError("--only", f"no variant {', '.join(sorted(unknown))}", f"give some of {known}")
-    return [variant for variant in VARIANTS if variant.name in names]
+    known = {variant.name: variant for variant in VARIANTS}
+    names = set(known) if only is None else {BASE, *only.split(",")}
+    if unknown := names - set(known):
+        raise UsageError("--only", f"no variant {', '.join(sorted(unknown))}", f"give some of {', '.join(known)}")
+    return [variant for name, variant in known.items() if name in names]
 
 
 def markdown_table(ablation: Ablation, variants: list[Variant]) -> str:

@@ -12,9 +12,6 @@ from mert.cli.terminal import console, progress, usage_errors
 from mert.errors import UsageError
 from mir_benchmarks.cli.options import tasks_of
 
-Purpose = Literal["train", "bench"]
-AudioFormat = Literal["flac", "wav"]
-
 
 def prepare(
     tasks: Annotated[str, typer.Argument(help='"all", or names: gtzan_genre,emomusic.')],
@@ -32,26 +29,22 @@ def prepare(
     if (decode or duplicates) and not check:
         raise UsageError("mert bench prepare", "--decode and --duplicates need --check", "add --check")
     chosen = tasks_of(tasks)
-    if check:
-        sys.exit(_check([task.name for task in chosen], data_home, decode, duplicates, n_shown))
-    for corpus, get in {task.corpus: task.get for task in chosen}.items():
-        there = " (a folder is there: --check looks into it)" if (data_home / corpus).is_dir() else ""
-        typer.echo(f"{data_home / corpus}{there}\n  {get}")
-
-
-def _check(names: list[str], data_home: Path, decode: bool, duplicates: bool, n_shown: int) -> int:
-    """Print the report of a check; returns the exit status, 1 if a task cannot be run."""
-    from mir_benchmarks.tasks.check import check
+    if not check:
+        for corpus, get in {task.corpus: task.get for task in chosen}.items():
+            there = " (a folder is there: --check looks into it)" if (data_home / corpus).is_dir() else ""
+            typer.echo(f"{data_home / corpus}{there}\n  {get}")
+        return
+    from mir_benchmarks.tasks import check as checks
 
     with progress(transient=True) as bar:
-        row = bar.add_task("check recordings", total=None)
-        report = check(
+        row, names = bar.add_task("check recordings", total=None), [task.name for task in chosen]
+        report = checks.check(
             data_home, names, decode, duplicates, lambda done, total: bar.update(row, completed=done, total=total)
         )
-    for line in report.lines(n_shown):
+    for line in (*report.lines(n_shown), "ready" if report.ok else "not ready"):
         typer.echo(line)
-    typer.echo("ready" if report.ok else "not ready")
-    return 0 if report.ok else 1
+    if not report.ok:
+        sys.exit(1)
 
 
 def synth(
@@ -60,8 +53,10 @@ def synth(
     seed: Annotated[int, typer.Option(min=0, help="Another seed is other music.")] = 0,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of a clip.")] = 10.0,
     rate_hz: Annotated[int, typer.Option(min=8_000, max=192_000, help="Sample rate.")] = 24_000,
-    purpose: Annotated[Purpose, typer.Option(help="train and bench share no piece and no instrument.")] = "train",
-    audio_format: Annotated[AudioFormat, typer.Option("--format", help="Of the files, 16 bits.")] = "flac",
+    purpose: Annotated[
+        Literal["train", "bench"], typer.Option(help="train and bench share no piece and no instrument.")
+    ] = "train",
+    audio_format: Annotated[Literal["flac", "wav"], typer.Option("--format", help="Of the files, 16 bits.")] = "flac",
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
     """Write the synthetic music of data=synth with its scores. Run it again to continue, or for more hours."""
@@ -69,20 +64,20 @@ def synth(
 
     with usage_errors("bench synth"):
         corpus = open_folder(out, hours, seed, seconds, rate_hz, purpose, audio_format)
-    lines, counts = console(), {True: 0, False: 0}
+    lines, n_clips, n_rendered = console(), len(corpus), 0
     with progress(lines) as bar:
-        clips = bar.add_task("clips", total=len(corpus))
+        clips = bar.add_task("clips", total=n_clips)
 
         def on_progress(rendered: bool) -> None:
-            counts[rendered] += 1
+            nonlocal n_rendered
+            n_rendered += rendered
             bar.advance(clips)
 
         scores = write_hours(
             hours, out, seed, workers, seconds=seconds, rate_hz=rate_hz, purpose=purpose, suffix=audio_format,
             on_progress=on_progress,
         )  # fmt: skip
-    total = sum(counts.values())
     lines.print(
-        f"{total} clips of {seconds:g} s ({total * seconds / 3600:.4g} h) at {rate_hz} Hz: {counts[True]} written, "
-        f"{counts[False]} kept; scores: {scores}"
+        f"{n_clips} clips of {seconds:g} s ({n_clips * seconds / 3600:.4g} h) at {rate_hz} Hz: {n_rendered} written, "
+        f"{n_clips - n_rendered} kept; scores: {scores}"
     )

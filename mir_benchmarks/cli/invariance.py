@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,91 +13,48 @@ from mir_benchmarks.cli.options import MODELS, Context, words_of
 
 if TYPE_CHECKING:
     from mir_benchmarks.report.tables import Table
-    from probes.encoders import Encoder
 
-Audio = Annotated[list[Path], typer.Argument(help="Recordings, or folders of them.", show_default=False)]
-Models = Annotated[list[str], typer.Option("--model", "-m", help=f"{MODELS}; repeatable.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.", dir_okay=False)]
 Layer = Annotated[str | None, typer.Option(help="Shown in the table; default: recommended, else last. JSON has all.")]
-Seconds = Annotated[float, typer.Option(min=0.1, help="Length of a segment.")]
 InContext = Annotated[Context, typer.Option(help="Embed segments whole, or in training contexts as `mert embed` does.")]
 
+EXIT_CODES = "Exit code 0: all well; 2: wrong usage; 3: some recordings could not be read."
+COMMANDS = {
+    "robustness": "Change the sound (gain, offset, noise, MP3, speed) and measure how far embeddings move.",
+    "triplets": "Count how often a segment is nearer to one of its own recording than to one of another.",
+}
 
-def robustness(
+
+def measure(
     call: typer.Context,
-    audio: Audio,
-    model: Models,
-    out: Out,
+    audio: Annotated[list[Path], typer.Argument(help="Recordings, or folders of them.", show_default=False)],
+    model: Annotated[list[str], typer.Option("--model", "-m", help=f"{MODELS}; repeatable.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.", dir_okay=False)],
     layer: Layer = None,
-    segment_s: Seconds = 3.0,
+    segment_s: Annotated[float, typer.Option(min=0.1, help="Length of a segment.")] = 3.0,
     context: InContext = "training",
     device: Device = "auto",
 ) -> None:
-    """Change the sound (gain, offset, noise, MP3, speed) and measure how far embeddings move.
-
-    Exit code 0: all well; 2: wrong usage; 3: some recordings could not be read.
-    """
+    """Run one of COMMANDS, write its JSON, and print its tables and the recordings that were left out."""
+    from mert.files import write_json
     from mir_benchmarks.invariance.robustness import measure_robustness, robustness_tables
-
-    measure = partial(measure_robustness, segment_s=segment_s, layer=layer)
-    measure_and_write(call, audio, encoders_of(call, model, context, device, layer), measure, robustness_tables, out)
-
-
-def triplets(
-    call: typer.Context,
-    audio: Audio,
-    model: Models,
-    out: Out,
-    layer: Layer = None,
-    segment_s: Seconds = 3.0,
-    context: InContext = "training",
-    device: Device = "auto",
-) -> None:
-    """Count how often a segment is nearer to one of its own recording than to one of another.
-
-    Exit code 0: all well; 2: wrong usage; 3: some recordings could not be read.
-    """
+    from mir_benchmarks.invariance.segments import audio_files, chosen_layer
     from mir_benchmarks.invariance.triplets import measure_triplets, triplets_table
-
-    measure = partial(measure_triplets, segment_s=segment_s, layer=layer)
-    encoders = encoders_of(call, model, context, device, layer)
-    measure_and_write(call, audio, encoders, measure, lambda measured: (triplets_table(measured),), out)
-
-
-def encoders_of(
-    call: typer.Context, models: list[str], context: Context, device: str, layer: str | None
-) -> list[Encoder]:
-    """Models by name; UsageError for a device or a layer that there is not."""
-    from mir_benchmarks.invariance.segments import chosen_layer
     from probes.cli import chosen_device
     from probes.encoders import load_encoder
 
     check_device(device)
-    encoders = [load_encoder(name, context, chosen_device(device)) for name in models]
+    encoders = [load_encoder(name, context, chosen_device(device)) for name in model]
     with usage_errors(f"bench {call.info_name}"):
         for encoder in encoders:
             chosen_layer(encoder, layer)
-    return encoders
-
-
-def measure_and_write(
-    call: typer.Context,
-    audio: list[Path],
-    encoders: list[Encoder],
-    measure: Callable[..., tuple[dict[str, Any], tuple[str, ...]]],
-    tables: Callable[[dict[str, Any]], Sequence[Table]],
-    out: Path,
-) -> None:
-    """Measure under a progress bar, write the JSON, and print its tables and the recordings that were left out."""
-    from mert.files import write_json
-    from mir_benchmarks.invariance.segments import audio_files
-
     files, left_out = audio_files(audio)
+    function = measure_robustness if call.info_name == "robustness" else measure_triplets
     with progress(transient=True) as bar:
         row = bar.add_task("recordings", total=len(files) * len(encoders))
-        measured, failed = measure(encoders, files, left_out, on_progress=lambda: bar.advance(row))
+        measured, failed = function(encoders, files, left_out, segment_s, layer, lambda: bar.advance(row))
     write_json(out, measured | {"command": words_of(call)})
-    for table in tables(measured):
+    tables = robustness_tables(measured) if call.info_name == "robustness" else (triplets_table(measured),)
+    for table in tables:
         show(table)
     for name, reason in measured["left_out"].items():
         typer.echo(f"left out: {printable(name)}: {printable(reason)}", err=True)

@@ -57,7 +57,7 @@ def run(
 ) -> None:
     """Probe a model on tasks: every layer and learning rate, chosen on validation, tested once."""
     from mir_benchmarks.suite.sizes import MAX_EPOCHS, SWITCHES
-    from mir_benchmarks.tasks.options import Options
+    from mir_benchmarks.tasks.kind import Options
     from mir_benchmarks.tasks.run import run_task
     from probes.cli import chosen_device, grid_of
     from probes.encoders import load_encoder
@@ -153,7 +153,6 @@ def callbacks(task: TaskSpec) -> Iterator[dict[str, Callable[..., None]]]:
 
 
 def line_of(path: Path) -> str:
-    """One result on one line."""
     from mir_benchmarks.report.tables import unit_of
     from probes.results import Result
 

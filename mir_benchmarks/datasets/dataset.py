@@ -50,7 +50,6 @@ class Dataset:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Items of each split."""
         counts = Counter(item.split for item in self.items)
         return {split: counts[split] for split in SPLITS}
 

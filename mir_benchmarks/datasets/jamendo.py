@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from mir_benchmarks.datasets.dataset import Dataset, Item
@@ -14,27 +15,7 @@ GET = "clone MTG/mtg-jamendo-dataset there: the splits are in its data/splits/sp
 AUDIO_FOLDERS = ("audio-low", "audio", "*/audio-low", "*/audio")
 
 
-def read_instrument(home: Path, protocol: dict[str, str]) -> Dataset:
-    """40 instruments."""
-    return _read(home, "instrument")
-
-
-def read_moodtheme(home: Path, protocol: dict[str, str]) -> Dataset:
-    """56 moods and themes."""
-    return _read(home, "moodtheme")
-
-
-def read_genre(home: Path, protocol: dict[str, str]) -> Dataset:
-    """87 genres."""
-    return _read(home, "genre")
-
-
-def read_top50(home: Path, protocol: dict[str, str]) -> Dataset:
-    """The 50 most frequent tags of all kinds."""
-    return _read(home, "top50tags")
-
-
-def _read(home: Path, subset: str) -> Dataset:
+def _read(home: Path, protocol: dict[str, str], subset: str) -> Dataset:
     """Tags are spelled as in the files, `genre---rock`, and are classes in alphabetical order."""
     name = f"autotagging_{subset}-train.tsv"
     folders = ("data/splits/split-0", "*/data/splits/split-0", "split-0", "*/split-0", ".")
@@ -46,6 +27,12 @@ def _read(home: Path, subset: str) -> Dataset:
     tags = tuple(sorted({str(tag) for item in items for tag in item.label or ()}))
     notes = leak_notes(items, {"albums": {item.id: album for item, album in tracks}}) + class_notes(items, tags)
     return Dataset(tuple(items), tags, tuple(notes))
+
+
+read_instrument = partial(_read, subset="instrument")  # 40 instruments
+read_moodtheme = partial(_read, subset="moodtheme")  # 56 moods and themes
+read_genre = partial(_read, subset="genre")  # 87 genres
+read_top50 = partial(_read, subset="top50tags")  # the 50 most frequent tags of all kinds
 
 
 def _tracks(path: Path, split: str, audio: Path) -> Iterator[tuple[Item, str]]:

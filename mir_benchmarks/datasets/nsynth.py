@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,15 @@ PITCHES = tuple(map(str, range(128)))
 GET = "get nsynth-{train,valid,test}.jsonwav.tar.gz (magenta.tensorflow.org) and unpack them there"
 
 
-def read_instrument(home: Path, protocol: dict[str, str]) -> Dataset:
-    """Notes labelled with one of 11 families; no instrument of valid or test is in train."""
-    return _read(home, "instrument_family_str", FAMILIES)
-
-
-def read_pitch(home: Path, protocol: dict[str, str]) -> Dataset:
-    """The MIDI number, "0" to "127", of each note."""
-    return _read(home, "pitch", PITCHES)
-
-
-def _read(home: Path, field: str, classes: Sequence[str]) -> Dataset:
+def _read(home: Path, protocol: dict[str, str], field: str, classes: Sequence[str]) -> Dataset:
+    """Notes labelled with a field of theirs; no instrument of valid or test is in train."""
     items = tuple(item for split in SPLITS for item in _notes(home / f"nsynth-{split}", split, field, classes))
     notes = leak_notes(items, artists="instruments") + class_notes(items, classes)
     return Dataset(items, tuple(classes), tuple(notes))
+
+
+read_instrument = partial(_read, field="instrument_family_str", classes=FAMILIES)
+read_pitch = partial(_read, field="pitch", classes=PITCHES)  # the MIDI number
 
 
 def _notes(folder: Path, split: str, field: str, classes: Sequence[str]) -> Iterator[Item]:

@@ -13,7 +13,7 @@ from typing import Any
 from mir_benchmarks.datasets.dataset import Item, TaskError
 
 COPY_AGAIN = "copy or download it again"
-LEAKS = ("train", "test")  # compared for what should be in one of them only, or in both
+COMPARED = ("train", "test")  # splits
 OTHER_FORMATS = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 
 
@@ -113,7 +113,7 @@ def leak_notes(
     """Notes on `artists` in both train and test, and likewise on other `groups`: name -> item id -> group."""
     notes = []
     for name, of in ({artists: {item.id: item.artist for item in items}} | dict(groups or {})).items():
-        train, test = ({of.get(item.id) for item in items if item.split == split} - {None, ""} for split in LEAKS)
+        train, test = ({of.get(item.id) for item in items if item.split == split} - {None, ""} for split in COMPARED)
         if shared := train & test:
             notes.append(f"{len(shared)} of the {len(test)} test {name} also occur in train")
     return notes
@@ -122,7 +122,7 @@ def leak_notes(
 def class_notes(items: Sequence[Item], classes: Sequence[str]) -> list[str]:
     """A note on classes or tags that train or test never shows."""
     notes = []
-    for split in LEAKS:
+    for split in COMPARED:
         labels = (item.label for item in items if item.split == split)
         seen = Counter(name for label in labels for name in ((label,) if isinstance(label, str) else label or ()))
         if absent := [name for name in classes if not seen[name]]:

@@ -19,17 +19,12 @@ OUR_SPLIT = "split by our own rule, for no lists have been published: MARBLE-lik
 
 @dataclass(frozen=True)
 class VocalFile:
-    """A recording of VocalSet under its corrected `name`, without .wav; `folder` is <singer>/<context>/<technique>."""
+    """A recording of VocalSet; `id` is <singer>/<context>/<technique>/ and its corrected name without .wav."""
 
+    id: str
     audio: Path
-    folder: str
     technique: str
     singer: str
-    name: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.folder}/{self.name}"
 
 
 def read_technique(home: Path, protocol: dict[str, str]) -> Dataset:
@@ -47,7 +42,7 @@ def read_singer(home: Path, protocol: dict[str, str]) -> Dataset:
     """All recordings labelled with one of twenty singers; no recording is in two splits."""
     files, notes = recordings(home)
     classes = tuple(vocalset_technique_splits())
-    items = tuple(Item(file.id, file.audio, singer_split(file.name), file.singer) for file in files)
+    items = tuple(Item(file.id, file.audio, singer_split(file.id.rpartition("/")[2]), file.singer) for file in files)
     return Dataset(items, classes, (OUR_SPLIT, *notes, *class_notes(items, classes)))
 
 
@@ -102,7 +97,7 @@ def _recording(path: Path, name: str, root: Path, odd: Counter[str]) -> VocalFil
         odd["files do not name their singer: the folder's is taken"] += 1
     elif by_folder and by_name != by_folder:
         odd["files name another singer than their folder: the file's is taken"] += 1
-    return VocalFile(path, folder.as_posix(), path.parent.name, singer, name)
+    return VocalFile(f"{folder.as_posix()}/{name}", path, path.parent.name, singer)
 
 
 def _singer(word: str) -> str | None:

@@ -16,24 +16,8 @@ import soundfile
 import soxr
 
 from mir_benchmarks.datasets.dataset import TaskError
-from mir_benchmarks.invariance.segments import (
-    CLEAN,
-    SEGMENT_S,
-    AudioFile,
-    Change,
-    OnProgress,
-    Segments,
-    around_mean,
-    chosen_layer,
-    embed_segments,
-    label,
-    mean_and_interval,
-    measurement,
-    model_facts,
-    over_recordings,
-)
-from mir_benchmarks.report.tables import Table
-from probes.encoders import Encoder
+from mir_benchmarks.invariance.segments import CLEAN, Change, Segments, around_mean, label, measure, over_recordings
+from mir_benchmarks.report.tables import Table, with_interval
 
 MP3_HZ = 44_100
 MP3_MAX, MP3_MIN = 320, 32  # kbit/s at this rate: libsndfile's compression levels 0 and 1
@@ -110,25 +94,15 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def measure_robustness(
-    encoders: Sequence[Encoder],
-    files: Sequence[AudioFile],
-    left_out: Mapping[str, str] | None = None,
-    segment_s: float = SEGMENT_S,
-    layer: str | None = None,
-    changes: Mapping[str, Change] = CHANGES,
-    on_progress: OnProgress = lambda: None,
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The JSON of `mert bench robustness`, each change in each layer of each encoder; and recordings not readable."""
-    layers = [chosen_layer(encoder, layer) for encoder in encoders]  # refuses unknown layers before any work
-    models = []
-    for encoder, shown in zip(encoders, layers, strict=True):
-        segments = embed_segments(encoder, files, changes, segment_s, on_progress=on_progress)
-        if len(segments.owner_n) < 2:
-            raise TaskError("AUDIO", f"{len(segments.owner_n)} segments", "give recordings with at least two")
-        moved = {change: by_layer(segments, change, encoder.facts.layer_names) for change in changes}
-        models.append(model_facts(encoder, shown, segments) | {"chance": 100 / len(segments.owner_n), "changes": moved})
-    return measurement("robustness", segment_s, segments, left_out or {}, models), segments.failed
+def moved(segments: Segments, layer_names: Sequence[str]) -> dict[str, Any]:
+    """How far the segments move under each change in each layer."""
+    if len(segments.owner_n) < 2:
+        raise TaskError("AUDIO", f"{len(segments.owner_n)} segments", "give recordings with at least two")
+    changes = {change: by_layer(segments, change, layer_names) for change in CHANGES}
+    return {"chance": 100 / len(segments.owner_n), "changes": changes}
+
+
+measure_robustness = partial(measure, "robustness", CHANGES, False, moved)  # the JSON of `mert bench robustness`
 
 
 def by_layer(segments: Segments, change: str, layer_names: Sequence[str]) -> dict[str, Any]:
@@ -165,7 +139,7 @@ def robustness_tables(measured: Mapping[str, Any]) -> tuple[Table, Table]:
 
     def rows(what: str, digits: int) -> list[tuple[str, ...]]:
         return [
-            (change, *(mean_and_interval(model["changes"][change][model["layer"]][what], digits) for model in models))
+            (change, *(with_interval(model["changes"][change][model["layer"]][what], digits) for model in models))
             for change in models[0]["changes"]
         ]
 

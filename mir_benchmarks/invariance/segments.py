@@ -6,7 +6,7 @@ Shapes: N samples, n segments, L layers, P width of a pooled segment, m recordin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,10 @@ def audio_files(inputs: Sequence[Path]) -> tuple[list[AudioFile], dict[str, str]
 
     AudioError for a file that cannot be read, UsageError where there is none.
     """
-    named = [
-        (file.relative_to(path).as_posix() if path.is_dir() else path.name, file)
-        for path in inputs
-        for file in (audio_under(path, Counter()) if path.is_dir() else [path])
-    ]
+    named: list[tuple[str, Path]] = []
+    for given in inputs:
+        files = audio_under(given, Counter()) if given.is_dir() else [given]
+        named += [(path.relative_to(given).as_posix() if given.is_dir() else path.name, path) for path in files]
     known: dict[str, AudioFile] = {}
     left_out = {}
     for name, path in named:
@@ -109,7 +108,7 @@ def embed_segments(
 ) -> Segments:
     """Embed each segment as it is and under each change; recordings that cannot be used are left out."""
     rate_hz = encoder.facts.sample_rate
-    names = {CLEAN: unchanged} | dict(changes or {})
+    names: dict[str, Change] = {CLEAN: lambda wave_N, rate_hz, random: wave_N} | dict(changes or {})
     vectors: dict[str, list[np.ndarray]] = {name: [] for name in names}
     recordings: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}
@@ -124,7 +123,10 @@ def embed_segments(
             continue
         segments = cut(wave_N, rate_hz, segment_s, only_whole)
         for name, change in names.items():
-            vectors[name] += encoder.pooled(list(changed(segments, change, rate_hz, file.sha256)))
+            # Randomness depends on the recording and the number of the segment alone.
+            random = [np.random.default_rng([int(file.sha256[:8], 16), i]) for i in range(len(segments))]
+            changed = (change(part_N, rate_hz, rng) for part_N, rng in zip(segments, random, strict=True))
+            vectors[name] += encoder.pooled([part_N.astype(np.float32) for part_N in changed])
         if segments:
             owners += [len(recordings)] * len(segments)
             facts = {"seconds": round(len(wave_N) / rate_hz, 3), "segments": len(segments)}
@@ -134,17 +136,6 @@ def embed_segments(
         on_progress()
     stacked = {name: np.stack(vectors_n).astype(np.float64) for name, vectors_n in vectors.items() if vectors_n}
     return Segments(stacked, np.array(owners, int), recordings, left_out, tuple(failed))
-
-
-def changed(segments: Sequence[np.ndarray], change: Change, rate_hz: int, sha256: str) -> Iterator[np.ndarray]:
-    """The segments under a change; randomness is seeded by the recording and the number of the segment."""
-    for i, wave_N in enumerate(segments):
-        yield change(wave_N, rate_hz, np.random.default_rng([int(sha256[:8], 16), i])).astype(np.float32)
-
-
-def unchanged(wave_N: np.ndarray, rate_hz: int, random: np.random.Generator) -> np.ndarray:
-    """The segment as it is: the reference of all changes."""
-    return wave_N
 
 
 def around_mean(vectors_nP: np.ndarray, clean_nP: np.ndarray) -> np.ndarray:
@@ -178,33 +169,36 @@ def chosen_layer(encoder: Encoder, asked: str | None) -> str:
     return encoder.embedder.names(encoder.embedder.settings(layers=[asked]))[0]
 
 
-def measurement(
-    kind: str, segment_s: float, segments: Segments, left_out: Mapping[str, str], models: list[Any]
-) -> dict[str, Any]:
-    """The JSON of a measurement on segments; the commands add the words they were called with."""
+def measure(
+    kind: str,
+    changes: Mapping[str, Change],
+    only_whole: bool,
+    facts_of: Callable[[Segments, Sequence[str]], dict[str, Any]],
+    encoders: Sequence[Encoder],
+    files: Sequence[AudioFile],
+    left_out: Mapping[str, str] | None = None,
+    segment_s: float = SEGMENT_S,
+    layer: str | None = None,
+    on_progress: OnProgress = lambda: None,
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The JSON of a measurement on segments, and recordings that cannot be read.
+
+    `facts_of` the segments and the names of the layers are what is measured of an encoder; tables show `layer`.
+    """
+    layers = [chosen_layer(encoder, layer) for encoder in encoders]  # refuses unknown layers before any work
+    models = []
+    for encoder, shown in zip(encoders, layers, strict=True):
+        segments = embed_segments(encoder, files, changes, segment_s, only_whole, on_progress)
+        counts = {"n_segments": len(segments.owner_n), "n_recordings": len(segments.recordings)}
+        facts = facts_of(segments, encoder.facts.layer_names)
+        models.append({"model": model_of(encoder), "layer": shown} | counts | facts)
     return {
         "format": f"mert-{kind}", "schema": SCHEMA, "segment_s": segment_s, "recordings": segments.recordings,
-        "left_out": dict(left_out) | segments.left_out, "models": models, "versions": library_versions(),
-    }  # fmt: skip
-
-
-def model_facts(encoder: Encoder, layer: str, segments: Segments) -> dict[str, Any]:
-    """The model, the layer that tables show, and the numbers of segments and recordings."""
-    counts = {"n_segments": len(segments.owner_n), "n_recordings": len(segments.recordings)}
-    return {"model": model_of(encoder), "layer": layer} | counts
+        "left_out": dict(left_out or {}) | segments.left_out, "models": models, "versions": library_versions(),
+    }, segments.failed  # fmt: skip
 
 
 def label(measured: Mapping[str, Any]) -> str:
     """Name and layer of a measured model; a baseline has a single layer of its own name."""
     name, layer = str(measured["model"]["name"]), str(measured["layer"])
     return name if layer == name else f"{name}, {layer}"
-
-
-def mean_and_interval(summary: Mapping[str, Any], digits: int) -> str:
-    """Mean and interval as text.
-
-    >>> mean_and_interval({"mean": 0.9, "ci95": [0.85, 0.95]}, 2), mean_and_interval({"mean": 0.9, "ci95": None}, 1)
-    ('0.90 [0.85, 0.95]', '0.9')
-    """
-    low_high = ", ".join(f"{value:.{digits}f}" for value in summary["ci95"] or ())
-    return f"{summary['mean']:.{digits}f}" + (f" [{low_high}]" if low_high else "")

@@ -6,55 +6,32 @@ Shapes: n segments, P width of a pooled segment, m recordings, R resamples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mir_benchmarks.datasets.dataset import TaskError
-from mir_benchmarks.invariance.segments import (
-    CLEAN,
-    SEGMENT_S,
-    AudioFile,
-    OnProgress,
-    around_mean,
-    chosen_layer,
-    embed_segments,
-    mean_and_interval,
-    measurement,
-    model_facts,
-)
-from mir_benchmarks.report.tables import Table
+from mir_benchmarks.invariance.segments import CLEAN, Segments, around_mean, measure
+from mir_benchmarks.report.tables import Table, with_interval
 from mir_benchmarks.statistics import LEVELS, draw
-from probes.encoders import Encoder
-
-CHANCE = 50.0
 
 
-def measure_triplets(
-    encoders: Sequence[Encoder],
-    files: Sequence[AudioFile],
-    left_out: Mapping[str, str] | None = None,
-    segment_s: float = SEGMENT_S,
-    layer: str | None = None,
-    on_progress: OnProgress = lambda: None,
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The JSON of `mert bench triplets`, the accuracy of each layer of each encoder; and recordings not readable."""
-    layers = [chosen_layer(encoder, layer) for encoder in encoders]  # refuses unknown layers before any work
-    models = []
-    for encoder, shown in zip(encoders, layers, strict=True):
-        segments = embed_segments(encoder, files, None, segment_s, only_whole=True, on_progress=on_progress)
-        n_triplets = int(counted(segments.owner_n).sum())
-        if not n_triplets:
-            reason = f"{len(segments.owner_n)} segments of {len(segments.recordings)} recordings make no triplet"
-            raise TaskError("AUDIO", reason, "give two recordings, one of them with two segments")
-        accuracies = {
-            name: accuracy(around_mean(vectors_nP, vectors_nP), segments.owner_n)
-            for name, vectors_nP in zip(encoder.facts.layer_names, segments.vectors[CLEAN].swapaxes(0, 1), strict=True)
-        }
-        n_anchors = sum(recording["segments"] > 1 for recording in segments.recordings)
-        extent = {"n_triplets": n_triplets, "n_anchor_recordings": n_anchors, "chance": CHANCE}
-        models.append(model_facts(encoder, shown, segments) | extent | {"layers": accuracies})
-    return measurement("triplets", segment_s, segments, left_out or {}, models), segments.failed
+def accuracies(segments: Segments, layer_names: Sequence[str]) -> dict[str, Any]:
+    """The accuracy of each layer on all triplets, and their number."""
+    n_triplets = int(counted(segments.owner_n).sum())
+    if not n_triplets:
+        reason = f"{len(segments.owner_n)} segments of {len(segments.recordings)} recordings make no triplet"
+        raise TaskError("AUDIO", reason, "give two recordings, one of them with two segments")
+    layers = {
+        name: accuracy(around_mean(vectors_nP, vectors_nP), segments.owner_n)
+        for name, vectors_nP in zip(layer_names, segments.vectors[CLEAN].swapaxes(0, 1), strict=True)
+    }
+    n_anchors = sum(recording["segments"] > 1 for recording in segments.recordings)
+    return {"n_triplets": n_triplets, "n_anchor_recordings": n_anchors, "chance": 50.0, "layers": layers}
+
+
+measure_triplets = partial(measure, "triplets", {}, True, accuracies)  # the JSON of `mert bench triplets`
 
 
 def counted(owner_n: np.ndarray) -> np.ndarray:
@@ -95,15 +72,10 @@ def accuracy(units_nP: np.ndarray, owner_n: np.ndarray) -> dict[str, Any]:
 
 def triplets_table(measured: Mapping[str, Any]) -> Table:
     """One row per model, at its layer."""
-    rows: list[tuple[str, ...]] = [
-        (
-            model["model"]["name"],
-            model["layer"],
-            mean_and_interval(model["layers"][model["layer"]], 1),
-            f"{model['n_triplets']:,}",
-        )
-        for model in measured["models"]
-    ]
+    rows: list[tuple[str, ...]] = []
+    for model in measured["models"]:
+        cell = with_interval(model["layers"][model["layer"]])
+        rows.append((model["model"]["name"], model["layer"], cell, f"{model['n_triplets']:,}"))
     first = measured["models"][0]
     note = (
         f"{first['n_segments']} segments of {measured['segment_s']:g} s of {first['n_recordings']} recordings "

@@ -10,9 +10,8 @@ from statistics import fmean
 
 from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.tasks.registry import TASKS
-from probes.metrics import METRICS, score_parts
+from probes.metrics import score_parts
 
-COLUMNS = ("table", "model", "task", "metric", "value", "source", "status")
 STATUSES = ("found", "quoted", "doubtful")
 
 
@@ -41,18 +40,14 @@ def cells() -> tuple[Cell, ...]:
     74.8
     """
     published: list[Cell] = []
+    known = {(name, metric) for name, task in TASKS.items() for metric in task.metrics} | {("average", "score")}
     for name in ("marble_2023", "mert_2024", "muq_2025", "mert2_2026"):
         text = files(__package__).joinpath(f"{name}.csv").read_text(encoding="utf-8")
-        published += [_cell(name, row) for row in csv.DictReader(text.splitlines())]
+        for row in csv.DictReader(text.splitlines()):
+            if (row["task"], row["metric"]) not in known or row["status"] not in STATUSES:
+                raise TaskError(f"{name}.csv", f"an unknown task, metric or status: {row}", "fix the row")
+            published.append(Cell(**(row | {"value": float(row["value"])})))  # type: ignore[arg-type]
     return tuple(published)
-
-
-def _cell(name: str, row: dict[str, str]) -> Cell:
-    task = TASKS.get(row["task"])
-    known = METRICS.keys() & set(task.metrics) if task else {"score"} if row["task"] == "average" else set()
-    if row["metric"] not in known or row["status"] not in STATUSES:
-        raise TaskError(f"{name}.csv", f"an unknown task, metric or status: {row}", "fix the row")
-    return Cell(**(row | {"value": float(row["value"])}))  # type: ignore[arg-type]
 
 
 def published_scores() -> dict[tuple[str, str], dict[str, float]]:

@@ -84,17 +84,14 @@ def picture(axes: Axes, alt: str) -> Markup:
     return Markup(f'<img src="{address}" width="{width}" alt="{html.escape(alt)}">')
 
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
-
 def page(runs: Sequence[Run]) -> str:
-    """The whole page."""
     names = ", ".join(run.label for run in runs)
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     sections = [(title, body) for title, body in _sections(runs) if body]
     links = (element("a", title, href=f"#{slug(title)}") for title, _ in sections)
     head = joined(
         Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
+        Markup(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
         element("title", f"MIR benchmark: {names}"),
         element("style", Markup(files(__package__).joinpath("page.css").read_text(encoding="utf-8"))),
     )

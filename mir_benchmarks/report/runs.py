@@ -1,8 +1,9 @@
-"""The results of one model on several tasks, loaded from the folder that `mert bench run` wrote."""
+"""The results of one model on several tasks, from the folder that `mert bench run` wrote, and averages over tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,3 +63,55 @@ def _load(folder: Path) -> Run:
         raise TaskError(folder, f"holds results of {' and '.join(sorted(names))}", "keep a folder for each model")
     outputs = {name: load_outputs(paths[name]) for name in results if paths[name].with_suffix(".npz").exists()}
     return Run(names.pop(), results, outputs)
+
+
+def average(scores: Mapping[str, float]) -> float:
+    """Mean of the 14 task scores (SDR in dB as if it were points); TaskError while a task is missing.
+
+    >>> average(dict.fromkeys(TASKS, 50.0))
+    50.0
+    """
+    _known(scores)
+    if missing := [name for name in TASKS if name not in scores]:
+        reason = f"{len(missing)} of {len(TASKS)} tasks are missing ({', '.join(missing)})"
+        raise TaskError("average", reason, "run them, or ask for mean_of_present, which is another number")
+    return mean_of_present(scores)[0]
+
+
+def mean_of_present(scores: Mapping[str, float]) -> tuple[float, int]:
+    """Mean of the task scores present, and their number; comparable only between models with the same tasks.
+
+    >>> mean_of_present({"gtzan_genre": 70.0, "mtt": 65.0})
+    (67.5, 2)
+    """
+    _known(scores)
+    if not scores:
+        raise TaskError("mean", "there is no task score", "run a task")
+    return math.fsum(scores.values()) / len(scores), len(scores)
+
+
+def mean_ranks(scores: Mapping[str, Mapping[str, float]]) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Mean rank of each model over the tasks that all of them have, and these tasks; 1 is best, ties share a rank.
+
+    >>> mean_ranks({"a": {"mtt": 60.0, "musdb18": 5.0}, "b": {"mtt": 60.0, "musdb18": 4.0, "gtzan_genre": 70.0}})
+    ({'a': 1.25, 'b': 1.75}, ('mtt', 'musdb18'))
+    """
+    for of_model in scores.values():
+        _known(of_model)
+    shared = tuple(name for name in TASKS if scores and all(name in of_model for of_model in scores.values()))
+    if not shared:
+        raise TaskError("ranks", "the models have no task in common", "run the same tasks for all")
+    ranks = {model: math.fsum(_rank(scores, model, name) for name in shared) / len(shared) for model in scores}
+    return ranks, shared
+
+
+def _rank(scores: Mapping[str, Mapping[str, float]], model: str, task: str) -> float:
+    own, others = scores[model][task], [of_model[task] for of_model in scores.values()]
+    return sum(other > own for other in others) + (1 + sum(other == own for other in others)) / 2
+
+
+def _known(scores: Mapping[str, float]) -> None:
+    if unknown := sorted(set(scores) - set(TASKS)):
+        raise TaskError("scores", f"there is no task {unknown[0]}", f"the tasks are {', '.join(TASKS)}")
+    if bad := [name for name, value in scores.items() if not math.isfinite(value)]:
+        raise TaskError(bad[0], "its score is not finite", "run the task again")

@@ -9,8 +9,7 @@ from typing import Any
 
 from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.published import Cell, cells, published_scores
-from mir_benchmarks.report.averages import average, mean_of_present, mean_ranks
-from mir_benchmarks.report.runs import Run
+from mir_benchmarks.report.runs import Run, average, mean_of_present, mean_ranks
 from mir_benchmarks.statistics import Comparison, Sample, compare, differences, holm
 from mir_benchmarks.tasks.registry import TASKS
 from probes.metrics import METRICS, score_parts
@@ -66,7 +65,6 @@ def difference_cell(pair: Comparison, result: Result) -> str:
 
 
 def unit_of(result: Result) -> str:
-    """The unit of a task's score."""
     return METRICS[score_parts(tuple(result.metrics), result.protocol)[0]].unit
 
 

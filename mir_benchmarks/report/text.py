@@ -1,4 +1,7 @@
-"""Tables as Markdown and LaTeX, and all numbers as CSV; labels are escaped."""
+"""The report on results of one or several models: tables as Markdown or LaTeX, all numbers as CSV, or one HTML page.
+
+Labels are escaped.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from mert.errors import UsageError
+from mert.files import write_whole
 from mir_benchmarks.published import cells
-from mir_benchmarks.report.averages import average
-from mir_benchmarks.report.runs import Run
+from mir_benchmarks.report import tables
+from mir_benchmarks.report.runs import Run, average, load_runs
 from mir_benchmarks.report.tables import Table, unit_of
 from mir_benchmarks.tasks.registry import TASKS
 from probes.metrics import METRICS
@@ -21,6 +27,38 @@ CSV_COLUMNS = (
     "origin", "model", "revision", "sha256", "task", "task_version", "data", "metric", "unit", "mean", "low", "high",
     "n", "seeds", "layer", "lr", "protocol", "limit", "source", "status",
 )  # fmt: skip
+
+
+FORMATS = ("md", "csv", "tex", "html")
+
+
+def report_text(folders: Sequence[Path], form: str) -> str:
+    """The report on the results in `folders`, as text of format `form`."""
+    if form not in FORMATS:
+        raise UsageError("report", f"there is no format {form}", f"give one of {', '.join(FORMATS)}")
+    runs = load_runs(folders)
+    if form == "csv":
+        return csv_text(runs)
+    if form == "html":
+        from mir_benchmarks.report.html import page
+
+        return page(runs)
+    candidates = (
+        tables.scores_table(runs), tables.comparison_table(runs), tables.published_table(runs),
+        tables.details_table(runs), tables.notes_table(runs), tables.origins_table(runs),
+    )  # fmt: skip
+    shown = [table for table in candidates if table is not None and table.rows]
+    if form == "md":
+        return "# MIR benchmark\n\n" + "\n".join(map(markdown, shown))
+    return "% needs the packages booktabs and graphicx\n" + "\n".join(map(latex, shown))
+
+
+def write_report(folders: Sequence[Path], out: Path, form: str) -> Path:
+    """Write the report to `out`, which is returned, whole or not at all."""
+    text = report_text(folders, form)
+    with write_whole(Path(out)) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    return Path(out)
 
 
 def markdown(table: Table) -> str:

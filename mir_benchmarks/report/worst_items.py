@@ -39,17 +39,17 @@ def worst_items(result: Result, outputs: Outputs, n_worst: int = 8) -> list[Wors
     """The worst test items of a task, worst first; fewer where fewer are wrong.
 
     >>> outputs = Outputs(np.array(["a", "b"]), np.array([0, 0]), np.array([[[1.0, 4.0], [2.0, 0.0]]]), ("dog", "cat"))
-    >>> list(_classified(outputs, None))
-    [(-3.0, WorstItem(id='a', reference='dog', estimate='cat', measures=('3.0', '1 of 1')))]
+    >>> worst_items(Result({}, {"name": "gtzan_genre"}, {}, {}, "", 0.0, [], {}, {}, []), outputs)
+    [WorstItem(id='a', reference='dog', estimate='cat', measures=('3.0', '1 of 1'))]
     """
     rankings = {"multilabel": _tagged, "regression": _rated, "beats": _valued, "separation": _valued}
     ranked = rankings.get(TASKS[result.task["name"]].kind, _classified)(outputs, result)
     return [item for _, item in sorted(ranked, key=lambda pair: (pair[0], pair[1].id))[:n_worst]]
 
 
-def _classified(outputs: Outputs, result: Result | None) -> Iterator[tuple[float, WorstItem]]:
+def _classified(outputs: Outputs, result: Result) -> Iterator[tuple[float, WorstItem]]:
     """Keys by their score, classes by the margin; only items that some seed gets wrong."""
-    is_key = result is not None and TASKS[result.task["name"]].kind == "key"
+    is_key = TASKS[result.task["name"]].kind == "key"
     truth_n = outputs.targets.astype(int)
     rows = np.arange(len(truth_n))
     wrong_n = (outputs.outputs.argmax(axis=2) != truth_n).sum(axis=0)
@@ -67,7 +67,7 @@ def _classified(outputs: Outputs, result: Result | None) -> Iterator[tuple[float
         yield float(score_n[i] * 1e6 - margin_n[i]), WorstItem(str(outputs.ids[i]), reference, estimate, bad)
 
 
-def _tagged(outputs: Outputs, result: Result | None) -> Iterator[tuple[float, WorstItem]]:
+def _tagged(outputs: Outputs, result: Result) -> Iterator[tuple[float, WorstItem]]:
     """By the mean rank of the tags of an item; the estimate is as many tags, those with the highest scores."""
     for i, scores_C in enumerate(outputs.outputs.mean(axis=0, dtype=np.float64)):
         tags = np.flatnonzero(outputs.targets[i] > 0)
@@ -82,7 +82,7 @@ def _tagged(outputs: Outputs, result: Result | None) -> Iterator[tuple[float, Wo
         yield -float(excess), WorstItem(str(outputs.ids[i]), reference, estimate, bad)
 
 
-def _rated(outputs: Outputs, result: Result | None) -> Iterator[tuple[float, WorstItem]]:
+def _rated(outputs: Outputs, result: Result) -> Iterator[tuple[float, WorstItem]]:
     mean_nC = outputs.outputs.mean(axis=0, dtype=np.float64)
     scale_C = outputs.targets.std(axis=0) + 1e-12
     distance_n = np.sqrt((((mean_nC - outputs.targets) / scale_C) ** 2).sum(axis=1))
@@ -91,9 +91,8 @@ def _rated(outputs: Outputs, result: Result | None) -> Iterator[tuple[float, Wor
         yield -float(far), WorstItem(str(outputs.ids[i]), reference, estimate, (f"{far:.2f}",))
 
 
-def _valued(outputs: Outputs, result: Result | None) -> Iterator[tuple[float, WorstItem]]:
+def _valued(outputs: Outputs, result: Result) -> Iterator[tuple[float, WorstItem]]:
     """Beats and stems by their score, because their outputs are values of a metric."""
-    assert result is not None
     parts = score_parts(tuple(result.metrics), result.protocol)
     columns = [outputs.columns.index(part) for part in parts]
     value_n = outputs.outputs[:, :, columns].mean(axis=(0, 2), dtype=np.float64)

@@ -34,7 +34,8 @@ def plan(seed: int, extent: Extent) -> CorpusPlan:
     for i, split in enumerate(extent.splits):
         tempo_bpm = round(float(np.exp(rng.uniform(*np.log(TEMPI_BPM)))), 1)
         mode, style = ("major", "minor")[int(rng.integers(2))], list(STYLES)[int(rng.integers(len(STYLES)))]
-        score = first_score("emomusic", seed, i, extent.seconds, has_tune, style=style, mode=mode, tempo_bpm=tempo_bpm)
+        score = first_score("emomusic", seed, i, extent.seconds, lambda score: len(sung_notes(score)) >= 4, style=style,
+                            mode=mode, tempo_bpm=tempo_bpm)  # fmt: skip
         number, part = i + 2, "evaluation" if split == "test" else "development"
         artist = next(names) if split == "test" else artist_for(names, split, hashed_split)
         clips.append(PlannedClip(f"clips_45seconds/{number}.mp3", score, RATE_HZ))
@@ -44,10 +45,6 @@ def plan(seed: int, extent: Extent) -> CorpusPlan:
     texts = {"annotations/songs_info.csv": table(songs, separator=","),
              "annotations/static_annotations.csv": table(values, separator=",")}  # fmt: skip
     return CorpusPlan(tuple(clips), texts, {"emomusic": extent.counts})
-
-
-def has_tune(score: Score) -> bool:
-    return len(sung_notes(score)) >= 4
 
 
 def emotion(score: Score) -> tuple[float, float]:

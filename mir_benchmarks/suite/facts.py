@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mir_benchmarks.datasets.dataset import SPLITS
 from mir_benchmarks.suite.plans import first_score
-from mir_benchmarks.suite.sizes import SPLITS, Extent
+from mir_benchmarks.suite.sizes import Extent
 from mir_benchmarks.synth.score import Note, Score
 from mir_benchmarks.synth.styles import STYLES
 

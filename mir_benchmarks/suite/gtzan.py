@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from mir_benchmarks.datasets.dataset import SPLITS
 from mir_benchmarks.datasets.splits import gtzan_splits
 from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, corpus_rng, first_score, table
-from mir_benchmarks.suite.sizes import SPLITS, Extent
+from mir_benchmarks.suite.sizes import Extent
 from mir_benchmarks.synth.styles import STYLES
 
 RATE_HZ = 22_050

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from mir_benchmarks.datasets.dataset import SPLITS
 from mir_benchmarks.datasets.jamendo import COLUMNS, FILES
 from mir_benchmarks.suite.facts import draw_scores, tags_of
 from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, table
-from mir_benchmarks.suite.sizes import SPLITS, Extent
+from mir_benchmarks.suite.sizes import Extent
 from mir_benchmarks.suite.tags import GENRE, INSTRUMENT, MOOD, TOP50
 
 RATE_HZ = 24_000

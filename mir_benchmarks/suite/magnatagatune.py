@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from mir_benchmarks.datasets.dataset import SPLITS
 from mir_benchmarks.suite.facts import draw_scores, tags_of
 from mir_benchmarks.suite.names import artists, slug, title
 from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, corpus_rng, table
-from mir_benchmarks.suite.sizes import SPLITS, Extent
+from mir_benchmarks.suite.sizes import Extent
 from mir_benchmarks.suite.tags import MTT, RARE_MTT
 
 RATE_HZ = 16_000

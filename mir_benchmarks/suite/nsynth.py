@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from mir_benchmarks.datasets.dataset import SPLITS
 from mir_benchmarks.suite.plans import CorpusPlan, OneFile, bench_seed, corpus_rng
-from mir_benchmarks.suite.sizes import SPLITS, Extent
+from mir_benchmarks.suite.sizes import Extent
 from mir_benchmarks.synth.drums import band_noise
 from mir_benchmarks.synth.instruments import FAMILIES, instrument
 from mir_benchmarks.synth.patch import Patch

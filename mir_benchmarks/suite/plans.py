@@ -27,11 +27,9 @@ class RecordingPlan(Protocol):
     def seconds(self) -> float: ...
 
     @property
-    def paths(self) -> tuple[str, ...]:
-        """Paths of its files, relative to the corpus."""
+    def paths(self) -> tuple[str, ...]: ...  # of its files, relative to the corpus
 
-    def encode(self) -> dict[str, bytes]:
-        """The bytes of each path."""
+    def encode(self) -> dict[str, bytes]: ...  # by path
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SPLITS = ("train", "valid", "test")
+from mir_benchmarks.datasets.dataset import SPLITS
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ says which. Synonyms share a rule, as they do in the real corpora.
 
 from __future__ import annotations
 
+from mir_benchmarks.synth.styles import STYLES
+
 NO_VOICE = "no voice"
 MALE, FEMALE = "voice:male", "voice:female"
 BEAT = "kit:disco | kit:drum_machine"
@@ -29,9 +31,7 @@ MTT: dict[str, str] = {
     "metal": "style:metal", "choral": CHOIR,
 }  # fmt: skip
 
-GENRE: dict[str, str] = {f"genre---{style}": f"style:{style}" for style in (
-    "blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock",
-)} | {
+GENRE: dict[str, str] = {f"genre---{style}": f"style:{style}" for style in STYLES} | {
     "genre---electronic": "family:synth_lead | kit:drum_machine", "genre---dance": "drums + tempo:fast",
     "genre---ambient": "sparse + -style:metal",
     "genre---instrumentalpop": "style:pop + no voice | style:disco + no voice",

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mir_benchmarks.datasets.dataset import SPLITS
 from mir_benchmarks.datasets.splits import vocalset_technique_splits
 from mir_benchmarks.datasets.vocalset import singer_split
 from mir_benchmarks.suite.plans import CorpusPlan, OneFile, bench_seed, corpus_rng
-from mir_benchmarks.suite.sizes import SPLITS, Extent
+from mir_benchmarks.suite.sizes import Extent
 from mir_benchmarks.synth.render import mix, render
 from mir_benchmarks.synth.score import Note, Part, Score
 from mir_benchmarks.synth.seeds import stream

@@ -30,7 +30,7 @@ def write_suite(
     seed: int = 0,
     workers: int = 1,
     corpora: Iterable[str] | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = lambda corpus, done, total: None,
 ) -> Path:
     """Write the `corpora` (all eight) below `home`, which is returned: the `data_home` of the benchmark.
 
@@ -47,21 +47,15 @@ def write_suite(
     folder = Path(home)
     if reason := claim(folder / CLAIM, {"generator": VERSION, "seed": seed, "size": size}, "suite"):
         raise TaskError(folder, reason, "choose another folder")
-    on_progress = on_progress or (lambda corpus, done, total: None)
     missing = [name for name in names if not is_whole(folder / name, size, seed)]
     for name in set(names) - set(missing):
         on_progress(name, len(SIZES[size][name]), len(SIZES[size][name]))
-    if missing:
-        with executor(workers) as pool:
-            for name in missing:
-                write_corpus(folder / name, name, size, seed, pool, on_progress)
-    return folder
-
-
-def executor(workers: int) -> Executor:
-    """A pool of processes; for one worker a thread, so that scripts need no `__main__` guard."""
     spawn = multiprocessing.get_context("spawn")
-    return ThreadPoolExecutor(1) if workers == 1 else ProcessPoolExecutor(workers, mp_context=spawn)
+    # For one worker a thread, so that scripts need no `__main__` guard.
+    with ThreadPoolExecutor(1) if workers == 1 else ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        for name in missing:
+            write_corpus(folder / name, name, size, seed, pool, on_progress)
+    return folder
 
 
 def is_whole(folder: Path, size: str, seed: int) -> bool:

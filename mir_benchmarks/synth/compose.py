@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from mir_benchmarks.synth.timeline import Bar, Timeline
 
 ENERGY = {"intro": 0.62, "verse": 0.76, "solo": 0.88, "bridge": 0.7, "chorus": 1.0}
 BARS_PER_SECTION = 4
+E = TypeVar("E", Note, Chord)
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,9 @@ def compose(
     hits = drum_part(timeline, stream(words, "drums"), template.touch_s) if plan.groove.drums else []
     return Score(
         words, float(seconds), plan.style, plan.tonic, plan.mode, plan.tempo_bpm, plan.groove.metre, plan.swing, kit,
-        tuple(parts), sections_of(timeline, seconds), chords_of(timeline, seconds), timeline.beat_times(seconds),
-        tuple(sorted(excerpt(notes, seconds), key=lambda note: (note.onset_s, note.part, note.midi))),
+        tuple(parts), sections_of(timeline, seconds),
+        tuple(excerpt((chord for bar in timeline.bars for chord in bar.chords), seconds)), timeline.beat_times(seconds),
+        tuple(sorted(excerpt(notes, seconds, 0.02, 0.12), key=lambda note: (note.onset_s, note.part, note.midi))),
         tuple(sorted((h for h in hits if 0 <= h.onset_s < seconds), key=lambda hit: (hit.onset_s, hit.piece))),
     )  # fmt: skip
 
@@ -108,9 +111,8 @@ def make_plan(
     swing = template.swing[0] + u_swing * (template.swing[1] - template.swing[0]) if groove.steps != 3 else 0.0
     drawn_mode = "minor" if u_mode < template.minor else "major"
     start_s = -u_start * groove.beats * 60 / tempo
-    return Plan(
-        name, drawn_tonic if tonic is None else tonic % 12, mode or drawn_mode, tempo, groove, float(swing), start_s
-    )
+    tonic = drawn_tonic if tonic is None else tonic % 12
+    return Plan(name, tonic, mode or drawn_mode, tempo, groove, float(swing), start_s)
 
 
 def lay_out(seed: Seed, plan: Plan, template: Style, seconds: float) -> Timeline:
@@ -126,13 +128,11 @@ def lay_out(seed: Seed, plan: Plan, template: Style, seconds: float) -> Timeline
         progression = progressions[name]
         length = max(BARS_PER_SECTION, len(progression))
         for i in range(length):
-            numerals = progression[i % len(progression)]
-            chords = make_chords(plan, numerals, plan.start_s + len(bars) * plan.bar_s)
+            chords = make_chords(plan, progression[i % len(progression)], plan.start_s + len(bars) * plan.bar_s)
             bars.append(Bar(len(bars), name, ENERGY[name], i, i == length - 1, tuple(chords)))
         first += 1
-    return Timeline(
-        plan.start_s, 60 / plan.tempo_bpm, plan.groove, plan.swing, plan.tonic, plan.mode, tuple(bars[:n_bars])
-    )
+    beat_s = 60 / plan.tempo_bpm
+    return Timeline(plan.start_s, beat_s, plan.groove, plan.swing, plan.tonic, plan.mode, tuple(bars[:n_bars]))
 
 
 def pick_progression(rng: np.random.Generator, template: Style, mode: str) -> list[list[str]]:
@@ -193,23 +193,15 @@ def play(seed: Seed, i: int, parts: list[Part], timeline: Timeline, style: Style
     return melody(i, part, any(p.role == "vocals" for p in parts), timeline, rng, style)
 
 
-def excerpt(notes: list[Note], seconds: float) -> list[Note]:
-    """Notes that sound within the clip, cut to it; a scrap of a note before the clip is dropped."""
-    kept = []
-    for note in notes:
-        onset, end = max(0.0, note.onset_s), min(seconds, note.onset_s + note.duration_s)
-        if end - onset > (0.12 if note.onset_s < 0 else 0.02):
-            kept.append(dataclasses.replace(note, onset_s=onset, duration_s=end - onset))
-    return kept
+def excerpt(events: Iterable[E], seconds: float, min_s: float = 0.0, min_s_before: float = 0.0) -> Iterator[E]:
+    """Notes or chords that sound within the clip, cut to it; what remains too short of them is dropped.
 
-
-def chords_of(timeline: Timeline, seconds: float) -> tuple[Chord, ...]:
-    chords = []
-    for chord in (chord for bar in timeline.bars for chord in bar.chords):
-        onset, end = max(0.0, chord.onset_s), min(seconds, chord.onset_s + chord.duration_s)
-        if end > onset:
-            chords.append(dataclasses.replace(chord, onset_s=onset, duration_s=end - onset))
-    return tuple(chords)
+    `min_s_before` is the limit for those that begin before the clip.
+    """
+    for event in events:
+        onset, end = max(0.0, event.onset_s), min(seconds, event.onset_s + event.duration_s)
+        if end - onset > (min_s_before if event.onset_s < 0 else min_s):
+            yield dataclasses.replace(event, onset_s=onset, duration_s=end - onset)
 
 
 def sections_of(timeline: Timeline, seconds: float) -> tuple[Section, ...]:

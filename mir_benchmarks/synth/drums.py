@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from mir_benchmarks.synth.seeds import PURPOSES, stream
+from mir_benchmarks.synth.seeds import PURPOSES, Draw, draw_patch, stream
 
 
 @dataclass(frozen=True)
@@ -32,15 +31,12 @@ class Drum:
 METAL_BARS = 24
 # (pitch, length, noise) of a kit against the acoustic one.
 KINDS = {
-    "acoustic": (1.0, 1.0, 1.0),
-    "brush": (1.1, 0.8, 0.6),
-    "disco": (1.05, 0.7, 1.1),
-    "drum_machine": (0.75, 1.7, 0.8),
+    "acoustic": (1.0, 1.0, 1.0), "brush": (1.1, 0.8, 0.6), "disco": (1.05, 0.7, 1.1), "drum_machine": (0.75, 1.7, 0.8),
     "heavy": (0.95, 1.1, 1.3),
-}
+}  # fmt: skip
 
 
-def pieces(kind: str, draw: Callable[[float, float], float]) -> dict[str, Drum]:
+def pieces(kind: str, draw: Draw) -> dict[str, Drum]:
     """All pieces of a kit; shells follow the kit's pitch, cymbals its length."""
     pitch, length, noise = KINDS[kind]
     low, metal_hz = pitch * draw(44, 58), draw(330, 520)
@@ -53,9 +49,8 @@ def pieces(kind: str, draw: Callable[[float, float], float]) -> dict[str, Drum]:
     rim = Drum(0.08, (draw(1_500, 1_900), draw(1_500, 1_900)), 0.01, 1, 0.012, 0.2, (1_500, 8_000), 0.008, level=0.5)
     kit = {"kick": kick, "snare": snare, "clap": clap, "rim": rim}
     for name, ratio in {"tom_low": 1.6, "tom_mid": 2.2, "tom_high": 3.0}.items():
-        kit[name] = Drum(
-            0.5, (low * ratio * 1.5, low * ratio), 0.04, 1, draw(0.12, 0.2), 0.12, (500, 4_000), 0.03, level=0.75
-        )
+        hz = (low * ratio * 1.5, low * ratio)
+        kit[name] = Drum(0.5, hz, 0.04, 1, draw(0.12, 0.2), 0.12, (500, 4_000), 0.03, level=0.75)
     for name, seconds, decay, level, floor in (
         ("hat", 0.12, draw(0.018, 0.035), 0.34, 6_000), ("open_hat", 0.5, draw(0.12, 0.22), 0.32, 5_500),
         ("pedal_hat", 0.1, 0.02, 0.22, 5_000), ("ride", 1.4 * length, draw(0.3, 0.5), 0.2, 3_500),
@@ -77,8 +72,7 @@ def kit(kind: str, index: int) -> dict[str, Drum]:
     """
     if kind not in KINDS:
         raise ValueError(f"no kit {kind!r}: give one of {', '.join(KINDS)}")
-    rng = stream((PURPOSES["kit"], list(KINDS).index(kind), index), "patch")
-    return pieces(kind, lambda low, high: float(rng.uniform(low, high)))
+    return pieces(kind, draw_patch("kit", list(KINDS).index(kind), index))
 
 
 @lru_cache(maxsize=512)
@@ -115,9 +109,8 @@ def strokes(drum: Drum, t: np.ndarray) -> np.ndarray:
         return np.exp(-t / drum.noise_decay_s)
     level = np.zeros_like(t)
     for i in range(drum.flams):
-        start = 0.011 * i
-        decay = drum.noise_decay_s if i == drum.flams - 1 else 0.006
-        level += np.where(t >= start, np.exp(-np.maximum(0, t - start) / decay), 0)
+        late, decay = t - 0.011 * i, drum.noise_decay_s if i == drum.flams - 1 else 0.006
+        level += np.where(late >= 0, np.exp(-np.maximum(0, late) / decay), 0)
     return level
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -28,31 +29,23 @@ def finish_of(score: Score) -> Finish:
     """The finish that belongs to a score: its style's, varied by its seed."""
     rng = stream(score.seed, "effects")
     tilt, room = STYLES[score.style].tone
-    bells = tuple(
-        (float(100 * 60 ** rng.random()), float(rng.uniform(0.7, 2)), float(rng.uniform(-4, 4))) for _ in range(2)
-    )
+    bells = tuple((float(100 * 60 ** rng.random()), float(rng.uniform(0.7, 2)), float(rng.uniform(-4, 4)))
+                  for _ in range(2))  # fmt: skip
     return Finish(
         float(rng.uniform(0.2, 0.6) + 2 * room), float(room * rng.uniform(0.5, 1.3)), float(rng.uniform(120, 300)),
         float(tilt + rng.uniform(-2.5, 2.5)), bells, float(rng.uniform(-72, -46)), float(rng.uniform(-22, -12)),
     )  # fmt: skip
 
 
+@cache
 def fast_length(n: int) -> int:
     """The smallest 2**a 3**b 5**c that is at least n.
 
     >>> fast_length(1), fast_length(1025), fast_length(240_001)
     (1, 1080, 243000)
     """
-    best = 1 << (n - 1).bit_length() if n > 1 else 1
-    five = 1
-    while five < best:
-        three = five
-        while three < best:
-            two = three << max(0, (-(-n // three) - 1).bit_length())
-            best = min(best, two) if two >= n else best
-            three *= 3
-        five *= 5
-    return best
+    odd_parts = (3**b * 5**c for b in range(21) for c in range(15))
+    return min(odd << (max(1, -(-n // odd)) - 1).bit_length() for odd in odd_parts)
 
 
 def drive(wave_N: np.ndarray, amount: float) -> np.ndarray:

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from mir_benchmarks.synth.patch import Patch
-from mir_benchmarks.synth.seeds import PURPOSES, stream
-
-Draw = Callable[[float, float], float]
+from mir_benchmarks.synth.seeds import Draw, draw_patch
 
 
 @lru_cache(maxsize=4096)
@@ -20,13 +18,7 @@ def instrument(family: str, index: int) -> Patch:
     """
     if family not in FAMILIES:
         raise ValueError(f"no family {family!r}: give one of {', '.join(FAMILIES)}")
-    seed = (PURPOSES["instrument"], list(FAMILIES).index(family), index)
-    rng = stream(seed, "patch")
-
-    def draw(low: float, high: float) -> float:
-        return float(rng.uniform(low, high))
-
-    return FAMILIES[family](index, draw)
+    return FAMILIES[family](index, draw_patch("instrument", list(FAMILIES).index(family), index))
 
 
 def geometric(draw: Draw, low: float, high: float) -> float:
@@ -75,10 +67,10 @@ def guitar(index: int, draw: Draw) -> Patch:
     return Patch(
         "guitar", index, tilt_db=draw(4.5, 7.5), pluck=draw(0.08, 0.3),
         formants=((draw(90, 130), 80, 0.9), (draw(190, 260), 120, 0.8), (geometric(draw, 1500, 3500), 5000, 0.9)),
-        cutoff=(geometric(draw, 6000, 11000), draw(1400, 3000)), bright=(1, draw(0.03, 0.15), geometric(draw, 0.15,
-        0.5)),
-        attack_s=draw(0.002, 0.006), decay_s=geometric(draw, 0.6, 1.8), sustain=0.02, release_s=draw(0.06, 0.12),
-        noise=draw(0.02, 0.1), noise_hz=(1500, 7000), noise_decay_s=0.012, detune_cents=draw(0, 3),
+        cutoff=(geometric(draw, 6000, 11000), draw(1400, 3000)),
+        bright=(1, draw(0.03, 0.15), geometric(draw, 0.15, 0.5)), attack_s=draw(0.002, 0.006),
+        decay_s=geometric(draw, 0.6, 1.8), sustain=0.02, release_s=draw(0.06, 0.12), noise=draw(0.02, 0.1),
+        noise_hz=(1500, 7000), noise_decay_s=0.012, detune_cents=draw(0, 3),
     )  # fmt: skip
 
 
@@ -163,10 +155,9 @@ def synth_lead(index: int, draw: Draw) -> Patch:
     """Saws, squares and FM, detuned."""
     if index % 3 == 2:
         return Patch(
-            "synth_lead", index, method="fm", fm=(float(int(draw(1, 5))), draw(1.2, 3)), bright=(1, draw(0.2, 0.7),
-            draw(0.1, 0.6)),
-            attack_s=draw(0.004, 0.03), decay_s=1.0, sustain=draw(0.6, 0.9), release_s=0.07, detune_cents=draw(5, 14),
-            vibrato=(draw(4, 7), draw(0, 18), 0.2),
+            "synth_lead", index, method="fm", fm=(float(int(draw(1, 5))), draw(1.2, 3)),
+            bright=(1, draw(0.2, 0.7), draw(0.1, 0.6)), attack_s=draw(0.004, 0.03), decay_s=1.0, sustain=draw(0.6, 0.9),
+            release_s=0.07, detune_cents=draw(5, 14), vibrato=(draw(4, 7), draw(0, 18), 0.2),
         )  # fmt: skip
     return Patch(
         "synth_lead", index, tilt_db=6.02, even=1.0 if index % 3 == 0 else draw(0, 0.3),
@@ -183,10 +174,9 @@ def vocal(index: int, draw: Draw) -> Patch:
     formants = tuple((f * scale, w, g) for f, w, g in zip(vowel, (110, 140, 220), (1.0, 0.6, 0.3), strict=True))
     return Patch(
         "vocal", index, tilt_db=draw(6, 9), formants=formants, cutoff=(draw(4500, 8000), draw(2000, 3000)),
-        bright=(0.3, draw(0.5, 0.9), 0.1), attack_s=draw(0.05, 0.12), decay_s=0.6, sustain=0.9, release_s=draw(0.1,
-        0.2),
-        noise=draw(0.03, 0.1), noise_hz=(1500, 7000), vibrato=(draw(4.8, 6.2), draw(10, 30), 0.2),
-        detune_cents=draw(6, 14),
+        bright=(0.3, draw(0.5, 0.9), 0.1), attack_s=draw(0.05, 0.12), decay_s=0.6, sustain=0.9,
+        release_s=draw(0.1, 0.2), noise=draw(0.03, 0.1), noise_hz=(1500, 7000),
+        vibrato=(draw(4.8, 6.2), draw(10, 30), 0.2), detune_cents=draw(6, 14),
     )  # fmt: skip
 
 

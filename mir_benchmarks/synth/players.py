@@ -93,8 +93,8 @@ def pad_part(part: int, timeline: Timeline, rng: np.random.Generator) -> list[No
     for bar in timeline.bars:
         for chord in bar.chords:
             velocity = (0.6 + 0.4 * bar.energy) * float(rng.uniform(0.85, 1.0))
-            pitches = voicing(chord.root, chord.quality, 64)
-            notes += [Note(part, chord.onset_s, chord.duration_s, midi, velocity) for midi in pitches]
+            notes += [Note(part, chord.onset_s, chord.duration_s, midi, velocity)
+                      for midi in voicing(chord.root, chord.quality, 64)]  # fmt: skip
     return notes
 
 
@@ -115,7 +115,13 @@ def melody(part: int, who: Part, sings: bool, timeline: Timeline, rng: np.random
         for i, step in enumerate(rhythm):
             until = rhythm[i + 1] if i + 1 < len(rhythm) else timeline.n_steps
             pitch = next_pitch(pitch, int(leaps[i]), timeline, bar, step, centre, style)
-            notes.append(melody_note(part, sung, timeline, bar, step, until, pitch, rng, style))
+            onset = timeline.at(bar, step)
+            duration = min(timeline.at(bar, until) - onset, 2.5 * timeline.beat_s)
+            legato, loudness, vowel = rng.uniform(0.75, 0.98), rng.uniform(0.82, 1.0), rng.integers(len(VOWELS))
+            onset += touch(rng, style.touch_s)
+            velocity = float(loudness) * (0.55 + 0.45 * bar.energy) * (0.8 + 0.2 * timeline.accent(step))
+            sound = VOWELS[int(vowel)] if sung else ""
+            notes.append(Note(part, onset, duration * float(legato), pitch, velocity, sound))
     return notes
 
 
@@ -142,18 +148,6 @@ def next_pitch(pitch: int, leap: int, timeline: Timeline, bar: Bar, step: int, c
     ladder = sorted({near(pc, pitch + shift) for pc in classes for shift in (-12, 0, 12)})
     here = int(np.argmin([abs(tone - pitch) for tone in ladder]))
     return ladder[int(np.clip(here + leap, 0, len(ladder) - 1))]
-
-
-def melody_note(
-    part: int, sung: bool, timeline: Timeline, bar: Bar, step: int, until: int, midi: int, rng: np.random.Generator,
-    style: Style,
-) -> Note:  # fmt: skip
-    onset = timeline.at(bar, step)
-    duration = min(timeline.at(bar, until) - onset, 2.5 * timeline.beat_s)
-    legato, loudness, vowel = rng.uniform(0.75, 0.98), rng.uniform(0.82, 1.0), rng.integers(len(VOWELS))
-    off = touch(rng, style.touch_s)
-    velocity = float(loudness) * (0.55 + 0.45 * bar.energy) * (0.8 + 0.2 * timeline.accent(step))
-    return Note(part, onset + off, duration * float(legato), midi, velocity, VOWELS[int(vowel)] if sung else "")
 
 
 def drum_part(timeline: Timeline, rng: np.random.Generator, touch_s: float) -> list[Hit]:

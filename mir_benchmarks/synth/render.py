@@ -7,8 +7,7 @@ import numpy as np
 from mir_benchmarks.synth.drums import band_noise, sample
 from mir_benchmarks.synth.effects import drive, finish_of, produce
 from mir_benchmarks.synth.instruments import instrument
-from mir_benchmarks.synth.patch import Patch
-from mir_benchmarks.synth.score import STEMS, Note, Part, Score
+from mir_benchmarks.synth.score import STEMS, Note, Score
 from mir_benchmarks.synth.seeds import stream
 from mir_benchmarks.synth.styles import STYLES
 from mir_benchmarks.synth.tones import tone
@@ -16,7 +15,7 @@ from mir_benchmarks.synth.voice import sung
 
 PART_RMS = 0.08  # of a part at 0 dB, over the samples in which it sounds
 PEAK = 0.98
-NOISE_SAMPLES = 2**16
+NOISE_SAMPLES = 2**16  # of the loop from which all notes of a part take their noise, each from its own place
 
 
 def render(score: Score, rate_hz: int = 24_000) -> dict[str, np.ndarray]:
@@ -32,12 +31,6 @@ def render(score: Score, rate_hz: int = 24_000) -> dict[str, np.ndarray]:
     return stems
 
 
-def patch_of(part: Part, note: Note) -> Patch:
-    return (
-        sung(part.index, part.technique, note.vowel) if part.family == "voice" else instrument(part.family, part.index)
-    )
-
-
 def render_part(score: Score, i_part: int, notes: list[Note], rate_hz: int) -> np.ndarray:
     """All notes of one part, driven if it is, at its level."""
     part = score.parts[i_part]
@@ -45,23 +38,16 @@ def render_part(score: Score, i_part: int, notes: list[Note], rate_hz: int) -> n
     out = np.zeros(n, np.float32)
     breath = None
     for i, note in enumerate(notes):
-        patch = patch_of(part, note)
+        sings = part.family == "voice"
+        patch = sung(part.index, part.technique, note.vowel) if sings else instrument(part.family, part.index)
         if breath is None and patch.noise:
-            breath = breath_of(score, i_part, patch, n + 2 * rate_hz, rate_hz)
-        wave = tone(patch, note.midi, note.duration_s, note.velocity, rate_hz, slice_of(breath, i))
+            breath = band_noise(stream(score.seed, "breath", i_part), NOISE_SAMPLES, patch.noise_hz, rate_hz)
+            breath = np.tile(breath.astype(np.float32), (n + 2 * rate_hz) // NOISE_SAMPLES + 2)
+        noise = None if breath is None else breath[(i * 7919) % NOISE_SAMPLES :]
+        wave = tone(patch, note.midi, note.duration_s, note.velocity, rate_hz, noise)
         start = round(note.onset_s * rate_hz)
         out[start : start + len(wave)] += wave[: n - start]
     return level(drive(out, part.drive) if part.drive else out, part.gain_db)
-
-
-def breath_of(score: Score, i_part: int, patch: Patch, n: int, rate_hz: int) -> np.ndarray:
-    """Noise in the patch's band: a loop with n samples left from wherever a note starts in it."""
-    loop = band_noise(stream(score.seed, "breath", i_part), NOISE_SAMPLES, patch.noise_hz, rate_hz).astype(np.float32)
-    return np.tile(loop, n // NOISE_SAMPLES + 2)
-
-
-def slice_of(breath: np.ndarray | None, i: int) -> np.ndarray | None:
-    return None if breath is None else breath[(i * 7919) % NOISE_SAMPLES :]
 
 
 def level(wave_N: np.ndarray, gain_db: float) -> np.ndarray:
@@ -87,10 +73,7 @@ def render_drums(score: Score, rate_hz: int) -> np.ndarray:
 
 def total(stems: dict[str, np.ndarray]) -> np.ndarray:
     """The sum of the stems, in a fixed order."""
-    out = np.zeros_like(stems[STEMS[0]])
-    for name in STEMS:
-        out += stems[name]
-    return out
+    return sum((stems[name] for name in STEMS), np.zeros_like(stems[STEMS[0]]))
 
 
 def mix(

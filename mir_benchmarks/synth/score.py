@@ -85,11 +85,7 @@ class Score:
 
     @property
     def key(self) -> str:
-        """As mir_eval spells it.
-
-        >>> PITCH_CLASSES[3] + " minor"
-        'Eb minor'
-        """
+        """As mir_eval spells it: "Eb minor"."""
         return f"{PITCH_CLASSES[self.tonic]} {self.mode}"
 
     def as_dict(self) -> dict[str, Any]:

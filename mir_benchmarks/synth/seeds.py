@@ -6,11 +6,12 @@ the entropy always has the same six words, and numpy's SeedSequence mixes all of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 Seed = tuple[int, int, int]  # purpose, seed, index
+Draw = Callable[[float, float], float]  # a number between two
 
 MAGIC = 0x4D455254
 PURPOSES = {"single": 0, "train": 1, "bench": 2, "instrument": 3, "kit": 4, "singer": 5}
@@ -33,3 +34,9 @@ def stream(seed: int | Sequence[int], aspect: str, number: int = 0) -> np.random
     """The generator of one aspect of a clip: changing how one aspect draws leaves all others as they were."""
     entropy = [MAGIC, *seed_of(seed), ASPECTS.index(aspect), number]
     return np.random.default_rng(np.random.SeedSequence(entropy))
+
+
+def draw_patch(purpose: str, family: int, index: int) -> Draw:
+    """The function that draws the parameters of an instrument, a kit or a singer, from its own stream."""
+    rng = stream((PURPOSES[purpose], family, index), "patch")
+    return lambda low, high: float(rng.uniform(low, high))

@@ -34,30 +34,21 @@ def wavetable(patch: Patch, midi: int, rate_hz: int) -> tuple[np.ndarray, np.nda
 
 
 @lru_cache(maxsize=16)
-def counted(capacity: int) -> np.ndarray:
-    return np.arange(capacity, dtype=np.int64)
+def clock_table(capacity: int, rate_hz: int | None) -> np.ndarray:
+    samples = np.arange(capacity, dtype=np.int64)
+    return samples if rate_hz is None else (samples / rate_hz).astype(np.float32)
 
 
-@lru_cache(maxsize=16)
-def timed(capacity: int, rate_hz: int) -> np.ndarray:
-    return (np.arange(capacity) / rate_hz).astype(np.float32)
-
-
-def clock(n: int) -> np.ndarray:
-    """0 to n - 1, from a table that is shared: never write to it."""
-    return counted(1 << max(16, (n - 1).bit_length()))[:n]
-
-
-def seconds_of(n: int, rate_hz: int) -> np.ndarray:
-    """The times of n samples, from a table that is shared: never write to it."""
-    return timed(1 << max(16, (n - 1).bit_length()), rate_hz)[:n]
+def clock(n: int, rate_hz: int | None = None) -> np.ndarray:
+    """0 to n - 1, or the seconds of n samples, from a table that is shared: never write to it."""
+    return clock_table(1 << max(16, (n - 1).bit_length()), rate_hz)[:n]
 
 
 def turns(patch: Patch, hz: float, n: int, rate_hz: int) -> np.ndarray:
     """Phase [n] in 2**32ths of a turn, with scoop and vibrato in closed form."""
     phase = clock(n) * round(hz / rate_hz * TURN)
     rate, cents, delay = patch.vibrato
-    t = seconds_of(n, rate_hz)
+    t = clock(n, rate_hz)
     if rate and cents:
         depth = hz * (2 ** (cents / 1200) - 1) / (2 * np.pi * rate)
         swell = np.minimum(1, t / np.float32(max(2 * delay, 1e-3))) ** 2
@@ -70,13 +61,11 @@ def turns(patch: Patch, hz: float, n: int, rate_hz: int) -> np.ndarray:
 
 def envelope(patch: Patch, n: int, n_release: int, rate_hz: int) -> np.ndarray:
     """From zero to zero: a rounded attack, an exponential decay to the sustain, a rounded release."""
-    t = seconds_of(n, rate_hz)
+    t = clock(n, rate_hz)
     level = np.float32(patch.sustain) + np.float32(1 - patch.sustain) * np.exp(t * np.float32(-1 / patch.decay_s))
     n_attack = max(8, min(round(patch.attack_s * rate_hz), n - n_release))
-    rise = np.float32(0.5) - np.float32(0.5) * np.cos(
-        np.arange(min(n_attack, n), dtype=np.float32) * np.float32(np.pi / n_attack)
-    )
-    level[: len(rise)] *= rise
+    angle = np.arange(min(n_attack, n), dtype=np.float32) * np.float32(np.pi / n_attack)
+    level[: len(angle)] *= np.float32(0.5) - np.float32(0.5) * np.cos(angle)
     fall = np.linspace(1, 0, n_release, dtype=np.float32)
     level[n - n_release :] *= fall * fall
     if patch.tremolo[0] and patch.tremolo[1]:
@@ -96,7 +85,7 @@ def look_up(patch: Patch, midi: int, phase: np.ndarray, rate_hz: int, bright: np
 def modal(patch: Patch, hz: float, n: int, rate_hz: int, velocity: float) -> np.ndarray:
     """Decaying sines; those above Nyquist are left out, harder blows bring out the high ones."""
     wave = np.zeros(n, np.float32)
-    t = seconds_of(n, rate_hz)
+    t = clock(n, rate_hz)
     for i, (ratio, gain, decay_s) in enumerate(patch.modes):
         if ratio * hz < 0.47 * rate_hz:
             angle = sine_angle(clock(n) * round(ratio * hz / rate_hz * TURN))
@@ -123,7 +112,7 @@ def frequency_modulated(patch: Patch, hz: float, phase: np.ndarray, rate_hz: int
 def brightness(patch: Patch, n: int, rate_hz: int, velocity: float) -> np.ndarray:
     """The share of the bright spectrum over time; hard notes are brighter."""
     start, end, time = patch.bright
-    share = np.float32(end) + np.float32(start - end) * np.exp(seconds_of(n, rate_hz) * np.float32(-1 / time))
+    share = np.float32(end) + np.float32(start - end) * np.exp(clock(n, rate_hz) * np.float32(-1 / time))
     return share * np.float32(0.45 + 0.55 * velocity)
 
 
@@ -137,8 +126,7 @@ def tone(
     (dtype('float32'), 13920, np.True_)
     """
     n_release = max(16, round(patch.release_s * rate_hz))
-    n = max(16, round(duration_s * rate_hz)) + n_release
-    hz = hz_of(midi)
+    n, hz = max(16, round(duration_s * rate_hz)) + n_release, hz_of(midi)
     bright = brightness(patch, n, rate_hz, velocity)
     if patch.method == "modal":
         wave = modal(patch, hz, n, rate_hz, velocity)
@@ -155,7 +143,7 @@ def tone(
     if noise is not None and patch.noise:
         breath = noise[:n] * np.float32(patch.noise)
         if patch.noise_decay_s:
-            breath = breath * np.exp(seconds_of(n, rate_hz) * np.float32(-1 / patch.noise_decay_s)) * 6
+            breath = breath * np.exp(clock(n, rate_hz) * np.float32(-1 / patch.noise_decay_s)) * 6
         wave = wave + breath
     return wave * level * np.float32(velocity**1.5)
 

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from mert.errors import UsageError
@@ -27,7 +28,7 @@ def write_hours(
     rate_hz: int = 24_000,
     purpose: str = "train",
     suffix: str = "flac",
-    on_progress: Callable[[bool], None] | None = None,
+    on_progress: Callable[[bool], None] = lambda rendered: None,
 ) -> Path:
     """Write clips of `seconds` until there are `hours`; returns `folder`/scores.jsonl, a row per clip.
 
@@ -40,10 +41,8 @@ def write_hours(
     corpus = open_folder(home, hours, seed, seconds, rate_hz, purpose, suffix)
     shards = range(0, len(corpus), SHARD)
     for rendered in run(corpus, home, suffix, shards, workers):
-        if on_progress:
-            on_progress(rendered)
-    rows = b"".join(shard_path(home, first).read_bytes() for first in shards)
-    write_bytes(home / "scores.jsonl", rows)
+        on_progress(rendered)
+    write_bytes(home / "scores.jsonl", b"".join(shard_path(home, first).read_bytes() for first in shards))
     return home / "scores.jsonl"
 
 
@@ -58,20 +57,12 @@ def open_folder(
         raise ValueError(f"give a positive number of hours, not {hours}")
     if suffix not in FORMATS:
         raise ValueError(f"no format {suffix!r}: give one of {', '.join(FORMATS)}")
-    corpus = SynthCorpus(seed, n_clips(hours, seconds), seconds, rate_hz, purpose)
+    n_clips = math.ceil(round(hours * 3600 / seconds, 6))  # 0.07 h are 252 clips of 1 s, not 253
+    corpus = SynthCorpus(seed, n_clips, seconds, rate_hz, purpose)
     options = {"seed": seed, "seconds": seconds, "rate_hz": rate_hz, "purpose": purpose, "suffix": suffix}
     if reason := claim(home / "synth.json", options, "music of this kind"):
         raise UsageError(home, reason, "choose another folder")
     return corpus
-
-
-def n_clips(hours: float, seconds: float) -> int:
-    """Clips of `seconds` that fill `hours`.
-
-    >>> n_clips(0.001, 1.0)
-    4
-    """
-    return math.ceil(round(hours * 3600 / seconds, 6))
 
 
 def run(corpus: SynthCorpus, home: Path, suffix: str, shards: range, workers: int) -> Iterator[bool]:
@@ -81,9 +72,8 @@ def run(corpus: SynthCorpus, home: Path, suffix: str, shards: range, workers: in
             yield from shard_clips(corpus, home, suffix, first)
         return
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(write_shard, corpus, home, suffix, first) for first in shards]
-        for job in jobs:
-            yield from job.result()
+        for rendered in pool.map(partial(write_shard, corpus, home, suffix), shards):
+            yield from rendered
 
 
 def shard_path(home: Path, first: int) -> Path:
@@ -101,12 +91,10 @@ def shard_clips(corpus: SynthCorpus, home: Path, suffix: str, first: int) -> Ite
     if rows_path.exists() and rows_path.read_bytes().count(b"\n") == len(indices):
         yield from [False] * len(indices)
         return
-    audio = home / "audio" / f"{first:08d}"
     rows = []
     for index in indices:
-        path = audio / f"{index:08d}.{suffix}"
-        missing = not path.exists()
-        if missing:
+        path = home / "audio" / f"{first:08d}" / f"{index:08d}.{suffix}"
+        if missing := not path.exists():
             write_bytes(path, encode(corpus.read(index), corpus.rate_hz, suffix))
         row = {"index": index, "path": path.relative_to(home).as_posix(), **corpus.score(index).as_dict()}
         rows.append(json.dumps(row) + "\n")

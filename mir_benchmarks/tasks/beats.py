@@ -91,6 +91,6 @@ def columns(scores: Sequence[Sequence[BeatScores]], aggregation: str) -> np.ndar
     """[n, 2]: F of each recording, or its share of the pooled F, so that the mean over recordings is the metric."""
     if aggregation == "mean":
         return np.array([[score.f_measure for score in row] for row in scores])
-    matched = np.array([[score.matched for score in row] for row in scores], dtype=float)
-    beats = np.array([[score.n_reference + score.n_estimate for score in row] for row in scores], dtype=float)
-    return 2 * matched / beats.mean(axis=0)
+    counts = [[(score.matched, score.n_reference + score.n_estimate) for score in row] for row in scores]
+    matched, beats = np.moveaxis(np.array(counts, dtype=float), 2, 0)
+    return np.asarray(2 * matched / beats.mean(axis=0))

@@ -18,8 +18,7 @@ from mir_benchmarks.tasks.registry import TASKS, TaskSpec
 
 # Findings of these kinds keep a task from running; the others are for information.
 SERIOUS = ("dataset", "counts", "missing", "empty", "corrupt")
-KINDS = (*SERIOUS, "damaged", "duplicate", "known", "extra")
-TITLES = {
+KINDS = {
     "dataset": "cannot be read", "counts": "unexpected counts", "missing": "missing",
     "empty": "empty files", "corrupt": "cannot be decoded", "damaged": "decoded with warnings",
     "duplicate": "the same file in two splits", "known": "left out on purpose", "extra": "not part of the task",
@@ -64,12 +63,11 @@ class Report:
             for task, counts in self.counts.items()
         ]
         groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
-        for finding in sorted(self.findings, key=lambda finding: KINDS.index(finding.kind)):
+        for finding in sorted(self.findings, key=lambda finding: list(KINDS).index(finding.kind)):
             groups[finding.corpus, finding.kind].append(finding)
         for (corpus, kind), group in groups.items():
-            rows.append(f"{corpus}: {len(group)} {TITLES[kind]}")
-            shown = group[:max_findings]
-            rows += [f"  {finding.about}" + (f": {finding.detail}" if finding.detail else "") for finding in shown]
+            rows.append(f"{corpus}: {len(group)} {KINDS[kind]}")
+            rows += ["  " + ": ".join(filter(None, (one.about, one.detail))) for one in group[:max_findings]]
             rows += [f"  ... and {len(group) - max_findings} more"] if len(group) > max_findings else []
         return rows
 
@@ -79,7 +77,7 @@ def check(
     tasks: Iterable[str],
     decode: bool = False,
     duplicates: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Check every recording of the tasks: its header or, with `decode`, all of it; `duplicates` hashes the files.
 
@@ -87,30 +85,28 @@ def check(
     """
     findings: list[Finding] = []
     counts = {}
-    corpora: dict[str, dict[Path, Item]] = {}
-    by_task: dict[str, list[dict[Path, Item]]] = defaultdict(list)  # whose splits may differ
+    corpora: dict[str, list[dict[Path, Item]]] = defaultdict(list)  # by task, because their splits may differ
     for task in (TASKS[name] for name in tasks):
-        dataset = _read(task, data_home, findings)
-        if dataset is not None:
+        if dataset := _read(task, data_home, findings):
             counts[task.name] = dataset.counts
-            by_task[task.corpus].append(_all_files(dataset))
-            corpora.setdefault(task.corpus, {}).update(by_task[task.corpus][-1])
-    for corpus, files in corpora.items():
-        home = Path(data_home) / corpus
+            corpora[task.corpus].append(_all_files(dataset))
+    for corpus, by_task in corpora.items():
+        home, files = data_home / corpus, set().union(*by_task)
         for done, path in enumerate(sorted(files), start=1):
-            findings += _audio_findings(corpus, path, home, decode)
-            if on_progress:
-                on_progress(done, len(files))
-        findings += _duplicates(corpus, files, by_task[corpus], home) if duplicates else ()
+            if fault := _fault(path, decode):
+                kind, detail = fault
+                findings.append(Finding(corpus, kind, _short(path, home), detail))
+            on_progress(done, len(files))
+        findings += _duplicates(corpus, files, by_task, home) if duplicates else ()
         unread = [task for task in TASKS.values() if task.corpus == corpus and task.name not in counts]
-        also = [dataset for task in unread if (dataset := _read(task, data_home, []))]
-        findings += _others(corpus, {path for dataset in also for path in _all_files(dataset)} | set(files), home)
+        also = [_all_files(dataset) for task in unread if (dataset := _read(task, data_home, []))]
+        findings += _others(corpus, files.union(*also), home)
     return Report(tuple(dict.fromkeys(findings)), counts)
 
 
 def _read(task: TaskSpec, data_home: Path, findings: list[Finding]) -> Dataset | None:
     """The task's dataset; problems with reading it or with its counts are added to `findings`."""
-    home = Path(data_home) / task.corpus
+    home = data_home / task.corpus
     try:
         dataset, expected = task.read(data_home), task.expected_counts(home)
     except TaskError as error:
@@ -134,30 +130,26 @@ def _all_files(dataset: Dataset) -> dict[Path, Item]:
     return {item.audio: item for item in dataset.items} | stems
 
 
-def _audio_findings(corpus: str, path: Path, home: Path, decode: bool) -> Iterator[Finding]:
-    about = _short(path, home)
+def _fault(path: Path, decode: bool) -> tuple[str, str] | None:
+    """Kind and detail of what is wrong with a recording."""
     if not path.exists():
-        yield Finding(corpus, "missing", about)
-        return
+        return "missing", ""
     if not path.stat().st_size:
-        yield Finding(corpus, "empty", about)
-        return
+        return "empty", ""
     try:
         recording = Recording(path)
         if not decode:
             recording.claimed_seconds()
-            return
+            return None
         for _ in recording.blocks(MIN_RATE_HZ):
             pass
     except (AudioError, OSError) as error:
         reason = f"{error.reason}; {error.remedy}" if isinstance(error, AudioError) else str(error)
         known = "; damaged in the copy on Kaggle: get another, or run with --set gtzan_jazz54=drop"
-        yield Finding(corpus, "corrupt", about, reason + known * (path.stem == gtzan.CORRUPT))
-        return
+        return "corrupt", reason + known * (path.stem == gtzan.CORRUPT)
     if not recording.seconds:
-        yield Finding(corpus, "corrupt", about, "holds no sound")
-    elif recording.warnings:
-        yield Finding(corpus, "damaged", about, "; ".join(recording.warnings))
+        return "corrupt", "holds no sound"
+    return ("damaged", "; ".join(recording.warnings)) if recording.warnings else None
 
 
 def _duplicates(corpus: str, files: Iterable[Path], tasks: Iterable[dict[Path, Item]], home: Path) -> Iterator[Finding]:

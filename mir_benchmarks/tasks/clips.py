@@ -83,7 +83,6 @@ class ClipTask(TaskProbe[Fit]):
 
 
 def labelled(task: TaskSpec, dataset: Dataset, split: str) -> Labelled:
-    """Ids and targets of one split."""
     items = dataset.split(split)
     rows = [target(task, item, dataset) for item in items]
     dtype = np.int64 if task.kind in ("classification", "key") else np.float32
@@ -149,7 +148,6 @@ class Songs:
         return np.concatenate(per_song), np.repeat(np.arange(len(per_song)), [len(rows) for rows in per_song])
 
     def windows(self, rows: np.ndarray, layer: int | slice) -> np.ndarray:
-        """Windows of the store."""
         return self._source.windows(rows, layer)
 
 

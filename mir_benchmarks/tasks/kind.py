@@ -1,23 +1,41 @@
-"""What the kinds of task (clips, beats, separation) share: from a dataset and a feature matrix to a probe."""
+"""What the kinds of task (clips, beats, separation) share: options, and the way from a feature matrix to a probe."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from mir_benchmarks.datasets.dataset import Dataset
-from mir_benchmarks.tasks.options import Options
 from mir_benchmarks.tasks.registry import Switches, TaskSpec
 from probes.features.clips import Clip
 from probes.features.matrix import FeatureMatrix
 from probes.features.scaling import StandardizedFrames
 from probes.features.stores import FrameStore
 from probes.results import Outputs
-from probes.sweep import F, Probe
+from probes.sweep import F, GridOptions, Probe
+
+
+@dataclass(frozen=True)
+class Options(GridOptions):
+    """How to run a task: the grid of `GridOptions`, and how heads are fitted.
+
+    At most `limit` items of each split are used, which marks the result. `protocol` holds protocol switches by name;
+    `max_epochs` may only lower a task's own number.
+    """
+
+    standardize: bool = True
+    max_epochs: int | None = None
+    limit: int | None = None
+    protocol: dict[str, str] = field(default_factory=dict)
+
+    def epochs(self, published: int) -> int:
+        """The task's own number of epochs, or fewer if asked for."""
+        return min(published, self.max_epochs or published)
 
 
 class TaskProbe(Probe[F]):

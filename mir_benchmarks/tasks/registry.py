@@ -47,17 +47,14 @@ class TaskSpec:
     n_artists: int = 0
     per_window: bool = False  # every window is scored as an item of its own, as in MARBLE's VocalSet
     version: str = "1"
-    source: str = ""
     get: str = ""  # what to download, and where from
 
     def protocol(self, chosen: Switches | None = None) -> dict[str, str]:
         """All switches of the task with their values; TaskError for values it does not have."""
-        values = {name: options[0] for name, options in self.switches.items()}
-        for name, value in (chosen or {}).items():
-            if name in self.switches:
-                if value not in self.switches[name]:
-                    raise TaskError(self.name, f"no {name}={value}", f"give one of {', '.join(self.switches[name])}")
-                values[name] = value
+        values = {name: (chosen or {}).get(name, options[0]) for name, options in self.switches.items()}
+        for name, value in values.items():
+            if value not in self.switches[name]:
+                raise TaskError(self.name, f"no {name}={value}", f"give one of {', '.join(self.switches[name])}")
         return values
 
     def read(self, data_home: Path, protocol: Switches | None = None) -> Dataset:
@@ -100,7 +97,7 @@ MTG: dict[str, Any] = {
 }  # fmt: skip
 GTZAN: dict[str, Any] = {
     "corpus": "gtzan", "counts": (443, 197, 290), "counts_by_switch": {("gtzan_jazz54", "drop"): (442, 197, 290)},
-    "max_epochs": 100, "patience": (6, 20),
+    "patience": (6, 20),
     "get": "the 1,000 excerpts as genres/<genre>/<genre>.000NN.wav (any mirror), for beats also "
            "TempoBeatDownbeat/gtzan_tempo_beat's beats/ (or GTZAN-Rhythm's jams/)",
 }  # fmt: skip

@@ -16,8 +16,7 @@ from mir_benchmarks.datasets.dataset import SPLITS, Dataset, Item, TaskError, sy
 from mir_benchmarks.statistics import left_out, summarise
 from mir_benchmarks.tasks.beats import BeatTask
 from mir_benchmarks.tasks.clips import ClipTask
-from mir_benchmarks.tasks.kind import TaskProbe
-from mir_benchmarks.tasks.options import Options
+from mir_benchmarks.tasks.kind import Options, TaskProbe
 from mir_benchmarks.tasks.registry import TaskSpec
 from mir_benchmarks.tasks.separation import SeparationTask
 from probes.encoders import Encoder
@@ -58,7 +57,7 @@ def run_task(
     dataset = task.read(Path(home), protocol)
     expected = task.expected_counts(corpus, protocol)
     check_counts(task, dataset, {} if options.limit else expected, corpus)
-    dataset = limited(in_order(dataset), options.limit)
+    dataset = limited(dataset, options.limit)
     folder = Path(features or out / "features") / task.corpus
     matrix = FeatureMatrix(folder, encoder, task.windows_under(protocol))
     probe = KINDS[task.kind](task, dataset, matrix, options, protocol, on_message)
@@ -71,7 +70,8 @@ def run_task(
     outputs = probe.result_outputs(done.outputs_SnC.astype(np.float32))
     waves = {name: entry.wave for name, entry in matrix.entries.items()} | probe.waves
     metrics, score = summarise(outputs, task.metrics, protocol)
-    notes = [*dataset.notes, *unchecked(expected), *duplicates(dataset, waves), *probe.notes(done.outputs_SnC),
+    unchecked = ["the sizes of the splits could not be checked: none are on record"] * (not any(expected.values()))
+    notes = [*dataset.notes, *unchecked, *duplicates(dataset, waves), *probe.notes(done.outputs_SnC),
              *left_out(outputs, task.metrics)]  # fmt: skip
     result = Result(
         model=model_of(encoder), task=task_of(task, dataset, waves, corpus),
@@ -108,28 +108,19 @@ def limits(task: TaskSpec, options: Options, synthetic: bool) -> str | None:
     return ", ".join(reasons) or None
 
 
-def unchecked(expected: dict[str, int]) -> list[str]:
-    """A note where no official sizes of the splits are known, so that an incomplete dataset would not be noticed."""
-    return [] if any(expected.values()) else ["the sizes of the splits could not be checked: none are on record"]
-
-
-def in_order(dataset: Dataset) -> Dataset:
-    """The dataset sorted by ids: no number may depend on the order in which files are listed."""
-    return replace(dataset, items=tuple(sorted(dataset.items, key=lambda item: item.id)))
-
-
 def limited(dataset: Dataset, limit: int | None) -> Dataset:
-    """At most `limit` items of each split, spread evenly over it."""
+    """The dataset sorted by ids, with at most `limit` items of each split, spread evenly over it.
+
+    Sorted, because no number may depend on the order in which files are listed.
+    """
+    kept = sorted(dataset.items, key=lambda item: item.id)
     if limit is None:
-        return dataset
-    kept: list[Item] = []
-    for split in SPLITS:
-        items = dataset.split(split)
-        chosen = np.unique(np.linspace(0, len(items) - 1, min(limit, len(items))).round().astype(int))
-        kept += [items[i] for i in chosen]
-    facts = dict(dataset.facts)
+        return replace(dataset, items=tuple(kept))
+    splits = [[item for item in kept if item.split == split] for split in SPLITS]
+    chosen = (np.linspace(0, len(items) - 1, min(limit, len(items))).round().astype(int) for items in splits)
+    kept = [items[i] for items, places in zip(splits, chosen, strict=True) for i in np.unique(places)]
+    facts, ids = dict(dataset.facts), {item.id for item in kept}
     if "songs" in facts:
-        ids = {item.id for item in kept}
         facts["songs"] = {clip: song for clip, song in facts["songs"].items() if clip in ids}
     return replace(dataset, items=tuple(kept), facts=facts)
 
@@ -139,14 +130,10 @@ def duplicates(dataset: Dataset, waves: Mapping[str, str]) -> list[str]:
     by_wave: dict[str, Item] = {}
     pairs = []
     for item in dataset.items:
-        if item.id not in waves:
-            continue
-        first = by_wave.setdefault(waves[item.id], item)
+        first = by_wave.setdefault(waves[item.id], item) if item.id in waves else item
         if first.split != item.split:
             pairs.append(f"{first.id} ({first.split}) = {item.id} ({item.split})")
-    if not pairs:
-        return []
-    return [f"leak: {len(pairs)} recordings occur in two splits: {'; '.join(pairs[:5])}"]
+    return [f"leak: {len(pairs)} recordings occur in two splits: {'; '.join(pairs[:5])}"] if pairs else []
 
 
 def model_of(encoder: Encoder) -> dict[str, Any]:

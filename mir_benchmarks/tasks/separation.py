@@ -125,7 +125,7 @@ class SeparationTask(TaskProbe[StemHeads]):
             bounds(self.songs.values(), self.sdrs),
             "SDR at 24 kHz; trained on a fixed pool of segments, half of them remixed (MARBLE remixes anew each "
             "epoch); Wiener filter with one EM iteration, without a residual source",
-            *medians(self.protocol["sdr"], outputs_SnC),
+            *([medians(outputs_SnC)] if self.protocol["sdr"] == "museval" else []),
         ]
 
 
@@ -172,9 +172,7 @@ def bounds(songs: Iterable[Callable[[], Stems]], sdrs: Sdrs) -> str:
     return f"{', '.join(STEMS)}: the mixture itself gives {low} dB, ideal ratio masks {high} dB"
 
 
-def medians(kind: str, values_SnJ: np.ndarray) -> list[str]:
-    """For museval, a note with the median over songs, which is what is published; our metrics are means."""
-    if kind != "museval":
-        return []
+def medians(values_SnJ: np.ndarray) -> str:
+    """A note with the median over songs, which is what is published of museval's SDR; our metrics are means."""
     values = " ".join(f"{value:.2f}" for value in np.nanmedian(values_SnJ, axis=1).mean(axis=0))
-    return [f"museval's own number is the median over songs: {values} dB for {', '.join(STEMS)}; the metrics are means"]
+    return f"museval's own number is the median over songs: {values} dB for {', '.join(STEMS)}; the metrics are means"

@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mert.audio.recording import ArrayRecording, Recording
+from mert.embedding.batching import Settings
 from mert.embedding.embedder import Embedder
 from mert.embedding.features import Features, Provenance, differences
-from mert.embedding.options import Settings
 from mert.errors import AudioError, CheckpointError, MertError, OutputError
 from mert.files import read_json, sha256_file, write_folder, write_json
 from mert.weights.checkpoints import write_tensors

@@ -19,7 +19,7 @@ import torch
 from harness.forks import FORKS
 from mir_benchmarks.datasets.dataset import SPLITS, Dataset, Item, Label
 from mir_benchmarks.suite.write import write_corpus
-from mir_benchmarks.tasks.options import Options
+from mir_benchmarks.tasks.kind import Options
 from mir_benchmarks.tasks.registry import TASKS, TaskSpec
 from mir_benchmarks.tasks.run import run_task
 from probes.beats.tracking import BeatScores, beat_targets, f_measure

@@ -8,7 +8,7 @@ import pytest
 
 from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.published import cells, published_scores
-from mir_benchmarks.report.averages import average, mean_of_present, mean_ranks
+from mir_benchmarks.report.runs import average, mean_of_present, mean_ranks
 from mir_benchmarks.tasks.registry import TASKS
 
 MARBLE = "MARBLE 2023"

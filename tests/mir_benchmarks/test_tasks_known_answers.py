@@ -19,7 +19,7 @@ from harness.commands import mert_command
 
 from mir_benchmarks.statistics import Comparison, Sample, compare
 from mir_benchmarks.suite.sizes import SIZES, Extent
-from mir_benchmarks.tasks.options import Options
+from mir_benchmarks.tasks.kind import Options
 from mir_benchmarks.tasks.registry import TASKS
 from mir_benchmarks.tasks.run import run_task
 from probes.encoders import load_encoder

@@ -13,7 +13,7 @@ from harness.sounds import music
 
 from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.tasks.clips import Songs, by_song
-from mir_benchmarks.tasks.options import Options
+from mir_benchmarks.tasks.kind import Options
 from mir_benchmarks.tasks.registry import TASKS
 from mir_benchmarks.tasks.run import run_task
 from probes.clip_probe import Labelled

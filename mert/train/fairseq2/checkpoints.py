@@ -66,11 +66,7 @@ def checkpoints(out: Path) -> list[Path]:
 
 
 def step_of(folder: Path) -> int:
-    """The step after which a checkpoint was written.
-
-    >>> step_of(Path("run/checkpoints/step_200"))
-    200
-    """
+    """The step after which a checkpoint was written."""
     return int(folder.name.removeprefix("step_"))
 
 
