@@ -45,7 +45,9 @@ def bundles(jobs: Iterable[Job], workers: int) -> list[list[Job]]:
     bundled: list[list[Job]] = []
     room = 0
     for job in jobs:
-        size = os.path.getsize(job.source) if os.path.isfile(job.source) else SMALL_BYTES
+        size = SMALL_BYTES
+        with suppress(OSError):  # its error comes when it is tried
+            size = os.path.getsize(job.source)
         if not bundled or size > room or len(bundled[-1]) == max_jobs:
             bundled.append([])
             room = SMALL_BYTES
