@@ -4,8 +4,6 @@ Every step is a command of `mert` that resumes where it was interrupted, and so 
 table 3 of the MERT paper (arXiv 2306.00107).
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence

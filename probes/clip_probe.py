@@ -3,8 +3,6 @@
 Shapes: K clips, R windows, L layers, P width of a window, C outputs.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

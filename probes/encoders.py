@@ -3,8 +3,6 @@
 Shapes: N samples, L layers, T frames, F bins, D width of a frame, P width of a pooled window (D, or 2 D).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -3,8 +3,6 @@
 Shapes: n items, C outputs of a head (classes, tags, targets, or named values of an item). Everything is float64.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache

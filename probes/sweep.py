@@ -1,7 +1,5 @@
 """A grid of layers, learning rates and seeds: every point is fitted once, validation selects, test is scored once."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

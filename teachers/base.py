@@ -3,8 +3,6 @@
 Shapes: B clips, N samples, T frames, K codebooks, F bins.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import json

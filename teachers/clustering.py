@@ -3,8 +3,6 @@
 Shapes: N samples or rows, T frames, F features, C classes, K codebooks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import numpy as np

@@ -6,8 +6,6 @@ is one frame rate wide: 75 Hz) and a short inverse FFT, instead of a correlation
 Shapes: B clips, N samples, T frames, F bins (336), J cells of a block, P blocks, M pairs of a bin and a block it reads.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass

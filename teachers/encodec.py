@@ -4,8 +4,6 @@ The package and its torchaudio are imported only when a teacher is constructed.
 Shapes: B clips, N samples, T frames, D code dimensions, C classes, K codebooks.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import warnings

@@ -3,8 +3,6 @@
 Shapes: B clips, N samples, T frames, F features, C classes, K streams.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, Self

@@ -5,8 +5,6 @@ teacher's rate, and its codes, frame after frame; `codebooks.safetensors` the co
 Shapes: B crops, N samples, K codebooks, T frames.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path

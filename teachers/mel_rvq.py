@@ -3,8 +3,6 @@
 Shapes: B clips, N samples, T frames, F mel bands, C classes, K codebooks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Self
 

@@ -1,7 +1,5 @@
 """Teachers by name or saved folder, and fitting by name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from importlib import import_module
 from inspect import Parameter, signature

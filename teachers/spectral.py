@@ -3,8 +3,6 @@
 Shapes: B clips, N samples, T frames, F features.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass

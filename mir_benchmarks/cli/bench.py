@@ -3,8 +3,6 @@
 Each sub-command imports what it needs when it runs: this module is read for `mert --help`, too.
 """
 
-from __future__ import annotations
-
 import typer
 
 from mir_benchmarks.cli.ablate import ablate

@@ -1,7 +1,5 @@
 """The commands about data: `mert bench prepare` for the corpora of tasks, `synth` for synthetic music."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated, Literal

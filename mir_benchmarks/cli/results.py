@@ -1,7 +1,5 @@
 """The commands that read results: `mert bench report`, `validate` and `card`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """emoMusic: arousal and valence of 45-s clips, with the MediaEval 2013 test set and jukemir's validation artists."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """GiantSteps key: trained on GiantSteps-MTG-Key, tested on the GiantSteps Key set, in the split of jukemir."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """GTZAN: genres of 30-s excerpts, and their beats (GTZAN-Rhythm), with the fault-filtered split."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """MTG-Jamendo: tags of full tracks in four subsets, with the artist-disjoint split-0 of the user's clone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The JSONL of MARBLE v2, the exchange format for any task: one recording per line, one file per split."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath

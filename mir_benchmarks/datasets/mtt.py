@@ -1,7 +1,5 @@
 """MagnaTagATune: the 50 most frequent of 188 tags for clips of 29 s, split by folder."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """MUSDB18: 150 songs with their four stems, as WAV folders or as .stem.mp4 files, with 14 fixed validation songs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mir_benchmarks.datasets.dataset import Dataset, Item, TaskError

@@ -1,7 +1,5 @@
 """NSynth: the instrument family, or the pitch, of single notes, with the official split."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Shared by all readers: text, tables and JSON with errors that name file, line and remedy; paths; notes."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

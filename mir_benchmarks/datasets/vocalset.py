@@ -1,7 +1,5 @@
 """VocalSet 1.1: ten vocal techniques, split by singer, and twenty singers, split by recording (splits/NOTICE.md)."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Shapes: N samples, n segments, L layers, P width of a pooled segment. Waves are 
 lies above half of it is gone before any change. Full scale is 1, and nothing is clipped.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from functools import cache, partial

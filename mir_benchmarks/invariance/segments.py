@@ -3,8 +3,6 @@
 Shapes: N samples, n segments, L layers, P width of a pooled segment, m recordings.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

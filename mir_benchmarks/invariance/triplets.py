@@ -3,8 +3,6 @@
 Shapes: n segments, P width of a pooled segment, m recordings, R resamples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any

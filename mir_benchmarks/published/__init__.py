@@ -1,7 +1,5 @@
 """Published results of the 14 tasks, read from CSV files with one row per number and its source."""
 
-from __future__ import annotations
-
 import csv
 from dataclasses import dataclass
 from functools import cache

@@ -1,7 +1,5 @@
 """The results of one model on several tasks, from the folder that `mert bench run` wrote, and averages over tasks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

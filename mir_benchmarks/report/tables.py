@@ -1,7 +1,5 @@
 """The tables of a report, as plain cells that every format renders."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product

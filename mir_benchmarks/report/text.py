@@ -3,8 +3,6 @@
 Labels are escaped.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -3,8 +3,6 @@
 Shapes: S seeds, n items, C outputs of a head.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

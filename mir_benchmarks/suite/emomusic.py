@@ -1,7 +1,5 @@
 """emoMusic: arousal and valence that follow from tempo, density, drive, mode and register, and raters who differ."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

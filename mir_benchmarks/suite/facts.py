@@ -1,7 +1,5 @@
 """Facts of a score as words, and tags as rules over these words."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from mir_benchmarks.datasets.dataset import SPLITS

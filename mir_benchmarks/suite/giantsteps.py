@@ -1,7 +1,5 @@
 """GiantSteps key: two repositories of dance music, the key given by harmony, the split by the artist."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from mir_benchmarks.datasets.giantsteps import FLATS, hashed_split

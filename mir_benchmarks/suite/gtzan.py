@@ -1,7 +1,5 @@
 """GTZAN: ten genres and their beats. Some clips are played by the band of another genre."""
 
-from __future__ import annotations
-
 from mir_benchmarks.datasets.dataset import SPLITS
 from mir_benchmarks.datasets.splits import gtzan_splits
 from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, corpus_rng, first_score, table

@@ -1,7 +1,5 @@
 """MTG-Jamendo: tracks with tags of genre, instruments and mood."""
 
-from __future__ import annotations
-
 from mir_benchmarks.datasets.dataset import SPLITS
 from mir_benchmarks.datasets.jamendo import COLUMNS, FILES
 from mir_benchmarks.suite.facts import draw_scores, tags_of

@@ -1,7 +1,5 @@
 """MagnaTagATune: short clips with the 50 most frequent tags, which follow the score, among 138 rare ones."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from mir_benchmarks.datasets.dataset import SPLITS

@@ -1,7 +1,5 @@
 """MUSDB18: stereo mixtures and their four stems, which sum to them sample by sample."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Invented names of artists and songs."""
 
-from __future__ import annotations
-
 import string
 from collections.abc import Callable, Iterator
 

@@ -1,7 +1,5 @@
 """NSynth: single notes of eleven families; the instruments of valid and test are not in train."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from typing import Any

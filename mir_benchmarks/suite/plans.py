@@ -1,7 +1,5 @@
 """Plans of the synthetic suite: a corpus, its recordings and the scores that are composed for them."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The sizes of the synthetic suite: recordings of each corpus, and what a run on it costs at most."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from mir_benchmarks.datasets.dataset import SPLITS

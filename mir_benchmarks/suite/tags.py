@@ -4,8 +4,6 @@ Where the generator has no such sound (sitar, harp), the tag stands for another 
 says which. Synonyms share a rule, as they do in the real corpora.
 """
 
-from __future__ import annotations
-
 from mir_benchmarks.synth.styles import STYLES
 
 NO_VOICE = "no voice"

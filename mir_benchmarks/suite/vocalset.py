@@ -1,7 +1,5 @@
 """VocalSet: twenty singers, alone, in ten techniques and seven more, on scales, arpeggios and long tones."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Write the synthetic suite corpus by corpus, in several processes; resumable, a finished corpus is marked."""
 
-from __future__ import annotations
-
 import multiprocessing
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor

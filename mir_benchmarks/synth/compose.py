@@ -1,7 +1,5 @@
 """A score from a seed: the plan of a clip, its harmony, and the clock that turns steps into seconds."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence

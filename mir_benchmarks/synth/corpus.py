@@ -1,7 +1,5 @@
 """Synthetic music as a corpus: any clip by its index, the same in every order, process and thread."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

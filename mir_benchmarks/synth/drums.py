@@ -1,7 +1,5 @@
 """Drum kits: every piece of a kit is one sample, computed once from the kit's parameters."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 

@@ -1,7 +1,5 @@
 """Effects on a mix: drive, room and equaliser, the last two in one pass over the spectrum."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 

@@ -1,7 +1,5 @@
 """Files of generated music: encoded audio, and folders that record the options of what is in them."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import Any

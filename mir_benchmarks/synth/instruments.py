@@ -1,7 +1,5 @@
 """Eleven families of instruments, each without limit: `instrument(family, index)` is a pure function."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache
 

@@ -1,7 +1,5 @@
 """One sound as numbers: spectrum, envelope, noise, vibrato. Instruments and singers are both patches."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

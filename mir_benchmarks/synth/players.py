@@ -1,7 +1,5 @@
 """The notes of each player on the grid: bass lines, chords, pads, melodies and drums."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from mir_benchmarks.synth.score import Chord, Hit, Note, Part

@@ -1,7 +1,5 @@
 """From a score to sound: four stems, their sum, and the finished clip."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from mir_benchmarks.synth.drums import band_noise, sample

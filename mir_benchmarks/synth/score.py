@@ -1,7 +1,5 @@
 """A score: all facts from which labels are read, with times in seconds from the clip's first sample."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Purposes keep training music and benchmark music apart by construction: the purp
 the entropy always has the same six words, and numpy's SeedSequence mixes all of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -5,8 +5,6 @@ Patterns are strings with one character per step of a bar; shorter strings repea
 `-` holds.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 

@@ -1,7 +1,5 @@
 """Scales, chords, Roman numerals and functional progressions."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

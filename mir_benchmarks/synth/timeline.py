@@ -1,7 +1,5 @@
 """Bars, steps and seconds: the grid that every player reads."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from mir_benchmarks.synth.score import Chord

@@ -3,8 +3,6 @@
 Phases are integers of 32 bits: they wrap by themselves and hold their pitch to a millionth of a cent.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

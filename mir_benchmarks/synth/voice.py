@@ -1,7 +1,5 @@
 """Singers as formants, breath and vibrato, and ten techniques: both end in a patch."""
 
-from __future__ import annotations
-
 import dataclasses
 from functools import lru_cache
 

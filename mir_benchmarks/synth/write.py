@@ -1,7 +1,5 @@
 """Hours of synthetic music as files: audio, and a JSONL of scores. Resumable; files are whole or absent."""
 
-from __future__ import annotations
-
 import json
 import math
 import multiprocessing

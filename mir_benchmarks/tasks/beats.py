@@ -1,7 +1,5 @@
 """Beat tracking: frames of every layer, a head on single frames, and two ways from its activation to beats."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Check datasets without a model: recordings that are missing, empty, damaged, duplicate or unexpected."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What the kinds of task (clips, beats, separation) share: options, and the way from a feature matrix to a probe."""
 
-from __future__ import annotations
-
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable

@@ -3,8 +3,6 @@
 A new task is an entry here and a reader.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Run one encoder on one task: extract features once, select on validation, test once, and write the result."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

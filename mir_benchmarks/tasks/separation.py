@@ -3,8 +3,6 @@
 Shapes: S segments, J stems, C channels, N samples, F bins, T frames.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

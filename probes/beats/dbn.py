@@ -3,8 +3,6 @@
 Shapes: T frames, K intervals (frames from beat to beat).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

@@ -3,8 +3,6 @@
 Shapes: L layers, T frames, D feature size.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

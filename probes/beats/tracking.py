@@ -3,8 +3,6 @@
 Shapes: T frames.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import lru_cache

@@ -3,8 +3,6 @@
 Shapes: N samples, mono, float32.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How recordings are cut into windows for a probe, and whether features are pooled over each."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@ its end on in `index.parquet`.
 Shapes: L layers, P width of a row, T frames; a row is a pooled window, or a frame.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json

@@ -3,8 +3,6 @@
 Shapes: L layers, T frames, D feature size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 

@@ -3,8 +3,6 @@
 Shapes: J targets in the order of STEMS, C channels, N samples, F bins, T frames.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

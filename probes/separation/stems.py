@@ -3,8 +3,6 @@
 Shapes: C channels (2), N samples, J targets in the order of STEMS, S segments.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

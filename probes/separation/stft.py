@@ -3,8 +3,6 @@
 Shapes: N samples, F bins, T frames; ... stands for channels and the like.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -3,8 +3,6 @@
 Shapes: B segments, L layers, T frames, D feature size, H hidden size, F bins, C channels, N samples, J targets.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import tempfile

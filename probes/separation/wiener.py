@@ -5,8 +5,6 @@ power times a spatial matrix, and sources are independent.
 Shapes: J sources, C channels, F bins, T frames.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

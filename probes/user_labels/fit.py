@@ -3,8 +3,6 @@
 Shapes: K recordings, C outputs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Match labelled files with features below a folder, by any name that a table may use for them."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace

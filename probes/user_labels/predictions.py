@@ -1,7 +1,5 @@
 """The prediction of a head for a recording, and files of predictions, CSV or JSON."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Train, valid and test of user labels: from the table, or drawn at random, stratified, with groups kept whole."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Split lists and facts of datasets that come with the package; NOTICE.md names the source of each."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re
