@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mert.errors import CheckpointError
 from mert.files import read_json, sha256_file, write_json, write_whole
@@ -81,10 +82,23 @@ def load_state(model: nn.Module, checkpoint: Checkpoint) -> str:
     return f"{len(given)} of {len(wanted)} tensors{heads}"
 
 
+class Undrawn(TorchFunctionMode):
+    """New modules get no initial values. On the meta device torch would import its compiler for them: two seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
+            return args[0] if args else kwargs["tensor"]
+        if func is torch.norm_except_dim:  # of a weight norm
+            weight, _, dim = args
+            return weight.new_empty([size if i == dim else 1 for i, size in enumerate(weight.shape)])
+        return func(*args, **kwargs)
+
+
 def load_model(path: str | Path) -> tuple[Mert, Checkpoint, str]:
     """A `Mert` in eval mode with the weights of `path`, allocated after all shapes are checked, and a report."""
     checkpoint = read_checkpoint(path)
-    with torch.device("meta"):
+    with torch.device("meta"), Undrawn():
         model = Mert(checkpoint.config)
     report = load_state(model, checkpoint)
     return model.eval(), checkpoint, report

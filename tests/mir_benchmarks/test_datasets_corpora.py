@@ -281,6 +281,7 @@ def test_jamendo_says_what_is_wrong(tmp_path: Path) -> None:
     refused(jamendo.read_genre, tmp_path, "autotagging_genre-train.tsv")
 
 
+@pytest.mark.check
 @needs_reference
 def test_jamendo_reads_the_real_splits(tmp_path: Path) -> None:
     for packed in (REFERENCE / "mtg_jamendo" / "split-0").glob("*.tsv.gz"):

@@ -112,7 +112,7 @@ def test_harmony_tells_the_key() -> None:
     profiles = {(tonic, mode): np.roll(tones, tonic) for mode, tones in (("major", MAJOR), ("minor", MINOR))
                 for tonic in range(12)}  # fmt: skip
     right = 0
-    recordings = plan_corpus("giantsteps", Extent(16, 0, 8, 6.0)).recordings
+    recordings = plan_corpus("giantsteps", Extent(16, 0, 0, 4.0)).recordings
     for clip in recordings:
         assert isinstance(clip, PlannedClip)
         wave_N, rate_hz = wave_of(clip)
@@ -123,7 +123,7 @@ def test_harmony_tells_the_key() -> None:
         chroma = np.bincount(classes, np.sqrt(level[tonal]), 12)
         best = max(profiles, key=lambda key: np.corrcoef(chroma, profiles[key])[0, 1])
         right += best == (clip.score.tonic, clip.score.mode)
-    assert right >= 0.3 * len(recordings), right  # of 24, by chance 1
+    assert right >= 0.3 * len(recordings), right  # of 16, by chance 1
 
 
 def test_ratings_follow_the_music() -> None:
