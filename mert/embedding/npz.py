@@ -37,6 +37,8 @@ def read_npz(path: str | Path, required: tuple[str, ...], leave_out: tuple[str, 
                 raise ValueError("its checksum is wrong")
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             arrays = {name: _read_array(archive, name) for name in names if name not in leave_out}
+    except FileNotFoundError:
+        raise OutputError(path, "is not there", "check the path, or embed the recording") from None
     except Exception as error:  # what damaged archives raise has no common type
         raise OutputError(path, f"not a features file ({error})", "embed the recording again") from None
     if missing := [key for key in required if key not in names]:

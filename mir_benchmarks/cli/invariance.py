@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mert.cli.terminal import Device, check_device, printable, progress, usage_errors
+from mert.errors import UsageError
 from mir_benchmarks.cli.options import MODELS, Context, words_of
 
 if TYPE_CHECKING:
@@ -40,10 +41,12 @@ def measure(
     from mir_benchmarks.invariance.segments import audio_files, chosen_layer
     from mir_benchmarks.invariance.triplets import measure_triplets, triplets_table
     from probes.cli import chosen_device
-    from probes.encoders import load_encoder
+    from probes.encoders import MertEncoder, load_encoder
 
     check_device(device)
     encoders = [load_encoder(name, context, chosen_device(device)) for name in model]
+    if layer is not None and not any(isinstance(encoder, MertEncoder) for encoder in encoders):
+        raise UsageError(f"--layer {layer}", f"{' and '.join(model)} have one layer each", "leave it out")
     with usage_errors(f"bench {call.info_name}"):
         for encoder in encoders:
             chosen_layer(encoder, layer)

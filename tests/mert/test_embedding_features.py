@@ -216,8 +216,8 @@ def test_what_is_no_archive_is_refused(data: bytes, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "no.npz", tmp_path):
-        with pytest.raises(OutputError, match="not a features file"):
+    for path, reason in ((tmp_path / "no.npz", "is not there; check the path"), (tmp_path, "not a features file")):
+        with pytest.raises(OutputError, match=reason):
             Features.load(path)
 
 

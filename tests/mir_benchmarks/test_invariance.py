@@ -252,8 +252,9 @@ def test_the_commands_write_json_without_folders_and_print_tables(write: Callabl
     assert len(layers) == 7 and f"{layers['layer02']['mean']:.1f}" in done.output
 
 
-def test_a_layer_there_is_not_is_refused_before_the_work(folder: Path, tmp_path: Path) -> None:
-    words = ["triplets", "-m", "random-nano", "--layer", "layer99", str(folder), "-o", str(tmp_path / "out.json")]
+@pytest.mark.parametrize("model", ["random-nano", "log-mel"])
+def test_a_layer_there_is_not_is_refused_before_the_work(model: str, folder: Path, tmp_path: Path) -> None:
+    words = ["triplets", "-m", model, "--layer", "layer99", str(folder), "-o", str(tmp_path / "out.json")]
     done = CliRunner().invoke(app, words)
     assert isinstance(done.exception, ValueError) and "layer99" in str(done.exception)
     assert not (tmp_path / "out.json").exists()
