@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -102,7 +103,7 @@ def audio_at(path: Path, suffix: str | None = None) -> Path:
     if path.exists():
         return path
     stem = str(path).removesuffix(suffix or path.suffix)
-    return next((other for end in OTHER_FORMATS if (other := Path(stem + end)).exists()), path)
+    return next((Path(stem + end) for end in OTHER_FORMATS if os.path.exists(stem + end)), path)
 
 
 def leak_notes(

@@ -61,7 +61,8 @@ def test_it_gives_what_the_model_gives(config: MertConfig, lengths_B: torch.Tens
 
 @pytest.mark.parametrize(("config", "durations_s"), [
     (nano(), (1.0, 5.0)), *((replace(config, n_layers=3), (0.7,)) for config in (base_95m(), large_330m())),
-    *(pytest.param(config, (1.0, 5.0), marks=pytest.mark.check) for config in (base_95m(), large_330m())),
+    pytest.param(base_95m(), (1.0, 5.0), marks=pytest.mark.check),
+    pytest.param(large_330m(), (1.0,), marks=pytest.mark.check),
 ], ids=["nano", "95m, 3 layers", "330m, 3 layers", "95m", "330m"])  # fmt: skip
 def test_float32_keeps_the_tolerance_against_hubert(config: MertConfig, durations_s: tuple[float, ...]) -> None:
     """CONTRIBUTING rule 2, at the published shapes."""
@@ -184,6 +185,7 @@ def real_recordings() -> Iterator[np.ndarray]:
 def test_short_types_stay_near_float32_on_real_recordings(name: str, dtype: str, least: float) -> None:
     m = mert.load(name, device="cpu") if name == "mert-nano" else mert.random_model("95m")
     clips = [(wave_N, 24_000) for wave_N in real_recordings()]
+    clips = clips if name == "mert-nano" else clips[::3]
     exact = list(m.embed_many(clips, dtype="float32"))
     for wanted, got in zip(exact, m.embed_many(clips, dtype=dtype), strict=True):
         assert got.meta["dtype"] == dtype and got.values.dtype == np.float32

@@ -27,7 +27,7 @@ pytestmark = [
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 # Else an agent that comes back waits for an address that the others gave before (pytorch issue 135712).
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-STEPS = 40  # of the run on two machines: long enough to be killed on the way
+STEPS = 24  # of the run on two machines: long enough to be killed on the way
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from probes.separation.unmix import separate
 
 pytestmark = [pytest.mark.check, pytest.mark.timeout(1_200)]
 
-GRID = ("--layers", "layer03", "--lrs", "5e-3", "--seeds", "0")
+GRID = ("--layers", "layer03", "--lrs", "5e-3", "--seeds", "0", "--max-epochs", "12")
 LONGEST_S = 900.0  # on two busy cores; the target, on two idle ones, is two minutes for the suite and five for the rest
 CLIP_LEVEL = [task.name for task in TASKS.values() if task.kind not in ("beats", "separation")]
 TAGGED = [task.name for task in TASKS.values() if task.kind == "multilabel"]
@@ -190,7 +190,7 @@ def test_the_true_answer_is_found_in_every_corpus(name: str, whole: Whole, tagge
 def some(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """More keys and notes than `tiny` has, of a few seconds each."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES, "some", {"giantsteps": Extent(100, 24, 72, 4.0), "nsynth": Extent(100, 22, 66, 1.5)})
+        patch.setitem(SIZES, "some", {"giantsteps": Extent(150, 40, 100, 5.0), "nsynth": Extent(100, 22, 66, 1.5)})
         return write_tree(tmp_path_factory.mktemp("some"), SIZES["some"], "some")
 
 
@@ -208,4 +208,4 @@ def test_chroma_tells_keys_apart_and_mel_instruments(
     task: str, better: str, worse: str, some: Path, tmp_path: Path
 ) -> None:
     found: Comparison = compare(*map(partial(score_of, task, some, tmp_path), (better, worse)))
-    assert found.difference > 0 and found.ci95[0] > 0 and found.p < 0.01 and found.n in (66, 72), found
+    assert found.difference > 0 and found.ci95[0] > 0 and found.p < 0.01 and found.n in (66, 100), found
