@@ -22,6 +22,7 @@ from mert.errors import AudioError
 MAX_CHANNELS = 64
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 1_536_000
 MAX_VALUE = 1e6  # float files may exceed 1, but not by this
+MAX_CHANNELS = 8  # of an array: more is a batch of clips
 SILENT_RANGE = 1e-4  # peak to peak; a 16-bit step is 3e-5
 QUALITY = "HQ"  # of soxr
 RESAMPLER = f"soxr {QUALITY}"
@@ -106,7 +107,7 @@ class Recording:
 
 
 class ArrayRecording(Recording):
-    """Samples in memory, [N], [C, N] or [N, C] (the shorter axis is channels): float, or integers at full scale."""
+    """Samples in memory, [N], [C, N] or [N, C] (the shorter axis is channels): floats at -1 to 1, or integers."""
 
     def __init__(self, samples: Any, rate_hz: int, name: str = "array") -> None:
         super().__init__(b"")
@@ -198,16 +199,43 @@ def _name_of(source: Source) -> str:
 
 
 def as_float(samples: Any, name: str, channels_last: bool = False) -> np.ndarray:
-    """Samples as float32 [N, C]; without `channels_last` the shorter axis of two is taken for the channels."""
-    array = np.asarray(samples.detach().cpu() if hasattr(samples, "detach") else samples)
+    """Samples as float32 [N, C]; without `channels_last` the shorter axis of two is taken for the channels.
+
+    AudioError for what is no single recording: more than 8 channels, or axes that could both be channels.
+    """
+    if hasattr(samples, "detach"):
+        samples = samples.detach().cpu()
+        samples = samples.float() if samples.is_floating_point() else samples  # numpy has no bfloat16
+    array = np.asarray(samples)
     if array.dtype.kind not in "fiu" or array.ndim not in (1, 2):
         raise TypeError(f"{name}: give numbers of shape [N], [C, N] or [N, C], not {array.dtype} {array.shape}")
     if array.dtype.kind in "iu":
-        full_scale = 2.0 ** (8 * array.dtype.itemsize - 1)
-        array = (array - (full_scale if array.dtype.kind == "u" else 0.0)) / full_scale
+        array = from_integers(array, name, in_blocks=channels_last)
     if array.ndim == 1:
         array = array[:, None]
-    elif not channels_last and array.shape[0] < array.shape[1]:
-        array = array.T
+    elif not channels_last:
+        if min(array.shape) > 1 and not min(array.shape) <= MAX_CHANNELS < max(array.shape):
+            reason = f"shape {array.shape} is not that of a recording of 1 to {MAX_CHANNELS} channels"
+            raise AudioError(name, reason, "for a batch of clips there is embed_many([(clip, sr), ...])")
+        array = array.T if array.shape[0] < array.shape[1] else array
     with np.errstate(over="ignore"):
         return array.astype(np.float32, copy=False)
+
+
+def from_integers(array: np.ndarray, name: str, in_blocks: bool = False) -> np.ndarray:
+    """Integer samples at -1 to 1. Those of 32 and 64 bits may hold samples of 16 or 24 bits, and are taken for that.
+
+    Blocks of a stream cannot be judged one by one: 32 bits are full scale there, and 64 bits are refused.
+
+    >>> from_integers(np.array([16_384]), "list"), from_integers(np.array([16_384], np.int32), "block", in_blocks=True)
+    (array([0.5]), array([7.62939453e-06]))
+    """
+    bits = 8 * array.dtype.itemsize
+    if array.dtype.kind == "u":
+        return (array - 2.0 ** (bits - 1)) / 2.0 ** (bits - 1)
+    if in_blocks and bits == 64:
+        raise AudioError(name, "blocks of 64-bit integers have no known full scale", "give int16, int32 or floats")
+    if bits >= 32 and not in_blocks:
+        peak = max(-int(array.min(initial=0)) - 1, int(array.max(initial=0)))
+        bits = next((width for width in (16, 24, 32) if peak < 2 ** (width - 1)), 64)
+    return array / 2.0 ** (bits - 1)

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from harness.sounds import music
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mert.audio.recording import ArrayRecording, Recording, Source, resampled
+from mert.audio.recording import ArrayRecording, Recording, Source, as_float, resampled
 from mert.errors import AudioError
 
 RATE = 44_100
@@ -235,6 +236,34 @@ def test_integers_are_read_at_full_scale(dtype: type) -> None:
     got = heard(np.array([info.min, (int(info.min) + int(info.max) + 1) // 2, info.max] * 10, dtype), 24_000, 24_000)
     assert got.dtype == np.float32 and got[0] == -1.0 and got[1] == 0.0
     assert 1 - 2.0 ** (1 - 8 * np.dtype(dtype).itemsize) == pytest.approx(got[2], abs=1e-7)
+
+
+@pytest.mark.parametrize("bits", [16, 24, 32])
+@pytest.mark.parametrize("as_type", [np.int32, np.int64, list], ids=["int32", "int64", "list"])
+def test_wide_integers_are_taken_for_the_samples_they_hold(as_type: type, bits: int) -> None:
+    whole_N = np.round(0.9 * WAVE / np.abs(WAVE).max() * 2 ** (bits - 1)).astype(np.int64)
+    got = heard(whole_N.tolist() if as_type is list else whole_N.astype(as_type), RATE, RATE)
+    np.testing.assert_allclose(got, whole_N / 2 ** (bits - 1), atol=1e-6)
+
+
+def test_blocks_of_64_bit_integers_are_refused() -> None:
+    with pytest.raises(AudioError, match="64-bit integers have no known full scale; give int16"):
+        as_float(np.ones(100, np.int64), "stream", channels_last=True)
+    assert as_float(np.full(1, 2**30, np.int32), "stream", channels_last=True)[0, 0] == 0.5
+
+
+@pytest.mark.parametrize("shape", [(32, 24_000), (24_000, 32), (9, 10), (2, 2), (8, 3)])
+def test_a_batch_of_clips_is_not_taken_for_a_recording(shape: tuple[int, int]) -> None:
+    with pytest.raises(AudioError, match=r"is not that of a recording .* there is embed_many"):
+        ArrayRecording(np.zeros(shape, np.float32), RATE)
+    for fine in ((8, 24_000), (24_000, 8), (1, 5), (5, 1), (2, 9)):
+        assert ArrayRecording(np.zeros(fine, np.float32), RATE).channels == min(fine)
+
+
+def test_tensors_of_bfloat16_and_with_gradients_are_arrays_too() -> None:
+    wave = torch.from_numpy(WAVE).requires_grad_()
+    np.testing.assert_array_equal(heard(wave, RATE, RATE), WAVE)
+    np.testing.assert_allclose(heard(wave.bfloat16(), RATE, RATE), WAVE, rtol=0.01)
 
 
 def test_the_shorter_axis_is_channels() -> None:
