@@ -4,12 +4,13 @@ Shapes: B windows of a batch, N samples, L layers, T frames, D model width.
 """
 
 import os
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,9 +20,11 @@ from mert.embedding import batching
 from mert.embedding.batching import End, Frames, R, Settings, Window
 from mert.embedding.features import Features, Pool, Pooling, Provenance
 from mert.embedding.windows import Clock, Span, Windowing
-from mert.errors import OutputError
+from mert.errors import AudioError, OutputError
 from mert.inference.runner import Runner
+from mert.models.config import MertConfig
 from mert.models.mert import Mert
+from mert.weights.checkpoints import blank, digest
 from mert.weights.registry import ModelInfo
 
 VERSION = version("mert-hub")
@@ -60,12 +63,31 @@ class Embedder:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
         self.model = model.eval().requires_grad_(False).to(self.device)
-        self.info, self.sha256 = info, sha256
+        self.info = info
         self.runner = Runner(self.model, self.device)
+        self._identity = self.runner.weights_state(), sha256
         self.clock = Clock.of(model.config)
         self.sample_rate, self.frame_rate = model.config.sample_rate, model.config.frame_rate
         self.layer_names, self.dim = model.config.layer_names, model.config.dim
         self.recommended_layer = info.recommended_layer or self.layer_names[-1]
+
+    def __repr__(self) -> str:
+        size, (first, *_, last) = f"{self.info.n_params / 1e6:.1f} M parameters", self.layer_names
+        rates = f"{self.sample_rate} Hz, {self.frame_rate:g} frames/s"
+        return f"Embedder({self.info.name}: {size}, {rates}, {first} to {last}, {self.device})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, copied and hashed by configuration and weights: what is prepared for speed is made again."""
+        weights = {name: tensor.detach().cpu().numpy() for name, tensor in self.model.state_dict().items()}
+        return restored, (self.model.config, weights, self.info, self.sha256, str(self.device))
+
+    @property
+    def sha256(self) -> str:
+        """The identity of the weights: that of their file, or of their values once they have changed in memory."""
+        state = self.runner.weights_state()
+        if state != self._identity[0]:
+            self._identity = state, digest(self.model)
+        return self._identity[1]
 
     @property
     def window_s(self) -> float:
@@ -97,17 +119,32 @@ class Embedder:
     def embed_many(
         self, items: Iterable[Source | tuple[Any, int]], *, layers: Layers = "all", pool: Pool = None,
         window: float | str | None = None, hop: float | None = None, dtype: str = "auto",
-        batch_size: int | str = "auto",
+        batch_size: int | str = "auto", errors: Literal["raise", "skip"] = "raise",
     ) -> Iterator[Features]:  # fmt: skip
         """Features of each path or (array, sr), in input order; windows of neighbours share batches.
 
-        The features of a recording do not depend on its neighbours: 1e-5 relative to the layer's rms, in float32.
+        The features of a recording do not depend on its neighbours: 1e-5 relative to the layer's rms, in float32. With
+        `errors="skip"` a recording that cannot be used is left out with a UserWarning; otherwise it raises AudioError.
         """
         if isinstance(items, str | bytes):
             raise TypeError("embed_many takes a list of recordings; for one there is embed")
         settings = self.settings(layers=layers, pool=pool, window=window, hop=hop, dtype=dtype, batch_size=batch_size)
         recordings = (self._recording(*i) if isinstance(i, tuple) else self._recording(i, None) for i in items)
-        return self.features(recordings, settings)
+        return self.features(recordings, settings, skip=errors == "skip")
+
+    def encode(
+        self, items: Iterable[Source | Any], *, sr: int | None = None, layer: str | int = "recommended",
+        dtype: str = "auto", batch_size: int | str = "auto",
+    ) -> np.ndarray:  # fmt: skip
+        """One vector per recording, float32 [n, D]: the mean over time of one layer; `sr` is the rate of arrays.
+
+        >>> import numpy as np, mert
+        >>> mert.random_model("nano").encode(np.random.default_rng(0).normal(size=(3, 8_000)) / 10, sr=24_000).shape
+        (3, 256)
+        """
+        sources = items if sr is None else ((item, sr) for item in items)
+        many = self.embed_many(sources, layers=[layer], pool="mean", dtype=dtype, batch_size=batch_size)
+        return np.array([features.values[0] for features in many], np.float32).reshape(-1, self.dim)
 
     def stream(
         self, blocks: Iterable[np.ndarray], *, sr: int, layers: Layers = "all", window: float | str | None = None,
@@ -141,14 +178,17 @@ class Embedder:
             if isinstance(piece, Frames):
                 yield piece.span, piece.values_LTD
 
-    def features(self, recordings: Iterator[Recording], settings: Settings) -> Iterator[Features]:
-        """Features of each recording in turn, pooled where the settings say so."""
+    def features(self, recordings: Iterator[Recording], settings: Settings, skip: bool = False) -> Iterator[Features]:
+        """Features of each recording in turn, pooled where the settings say so; `skip` leaves out unusable ones."""
         parts: list[np.ndarray] = []
         pooled = Pooling(settings.pool) if settings.pool else None
         limit = free_memory() / 2
-        for piece in self._pieces(recordings, settings):
+        for piece in self._pieces(recordings, settings, skip):
             recording = piece.recording
-            if isinstance(piece, Frames):
+            if isinstance(piece, End) and piece.error:
+                warnings.warn(f"left out: {piece.error}", stacklevel=2)
+                pooled, parts = Pooling(settings.pool) if settings.pool else None, []
+            elif isinstance(piece, Frames):
                 if pooled:
                     pooled.add(piece.values_LTD)
                 else:
@@ -161,19 +201,19 @@ class Embedder:
                 yield self._wrapped(np.concatenate(parts, axis=1), 0, recording, settings)
                 parts = []
 
-    def _pieces(self, recordings: Iterator[R], settings: Settings) -> Iterator[Frames[R] | End[R]]:
-        """The frames and ends of recordings; the error of one is raised, and nothing more is read."""
+    def _pieces(self, recordings: Iterator[R], settings: Settings, skip: bool = False) -> Iterator[Frames[R] | End[R]]:
+        """The frames and ends of recordings; unless `skip`, the error of one is raised, and nothing more is read."""
 
         def items() -> Generator[Window[R] | End[R]]:
             for recording in recordings:
                 for item in batching.windows(recording, self.clock, settings):
                     yield item
-                    if isinstance(item, End) and item.error:
+                    if isinstance(item, End) and item.error and not skip:
                         return
 
         with closing(batching.computed(items(), self.runner, settings)) as pieces:
             for piece in pieces:
-                if isinstance(piece, End) and piece.error:
+                if isinstance(piece, End) and piece.error and not (skip and isinstance(piece.error, AudioError)):
                     raise piece.error
                 yield piece
 
@@ -245,6 +285,13 @@ class Embedder:
             rate += self.runner.activation_bytes(self.sample_rate)
         if recording.claimed_seconds() * rate > limit:
             refuse_too_large(recording.seconds_by_decoding(settings.max_seconds) * rate, limit, recording)
+
+
+def restored(config: MertConfig, weights: dict[str, np.ndarray], *identity: Any) -> Embedder:
+    """The Embedder that was pickled."""
+    model = blank(config)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, assign=True)
+    return Embedder(model, *identity)
 
 
 class StreamRecording(ArrayRecording):

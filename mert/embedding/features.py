@@ -9,12 +9,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from mert.embedding.npz import read_npz, write_npz
 from mert.errors import OutputError
+
+if TYPE_CHECKING:
+    import torch
 
 Pool = Literal["mean", "meanstd"] | None
 
@@ -64,7 +67,7 @@ def header(layers: tuple[str, ...], meta: dict[str, Any], times_T: np.ndarray | 
     return times | {"layers": np.array(layers), "meta": np.array(json.dumps(meta))}
 
 
-@dataclass
+@dataclass(repr=False)
 class Features:
     """Hidden states of one recording: `values` [L, T, D] at `times` [T], or [L, D] (`meanstd`: [L, 2 D]) pooled.
 
@@ -72,8 +75,8 @@ class Features:
     (`embed`, `layer01`, ...); `meta` records the model, window and precision.
 
     >>> features = Features(np.zeros((2, 3, 4), np.float32), np.arange(3.0), ("embed", "layer01"))
-    >>> features.layer("layer01").shape, features.pool("mean").values.shape
-    ((3, 4), (2, 4))
+    >>> features.layer("layer01").shape, features.pool("mean").values.shape, features.between(0.5, 2.0).times
+    ((3, 4), (2, 4), array([1.]))
     """
 
     values: np.ndarray
@@ -86,8 +89,34 @@ class Features:
         """What must agree for these features to be comparable with others."""
         return Provenance.of(self.meta)
 
-    def layer(self, name: str) -> np.ndarray:
-        """One layer by its name; KeyError names those held."""
+    def __repr__(self) -> str:
+        what = "pooled to" if self.times is None else f"{self.values.shape[1]} frames of"
+        held = f"{self.layers[0]} to {self.layers[-1]}" if len(self.layers) > 1 else self.layers[0]
+        return f"Features({self.meta.get('model')}: {held}, {what} {self.values.shape[-1]} values)"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.values, dtype, copy=copy)
+
+    def to_torch(self) -> torch.Tensor:
+        """The values as a tensor that shares their memory."""
+        import torch
+
+        return torch.from_numpy(self.values)
+
+    def between(self, start_s: float, end_s: float) -> Features:
+        """The frames whose centres lie in [start_s, end_s); ValueError for pooled features."""
+        if self.times is None:
+            raise ValueError("pooled features have no time axis: embed with pool=None")
+        first, end = np.searchsorted(self.times, (start_s, end_s))
+        return Features(self.values[:, first:end], self.times[first:end], self.layers, self.meta)
+
+    def layer(self, name: str | int) -> np.ndarray:
+        """One layer by its name or its number in the model (0 is `embed`, 5 is `layer05`; -1 is the last one held).
+
+        KeyError names the layers held.
+        """
+        if isinstance(name, int):
+            name = self.layers[name] if -len(self.layers) <= name < 0 else f"layer{name:02}" if name else "embed"
         if name not in self.layers:
             raise KeyError(f"no layer {name!r} among {', '.join(self.layers)}")
         return self.values[self.layers.index(name)]

@@ -106,9 +106,13 @@ class Runner:
             self._fast[dtype] = FastMert(self.model, getattr(torch, name), int8)
         return self._fast[dtype]
 
-    def _notice_changed_weights(self) -> None:
+    def weights_state(self) -> tuple[tuple[int, int], ...]:
+        """Places and versions of the weights, which differ once they have changed."""
         tensors = self.model.parameters()
-        weights = tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+        return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+
+    def _notice_changed_weights(self) -> None:
+        weights = self.weights_state()
         if weights != self._weights:
             self._fast, self._auto, self._weights = {}, "", weights
 

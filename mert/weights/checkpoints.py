@@ -95,11 +95,16 @@ class Undrawn(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def blank(config: MertConfig) -> Mert:
+    """A model without values, on the meta device."""
+    with torch.device("meta"), Undrawn():
+        return Mert(config)
+
+
 def load_model(path: str | Path) -> tuple[Mert, Checkpoint, str]:
     """A `Mert` in eval mode with the weights of `path`, allocated after all shapes are checked, and a report."""
     checkpoint = read_checkpoint(path)
-    with torch.device("meta"), Undrawn():
-        model = Mert(checkpoint.config)
+    model = blank(checkpoint.config)
     report = load_state(model, checkpoint)
     return model.eval(), checkpoint, report
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import io
 import json
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from mert.embedding.embedder import Embedder
 from mert.embedding.features import Features
 from mert.embedding.load import random_model
 from mert.errors import AudioError, MertError, OutputError
+from mert.weights.checkpoints import digest
 
 LAYERS = ("embed", "layer01", "layer02", "layer03")
 
@@ -305,6 +309,65 @@ def test_meta_says_what_made_the_features_and_survives_a_file(tiny: Embedder, wr
     assert features.meta == expected
     features.save(path.with_suffix(".npz"))
     assert Features.load(path.with_suffix(".npz")).meta == json.loads(json.dumps(expected))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copy", "pickle"])
+def test_a_copy_gives_the_same_features_also_after_use(copied: Callable[[Embedder], Embedder]) -> None:
+    m = tiny_embedder()
+    wanted = m.embed(music(1.2), sr=24_000)
+    twin = copied(m)
+    assert np.array_equal(twin.embed(music(1.2), sr=24_000).values, wanted.values)
+    assert (twin.sha256, twin.info, twin.device) == (m.sha256, m.info, m.device)
+    assert pickle.dumps(m) == pickle.dumps(twin)  # what datasets.map goes by
+    next(twin.model.parameters()).mul_(2)
+    assert np.array_equal(m.embed(music(1.2), sr=24_000).values, wanted.values)
+
+
+def test_changed_weights_are_another_model() -> None:
+    m = tiny_embedder()
+    before = m.sha256
+    m.model.train().requires_grad_(True)
+    assert m.sha256 == before
+    m.model.requires_grad_(False)
+    for parameter in m.model.encoder.parameters():
+        parameter.mul_(0.5)
+    changed = m.embed(music(1), sr=24_000)
+    assert m.sha256 != before and changed.meta["weights_sha256"] == m.sha256 == digest(m.model)
+    for parameter in m.model.encoder.parameters():
+        parameter.mul_(2)
+    assert m.sha256 == digest(m.model) != changed.meta["weights_sha256"]
+
+
+def test_an_embedder_is_shown_in_one_line(tiny: Embedder) -> None:
+    assert repr(tiny) == "Embedder(tiny: 0.0 M parameters, 24000 Hz, 75 frames/s, embed to layer03, cpu)"
+
+
+def test_encode_is_one_pooled_vector_per_recording(tiny: Embedder, write: Callable[..., Path]) -> None:
+    waves = np.stack([music(1.1, seed=i) for i in range(3)])
+    wanted = [tiny.embed(wave, sr=24_000, layers=["layer03"], pool="mean").values[0] for wave in waves]
+    got = tiny.encode(waves, sr=24_000)
+    assert got.dtype == np.float32 and all(map(close, got, wanted))
+    paths = [write(f"{i}.wav", wave, subtype="FLOAT") for i, wave in enumerate(waves)]
+    assert np.array_equal(tiny.encode(paths), got) and tiny.encode([]).shape == (0, 32)
+
+
+@pytest.mark.parametrize("pool", [None, "mean"])
+def test_bad_recordings_of_a_list_can_be_left_out_with_a_warning(
+    pool: Any, tiny: Embedder, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    """One that cannot be opened, and one with a NaN after its first windows: neither leaves frames behind."""
+    spoiled = music(2.5)
+    spoiled[-100] = np.nan
+    (tmp_path / "no.wav").write_bytes(b"no sound")
+    good = [write(f"{i}.wav", music(1.2, seed=i)) for i in range(2)]
+    bad = write("spoiled.wav", spoiled, subtype="FLOAT")
+    with pytest.warns(UserWarning, match="left out: ") as warned:
+        found = list(tiny.embed_many([good[0], tmp_path / "no.wav", bad, good[1]], pool=pool, errors="skip"))
+    assert len(warned) == 2 and [features.meta["source"] for features in found] == [str(path) for path in good]
+    for features, path in zip(found, good, strict=True):
+        assert all_close(features.values, tiny.embed(path, pool=pool).values)
+    with pytest.raises(AudioError, match="no\\.wav"):
+        list(tiny.embed_many([tmp_path / "no.wav"]))
 
 
 def test_the_weights_decide_the_digest(tiny: Embedder) -> None:

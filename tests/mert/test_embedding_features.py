@@ -215,6 +215,33 @@ def test_what_is_no_archive_is_refused(data: bytes, tmp_path: Path) -> None:
     refused(tmp_path / "a.npz", data)
 
 
+def test_features_are_arrays_and_tensors_and_cut_by_time() -> None:
+    features = some_features(200)
+    assert np.array_equal(np.asarray(features), features.values)
+    assert np.asarray(features, np.float64).dtype == np.float64
+    assert np.shares_memory(features.to_torch().numpy(), features.values)
+    part = features.between(1.0, 2.0)
+    assert part.times is not None and len(part.times) == 75 and 1.0 <= part.times[0] < part.times[-1] < 2.0
+    assert np.array_equal(part.values, features.values[:, 75:150])
+    with pytest.raises(ValueError, match="no time axis"):
+        features.pool("mean").between(0, 1)
+
+
+def test_a_layer_has_a_name_and_a_number() -> None:
+    features = Features(some_values(), None, ("embed", "layer05", "layer12"))
+    for number, name in ((0, "embed"), (5, "layer05"), (12, "layer12"), (-1, "layer12"), (-3, "embed")):
+        assert np.array_equal(features.layer(number), features.layer(name))
+    for wrong in (1, 13, -4, "layer5"):
+        with pytest.raises(KeyError, match=r"no layer .* among embed, layer05, layer12"):
+            features.layer(wrong)
+
+
+def test_features_are_shown_in_one_line() -> None:
+    shown = repr(some_features())
+    assert shown == "Features(tiny: embed to layer02, 20 frames of 4 values)"
+    assert repr(some_features().pool("mean")) == "Features(tiny: embed to layer02, pooled to 4 values)"
+
+
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     for path, reason in ((tmp_path / "no.npz", "is not there; check the path"), (tmp_path, "not a features file")):
         with pytest.raises(OutputError, match=reason):
