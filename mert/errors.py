@@ -1,6 +1,8 @@
 """The errors that users see: each has a source, a reason and a remedy."""
 
+import re
 from importlib import import_module
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +48,28 @@ def need(module: str, extra: str, asked_for: str) -> Any:
         raise MertError(asked_for, f"{missing} is not installed", install(extra)) from None
 
 
+def explained(error: ModuleNotFoundError, prefer: str = "probe") -> MertError | None:
+    """The error of a package that an extra installs, where its module was imported without `need`; None for others.
+
+    Of several extras that hold the package it names `prefer`, otherwise the first.
+
+    >>> print(explained(ModuleNotFoundError(name="sklearn.metrics")))
+    scikit-learn: is not installed; pip install -e ".[probe]"
+    """
+    module = str(error.name).partition(".")[0]
+    package = {"sklearn": "scikit-learn", "yaml": "pyyaml"}.get(module, module)
+    lines = [re.match(r"([\w-]+).*extra == ['\"]([\w-]+)", line) for line in requires("mert-hub") or ()]
+    extras = [line[2] for line in lines if line and line[1].lower() == package.lower()]
+    if not extras:
+        return None
+    return MertError(package, "is not installed", install(prefer if prefer in extras else extras[0]))
+
+
 def install(extra: str) -> str:
-    """The command that installs the packages of an extra.
+    """The command that installs the packages of an extra, in a checkout or beside an installed wheel.
 
     >>> install("codecs")
     'pip install -e ".[codecs]"'
     """
-    return f'pip install -e ".[{extra}]"'
+    is_checkout = Path(__file__).parents[1].joinpath("pyproject.toml").exists()
+    return f'pip install -e ".[{extra}]"' if is_checkout else f'pip install "mert-hub[{extra}]"'

@@ -5,8 +5,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from importlib.metadata import entry_points, version
-from typing import Annotated
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -14,14 +14,16 @@ from mert.cli import models
 from mert.cli.embed import embed
 from mert.cli.plot import app as plot
 from mert.cli.similar import similar
-from mert.cli.terminal import printable
+from mert.cli.terminal import plugins, printable
 from mert.cli.train import continue_pretrain, fit_teacher, pretrain, tokenize
-from mert.errors import MertError, UsageError
+from mert.errors import MertError, UsageError, explained
 
+TRAINING = ["pretrain"], ["continue-pretrain"], ["fit-teacher"], ["tokenize"]
 REPORT = "this is a bug: please report this with the command and your versions (mert --version)"
 
 app = typer.Typer(
-    name="mert", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="mert", no_args_is_help=True, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Music representations of MERT models: embed recordings, find, check and publish models.",
 )  # fmt: skip
 commands: list[Callable[..., None]] = [
@@ -31,8 +33,8 @@ commands: list[Callable[..., None]] = [
 for command in commands:
     app.command()(command)
 app.add_typer(plot, name="plot")
-for group in entry_points(group="mert.commands"):  # of the packages that build on mert
-    app.add_typer(group.load(), name=group.name)
+for name, group in plugins("mert.commands", "mert"):
+    app.add_typer(group, name=name)
 
 
 def print_versions(wanted: bool) -> None:
@@ -56,6 +58,12 @@ def main() -> None:
         warnings.filterwarnings("ignore", known)
     try:
         app()
+    except ModuleNotFoundError as error:
+        missing = explained(error, prefer="train" if sys.argv[1:2] in TRAINING else "probe")
+        if missing is None:
+            raise_as_bug()
+        typer.echo(f"error: {missing}", err=True)
+        sys.exit(1)
     except (MertError, OSError) as error:
         typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
@@ -65,6 +73,11 @@ def main() -> None:
             typer.echo(f"stopped; run the same command {again} to go on", err=True)
         raise
     except Exception:
-        traceback.print_exc()
-        typer.echo(f"error: {REPORT}", err=True)
-        sys.exit(1)
+        raise_as_bug()
+
+
+def raise_as_bug() -> NoReturn:
+    """Print the traceback of the current error and a line that asks for a report; exit code 1."""
+    traceback.print_exc()
+    typer.echo(f"error: {REPORT}", err=True)
+    sys.exit(1)

@@ -1,13 +1,12 @@
 """The commands `mert plot ...`: figures for a paper, as PNG, SVG or PDF."""
 
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import mert
-from mert.cli.terminal import Picture
+from mert.cli.terminal import Picture, plugins
 from mert.cli.train import teachers_explain
 from mert.errors import UsageError
 
@@ -80,5 +79,5 @@ def curves(
     typer.echo(str(out))
 
 
-for plot in entry_points(group="mert.plots"):  # of the packages that build on mert
-    app.command(plot.name)(plot.load())
+for name, plot in plugins("mert.plots", "mert plot"):
+    app.command(name)(plot)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -88,6 +89,19 @@ def check_device(name: str) -> None:
     except (RuntimeError, AssertionError, TypeError) as error:  # without CUDA, and without float64
         reason = str(error).split("\n")[0].split(". ")[0]
         raise UsageError(f"--device {name}", reason, "give auto, cpu, cuda or cuda:1") from None
+
+
+def plugins(group: str, command: str) -> Iterator[tuple[str, Any]]:
+    """Names and objects of an entry-point group, through which packages that build on mert add commands.
+
+    One that cannot be imported, being damaged or hidden by a folder of its package's name, is a warning.
+    """
+    for plugin in entry_points(group=group):
+        try:
+            yield plugin.name, plugin.load()
+        except ImportError as error:
+            reason = f"{plugin.value} cannot be imported ({error})"
+            typer.echo(printable(f"warning: `{command} {plugin.name}` is not available: {reason}"), err=True)
 
 
 def printable(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +60,42 @@ def test_a_bug_is_1_with_its_traceback_and_a_request_to_report_it(
 def test_the_versions_are_printed(run: Callable[..., Run]) -> None:
     done = run("--version")
     assert done.code == 0 and done.out.startswith(f"mert-hub {mert.__version__}, torch ")
+
+
+def test_h_is_help_and_the_package_is_a_command(run: Callable[..., Run]) -> None:
+    assert run("-h").out == run("--help").out != ""
+    done = subprocess.run([sys.executable, "-m", "mert", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == run("--version").out
+
+
+def test_a_folder_that_hides_a_package_costs_its_commands_alone(tmp_path: Path) -> None:
+    (tmp_path / "probes").mkdir()
+    (tmp_path / "probes" / "__init__.py").touch()
+    command = [sys.executable, "-m", "mert", "embed", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "mert embed" in done.stdout and "Traceback" not in done.stderr
+    assert "warning: `mert probe` is not available: probes.cli:app cannot be imported" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "command", "said"),
+    [
+        ("sklearn.metrics", "bench", r"scikit-learn: is not installed; pip install -e \".\[probe\]\""),
+        ("yaml", "pretrain", r"pyyaml: is not installed; pip install -e \".\[train\]\""),
+        ("tensorboard", "pretrain", r"tensorboard: is not installed; pip install -e \".\[train\]\""),
+    ],
+)
+def test_a_missing_extra_is_one_line_wherever_it_is_imported(
+    module: str, command: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def app() -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(sys, "argv", ["mert", command])
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    assert re.fullmatch(f"error: {said}\n", capsys.readouterr().err)
 
 
 def test_only_errors_of_values_become_wrong_usage() -> None:
