@@ -179,7 +179,8 @@ def test_the_model_table_is_the_registry() -> None:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_readme_lists_every_room(package: str) -> None:
     folder, text = (ROOT / package).parent, (ROOT / package).read_text()
-    rooms = [path for path in folder.iterdir() if path.name not in ("__init__.py", "__pycache__", "README.md")]
+    beside = ("__init__.py", "__main__.py", "__pycache__", "README.md", "py.typed")
+    rooms = [path for path in folder.iterdir() if path.name not in beside]
     missing = [path.name for path in rooms if f"`{path.name}{'/' if path.is_dir() else ''}`" not in text]
     assert missing == []
 
