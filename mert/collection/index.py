@@ -267,7 +267,7 @@ class Index:
             if missing := Provenance.missing(meta) + ([] if "layer" in meta else ["layer"]):
                 raise ValueError(f"no {', '.join(missing)}")
             return cls(meta)._filled(arrays)
-        except (OutputError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OutputError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             reason = error.reason if isinstance(error, OutputError) else f"{type(error).__name__}: {error}"
             remedy = "check the path, or build it again (mert similar --rebuild)"
             raise OutputError(path, f"is no index, or damaged ({reason})", remedy) from None

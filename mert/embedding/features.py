@@ -137,20 +137,26 @@ class Features:
     def load(cls, path: str | Path) -> Features:
         """The inverse of `save`; OutputError for files that are damaged or were not written by it."""
         arrays = read_npz(path, required=("values", "layers", "meta"))
-        layers = tuple(str(name) for name in arrays["layers"])
+        layers = _read_layers(path, arrays["layers"])
         return cls(arrays["values"], arrays.get("times"), layers, _read_meta(path, arrays["meta"]))
 
     @staticmethod
     def load_meta(path: str | Path) -> dict[str, Any]:
         """Provenance and layers (key `layers`) of a saved file, without its values."""
         arrays = read_npz(path, required=("values", "layers", "meta"), leave_out=("values", "times"))
-        return _read_meta(path, arrays["meta"]) | {"layers": [str(name) for name in arrays["layers"]]}
+        return _read_meta(path, arrays["meta"]) | {"layers": list(_read_layers(path, arrays["layers"]))}
+
+
+def _read_layers(path: str | Path, names: np.ndarray) -> tuple[str, ...]:
+    if names.ndim != 1:
+        raise OutputError(path, "its layers are not a list of names", "embed the recording again")
+    return tuple(map(str, names))
 
 
 def _read_meta(path: str | Path, text: np.ndarray) -> dict[str, Any]:
     try:
         return dict(json.loads(str(text)))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise OutputError(path, f"its meta is not a JSON object ({error})", "embed the recording again") from None
 
 

@@ -3,6 +3,7 @@
 Shapes: L layers, T frames, D model width.
 """
 
+import math
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import numpy as np
 from mert.errors import OutputError
 from mert.files import put_in_place, temporary_folder, writing
 
+MAX_ENTRIES = 16
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that equal contents are equal bytes
 
 
@@ -25,14 +27,17 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_npz(path: str | Path, required: tuple[str, ...], leave_out: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """Read what `write_npz` wrote: no pickle, no compression (an npz may be a bomb), all `required` keys.
+    """Read what `write_npz` wrote: no pickle, all `required` keys, and nothing that takes more memory than the file.
 
     Arrays to `leave_out` need to be there, but are not read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            entries = archive.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise ValueError("it is compressed")
+            if len(entries) > MAX_ENTRIES or sum(entry.file_size for entry in entries) > Path(path).stat().st_size:
+                raise ValueError("it has too many entries, or some that share their bytes")
             if leave_out and archive.testzip():  # what is not read is at least whole
                 raise ValueError("its checksum is wrong")
             names = [name.removesuffix(".npy") for name in archive.namelist()]
@@ -122,5 +127,12 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    with archive.open(f"{name}.npy") as file:
+    entry = archive.getinfo(f"{name}.npy")
+    with archive.open(entry) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{name} is of another version")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if 0 not in shape and not 0 < dtype.itemsize * math.prod(shape) < entry.file_size:
+        raise ValueError(f"{name} announces {shape} values of {dtype.itemsize} bytes")
+    with archive.open(entry) as file:
         return np.lib.format.read_array(file, allow_pickle=False)

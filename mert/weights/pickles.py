@@ -10,9 +10,9 @@ import pickle
 import pickletools
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +20,10 @@ from torch import Tensor
 from mert.errors import CheckpointError
 
 AGAIN = "download the file again"
+UNUSED = ("BYTEARRAY8", "DUP", "EMPTY_SET", "ADDITEMS", "FROZENSET")  # by torch.save
+MAX_COUNT, MAX_DIMENSIONS = 2**48, 8
 MAX_OBJECTS_BYTES = 8 * 2**20  # of a data.pkl; that of a full fairseq checkpoint has less than 1 MB
+PythonUnpickler: Any = pickle._Unpickler  # the one whose loading of each opcode can be replaced
 _DTYPES = {
     "torch.FloatStorage": torch.float32,
     "torch.HalfStorage": torch.float16,
@@ -43,20 +46,32 @@ def open_torch(path: Path, key: str | None = None) -> Iterator[OpenWeights]:
     if not zipfile.is_zipfile(path):
         reason = "is not a torch zip file: truncated, a bare pickle, or written by torch < 1.6"
         raise CheckpointError(path, reason, "download it again, or re-save it with a current torch")
-    with zipfile.ZipFile(path) as archive:
-        try:
+    with ExitStack() as stack:
+        with _readable(path):
+            archive = stack.enter_context(zipfile.ZipFile(path))
             prefix = _check_archive(archive, path.stat().st_size)
             objects = _read_objects(archive, prefix)
-        except Exception as error:  # what malformed opcodes raise is not bounded by any common type
-            raise CheckpointError(path, f"cannot be read ({error})", AGAIN) from error
         state = objects.get(key) if isinstance(objects, dict) and key else objects
         if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
             raise CheckpointError(path, "holds no state dict" + (f" {key!r}" if key else ""), AGAIN)
         odd = [name for name, value in state.items() if not isinstance(value, _Lazy)]
         if odd:
             raise CheckpointError(path, f"{odd[0]} is not a tensor", "use a checkpoint of weights only")
-        shapes = {name: lazy.shape for name, lazy in state.items()}
-        yield OpenWeights(objects, shapes, lambda name: _read_tensor(archive, prefix, state[name]))
+
+        def read(name: str) -> Tensor:
+            with _readable(path, f"{name}: "):
+                return _read_tensor(archive, prefix, state[name])
+
+        yield OpenWeights(objects, {name: lazy.shape for name, lazy in state.items()}, read)
+
+
+@contextmanager
+def _readable(path: Path, what: str = "") -> Iterator[None]:
+    """CheckpointError for whatever damaged archives, opcodes and tensors raise: it has no common type."""
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(path, f"cannot be read ({what}{error})", AGAIN) from error
 
 
 class _Storage(NamedTuple):
@@ -89,6 +104,9 @@ class _Stub:
 class _Dict(dict[Any, Any]):
     """An OrderedDict without its attributes (torch hangs `_metadata` on state dicts)."""
 
+    def __init__(self, items: Any = ()) -> None:
+        super().__init__((_checked_key(key), value) for key, value in items)
+
     def __setstate__(self, state: object) -> None:
         pass
 
@@ -103,7 +121,9 @@ class _Lazy(_Stub):
 
     def __new__(cls, storage: object, offset: object, shape: Any, strides: Any, *rest: object) -> Any:
         self = super().__new__(cls)
-        if not isinstance(storage, _Storage) or not all(_is_count(n) for n in (offset, *shape, *strides)):
+        if not isinstance(storage, _Storage) or max(len(shape), len(strides)) > MAX_DIMENSIONS:
+            raise ValueError("malformed tensor")
+        if not all(_is_count(n) for n in (offset, *shape, *strides)):
             raise ValueError("malformed tensor")
         vars(self).update(storage=storage, offset=offset, shape=tuple(shape), strides=tuple(strides))
         return self
@@ -122,8 +142,31 @@ _KNOWN: dict[str, type] = {
 }
 
 
-class _Objects(pickle.Unpickler):
-    """Builds tensors not yet read, plain containers, and stubs."""
+class _Objects(PythonUnpickler):
+    """Builds tensors not yet read, plain containers, and stubs.
+
+    It is Python's own reader in Python, because that in C hashes any key: of some, a few bytes take for ever.
+    """
+
+    def check_keys(self) -> None:
+        for key in self.stack[::2]:
+            _checked_key(key)
+
+    def load_setitem(self) -> None:
+        _checked_key(self.stack[-2])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        self.check_keys()
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        self.check_keys()
+        super().load_dict()
+
+    dispatch: ClassVar[dict[int, Any]] = PythonUnpickler.dispatch | {
+        pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems, pickle.DICT[0]: load_dict,
+    }  # fmt: skip
 
     def find_class(self, module: str, name: str) -> type:
         path = f"{module}.{name}"
@@ -137,7 +180,14 @@ class _Objects(pickle.Unpickler):
 
 
 def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < MAX_COUNT
+
+
+def _checked_key(key: object) -> object:
+    """A key of a dictionary that is hashed at once, and like no other; ValueError for others."""
+    if not (isinstance(key, str | bytes | bool | float | None) or _is_count(key)):
+        raise ValueError(f"a key of type {type(key).__name__}, or a large number")
+    return key
 
 
 def _read_objects(archive: zipfile.ZipFile, prefix: str) -> Any:
@@ -145,8 +195,9 @@ def _read_objects(archive: zipfile.ZipFile, prefix: str) -> Any:
         raise ValueError("byte order is not little")
     data = archive.read(f"{prefix}/data.pkl")
     for opcode, argument, _ in pickletools.genops(data):
+        large = isinstance(argument, int) and abs(argument) >= 2**63
         memo = "PUT" in opcode.name and int(argument or 0) > len(data)  # a table that long
-        if memo or opcode.name.startswith("EXT") or opcode.name == "BYTEARRAY8":
+        if memo or large or opcode.name.startswith("EXT") or opcode.name in UNUSED:
             raise ValueError(f"suspicious opcode {opcode.name}")
     return _Objects(io.BytesIO(data)).load()
 

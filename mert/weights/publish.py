@@ -81,7 +81,7 @@ def model_card(info: ModelInfo, config: MertConfig, sha256: str, licence: str | 
 
 
 def read_card(folder: Path) -> dict[str, str]:
-    """The one-line entries of README.md's front matter; empty without one."""
+    """The one-line entries of README.md's front matter, without control characters; empty without one."""
     try:
         text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -91,7 +91,7 @@ def read_card(folder: Path) -> dict[str, str]:
     if before.strip() or not closed:
         return {}
     pairs = (line.split(":", 1) for line in front.splitlines() if ":" in line and line[0] not in " #-")
-    return {key.strip(): _unquote(value.strip()) for key, value in pairs}
+    return {key.strip(): "".join(filter(str.isprintable, _unquote(value.strip()))) for key, value in pairs}
 
 
 def _unquote(value: str) -> str:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from hashlib import sha256
@@ -240,6 +241,20 @@ def test_features_are_shown_in_one_line() -> None:
     shown = repr(some_features())
     assert shown == "Features(tiny: embed to layer02, 20 frames of 4 values)"
     assert repr(some_features().pool("mean")) == "Features(tiny: embed to layer02, pooled to 4 values)"
+
+
+@pytest.mark.parametrize("descr", ["<U0", "|V0", "|S0", "<U7", "<f8"])
+def test_an_array_that_announces_more_than_the_file_holds_is_refused_at_once(descr: str, tmp_path: Path) -> None:
+    before = time.process_time()
+    refused(tmp_path / "a.npz", npz_of(GOOD | {"layers.npy": npy_header((10**9,), descr)}), "announces")
+    assert time.process_time() - before < 1
+
+
+def test_many_entries_a_scalar_of_layers_and_a_deep_meta_are_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "a.npz", npz_of(GOOD | {f"{i}.npy": b"" for i in range(1_000)}), "too many entries")
+    refused(tmp_path / "b.npz", npz_of(GOOD | {"layers.npy": npy(np.array("embed"))}), "not a list of names")
+    deep = npy(np.array("[" * 100_000))
+    refused(tmp_path / "c.npz", npz_of(GOOD | {"meta.npy": deep}), "not a JSON object")
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:

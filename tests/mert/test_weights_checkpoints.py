@@ -7,6 +7,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 from collections import OrderedDict
 from dataclasses import replace
@@ -241,6 +242,40 @@ def test_tensors_larger_than_their_storage_are_errors(tmp_path: Path) -> None:
         state = {**hf_state(model), "masked_spec_embed": view}
         with pytest.raises(CheckpointError, match="does not fit its"):
             read_checkpoint(write_hf(model, tmp_path / "hf", state))
+
+
+def nested(depth: int) -> bytes:
+    """A dictionary whose key is a tuple of twice the same, and so on: hashing it takes 2 ** depth steps."""
+    twice = b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(depth))
+    return b"\x80\x02})" + twice + b"K\x01s."
+
+
+def alike(n: int) -> bytes:
+    """A dictionary of `n` integers of one hash: filling it takes n ** 2 steps."""
+    numbers = (((2**61 - 1) * (i + 1)).to_bytes(16, "little") for i in range(n))
+    return b"\x80\x02}(" + b"".join(b"\x8a\x10" + number + b"K\x01" for number in numbers) + b"u."
+
+
+HANGING = {
+    "a key of nested tuples": nested(60),
+    "the same by DUP": b"\x80\x02})" + b"2\x86" * 60 + b"K\x01s.",
+    "the same in an OrderedDict": b"\x80\x02ccollections\nOrderedDict\n(])"
+    + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(60)) + b"K\x01\x86atR.",
+    "keys of one hash": alike(100_000),
+    "a set of nested tuples": b"\x80\x04\x8f()" + nested(60)[4:-4] + b"\x90.",
+    "a large number": b"\x80\x02}X\x01\x00\x00\x00a\x8b" + (10**6).to_bytes(4, "little") + b"\x01" * 10**6 + b"s.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", HANGING.values(), ids=HANGING)
+def test_a_pickle_that_would_take_for_ever_is_refused_at_once(data: bytes, tmp_path: Path) -> None:
+    folder = write_hf(tiny(), tmp_path / "hf")
+    with zipfile.ZipFile(folder / "pytorch_model.bin", "w") as archive:
+        archive.writestr("archive/data.pkl", data)
+    begun = time.process_time()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_checkpoint(folder)
+    assert time.process_time() - begun < 5
 
 
 def test_files_of_other_kinds_are_errors(tmp_path: Path) -> None:

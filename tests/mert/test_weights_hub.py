@@ -308,6 +308,11 @@ def test_cards_without_front_matter_say_nothing(tmp_path: Path, text: str) -> No
     assert read_card(tmp_path / "absent") == {}
 
 
+def test_a_card_moves_no_cursor_and_names_no_window(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text('---\nlicense: "mit\\u001b]0;x\\u0007"\nnote: a\x1b[2Jb é 雨\n---\n')
+    assert read_card(tmp_path) == {"license": "mit]0;x", "note": "a[2Jb é 雨"}
+
+
 def test_registry() -> None:
     assert registry.list_models("MERT-V0*") == ["mert-v0", "mert-v0-public"]
     record = registry.info("m-a-p/MERT-v1-95M")
