@@ -30,6 +30,8 @@ def audio_under(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
             suffix = os.path.splitext(path.name)[1].lower()
             if suffix not in SUFFIXES:
                 passed_over[suffix or "no suffix"] += 1
+            elif path.name.startswith("._"):  # a Mac's notes on the file without these two characters
+                passed_over["AppleDouble files"] += 1
             elif path.is_fifo():  # opening it would wait for ever
                 passed_over["pipes"] += 1
             else:

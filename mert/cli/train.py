@@ -91,6 +91,7 @@ def fit_teacher(
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of the teacher.")] = None,
     clips: Annotated[int, typer.Option(min=1, help="Maximum number of recordings to fit to.")] = 1000,
     rate_hz: Annotated[int, typer.Option(min=1000, help="Sample rate.")] = 24_000,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the teacher that OUT holds.")] = False,
 ) -> None:
     """Fit a teacher on a sample of a corpus."""
     from mert.train.corpus import open_corpus
@@ -98,6 +99,9 @@ def fit_teacher(
     from teachers import fit_teacher as fit
     from teachers.registry import settings_of
 
+    if (out / "teacher.json").exists() and not overwrite:
+        reason = "holds a teacher, on which runs and label stores may depend"
+        raise UsageError(out, reason, "give another -o, or --overwrite to replace it")
     values = dict(map(parse_override, settings or []))
     if "sample_rate" in settings_of(name):
         values.setdefault("sample_rate", rate_hz)
@@ -107,7 +111,7 @@ def fit_teacher(
     corpus = open_corpus(data, rate_hz, rate_hz, {})
     teacher = fit(name, _waves(corpus, clips), **values)
     if teacher.sample_rate != rate_hz:
-        reason = f"hears {teacher.sample_rate} Hz, and the music came at {rate_hz} Hz"
+        reason = f"works at {teacher.sample_rate} Hz, and the music came at {rate_hz} Hz"
         raise UsageError(f"teacher {name}", reason, f"give --rate-hz {teacher.sample_rate}")
     teacher.save(out)
     typer.echo(f"{out}: {name}, {teacher.n_classes} classes, fingerprint {teacher.fingerprint[:12]}")

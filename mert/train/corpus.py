@@ -6,6 +6,7 @@ Shapes: N samples.
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import entry_points
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mert.audio.find import SUFFIXES
+from mert.audio.find import audio_under
 from mert.audio.recording import Recording, Source
 from mert.errors import AudioError, MertError, UsageError, need
 
@@ -142,7 +143,7 @@ def open_corpus(data: str, rate_hz: int, min_samples: int, options: dict[str, An
         return FileCorpus(list(_dataset_sources(data[3:], options)), rate_hz, min_samples)
     path = Path(data)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        files = sorted(audio_under(path, Counter()))
         return FileCorpus([(str(file.relative_to(path)), file) for file in files], rate_hz, min_samples)
     if path.is_file():
         return FileCorpus(list(_manifest_sources(path)), rate_hz, min_samples)

@@ -20,18 +20,14 @@ if TYPE_CHECKING:
 
 def ls() -> None:
     """List the tasks: official counts, where the data goes, protocol switches (the first is the default)."""
-    from rich.console import Console
-    from rich.table import Column, Table
-
     from mir_benchmarks.tasks.registry import TASKS
 
-    columns = (Column(name, no_wrap=True) for name in ("task", "train/valid/test", "folder"))
-    table = Table(*columns, Column("switches", overflow="fold"), box=None)
+    typer.echo(f"{'task':20} {'train/valid/test':21} folder")
     for task in TASKS.values():
         counts = "/".join(f"{n:,}" for n in task.counts) if any(task.counts) else "as on disk"
-        switches = " ".join(f"{name}={'|'.join(values)}" for name, values in task.switches.items())
-        table.add_row(task.name, counts, task.corpus + "/", switches)
-    Console(highlight=False).print(table)
+        typer.echo(f"{task.name:20} {counts:21} {task.corpus}/")
+        for name, values in task.switches.items():
+            typer.echo(f"    --set {name}={'|'.join(values)}")
 
 
 def run(
@@ -51,6 +47,7 @@ def run(
     dtype: Annotated[Precision, typer.Option(help="Of the model's computation.")] = "float32",
     features: Annotated[Path | None, typer.Option(help="Where features are kept; default: OUT/features.")] = None,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Fewer than the task's own.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that were made otherwise.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Do not scale features by the training split.")] = False,
     device: Device = "auto",
     revision: Revision = None,
@@ -88,7 +85,7 @@ def run(
             with callbacks(task) as shown:
                 path = run_task(
                     task, encoder, home=home, out=out, features=features, options=options, command=words_of(call),
-                    **shown,
+                    overwrite=overwrite, **shown,
                 )  # fmt: skip
             typer.echo(line_of(path))
         except MertError as error:

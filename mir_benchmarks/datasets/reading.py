@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mert.audio.find import SUFFIXES
 from mir_benchmarks.datasets.dataset import Item, TaskError
 
 COPY_AGAIN = "copy or download it again"
 COMPARED = ("train", "test")  # splits
-OTHER_FORMATS = (".wav", ".flac", ".mp3", ".ogg", ".opus")
+COMMON = (".wav", ".flac", ".mp3", ".ogg", ".opus")
+OTHER_FORMATS = (*COMMON, *sorted(SUFFIXES - set(COMMON)))
 
 
 def bad_row(path: Path, line: int, reason: str, remedy: str = COPY_AGAIN) -> TaskError:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mert.errors import UsageError
 from mir_benchmarks.datasets.dataset import SPLITS, Dataset, Item, TaskError, synthetic_facts
 from mir_benchmarks.statistics import left_out, summarise
 from mir_benchmarks.tasks.beats import BeatTask
@@ -20,7 +21,7 @@ from mir_benchmarks.tasks.separation import SeparationTask
 from probes.encoders import Encoder
 from probes.features.matrix import FeatureMatrix
 from probes.results import Result, library_versions
-from probes.sweep import GridRow, Journal, evaluate
+from probes.sweep import Grid, GridRow, Journal, evaluate
 
 KINDS: dict[str, type[TaskProbe]] = {
     "classification": ClipTask, "key": ClipTask, "multilabel": ClipTask, "regression": ClipTask,
@@ -40,18 +41,24 @@ def run_task(
     on_fit: Callable[[GridRow, int], None] = lambda row, total: None,
     on_message: Callable[[str], None] = lambda line: None,
     command: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> Path:
     """Run a task, write `out`/<task>.json with its outputs as .npz beside it, and return the path of the JSON.
 
     `home` holds a folder per corpus; features are kept in `features` (default: `out`/features). `on_clip` is called
     per clip with whether it had to be extracted, `on_fit` per point of the grid, both with the total; `on_message`
-    with lines for people; the result records `command`. UsageError for layers that the encoder does not have;
-    TaskError if data is missing, has unexpected counts, or cannot be decoded.
+    with lines for people; the result records `command`. UsageError for layers that the encoder does not have, and
+    unless `overwrite` where `out` holds the task's result of another model, protocol or grid; TaskError if data is
+    missing, has unexpected counts, or cannot be decoded.
     """
     started = time.perf_counter()
     options, out, corpus = options or Options(), Path(out), Path(home) / task.corpus
     grid = options.grid(encoder.facts.layer_names)  # before hours of extraction
     protocol = task.protocol(options.protocol)
+    recorded = protocol | {"features": "standardized" if options.standardize else "raw"}
+    limit = limits(task, options, synthetic_facts(corpus) is not None)
+    if not overwrite:
+        refuse_other(out / f"{task.name}.json", model_of(encoder), recorded, limit, grid)
     dataset = task.read(Path(home), protocol)
     expected = task.expected_counts(corpus, protocol)
     check_counts(task, dataset, {} if options.limit else expected, corpus)
@@ -73,13 +80,26 @@ def run_task(
              *left_out(outputs, task.metrics)]  # fmt: skip
     result = Result(
         model=model_of(encoder), task=task_of(task, dataset, waves, corpus),
-        protocol=protocol | {"features": "standardized" if options.standardize else "raw"},
-        head=probe.head, metrics=metrics, score=score, **done.selection(), notes=notes,
-        limit=limits(task, options, synthetic_facts(corpus) is not None),
+        protocol=recorded, head=probe.head, metrics=metrics, score=score, **done.selection(), notes=notes, limit=limit,
         seconds=round(time.perf_counter() - started, 2), device=options.device,
         command=list(command), versions=library_versions(),
     )  # fmt: skip
     return result.save(out, outputs)
+
+
+def refuse_other(path: Path, model: dict[str, Any], protocol: dict[str, str], limit: str | None, grid: Grid) -> None:
+    """UsageError where `path` is a result that was made otherwise, and would be lost."""
+    if not path.exists():
+        return
+    there = Result.load(path)
+    fits = {(row["layer"], row["lr"], row["seed"]) for row in there.grid}
+    same = {
+        "model": there.model == model, "protocol": there.protocol == protocol, "limit": there.limit == limit,
+        "grid": fits == {(at.layer, at.lr, at.seed) for at in grid.settings()},
+    }  # fmt: skip
+    if different := [name for name, equal in same.items() if not equal]:
+        reason = f"is the result of {there.model['name']}, made with another {' and '.join(different)}"
+        raise UsageError(path, reason, "give another -o, or --overwrite to replace it")
 
 
 def check_counts(task: TaskSpec, dataset: Dataset, expected: dict[str, int], home: Path) -> None:

@@ -201,9 +201,10 @@ def shuffled(*splits: str, seed: int = 0) -> Change:
 
 
 def run(task: TaskSpec | str, encoder: Encoder, home: Path, out: Path, **options: Any) -> Result:
-    """One task; features are kept in `out` unless `features` says where."""
+    """One task; features are kept in `out` unless `features` says where. Results there before are replaced."""
     spec = TASKS[task] if isinstance(task, str) else task
-    more = {name: options.pop(name) for name in ("features", "on_fit") if name in options}
+    more = {name: options.pop(name) for name in ("features", "on_fit", "overwrite") if name in options}
+    more = {"overwrite": True} | more
     return Result.load(run_task(spec, encoder, home=home, out=out, options=Options(**options), **more))
 
 

@@ -106,6 +106,11 @@ def test_symlink_loops_end_and_linked_folders_are_followed_once(touch: Touch) ->
     assert found.passed_over["linked folders seen before"] == 2
 
 
+def test_notes_of_a_mac_on_files_are_passed_over_and_counted(touch: Touch) -> None:
+    found = plan([touch("in/song.wav", "in/._song.wav", "in/sub/._x.mp3")], Path("out"))
+    assert outputs(found, Path("out")) == ["song.wav.npz"] and found.passed_over == {"AppleDouble files": 2}
+
+
 def test_pipes_in_a_folder_are_passed_over_because_opening_one_waits_for_ever(touch: Touch) -> None:
     folder = touch("in/a.wav")
     os.mkfifo(folder / "pipe.wav")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import signal
 import time
@@ -342,6 +343,14 @@ def test_short_and_broken_recordings_are_dropped_by_name_and_nothing_left_is_an_
     assert sorted(Path(name).name for name in corpus.dropped) == ["broken.wav", "short.wav"]
     with pytest.raises(UsageError, match="no folder, manifest or generator"):
         open_corpus("nowhere", 24_000, 12_000, {})
+
+
+def test_pipes_and_notes_of_a_mac_in_a_folder_are_not_trained_on(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", music(1.0), 24_000)
+    os.mkfifo(tmp_path / "pipe.wav")  # opening it would wait for ever
+    (tmp_path / "._a.wav").write_bytes(bytes(4096))
+    corpus: Any = open_corpus(str(tmp_path), 24_000, 12_000, {})
+    assert [corpus.name(i) for i in range(len(corpus))] == ["a.wav"] and not corpus.dropped
 
 
 def test_a_crop_of_a_recording_is_that_part_of_it(tmp_path: Path) -> None:

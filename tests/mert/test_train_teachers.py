@@ -75,10 +75,25 @@ def test_a_teacher_is_fitted_at_the_rate_of_its_music(tmp_path: Path, write: Cal
         command("kmeans", str(tmp_path / "music"), tmp_path / "x", ["sample_rate=16000"], clips=3, rate_hz=24_000)
     command("random_projection", str(tmp_path / "music"), tmp_path / "rp", [], clips=3, rate_hz=16_000)
     assert load_teacher(str(tmp_path / "rp")).sample_rate == 16_000
-    with pytest.raises(UsageError, match="hears 24000 Hz, and the music came at 16000 Hz"):
+    with pytest.raises(UsageError, match="works at 24000 Hz, and the music came at 16000 Hz"):
         codec = ["steps=1", "crop_s=0.5", "n_filters=2", "dimension=8", "n_codebooks=1", "n_classes=4"]
         command("encodec_small", str(tmp_path / "music"), tmp_path / "x", codec, clips=3, rate_hz=16_000)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_teacher_that_is_there_is_replaced_only_if_asked(tmp_path: Path, write: Callable[..., Path]) -> None:
+    from mert.cli.train import fit_teacher as command
+    from mert.errors import UsageError
+
+    write("music/0.wav", music(1.2))
+    data, out = str(tmp_path / "music"), tmp_path / "teacher"
+    command("random_projection", data, out, [], clips=1, rate_hz=24_000)
+    written = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(UsageError, match=r"holds a teacher, on which runs .* give another -o, or --overwrite"):
+        command("random_projection", data, out, ["seed=1"], clips=1, rate_hz=24_000)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == written
+    command("random_projection", data, out, ["seed=1"], clips=1, rate_hz=24_000, overwrite=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} != written
 
 
 @pytest.mark.parametrize("n, clips, heard", [(10, 4, 4), (7, 4, 4), (3, 4, 3), (9, 5, 5)])

@@ -76,7 +76,7 @@ def test_gtzan_genre(tmp_path: Path) -> None:
 @pytest.mark.parametrize("root", ["genres_original/", "Data/genres_original/", ""])
 def test_gtzan_as_mirrors_unpack_it(tmp_path: Path, root: str) -> None:
     home = plant(tmp_path, {f"{root}blues/blues.00029.wav": "", f"{root}blues/blues.00012.au": ""})
-    assert [item.id for item in gtzan.read_genre(home, {}).items] == ["blues.00029"]
+    assert {item.id for item in gtzan.read_genre(home, {}).items} == {"blues.00029", "blues.00012"}
 
 
 JAMS = {

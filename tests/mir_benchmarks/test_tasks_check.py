@@ -14,7 +14,7 @@ from harness.planting import plant
 from mir_benchmarks.datasets.dataset import Dataset, Item
 from mir_benchmarks.datasets.splits import gtzan_splits
 from mir_benchmarks.tasks.check import Report, check
-from mir_benchmarks.tasks.registry import TaskSpec
+from mir_benchmarks.tasks.registry import TASKS, TaskSpec
 
 NAMES = ("blues.00029", "blues.00000", "blues.00012", "jazz.00054")  # train, valid, test, train
 
@@ -45,6 +45,22 @@ def test_a_good_tree_is_ready(home: Path) -> None:
     report = check(home, ["gtzan_genre", "gtzan_beats"], decode=True, duplicates=True)
     assert report.ok and found(report) == []
     assert report.counts["gtzan_beats"] == {"train": 2, "valid": 1, "test": 1}
+
+
+@pytest.mark.parametrize("suffix", [".au", ".flac", ".aiff"])
+def test_recordings_count_in_whatever_format_they_are(suffix: str, home: Path) -> None:
+    for path in (home / "gtzan" / "genres").rglob("*.wav"):
+        soundfile.write(path.with_suffix(suffix), soundfile.read(path)[0], 8_000)
+        path.unlink()
+    report = check(home, ["gtzan_genre", "gtzan_beats"], decode=True)
+    assert report.ok and found(report) == [] and report.counts["gtzan_genre"] == {"train": 2, "valid": 1, "test": 1}
+
+
+def test_a_file_of_the_split_is_not_left_out_on_purpose(home: Path) -> None:
+    path = home / "gtzan" / "genres" / "blues" / "blues.00029.wav"
+    path.with_suffix(".mp4").write_bytes(path.read_bytes())
+    path.unlink()
+    assert ("extra", "genres/blues/blues.00029.mp4") in found(check(home, ["gtzan_genre"]))
 
 
 def test_faults_are_named(home: Path) -> None:
@@ -150,3 +166,13 @@ def test_the_same_file_in_two_splits_of_one_task_of_several(tmp_path: Path, monk
     monkeypatch.setattr("mir_benchmarks.tasks.check._read", read)
     for tasks in (["vocalset_technique", "vocalset_singer"], ["vocalset_singer", "vocalset_technique"]):
         assert ("duplicate", "b.wav") in found(check(tmp_path, tasks, duplicates=True))
+
+
+def test_the_list_of_tasks_fits_80_columns_and_breaks_no_value() -> None:
+    done = run_mert("bench", "ls")
+    lines = done.out.splitlines()
+    assert done.code == 0 and max(map(len, lines)) <= 80
+    for task in TASKS.values():
+        (row,) = (line for line in lines if line.split()[0] == task.name)
+        assert f"{task.corpus}/" in row
+        assert all(f"    --set {name}={'|'.join(values)}" in lines for name, values in task.switches.items())

@@ -479,6 +479,24 @@ def test_numbers_are_computed_again_from_the_outputs(bench: Callable[..., Run], 
         Result.load(path)
 
 
+def test_a_result_that_was_made_otherwise_is_replaced_only_if_asked(suite: Path, tmp_path: Path) -> None:
+    task, path = "nsynth_pitch", tmp_path / "nsynth_pitch.json"
+    first = run(task, Small(), suite, tmp_path, **QUICK)
+    again = run(task, Small(), suite, tmp_path, overwrite=False, **QUICK)
+    assert (again.score, again.grid) == (first.score, first.grid)
+    written = path.read_bytes()
+    other = Small()
+    other.facts = replace(other.facts, sha256="2" * 64)
+    for encoder, changes, said in (
+        (other, {}, "model"), (Small(), {"seeds": (1,)}, "grid"), (Small(), {"limit": 5}, "limit"),
+        (Small(), {"standardize": False}, "protocol"), (other, {"lrs": (1e-2,)}, "model and grid"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=f"is the result of small, made with another {said}; give another -o"):
+            run(task, encoder, suite, tmp_path, overwrite=False, **(QUICK | changes))
+        assert encoder.heard == 0 and path.read_bytes() == written
+    assert run(task, other, suite, tmp_path, **QUICK).model["sha256"] == "2" * 64
+
+
 def test_another_recording_is_another_checksum(suite: Path, tmp_path: Path) -> None:
     corpus = copied(suite, "nsynth", tmp_path)
     before = run("nsynth_pitch", Small(), tmp_path, tmp_path / "out", **QUICK).task["checksum"]
@@ -490,7 +508,7 @@ def test_another_recording_is_another_checksum(suite: Path, tmp_path: Path) -> N
 
 def test_raw_features_are_other_fits(suite: Path, tmp_path: Path, bench: Callable[..., Run]) -> None:
     """The journal of a standardised run gives nothing to a raw one in the same folder."""
-    for folder, more in (("same", ()), ("same", ("--raw",)), ("fresh", ("--raw",))):
+    for folder, more in (("same", ()), ("same", ("--raw", "--overwrite")), ("fresh", ("--raw",))):
         assert bench(*options("gtzan_beats", suite, tmp_path / folder, *more)).code == 0
     same, fresh = (Result.load(tmp_path / folder / "gtzan_beats.json") for folder in ("same", "fresh"))
     assert same.grid == fresh.grid and same.protocol["features"] == "raw"
