@@ -6,7 +6,8 @@ Shapes: T frames, D model width, S segments of the picture, K codebooks, C codes
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-COLOURS = ("#2a5d9f", "#d1602f", "#3a8f5c", "#8a4f9e", "#a08020", "#4a4a4a")
-ACCENT = "#d1602f"
+COLOURS = ("#2a5d9f", "#c8431a", "#2f9e78", "#d296cd", "#e2ae25", "#3a3a3a")  # apart for colour-blind readers, too
+ACCENT = COLOURS[1]
 GRID = "#dddddd"
 FAINT = "#999999"
 DPI = 150
@@ -73,11 +74,21 @@ def picture_format(path: str | Path) -> str:
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure, whole or not at all, in the format of the suffix."""
     kind = picture_format(path)
-    from matplotlib import rc_context
-
-    with write_whole(Path(path)) as temporary, warnings.catch_warnings(), rc_context({"svg.hashsalt": "mert"}):
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # titles in any script
+    with write_whole(Path(path)) as temporary, plain_texts(figure, "mert"):
         figure.savefig(temporary, format=kind, dpi=DPI, metadata=UNDATED[kind])
+
+
+@contextmanager
+def plain_texts(figure: Figure, salt: str) -> Iterator[None]:
+    """Draw texts as they are: names in any script, with dollar signs that begin no formula; equal data, equal SVG."""
+    from matplotlib import rc_context
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with warnings.catch_warnings(), rc_context({"svg.hashsalt": salt, "text.parse_math": False}):
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        yield
 
 
 def save_axes(axes: Axes, path: str | Path) -> None:

@@ -22,11 +22,9 @@ from torch import Tensor
 AGAIN = "fit it or download it again"
 STRIDE, FIELD = 320, 400  # samples: frame t of the model covers [320 t, 320 t + 400)
 
-INSTALL = {
-    "train": 'pip install -e ".[train]"',
-    "encodec": 'pip install -e ".[encodec]", with torch and torchaudio that belong together (torch==2.9.1 and '
-    "torchaudio==2.9.1 do)",
-}
+IS_CHECKOUT = Path(__file__).parents[1].joinpath("pyproject.toml").exists()
+INSTALL = 'pip install -e ".[{}]"' if IS_CHECKOUT else 'pip install "mert-hub[{}]"'
+BESIDES = {"encodec": ", with torch and torchaudio that belong together (torch==2.9.1 and torchaudio==2.9.1 do)"}
 
 
 class TeacherError(Exception):
@@ -242,7 +240,8 @@ def require(module: str, asked_for: str | Path, extra: str) -> Any:
         return importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:  # OSError, RuntimeError: binaries built for another torch
         package = module.partition(".")[0]
-        raise TeacherError(asked_for, f"{package} cannot be imported ({error})", INSTALL[extra]) from error
+        remedy = INSTALL.format(extra) + BESIDES.get(extra, "")
+        raise TeacherError(asked_for, f"{package} cannot be imported ({error})", remedy) from error
 
 
 def perplexity(counts_C: Tensor) -> float:

@@ -132,7 +132,7 @@ def plot_confusion(result: Result, outputs: Outputs, axes: Axes | None = None) -
     if len(names) <= COUNTED_CLASSES:
         for (row, column), count in np.ndenumerate(counts_CC):
             if count:
-                colour = "white" if shares_CC[row, column] > 0.45 else INK
+                colour = "white" if shares_CC[row, column] > 0.65 else INK
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=6.5, color=colour)
     axes.tick_params(length=0, labelsize=7.5)
     axes.spines[:].set_color(FRAME)

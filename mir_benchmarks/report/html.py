@@ -9,12 +9,11 @@ import base64
 import html
 import io
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from mert.plots import COLOURS
+from mert.plots import COLOURS, plain_texts
 from mir_benchmarks.report import figures, tables
 from mir_benchmarks.report.runs import Run
 from mir_benchmarks.report.tables import SYNTHETIC, Table
@@ -72,12 +71,9 @@ def table_of(table: Table, n_ours: int = 0) -> Markup:
 
 def picture(axes: Axes, alt: str) -> Markup:
     """The figure of these axes as SVG within the page."""
-    import matplotlib
-
     file = io.BytesIO()
     figure: Any = axes.figure
-    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "report"}):
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # names of models and tags may be in any script
+    with plain_texts(figure, "report"):
         figure.savefig(file, format="svg", metadata={"Date": None})
     address = f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
     width = f"{figure.get_figwidth() * 96:.0f}"

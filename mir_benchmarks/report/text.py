@@ -128,8 +128,19 @@ def csv_text(runs: Sequence[Run]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def csv_cell(value: Any) -> str:
+    """A cell; an apostrophe keeps spreadsheets from running text that begins like a formula.
+
+    >>> csv_cell("=1+2"), csv_cell("-39.6"), csv_cell("MERT-v1")
+    ("'=1+2", '-39.6', 'MERT-v1')
+    """
+    text = str(value).replace("\r", " ")  # which the writer would not quote
+    is_number = re.fullmatch(r"[+-]?(\d[\d.]*(e[+-]?\d+)?|inf|nan)", text) is not None
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) and not is_number else text
 
 
 def _measured(label: str, result: Result) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from harness.commands import Run, run_mert
+from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from mert import Features
 from mert.errors import UsageError
 from mert.files import read_rows, write_json
-from mert.plots import new_axes, plot_codes, plot_curves, plot_ssm, save_figure
+from mert.plots import COLOURS, new_axes, plot_codes, plot_curves, plot_ssm, save_figure
 from probes.results import plot_results, read_results
 
 
@@ -151,6 +153,39 @@ def test_codes_are_counted_by_codebook(tmp_path: Path) -> None:
     assert by_rank.lines[0].get_ydata() == pytest.approx([25.0] * 4)
     assert by_rank.lines[1].get_ydata() == pytest.approx([12.5] * 2)
     assert by_rank.lines[2].get_ydata() == pytest.approx([100.0])
+
+
+# As seen with full protanopia and deuteranopia, in linear RGB (Machado, Oliveira and Fernandes 2009).
+SEEN = {
+    "normal": np.eye(3).ravel(),
+    "protanopia": (0.152286, 1.052583, -0.204868, 0.114503, 0.786281, 0.099216, -0.003882, -0.048116, 1.051998),
+    "deuteranopia": (0.367322, 0.860646, -0.227968, 0.280085, 0.672501, 0.047413, -0.01182, 0.04294, 0.968881),
+}
+TO_XYZ = (0.4124564, 0.3575761, 0.1804375, 0.2126729, 0.7151522, 0.072175, 0.0193339, 0.119192, 0.9503041)
+
+
+@pytest.mark.parametrize("seen", SEEN)
+def test_colours_of_models_are_told_apart_by_colour_blind_readers(seen: str) -> None:
+    """At least 25 apart in CIELAB; before, two pairs were 1 and 2 apart."""
+    rgb_K3 = np.array([to_rgb(colour) for colour in COLOURS])
+    linear_K3 = np.where(rgb_K3 <= 0.04045, rgb_K3 / 12.92, ((rgb_K3 + 0.055) / 1.055) ** 2.4)
+    seen_K3 = np.clip(linear_K3 @ np.reshape(SEEN[seen], (3, 3)).T, 0, 1)
+    xyz_K3 = seen_K3 @ np.reshape(TO_XYZ, (3, 3)).T / (0.95047, 1, 1.08883)
+    x_K, y_K, z_K = np.where(xyz_K3 > 0.008856, np.cbrt(xyz_K3), 7.787 * xyz_K3 + 16 / 116).T
+    lab_K3 = np.stack([116 * y_K - 16, 500 * (x_K - y_K), 200 * (y_K - z_K)], axis=1)
+    assert min(np.linalg.norm(a - b) for a, b in combinations(lab_K3, 2)) >= 25
+
+
+def test_dollar_signs_in_names_are_dollar_signs(tmp_path: Path) -> None:
+    """As formulas, the first could not be read, and the dollars of the second vanished."""
+    for name in (r"$\frac$", "Ke$ha A$AP"):
+        axes = new_axes()
+        axes.set_title(name)
+        axes.plot([1, 2], label=name)
+        axes.set_xticks([0], [name])
+        axes.legend()
+        save_figure(axes.figure, tmp_path / "a.svg")
+        assert (tmp_path / "a.svg").read_text().count(f"<!-- {name} -->") == 3
 
 
 # ------------------------------------------------------------------------------------------------------- the commands

@@ -112,6 +112,13 @@ def test_real_full_results_bring_no_warning_and_the_same_page_each_time(folders:
     assert report_text(folders[1:], "html") == page
 
 
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1"])
+def test_a_spreadsheet_runs_no_name_of_a_model(name: str, tmp_path: Path) -> None:
+    (run,) = load_runs([save_run(tmp_path / "a", name, 0.5, FEW)])
+    rows = [row for row in csv.DictReader(io.StringIO(csv_text([run]))) if row["origin"] == "measured"]
+    assert {row["model"] for row in rows} == {f"'{name}"} and all(float(row["mean"]) < 100 for row in rows)
+
+
 def test_csv_comes_back_as_it_was(folders: list[Path], synthetic: Path) -> None:
     runs = load_runs([*folders, synthetic])
     rows = list(csv.DictReader(io.StringIO(csv_text(runs))))
