@@ -178,6 +178,7 @@ def plot_curves(rows: Rows, title: str = "") -> list[Axes]:
         panel.set_title(heading, fontsize=9.5, loc="left")
         panel.set_ylabel(label, fontsize=9)
         panel.set_xlabel("step", fontsize=9)
+        panel.locator_params(axis="x", integer=True)
         panel.grid(axis="y", color=GRID, lw=0.6)
         if not panel.lines:
             panel.text(0.5, 0.5, "not recorded", transform=panel.transAxes, ha="center", color=FAINT)
