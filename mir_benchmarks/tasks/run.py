@@ -48,8 +48,8 @@ def run_task(
     `home` holds a folder per corpus; features are kept in `features` (default: `out`/features). `on_clip` is called
     per clip with whether it had to be extracted, `on_fit` per point of the grid, both with the total; `on_message`
     with lines for people; the result records `command`. UsageError for layers that the encoder does not have, and
-    unless `overwrite` where `out` holds the task's result of another model, protocol or grid; TaskError if data is
-    missing, has unexpected counts, or cannot be decoded.
+    unless `overwrite` where `out` holds the task's result of another model, protocol, head or grid; TaskError if
+    data is missing, has unexpected counts, or cannot be decoded.
     """
     started = time.perf_counter()
     options, out, corpus = options or Options(), Path(out), Path(home) / task.corpus
@@ -58,7 +58,7 @@ def run_task(
     recorded = protocol | {"features": "standardized" if options.standardize else "raw"}
     limit = limits(task, options, synthetic_facts(corpus) is not None)
     if not overwrite:
-        refuse_other(out / f"{task.name}.json", model_of(encoder), recorded, limit, grid)
+        refuse_other(out / f"{task.name}.json", model_of(encoder), recorded, limit, grid, options.hidden == 0)
     dataset = task.read(Path(home), protocol)
     expected = task.expected_counts(corpus, protocol)
     check_counts(task, dataset, {} if options.limit else expected, corpus)
@@ -87,7 +87,9 @@ def run_task(
     return result.save(out, outputs)
 
 
-def refuse_other(path: Path, model: dict[str, Any], protocol: dict[str, str], limit: str | None, grid: Grid) -> None:
+def refuse_other(
+    path: Path, model: dict[str, Any], protocol: dict[str, str], limit: str | None, grid: Grid, linear: bool
+) -> None:
     """UsageError where `path` is a result that was made otherwise, and would be lost."""
     if not path.exists():
         return
@@ -95,6 +97,7 @@ def refuse_other(path: Path, model: dict[str, Any], protocol: dict[str, str], li
     fits = {(row["layer"], row["lr"], row["seed"]) for row in there.grid}
     same = {
         "model": there.model == model, "protocol": there.protocol == protocol, "limit": there.limit == limit,
+        "head": (there.head["kind"] == "linear") == linear,
         "grid": fits == {(at.layer, at.lr, at.seed) for at in grid.settings()},
     }  # fmt: skip
     if different := [name for name, equal in same.items() if not equal]:
