@@ -4,37 +4,46 @@ Shapes: N samples, C channels. Blocks are float32, mono, at the requested rate.
 """
 
 import io
+import mmap
+import numbers
 import os
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import soxr
 
-from mert.audio.decoders import BLOCK_S, Decoder, decoder_of
+from mert.audio.contents import BLOCK_S, Block, Damage, Decoder, explained
+from mert.audio.decoders import decoder_of
 from mert.errors import AudioError
 
 MAX_CHANNELS = 64
+ARRAY_CHANNELS = 8  # of an array whose axes must be told apart: more is a batch of clips
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 1_536_000
 MAX_VALUE = 1e6  # float files may exceed 1, but not by this
-MAX_CHANNELS = 8  # of an array: more is a batch of clips
 SILENT_RANGE = 1e-4  # peak to peak; a 16-bit step is 3e-5
+CANCELLED = 0.1  # of the power that the mean of unrelated channels has
+CANCELLING = "the channels cancel: their mean is almost silent; give one channel, or invert one"
 QUALITY = "HQ"  # of soxr
 RESAMPLER = f"soxr {QUALITY}"
 
-Source = str | os.PathLike | bytes | bytearray | BinaryIO
+Source = str | os.PathLike | bytes | bytearray | memoryview | mmap.mmap | BinaryIO
 
 
 class Recording:
-    """One recording, to be read once: `blocks()` decodes it, and sets `seconds`, `silent` and `warnings`.
+    """One recording, to be read once: `blocks()` decodes it, and sets `seconds`, `silent`, `lost_s` and `warnings`.
 
-    Reads paths, bytes and binary files of wav, flac, ogg, mp3, opus, aiff and more by soundfile, and m4a and aac by
-    PyAV where it is installed. Raises AudioError (file, reason, remedy) for what cannot be used.
+    `lost_s` are seconds that are announced, or whose bytes are there, and that could not be decoded.
+
+    Reads paths, bytes and binary files of wav, flac, ogg, mp3, opus, aiff and more by soundfile, and m4a, aac and more
+    by PyAV where it is installed. Raises AudioError (file, reason, remedy) for what cannot be used.
 
     >>> import io, numpy as np, soundfile
     >>> file = io.BytesIO(); soundfile.write(file, np.zeros((44_100, 2)), 44_100, format="WAV")
@@ -47,14 +56,14 @@ class Recording:
         self.name = _name_of(source)
         self.warnings: list[str] = []
         self.seconds = 0.0
-        self._low, self._high = np.inf, -np.inf
-        in_place = isinstance(source, str | os.PathLike | bytes | bytearray) or source.seekable()
-        self._source = source if in_place else _spooled(source, self)  # type: ignore[arg-type]
+        self.lost_s = 0.0
+        self._levels = Levels()
+        self._source = source if _can_rewind(source) else _spooled(source, self)  # type: ignore[arg-type]
 
     @property
     def silent(self) -> bool:
-        """Whether nothing but (almost) one constant value was decoded."""
-        return bool(self._high - self._low < SILENT_RANGE)
+        """Whether nothing but (almost) one constant value was decoded, in each channel."""
+        return self._levels.range < SILENT_RANGE
 
     def seconds_by_decoding(self, max_seconds: float | None = None) -> float:
         """The true length; decodes the whole recording."""
@@ -72,38 +81,57 @@ class Recording:
     def blocks(self, rate_hz: int, max_seconds: float | None = None) -> Iterator[np.ndarray]:
         """Mono float32 blocks at `rate_hz`; decoding more than `max_seconds` is an AudioError."""
         with self._decoder(self.warnings) as decoder:
-            self._check_format(decoder)
-            yield from resampled(self._checked(decoder, max_seconds), decoder.rate_hz, rate_hz)
-            short_s = decoder.claimed_s - self.seconds
-            if np.isfinite(short_s) and short_s > max(0.1, 0.001 * self.seconds):
-                lengths = f"the header announces {decoder.claimed_s:.2f} s, {self.seconds:.2f} s could be decoded"
-                self.warnings.append(f"{lengths}: the file seems cut off")
-            if self.silent and self.seconds:
-                self.warnings.append("silent: the samples hold one constant value")
+            self._check_format(decoder.rate_hz, decoder.channels)
+            runs = groupby(self._checked(decoder.read(), max_seconds), key=itemgetter(0))
+            for from_hz, run in runs:  # a stream may change its rate
+                yield from resampled((mono_N for _, mono_N in run), from_hz, rate_hz)
+            self._conclude(decoder)
 
     @contextmanager
     def _decoder(self, warnings: list[str]) -> Iterator[Decoder]:
         with _opened(self._source, self.name) as file:
             yield decoder_of(file, self.name, warnings)
 
-    def _check_format(self, decoder: Decoder) -> None:
-        if not 1 <= decoder.channels <= MAX_CHANNELS:
-            raise AudioError(self.name, f"{decoder.channels} channels", f"give 1 to {MAX_CHANNELS} channels")
-        if not MIN_RATE_HZ <= decoder.rate_hz <= MAX_RATE_HZ:
+    def _check_format(self, rate_hz: int, channels: int) -> None:
+        if not 1 <= channels <= MAX_CHANNELS:
+            raise AudioError(self.name, f"{channels} channels", f"give 1 to {MAX_CHANNELS} channels")
+        if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
             remedy = f"give {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz"
-            raise AudioError(self.name, f"a sample rate of {decoder.rate_hz} Hz", remedy)
+            raise AudioError(self.name, f"a sample rate of {rate_hz} Hz", remedy)
 
-    def _checked(self, decoder: Decoder, max_seconds: float | None) -> Iterator[np.ndarray]:
-        n = 0
-        for block_NC in decoder.read():
-            check_samples(block_NC, self.name, n, decoder.rate_hz)
-            n += len(block_NC)
-            self.seconds = n / decoder.rate_hz
+    def _checked(self, blocks: Iterator[Block], max_seconds: float | None) -> Iterator[tuple[int, np.ndarray]]:
+        """(rate in Hz, mono [N]) of blocks that are fit for use."""
+        n, before_s = 0, 0.0
+        known: tuple[int, int] | None = None
+        for rate_hz, samples_NC in blocks:
+            if known != (rate_hz, samples_NC.shape[1]):
+                self._check_format(rate_hz, samples_NC.shape[1])
+                if known and known[0] != rate_hz:
+                    n, before_s = 0, self.seconds
+                known = rate_hz, samples_NC.shape[1]
+            check_samples(samples_NC, self.name, n + round(before_s * rate_hz), rate_hz)
+            n += len(samples_NC)
+            self.seconds = before_s + n / rate_hz
             if max_seconds is not None and self.seconds > max_seconds:
                 raise AudioError(self.name, f"longer than max_seconds={max_seconds:g}", "raise max_seconds")
-            mono_N = mixed(block_NC)
-            self._low, self._high = min(self._low, mono_N.min()), max(self._high, mono_N.max())
-            yield mono_N
+            yield rate_hz, self._levels.mixed(samples_NC)
+
+    def _conclude(self, decoder: Decoder) -> None:
+        """Say what is wrong with a recording that has been read."""
+        damage = decoder.damage
+        if damage.places:
+            self.warnings.append(str(damage))
+        short_s = decoder.claimed_s - self.seconds - damage.left_out_s
+        if not np.isfinite(short_s) or short_s <= max(0.1, 0.001 * self.seconds):
+            short_s = 0.0
+        if short_s:
+            lengths = f"the header announces {decoder.claimed_s:.2f} s, {self.seconds:.2f} s could be decoded"
+            self.warnings.append(f"{lengths}: the file seems cut off")
+        self.lost_s = damage.lost_s + short_s
+        if self.silent and self.seconds:
+            self.warnings.append("silent: the samples hold one constant value")
+        elif self._levels.cancel:
+            self.warnings.append(CANCELLING)
 
 
 class ArrayRecording(Recording):
@@ -111,7 +139,8 @@ class ArrayRecording(Recording):
 
     def __init__(self, samples: Any, rate_hz: int, name: str = "array") -> None:
         super().__init__(b"")
-        self.name, self.rate_hz = name, int(rate_hz)
+        self.name, self.rate_hz = name, whole_rate(rate_hz, name)
+        self.damage = Damage()
         self._samples_NC = as_float(samples, name)
         self.channels = self._samples_NC.shape[1]
         self.claimed_s = len(self._samples_NC) / self.rate_hz if self.rate_hz > 0 else 0.0
@@ -119,14 +148,43 @@ class ArrayRecording(Recording):
     def seconds_by_decoding(self, max_seconds: float | None = None) -> float:
         return self.claimed_s
 
-    def read(self) -> Iterator[np.ndarray]:
+    def read(self) -> Iterator[Block]:
         step = max(1, int(BLOCK_S * self.rate_hz))
         for start in range(0, len(self._samples_NC), step):
-            yield self._samples_NC[start : start + step]
+            yield Block(self.rate_hz, self._samples_NC[start : start + step])
 
     @contextmanager
     def _decoder(self, warnings: list[str]) -> Iterator[Decoder]:
         yield self
+
+
+class Levels:
+    """What becomes of the level where channels are mixed, gathered block by block."""
+
+    def __init__(self) -> None:
+        self._low, self._high, self._widest = np.inf, -np.inf, 0.0
+        self._mixed, self._unrelated = 0.0, 0.0
+
+    def mixed(self, block_NC: np.ndarray) -> np.ndarray:
+        """The mean over the channels of a block, float32 [N]."""
+        mono_N = mixed(block_NC)
+        self._low, self._high = min(self._low, mono_N.min()), max(self._high, mono_N.max())
+        n, channels = block_NC.shape
+        if channels > 1:
+            self._widest = max(self._widest, np.ptp(block_NC, axis=0).max())
+            self._mixed += n * float(mono_N.var())
+            self._unrelated += n * float(block_NC.var(axis=0).mean()) / channels
+        return mono_N
+
+    @property
+    def range(self) -> float:
+        """Peak to peak, of the mean or of the widest channel."""
+        return float(max(self._high - self._low, self._widest))
+
+    @property
+    def cancel(self) -> bool:
+        """Whether the mean of the channels is far below that of channels that have nothing in common."""
+        return self.range >= SILENT_RANGE and self._mixed < CANCELLED * self._unrelated
 
 
 def check_samples(block_NC: np.ndarray, name: str, start: int, rate_hz: int) -> None:
@@ -169,33 +227,57 @@ def resampled(blocks: Iterator[np.ndarray], from_hz: int, to_hz: int) -> Iterato
     yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
+def _can_rewind(source: Source) -> bool:
+    """Whether a source can be read from its start, and again; TypeError for what is no source of bytes."""
+    if isinstance(source, str | os.PathLike | bytes | bytearray | memoryview | mmap.mmap):
+        return True
+    if isinstance(source, io.TextIOBase) or not hasattr(source, "read"):
+        raise TypeError(f"a recording is a path, bytes or a file opened in binary mode, not {type(source).__name__}")
+    try:
+        return bool(source.seekable())
+    except AttributeError:  # also of a file that asks another one, such as a member of a tar stream
+        return False
+
+
 def _spooled(source: BinaryIO, owner: Recording) -> BinaryIO:
     """A temporary copy of a pipe, or of another file that cannot be rewound; removed with its owner."""
     copy = tempfile.TemporaryFile()  # noqa: SIM115
     weakref.finalize(owner, copy.close)
-    shutil.copyfileobj(source, copy)
+    with explained(owner.name):
+        shutil.copyfileobj(source, copy)
     return copy
 
 
 @contextmanager
 def _opened(source: Source, name: str) -> Iterator[BinaryIO]:
     """A seekable binary file of any source; files of the caller stay open."""
-    try:
-        if isinstance(source, bytes | bytearray | memoryview):
-            yield io.BytesIO(source)
-        elif isinstance(source, str | os.PathLike):
-            with open(source, "rb") as file:
-                yield file
-        else:
-            yield source
-    except OSError as error:
-        raise AudioError(name, (error.strerror or str(error)).lower(), "check the path and its permissions") from None
+    if isinstance(source, bytes | bytearray | memoryview):
+        yield io.BytesIO(source)
+    elif isinstance(source, str | os.PathLike):
+        with explained(name):
+            file = open(source, "rb")  # noqa: SIM115
+        with file:
+            yield file
+    else:
+        yield source  # type: ignore[misc] # a memory map reads and seeks like a file
 
 
 def _name_of(source: Source) -> str:
     if isinstance(source, str | os.PathLike):
-        return str(Path(source))
-    return f"{len(source)} bytes" if isinstance(source, bytes) else str(getattr(source, "name", "file object"))
+        return os.fsdecode(Path(os.fsdecode(source)))
+    if isinstance(source, bytes | bytearray | memoryview):
+        return f"{memoryview(source).nbytes} bytes"
+    return str(getattr(source, "name", "file object"))
+
+
+def whole_rate(rate_hz: Any, name: str) -> int:
+    """A sample rate as an integer; AudioError for one that is none, TypeError for what is no number."""
+    if not isinstance(rate_hz, numbers.Real):
+        raise TypeError(f"{name}: a sample rate is a number of Hz, not {rate_hz!r}")
+    rate = float(rate_hz)
+    if not rate.is_integer():
+        raise AudioError(name, f"a sample rate of {rate} Hz", "give whole Hz, and resample to them if need be")
+    return int(rate)
 
 
 def as_float(samples: Any, name: str, channels_last: bool = False) -> np.ndarray:
@@ -214,8 +296,8 @@ def as_float(samples: Any, name: str, channels_last: bool = False) -> np.ndarray
     if array.ndim == 1:
         array = array[:, None]
     elif not channels_last:
-        if min(array.shape) > 1 and not min(array.shape) <= MAX_CHANNELS < max(array.shape):
-            reason = f"shape {array.shape} is not that of a recording of 1 to {MAX_CHANNELS} channels"
+        if min(array.shape) > 1 and not min(array.shape) <= ARRAY_CHANNELS < max(array.shape):
+            reason = f"shape {array.shape} is not that of a recording of 1 to {ARRAY_CHANNELS} channels"
             raise AudioError(name, reason, "for a batch of clips there is embed_many([(clip, sr), ...])")
         array = array.T if array.shape[0] < array.shape[1] else array
     with np.errstate(over="ignore"):

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from mert.audio.contents import Block
 from mert.audio.recording import RESAMPLER, ArrayRecording, Recording, Source, as_float
 from mert.embedding import batching
 from mert.embedding.batching import End, Frames, R, Settings, Window
@@ -255,7 +256,7 @@ class Embedder:
         return Features(values_LTD, times, self.names(settings), self.meta(recording, settings))
 
     def _recording(self, source: Source | Any, sr: int | None) -> Recording:
-        if isinstance(source, str | bytes | bytearray | os.PathLike) or hasattr(source, "read"):
+        if isinstance(source, str | bytes | bytearray | memoryview | os.PathLike) or hasattr(source, "read"):
             if sr is not None:
                 raise TypeError("sr= goes with an array; a file knows its own rate")
             return Recording(source)
@@ -301,13 +302,11 @@ class StreamRecording(ArrayRecording):
         super().__init__(np.zeros(0, np.float32), rate_hz, name="stream")
         self._blocks = blocks
 
-    def read(self) -> Iterator[np.ndarray]:
+    def read(self) -> Iterator[Block]:
         for block in self._blocks:
             samples_NC = as_float(block, self.name, channels_last=True)
-            self.channels = samples_NC.shape[1]
-            self._check_format(self)
-            if len(samples_NC):
-                yield samples_NC
+            if samples_NC.size:
+                yield Block(self.rate_hz, samples_NC)
 
 
 def refuse_too_large(n_bytes: float, limit: float, recording: Recording) -> None:

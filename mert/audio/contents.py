@@ -1,0 +1,142 @@
+"""What decoders share: parts of a file, damage, and the one place where their exceptions become AudioErrors.
+
+Shapes: N samples, C channels.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple, Protocol
+
+import numpy as np
+
+from mert.audio.views import View, size_of
+from mert.errors import AudioError
+
+BLOCK_S = 0.1  # also the most that is lost in front of the damage in a file
+LEAST_S = 1e-3  # less is no loss
+
+
+class Block(NamedTuple):
+    """Samples [N, C] at a rate in Hz."""
+
+    rate_hz: int
+    samples_NC: np.ndarray
+
+
+@dataclass
+class Damage:
+    """What could not be decoded: where it begins, in how many places, and how much of it is silence now."""
+
+    first_s: float = 0.0
+    places: int = 0
+    lost_s: float = 0.0
+    silent_s: float = 0.0
+    _end_s: float = -1.0
+
+    def add(self, at_s: float, lost_s: float, is_silence: bool) -> None:
+        """Note a place where seconds are lost, and whether silence stands for them."""
+        if lost_s < LEAST_S:
+            return
+        if not self.places:
+            self.first_s = at_s
+        self.places += at_s > self._end_s + LEAST_S
+        self.lost_s += lost_s
+        self.silent_s += lost_s if is_silence else 0.0
+        self._end_s = at_s + lost_s if is_silence else at_s
+
+    @property
+    def left_out_s(self) -> float:
+        """Seconds that are lost without silence in their place."""
+        return self.lost_s - self.silent_s
+
+    def __str__(self) -> str:
+        where = (
+            f"at {self.first_s:.2f} s" if self.places == 1 else f"in {self.places} places from {self.first_s:.2f} s on"
+        )
+        become = "are left out" if self.left_out_s > LEAST_S else "are silence"
+        return f"the file is damaged {where}: {self.lost_s:.2f} s could not be decoded and {become}"
+
+
+class Decoder(Protocol):
+    """A reader of one recording: the rate and channels it begins with, the length announced, samples block by block."""
+
+    rate_hz: int
+    channels: int
+    claimed_s: float  # infinite where nothing is announced
+    damage: Damage  # complete when all is read
+
+    def read(self) -> Iterator[Block]: ...
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Whatever a decoder raises, as an AudioError with the name of the file."""
+    try:
+        yield
+    except AudioError:
+        raise
+    except Exception as error:
+        if type(error).__module__ == "builtins" and isinstance(error, OSError) and error.errno:
+            raise AudioError(
+                name, (error.strerror or str(error)).lower(), "check the path and its permissions"
+            ) from None
+        what = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = f"not audio that can be decoded ({' '.join(what.split())})"
+        raise AudioError(name, reason, "check or convert the file") from error
+
+
+class FileDecoder:
+    """A decoder of files; subclasses decode, and raise what they like."""
+
+    def __init__(self, name: str, warnings: list[str]) -> None:
+        self.name, self.warnings, self.damage = name, warnings, Damage()
+
+    def decoded(self) -> Iterator[Block]:
+        """The samples, once."""
+        raise NotImplementedError
+
+    def read(self) -> Iterator[Block]:
+        """The samples, once; AudioError for whatever goes wrong."""
+        with explained(self.name):
+            yield from self.decoded()
+
+
+def silence(seconds: float, like: Block) -> Iterator[Block]:
+    """Blocks of silence in the format of another block."""
+    n, step = round(seconds * like.rate_hz), max(1, int(BLOCK_S * like.rate_hz))
+    for start in range(0, n, step):
+        yield Block(like.rate_hz, np.zeros((min(step, n - start), like.samples_NC.shape[1]), np.float32))
+
+
+class Part:
+    """A stretch of a file that libsndfile decodes by itself."""
+
+    def __init__(self, file: View) -> None:
+        self.file = file
+
+    def behind_damage(self, n: int) -> "tuple[int, Part] | None":
+        """How many samples behind the first `n` of the file are lost, and what follows them; None if nothing does."""
+        return None
+
+    def unread(self) -> int:
+        """Bytes that could be sound behind what was decoded, where that shows only after decoding."""
+        return 0
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A file as libsndfile is to read it: its parts, each of one rate and channel count, and what is missing."""
+
+    parts: tuple[Part, ...]
+    announced: float = 1.0  # the announced length, as a multiple of what is there
+    announced_samples: int | None = None  # where the header that libsndfile reads says nothing of it
+    announces_less: bool = False  # whether the header announces less than there is
+    left_over: int = 0  # bytes behind the sound that could be sound
+    is_cut: bool = False  # whether the structure shows that the end is missing
+    gaps: tuple[tuple[float, float], ...] = ()  # (at_s, lost_s) of damage that holds nothing to decode
+
+
+def whole(file: BinaryIO) -> Contents:
+    """A file as it is."""
+    return Contents((Part(View(file, [range(size_of(file))])),))
