@@ -32,6 +32,7 @@ class Damage:
     places: int = 0
     lost_s: float = 0.0
     silent_s: float = 0.0
+    is_cut: bool = False  # whether sound is missing at the end, even if nothing says how much
     _end_s: float = -1.0
 
     def add(self, at_s: float, lost_s: float, is_silence: bool) -> None:

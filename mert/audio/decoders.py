@@ -53,6 +53,7 @@ class SoundFileDecoder(FileDecoder):
         if left_over := held.left_over + self._last.unread():
             self.warnings.append(f"{left_over} bytes behind the end of the audio were not decoded")
         if held.is_cut:
+            self.damage.is_cut = True
             self.warnings.append("the last Ogg page is missing or cut: the file seems cut off")
 
     def _decoded(self, part: Part, start_s: float) -> Iterator[Block]:
@@ -75,6 +76,7 @@ class SoundFileDecoder(FileDecoder):
             following = part.behind_damage(n) if block else None
             at_s = start_s + n / self.rate_hz
             if not block or not following:
+                self.damage.is_cut = True
                 self.warnings.append(f"decoding stopped at {at_s:.2f} s, the file is damaged there: {failure}")
                 return
             lost, part = following

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from mert.audio.contents import LEAST_S, Block, FileDecoder, silence
+from mert.audio.contents import LEAST_S, Block, FileDecoder, explained, silence
 from mert.audio.views import View, size_of
 from mert.errors import AudioError
 
@@ -57,13 +57,17 @@ class FfmpegDecoder(FileDecoder):
         import av
 
         self._av: Any = av
+        with explained(name):
+            self._open(file, track)
+
+    def _open(self, file: BinaryIO, track: int | None) -> None:
         self._view = View(file, [range(size_of(file))])
-        self._container: Any = av.open(self._view, options=OPTIONS, metadata_errors="ignore")
+        self._container: Any = self._av.open(self._view, options=OPTIONS, metadata_errors="ignore")
         tracks: list[Any] = [stream for stream in self._container.streams.audio if stream.codec_context]
         self.n_tracks = len(tracks)
         if not tracks:
-            raise AudioError(name, "holds no audio that can be decoded", "check or convert the file")
-        default = av.stream.Disposition.default
+            raise AudioError(self.name, "holds no audio that can be decoded", "check or convert the file")
+        default = self._av.stream.Disposition.default
         best = max(tracks, key=lambda stream: (bool(stream.disposition & default), stream.channels))
         self._stream = best if track is None else tracks[track]
         self.rate_hz, self.channels = self._stream.rate or 44_100, self._stream.channels or 1

@@ -3,17 +3,62 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
-SUFFIXES = frozenset(
-    {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff", ".aifc"}
-    | {".au", ".snd", ".caf", ".w64", ".rf64"}
+from mert.errors import install
+
+# What libsndfile decodes, and m4a and aac: everybody has them, and an error says what decodes them.
+COMMON = frozenset(
+    {
+        ".wav",
+        ".wave",
+        ".bwf",
+        ".rf64",
+        ".w64",
+        ".flac",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".mp3",
+        ".mp2",
+        ".mpga",
+        ".m4a",
+        ".aac",
+    }
+    | {".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".voc", ".sph", ".nist", ".ircam", ".sf", ".8svx", ".avr"}
 )
+# What FFmpeg decodes beside it. Not .ts, which is more often a program than a film.
+BY_FFMPEG = frozenset(
+    {".mp4", ".m4b", ".m4p", ".m4r", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4a", ".f4v", ".webm", ".weba", ".mkv"}
+    | {".mka", ".ogv", ".ogx", ".spx", ".wma", ".wmv", ".asf", ".xwma", ".avi", ".flv", ".nut", ".mxf", ".m2ts", ".mts"}
+    | {".mpg", ".mpeg", ".vob", ".wv", ".tta", ".tak", ".ape", ".mpc", ".mp+", ".dsf", ".ac3", ".eac3", ".ec3", ".dts"}
+    | {".dtshd", ".mlp", ".thd", ".amr", ".awb", ".ra", ".rm", ".oma", ".aa3", ".at3", ".shn", ".qoa", ".mp1", ".adts"}
+    | {".loas", ".latm", ".gsm", ".adx", ".hca"}
+)
+SUFFIXES = COMMON | BY_FFMPEG
+
+
+def decodable() -> frozenset[str]:
+    """The suffixes of what the decoders that are installed can decode."""
+    return SUFFIXES if find_spec("av") else COMMON
+
+
+def listed(passed_over: Counter[str]) -> str:
+    """The files of a folder that are not taken, by suffix, and what would decode them.
+
+    >>> listed(Counter({".txt": 2, "pipes": 1}))
+    '2 .txt, 1 pipes'
+    """
+    counted = ", ".join(f"{n} {suffix}" for suffix, n in passed_over.most_common())
+    lacking = sorted(BY_FFMPEG & set(passed_over))
+    return counted + (f" (for {' '.join(lacking)}: {install('codecs')})" if lacking else "")
 
 
 def audio_under(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
     """Audio files below a folder, sorted; links to folders are followed once, so that loops end."""
     seen: set[str] = set()
+    suffixes = decodable()
 
     def unreadable(error: OSError) -> None:
         passed_over["unreadable folders"] += 1
@@ -28,7 +73,7 @@ def audio_under(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
         folders.sort()
         for path in (Path(root, name) for name in sorted(files)):
             suffix = os.path.splitext(path.name)[1].lower()
-            if suffix not in SUFFIXES:
+            if suffix not in suffixes:
                 passed_over[suffix or "no suffix"] += 1
             elif path.name.startswith("._"):  # a Mac's notes on the file without these two characters
                 passed_over["AppleDouble files"] += 1

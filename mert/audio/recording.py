@@ -38,9 +38,9 @@ Source = str | os.PathLike | bytes | bytearray | memoryview | mmap.mmap | Binary
 
 
 class Recording:
-    """One recording, to be read once: `blocks()` decodes it, and sets `seconds`, `silent`, `lost_s` and `warnings`.
+    """One recording, to be read once: `blocks()` decodes it, and sets `seconds`, `silent`, `damaged` and `warnings`.
 
-    `lost_s` are seconds that are announced, or whose bytes are there, and that could not be decoded.
+    It is damaged if sound is missing: `lost_s` are the seconds that are known to be, by a header or by their bytes.
 
     Reads paths, bytes and binary files of wav, flac, ogg, mp3, opus, aiff and more by soundfile, and m4a, aac and more
     by PyAV where it is installed. Raises AudioError (file, reason, remedy) for what cannot be used.
@@ -56,7 +56,7 @@ class Recording:
         self.name = _name_of(source)
         self.warnings: list[str] = []
         self.seconds = 0.0
-        self.lost_s = 0.0
+        self.lost_s, self.damaged = 0.0, False
         self._levels = Levels()
         self._source = source if _can_rewind(source) else _spooled(source, self)  # type: ignore[arg-type]
 
@@ -128,6 +128,7 @@ class Recording:
             lengths = f"the header announces {decoder.claimed_s:.2f} s, {self.seconds:.2f} s could be decoded"
             self.warnings.append(f"{lengths}: the file seems cut off")
         self.lost_s = damage.lost_s + short_s
+        self.damaged = damage.is_cut or self.lost_s > 0
         if self.silent and self.seconds:
             self.warnings.append("silent: the samples hold one constant value")
         elif self._levels.cancel:

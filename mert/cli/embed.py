@@ -47,8 +47,9 @@ def embed(
 ) -> None:
     """Write time-stamped features of recordings: one .npz per file, the input tree mirrored.
 
-    Exit code 0: all well; 2: wrong usage; 3: some files failed (see report.jsonl).
+    Exit code 0: all well; 2: wrong usage; 3: some files failed or are damaged (see report.jsonl).
     """
+    from mert.audio.find import listed
     from mert.collection.executors import run
     from mert.collection.job import JobOptions
     from mert.collection.plan import plan, shard_of
@@ -67,8 +68,8 @@ def embed(
     rows = run(jobs, options, executor, workers, lambda stage: announce(stage, jobs, planned.passed_over.total()))
     out.mkdir(parents=True, exist_ok=True)
     name = f"report-{shard.replace('/', '-of-')}.jsonl" if shard else "report.jsonl"
-    counts = follow(rows, len(jobs), out / name, append=skip_existing)
-    raise typer.Exit(3 if counts["failed"] or counts["unreported"] or counts["lost"] else 0)
+    counts = follow(rows, len(jobs), out / name, append=skip_existing, passed_over=listed(planned.passed_over))
+    raise typer.Exit(3 if any(counts[what] for what in ("failed", "damaged", "unreported", "lost")) else 0)
 
 
 def announce(stage: EmbedStage, jobs: tuple[Job, ...], passed_over: int) -> None:
@@ -106,7 +107,9 @@ def expected_seconds(jobs: tuple[Job, ...]) -> tuple[float, bool]:
     return total * len(jobs) / max(1, len(sample)), step == 1
 
 
-def follow(rows: Iterator[dict[str, Any]], n_jobs: int, report: Path, append: bool) -> Counter[str]:
+def follow(
+    rows: Iterator[dict[str, Any]], n_jobs: int, report: Path, append: bool, passed_over: str = ""
+) -> Counter[str]:
     """Write a report line per file as it ends, show progress, print failures and totals."""
     from mert.collection.job import Report
 
@@ -127,9 +130,13 @@ def follow(rows: Iterator[dict[str, Any]], n_jobs: int, report: Path, append: bo
             bar.update(task, advance=1, description=speed)
     counts["lost"] = n_jobs - counts.total()
     elapsed, path = time.perf_counter() - start, terminal.printable(str(report))
+    damaged = f" ({counts['damaged']} damaged)" if counts["damaged"] else ""
+    rest = f"; passed over: {terminal.printable(passed_over)}" if passed_over else ""
     out.print(
-        f"{counts['ok']} embedded, {counts['skipped']} kept, {counts['failed']} failed: {seconds:.1f} s of audio, "
-        f"{frames} frames in {elapsed:.1f} s ({seconds / max(elapsed, 1e-9):.1f} x real time); {path}"
+        f"{counts['ok'] + counts['damaged']} embedded{damaged}, {counts['skipped']} kept, "
+        f"{counts['failed']} failed: {seconds:.1f} s of audio, "
+        f"{frames} frames in {elapsed:.1f} s ({seconds / max(elapsed, 1e-9):.1f} x real time)"
+        f"{rest}; {path}"
     )
     if lines.error:
         counts["unreported"] = 1

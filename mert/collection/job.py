@@ -45,7 +45,8 @@ class JobOptions(EmbedOptions):
 class EmbedStage:
     """Features of files: `stage.rows(jobs)` yields one row per job, in order, and short files share batches.
 
-    A row has source, output, status (ok, skipped, failed), seconds (of audio), frames, elapsed_s, warnings and error.
+    A row has source, output, status (ok, damaged, skipped, failed), seconds (of audio), frames, elapsed_s, warnings
+    and error.
     """
 
     def __init__(self, options: JobOptions) -> None:
@@ -138,6 +139,7 @@ class FileExtraction(Extraction):
         """Put the output in its place."""
         if self._status == "skipped":
             return
+        self._status = "damaged" if self.damaged else "ok"
         embedder, names = self._stage.embedder, self._stage.embedder.names(self._stage.settings)
         if self._pooled:
             values_LD = fitting(self._pooled.result(), self._stage.options.save_dtype, self.job.output)

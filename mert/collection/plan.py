@@ -1,13 +1,16 @@
 """Which files a corpus job reads, and which output each of them gets."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mert.audio.find import audio_under
+from mert.audio.find import audio_under, listed
 from mert.errors import UsageError
+
+MAX_NAME_BYTES = 255  # of a file, on all common disks
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None) -> Plan
     """Jobs for files, folders and a list of paths (one per line); the output tree mirrors the input's.
 
     In folders only files with an audio suffix are taken; a file that is named is always tried. Outputs are
-    `<relative path with its suffix>.npz`. Raises UsageError where nothing is found or two inputs share an output.
+    `<relative path with its suffix>.npz`, shortened where that is too long for a disk. Raises UsageError where nothing
+    is found or two inputs share an output.
     """
     passed_over: Counter[str] = Counter()
     named: list[tuple[Path, Path]] = []
@@ -43,15 +47,28 @@ def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None) -> Plan
         named += _listed(listing)
     outputs: dict[Path, Path] = {}
     for source, relative in named:
-        output = out / relative.with_name(relative.name + ".npz")
+        output = out / relative.with_name(output_name(relative.name))
         if output in outputs and outputs[output] != source:
             reason = f"two inputs for one output: {outputs[output]} and {source}"
             raise UsageError(output, reason, "give one a new name")
         outputs[output] = source
     if not outputs:
-        counted = ", ".join(f"{n} {suffix}" for suffix, n in passed_over.most_common(8)) or "nothing there"
+        counted = listed(passed_over) or "nothing there"
         raise UsageError(out, f"no audio files among the inputs ({counted})", "name files to try them")
     return Plan(tuple(Job(str(source), str(output)) for output, source in outputs.items()), passed_over)
+
+
+def output_name(name: str) -> str:
+    """The name of the output of a recording; of a very long one the beginning, and a hash that tells it from others.
+
+    >>> output_name("song.wav")
+    'song.wav.npz'
+    """
+    encoded = os.fsencode(name)
+    if not len(encoded) <= MAX_NAME_BYTES < len(encoded) + len(".npz"):  # a longer one is on no disk
+        return name + ".npz"
+    end = f"~{hashlib.sha256(encoded).hexdigest()[:12]}.npz"
+    return encoded[: MAX_NAME_BYTES - len(end)].decode(errors="ignore") + end
 
 
 def shard_of(jobs: tuple[Job, ...], shard: str) -> tuple[Job, ...]:

@@ -6,6 +6,7 @@ Shapes: N samples.
 import hashlib
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -52,9 +53,12 @@ class FileCorpus:
         self._items: list[tuple[str, LazySource, int]] = []
         for name, source in sources:
             try:
-                length = sum(len(block_N) for block_N in opened(source).blocks(rate_hz))
-            except (AudioError, OSError) as error:
+                length = sum(len(block_N) for block_N in opened(name, source).blocks(rate_hz))
+            except MertError as error:
                 self.dropped[name] = str(error)
+                continue
+            except Exception as error:  # of what fetches a recording: one of them ends no run
+                self.dropped[name] = f"{type(error).__name__}: {error}"
                 continue
             if length < min_samples:
                 clip_s = min_samples / rate_hz
@@ -82,7 +86,7 @@ class FileCorpus:
     def read(self, index: int, start: int, n_samples: int) -> np.ndarray:
         """Float32 [N] from sample `start`; nothing after them is decoded."""
         blocks, end = [], 0
-        for block_N in opened(self._items[index][1]).blocks(self.rate_hz):
+        for block_N in opened(*self._items[index][:2]).blocks(self.rate_hz):
             blocks.append(block_N[max(0, start - end) :])
             end += len(block_N)
             if end >= start + n_samples:
@@ -93,9 +97,13 @@ class FileCorpus:
         return np.concatenate(blocks)[:n_samples]
 
 
-def opened(source: LazySource) -> Recording:
-    """The recording of a source."""
-    return Recording(source() if callable(source) else source)
+def opened(name: str, source: LazySource) -> Recording:
+    """The recording of a source, under its name in the corpus if it has no path."""
+    data = source() if callable(source) else source
+    recording = Recording(data)
+    if not isinstance(data, str | os.PathLike):
+        recording.name = name
+    return recording
 
 
 class GeneratedCorpus:

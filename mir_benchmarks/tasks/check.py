@@ -169,7 +169,7 @@ def _duplicates(corpus: str, files: Iterable[Path], tasks: Iterable[dict[Path, I
 def _others(corpus: str, used: set[Path], home: Path) -> Iterator[Finding]:
     """Recordings in the corpus folder that none of its tasks uses, with the reason if it is known."""
     for path in sorted(home.rglob("*")):
-        is_audio = path.suffix.lower() in (*SUFFIXES, ".mp4") and not path.name.startswith(".")
+        is_audio = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
         if is_audio and path not in used and path.is_file():
             reason = _known(corpus, path)
             yield Finding(corpus, "known" if reason else "extra", _short(path, home), reason)

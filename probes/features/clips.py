@@ -4,7 +4,8 @@ Shapes: N samples, mono, float32.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,15 @@ import numpy as np
 from mert.audio.recording import Recording
 from mert.errors import AudioError
 from mert.files import sha256_file
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """AudioError, which names the file, where the disk refuses what the block reads."""
+    try:
+        yield
+    except OSError as error:
+        raise AudioError(path, (error.strerror or "cannot be read").lower(), "check the path") from None
 
 
 @dataclass(frozen=True)
@@ -28,15 +38,16 @@ class Clip:
         """Size and modification time of the file, which change with its content; (0, 0) for computed waves."""
         if self.audio is None:
             return 0, 0
-        try:
+        with readable(self.audio):
             facts = self.audio.stat()
-        except OSError as error:
-            raise AudioError(self.audio, (error.strerror or "cannot be read").lower(), "check the path") from None
         return facts.st_size, facts.st_mtime_ns
 
     def content(self) -> str:
-        """SHA-256 of the file, or the fingerprint given."""
-        return self.fingerprint if self.audio is None else sha256_file(self.audio)
+        """SHA-256 of the file, or the fingerprint given; AudioError if the file cannot be read."""
+        if self.audio is None:
+            return self.fingerprint
+        with readable(self.audio):
+            return sha256_file(self.audio)
 
     def read(self, rate_hz: int) -> np.ndarray:
         """The whole clip; AudioError if it cannot be used."""

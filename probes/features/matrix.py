@@ -79,7 +79,11 @@ class FeatureMatrix(PooledStore, FrameStore):
             self._open()
             missing = []
             for clip in clips:
-                if self._known(clip):
+                try:
+                    is_known = self._known(clip)
+                except AudioError:  # again when it is read, after all others
+                    is_known = False
+                if is_known:
                     on_clip(False)
                 else:
                     missing.append(clip)

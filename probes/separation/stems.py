@@ -3,14 +3,18 @@
 Shapes: C channels (2), N samples, J targets in the order of STEMS, S segments.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-import soundfile
 import soxr
 
+from mert.audio.contents import Decoder
+from mert.audio.decoders import decoder_of
+from mert.audio.ffmpeg import FfmpegDecoder
 from mert.audio.recording import check_samples
 from mert.errors import AudioError, need
 from probes.metrics import STEMS
@@ -47,33 +51,37 @@ def load_stems(path: Path, rate_hz: int = RATE_HZ) -> Stems:
 
 
 def _read(path: Path, rate_hz: int) -> np.ndarray:
-    try:
-        wave_NC, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioError(path, f"cannot be read ({error})", "check the song's folder for all five WAV files") from None
-    return _stereo(path, wave_NC, rate, rate_hz)
+    with _opened(path, "check the song's folder for all five WAV files") as file:
+        return _stereo(path, decoder_of(file, str(path), []), rate_hz)
 
 
 def _decoded(path: Path, stream: int, rate_hz: int) -> np.ndarray:
-    av = need("av", "codecs", f"{path}, an MP4 file")
+    need("av", "codecs", f"{path}, an MP4 file")
+    with _opened(path, "fetch the file again") as file:
+        decoder = FfmpegDecoder(file, str(path), [], track=stream)
+        if decoder.n_tracks != len(STREAMS):
+            reason = f"{decoder.n_tracks} audio streams, not {len(STREAMS)}"
+            raise AudioError(path, reason, "give a MUSDB18 .stem.mp4")
+        return _stereo(path, decoder, rate_hz)
+
+
+@contextmanager
+def _opened(path: Path, remedy: str) -> Iterator[BinaryIO]:
     try:
-        with av.open(path) as container:
-            if (n_streams := len(container.streams.audio)) != len(STREAMS):
-                raise AudioError(path, f"{n_streams} audio streams, not {len(STREAMS)}", "give a MUSDB18 .stem.mp4")
-            rate = container.streams.audio[stream].rate
-            packed = av.AudioResampler(format="flt")
-            blocks = [block.to_ndarray().reshape(-1, block.layout.nb_channels)
-                      for frame in container.decode(audio=stream) for block in packed.resample(frame)]  # fmt: skip
-    except (av.error.FFmpegError, OSError) as error:
-        raise AudioError(path, f"cannot be decoded ({error})", "fetch the file again") from None
-    wave_NC = np.concatenate(blocks) if blocks else np.zeros((0, 2), np.float32)
-    return _stereo(path, wave_NC, rate, rate_hz)
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        raise AudioError(path, f"cannot be read ({error})", remedy) from None
 
 
-def _stereo(path: Path, wave_NC: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+def _stereo(path: Path, decoder: Decoder, to_hz: int) -> np.ndarray:
     """[C, N] at the rate asked for; mono becomes both channels."""
-    if not len(wave_NC) or wave_NC.shape[1] > 2:
-        raise AudioError(path, f"{wave_NC.shape[1]} channels of {len(wave_NC)} samples", "give mono or stereo stems")
+    blocks = list(decoder.read())
+    formats = {(block.rate_hz, block.samples_NC.shape[1]) for block in blocks}
+    if len(formats) != 1 or max(formats)[1] > 2:
+        found = " and ".join(f"{channels} channels at {rate} Hz" for rate, channels in sorted(formats)) or "no samples"
+        raise AudioError(path, found, "give mono or stereo stems of one rate")
+    wave_NC, from_hz = np.concatenate([block.samples_NC for block in blocks]), blocks[0].rate_hz
     check_samples(wave_NC, str(path), 0, from_hz)
     if from_hz != to_hz:
         wave_NC = soxr.resample(wave_NC, from_hz, to_hz, quality="HQ")
