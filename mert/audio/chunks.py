@@ -149,15 +149,17 @@ def _chunks_follow(file: BinaryIO, kind: Kind, end: int, size: int) -> bool:
 
     Some programs leave out the byte that fills an odd length up, others count it.
     """
-    for at in sorted({end, end + -end % kind.align}):
-        name, reached = b"", at
-        for name, start, length in _chunks(file, kind, at, size):
-            if not all(32 <= byte < 127 for byte in name[:4]):
-                return False
-            reached = start + length
-        if name[:4].strip() in KNOWN or (reached > at and abs(reached - size) <= 1):
-            return True
-    return end + 8 > size
+    padded = end + -end % kind.align
+    return end + 8 > size or any(_is_chain(file, kind, at, size) for at in {end, padded})
+
+
+def _is_chain(file: BinaryIO, kind: Kind, at: int, size: int) -> bool:
+    name, end = b"", at
+    for name, start, length in _chunks(file, kind, at, size):
+        if not all(32 <= byte < 127 for byte in name[:4]):
+            return False
+        end = start + length
+    return name[:4].strip() in KNOWN or (end > at and abs(end - size) <= 1)
 
 
 def _au(file: BinaryIO, order: str, size: int) -> Contents | None:

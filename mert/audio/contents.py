@@ -15,6 +15,7 @@ from mert.errors import AudioError
 
 BLOCK_S = 0.1  # also the most that is lost in front of the damage in a file
 LEAST_S = 1e-3  # less is no loss
+MAX_GAP_S = 3600.0  # no silence is longer, whatever the times in a file say
 
 
 class Block(NamedTuple):
@@ -52,9 +53,7 @@ class Damage:
         return self.lost_s - self.silent_s
 
     def __str__(self) -> str:
-        where = (
-            f"at {self.first_s:.2f} s" if self.places == 1 else f"in {self.places} places from {self.first_s:.2f} s on"
-        )
+        where = f"at {self.first_s:.2f} s" if self.places == 1 else f"in {self.places} places from {self.first_s:.2f} s"
         become = "are left out" if self.left_out_s > LEAST_S else "are silence"
         return f"the file is damaged {where}: {self.lost_s:.2f} s could not be decoded and {become}"
 
@@ -115,9 +114,13 @@ class Part:
 
     def __init__(self, file: View) -> None:
         self.file = file
+        self.whole = file  # with what may follow
 
-    def behind_damage(self, n: int) -> "tuple[int, Part] | None":
-        """How many samples behind the first `n` of the file are lost, and what follows them; None if nothing does."""
+    def following(self, n: int, failed: bool) -> "tuple[int, Part] | None":
+        """How many samples behind the first `n` are lost, and what follows them; None if nothing does.
+
+        It is asked for where decoding ends; `failed` says whether it ended with an error.
+        """
         return None
 
     def unread(self) -> int:
@@ -135,7 +138,7 @@ class Contents:
     announces_less: bool = False  # whether the header announces less than there is
     left_over: int = 0  # bytes behind the sound that could be sound
     is_cut: bool = False  # whether the structure shows that the end is missing
-    gaps: tuple[tuple[float, float], ...] = ()  # (at_s, lost_s) of damage that holds nothing to decode
+    gaps: tuple[tuple[float, float, bool], ...] = ()  # at_s, lost_s, is_silence: damage that is known beforehand
 
 
 def whole(file: BinaryIO) -> Contents:

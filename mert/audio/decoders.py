@@ -1,7 +1,7 @@
 """libsndfile, and FFmpeg for what it cannot read: decoders of one open file, block by block."""
 
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 import soundfile
@@ -9,7 +9,7 @@ import soundfile
 from mert.audio import chunks, flac, mp3, ogg
 from mert.audio.contents import BLOCK_S, Block, Contents, Decoder, FileDecoder, Part, explained, silence, whole
 from mert.audio.ffmpeg import FfmpegDecoder
-from mert.audio.views import View, peek
+from mert.audio.views import View, peek, size_of, tag_length
 from mert.errors import AudioError, install
 
 
@@ -32,7 +32,7 @@ class SoundFileDecoder(FileDecoder):
         self._contents = contents(file)
         formats, self.claimed_s = [], 0.0
         for part in self._contents.parts:
-            with _ForwardFile(part.file) as probe:
+            with _ForwardFile(part.whole) as probe:
                 formats.append((probe.samplerate, probe.channels))
                 n = self._contents.announced_samples or probe.frames
                 self.claimed_s += n / probe.samplerate if n < 2**62 and probe.samplerate else np.inf
@@ -46,8 +46,8 @@ class SoundFileDecoder(FileDecoder):
             for block in self._decoded(part, seconds):
                 seconds += len(block.samples_NC) / block.rate_hz
                 yield block
-        for at_s, lost_s in held.gaps:
-            self.damage.add(at_s, lost_s, is_silence=False)
+        for at_s, lost_s, is_silence in held.gaps:
+            self.damage.add(at_s, lost_s, is_silence)
         if held.announces_less:
             self.warnings.append("the header announced less audio than the file holds: read to the end")
         if left_over := held.left_over + self._last.unread():
@@ -57,11 +57,12 @@ class SoundFileDecoder(FileDecoder):
             self.warnings.append("the last Ogg page is missing or cut: the file seems cut off")
 
     def _decoded(self, part: Part, start_s: float) -> Iterator[Block]:
-        n, failure = 0, ""
+        n, failure, rate_hz = 0, "", self.rate_hz
         block: Block | None = None
         while True:
             try:
                 with _ForwardFile(part.file) as sound:
+                    rate_hz = sound.samplerate
                     step = max(1, int(BLOCK_S * sound.samplerate))
                     while len(samples_NC := sound.read(step, dtype="float32", always_2d=True)):
                         n, block = n + len(samples_NC), Block(sound.samplerate, samples_NC)
@@ -71,23 +72,27 @@ class SoundFileDecoder(FileDecoder):
                 failure = str(error)
             if part.file.error:
                 raise part.file.error
-            if not failure or n == self._contents.announced_samples:  # tags may follow a FLAC stream
+            if failure and n == self._contents.announced_samples:  # tags may follow a FLAC stream
                 return
-            following = part.behind_damage(n) if block else None
-            at_s = start_s + n / self.rate_hz
+            following = part.following(n, bool(failure)) if block else None
+            at_s = start_s + n / rate_hz
             if not block or not following:
-                self.damage.is_cut = True
-                self.warnings.append(f"decoding stopped at {at_s:.2f} s, the file is damaged there: {failure}")
+                if failure:
+                    self.damage.is_cut = True
+                    self.warnings.append(f"decoding stopped at {at_s:.2f} s, the file is damaged there: {failure}")
                 return
             lost, part = following
             self._last = part
-            self.damage.add(at_s, lost / block.rate_hz, is_silence=True)
-            yield from silence(lost / block.rate_hz, block)
+            self.damage.add(at_s, lost / rate_hz, is_silence=True)
+            yield from silence(lost / rate_hz, block)
             n += lost
 
 
 def contents(file: BinaryIO) -> Contents:
-    """The parts of a file of any kind."""
+    """The parts of a file of any kind; a tag in front of it is none of its business."""
+    at = tag_length(file, 0)
+    if at and peek(file, at, 4) in (b"fLaC", b"OggS", *chunks.KINDS):
+        file = cast(BinaryIO, View(file, [range(at, size_of(file))]))
     found = (kind.contents(file) for kind in (chunks, ogg, flac, mp3))
     return next((held for held in found if held), None) or whole(file)
 

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from mert.audio.contents import LEAST_S, Block, FileDecoder, explained, silence
+from mert.audio.contents import LEAST_S, MAX_GAP_S, Block, FileDecoder, explained, silence
 from mert.audio.views import View, size_of
 from mert.errors import AudioError
 
@@ -32,6 +32,7 @@ wavarc wsaud wsd wtv wv wve xa xmd xvag xwma
 """
 OPTIONS = {"format_whitelist": ",".join(DEMUXERS.split()), "protocol_whitelist": ""}
 GAP_S = 0.1  # a longer step between times of packets is sound that is missing
+ROUNDED_S = 2e-3  # times may be in whole milliseconds; lengths of packets are exact
 TRIES = 64  # in a row, to read on behind damage
 
 
@@ -58,10 +59,13 @@ class FfmpegDecoder(FileDecoder):
 
         self._av: Any = av
         with explained(name):
-            self._open(file, track)
+            self._view = View(file, [range(size_of(file))])
+            try:
+                self._open(track)
+            except Exception as error:
+                raise self._view.error or error from None
 
-    def _open(self, file: BinaryIO, track: int | None) -> None:
-        self._view = View(file, [range(size_of(file))])
+    def _open(self, track: int | None) -> None:
         self._container: Any = self._av.open(self._view, options=OPTIONS, metadata_errors="ignore")
         tracks: list[Any] = [stream for stream in self._container.streams.audio if stream.codec_context]
         self.n_tracks = len(tracks)
@@ -86,6 +90,8 @@ class FfmpegDecoder(FileDecoder):
                 failure, bad_s = failure or piece.error, bad_s + piece.seconds
                 continue
             gap_s = self._gap(piece, seconds)
+            if abs(gap_s - bad_s) <= ROUNDED_S:
+                gap_s = bad_s
             if gap_s > (LEAST_S if bad_s else GAP_S):
                 self.damage.add(seconds, gap_s, is_silence=True)
                 yield from silence(gap_s, piece.block)
@@ -115,7 +121,8 @@ class FfmpegDecoder(FileDecoder):
         if not self._is_timed or piece.time_s is None:
             return 0.0
         piece_s = len(piece.block.samples_NC) / piece.block.rate_hz
-        return max(0.0, min(piece.time_s, self._end_s - piece_s) - seconds)
+        gap_s = min(piece.time_s, self._end_s - piece_s) - seconds
+        return max(0.0, gap_s) if gap_s <= MAX_GAP_S else 0.0
 
     def _pieces(self) -> Iterator[Good | Bad]:
         resampler: Any = None
@@ -129,7 +136,7 @@ class FfmpegDecoder(FileDecoder):
             try:
                 frames = packet.decode()
             except (self._av.error.FFmpegError, ValueError) as error:
-                yield Bad(error, float(packet.duration * base) if packet.duration else last_s)
+                yield Bad(error, last_s or float((packet.duration or 0) * base))
                 continue
             for frame in frames:
                 if form != (form := (frame.format.name, frame.layout.name, frame.sample_rate)):

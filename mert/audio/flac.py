@@ -3,7 +3,7 @@
 from typing import BinaryIO
 
 from mert.audio.contents import Contents, Part
-from mert.audio.views import CHUNK, View, behind_tags, peek, search, size_of, tag_length, unexplained
+from mert.audio.views import CHUNK, View, behind_tags, peek, search, size_of, unexplained
 
 TOTAL = (1 << 36) - 1  # the bits of STREAMINFO that count samples; 0 = unknown
 HEADER = 42  # bytes of the magic word and STREAMINFO
@@ -18,8 +18,10 @@ class Frames(Part):
         super().__init__(View(file, [header, range(at, size_of(file))]))
         self._source, self._header, self._at, self._first = file, header, at, first
 
-    def behind_damage(self, n: int) -> tuple[int, Part] | None:
+    def following(self, n: int, failed: bool) -> tuple[int, Part] | None:
         """How many samples behind the first `n` of the file are lost, and the frames that follow them."""
+        if not failed:
+            return None
         reached = self._at + self.file.tell() - len(self._header)
         at, size = max(self._at + 1, reached - BUFFERED), size_of(self._source)
         block = int.from_bytes(self._header[8:10], "big")
@@ -48,14 +50,13 @@ class Frames(Part):
 
 def contents(file: BinaryIO) -> Contents | None:
     """The frames of a FLAC file; None for other files."""
-    at = tag_length(file, 0) if peek(file, 0, 3) == b"ID3" else 0
-    header = peek(file, at, HEADER)
+    header = peek(file, 0, HEADER)
     if header[:4] != b"fLaC" or len(header) < HEADER or header[4] & 127:
         return None
     facts = int.from_bytes(header[18:26], "big")
     announced = facts & TOTAL
     open_ended = b"fLaC\x80" + header[5:18] + (facts - announced).to_bytes(8, "big") + header[26:]
-    at, size, is_last = at + HEADER, size_of(file), header[4] & 128
+    at, size, is_last = HEADER, size_of(file), header[4] & 128
     while not is_last and at + 4 <= size:
         block = peek(file, at, 4)
         is_last, at = block[0] & 128, at + 4 + int.from_bytes(block[1:], "big")

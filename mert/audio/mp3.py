@@ -93,26 +93,26 @@ def contents(file: BinaryIO) -> Contents | None:
     if head[:3] != b"ID3" and not scan.is_frame(0, 2):
         return None
     runs: list[Run] = []
-    gaps: list[tuple[float, float]] = []
+    gaps: list[tuple[float, float, bool]] = []
     end, seconds = 0, 0.0
-    bits: int | None = None  # bytes of sound since damage, as long as frames may need what was before it
+    held: int | None = None  # bytes of sound since damage, as long as frames may need what was before it
     for at, frame in scan.frames():
-        if not runs or not frame.continues(runs[-1].first):
+        is_new = not runs or not frame.continues(runs[-1].first)
+        lost_s = _lost_seconds(file, end, at, runs[-1]) if at > end and not is_new else 0.0
+        if lost_s:
+            lost_s, seconds = lost_s + runs[-1].frame_s, seconds - runs[-1].frame_s
+            runs[-1].drop_last()  # the damage may begin in it
+            gaps.append((seconds, lost_s, False))
+        if is_new or lost_s:  # a new decoder is silent where it lacks bytes, and does not try others
             runs.append(Run(frame))
-            bits = None
-        elif at > end and (lost_s := _lost_seconds(file, end, at, runs[-1])):
-            if bits is None:
-                runs[-1].drop_last()  # the damage may begin in it
-                seconds, lost_s = seconds - runs[-1].frame_s, lost_s + runs[-1].frame_s
-            gaps.append((seconds, lost_s))
-            bits = 0
+            held = 0 if lost_s else None
         end = min(at + frame.length, scan.size)
-        if bits is not None:
-            needed = frame.reaches_back(peek(file, at, 8))
-            bits = bits + frame.length - frame.tag if needed > bits else None
-            if bits is not None:
-                gaps.append((seconds, runs[-1].frame_s))
-                continue
+        if held is not None:
+            if frame.reaches_back(peek(file, at, 8)) > held:
+                gaps.append((seconds, runs[-1].frame_s, True))
+                held += frame.length - frame.tag
+            else:
+                held = None
         runs[-1].add(at, end)
         seconds += runs[-1].frame_s
     runs = [run for run in runs if run.pieces]

@@ -15,21 +15,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from harness.encoders import RATE, by_ffmpeg, decoded, encoded, off_by
 from harness.sounds import music
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mert.audio.recording import ArrayRecording, Recording, Source, as_float, resampled
+from mert.audio.recording import ArrayRecording, Recording, as_float, resampled
 from mert.errors import AudioError
 
-RATE = 44_100
 WAVE = music(3.0, RATE, seed=5)
-
-
-def encoded(wave: np.ndarray, rate_hz: int, container: str, subtype: str | None = None) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, wave, rate_hz, format=container, subtype=subtype)
-    return file.getvalue()
 
 
 def vbr_mp3(wave: np.ndarray, rate_hz: int) -> bytes:
@@ -41,24 +35,12 @@ def vbr_mp3(wave: np.ndarray, rate_hz: int) -> bytes:
     return file.getvalue()
 
 
-def decoded(source: Source, rate_hz: int = RATE, max_seconds: float | None = None) -> tuple[np.ndarray, Recording]:
-    recording = Recording(source)
-    blocks = [np.zeros(0, np.float32), *recording.blocks(rate_hz, max_seconds)]
-    return np.concatenate(blocks), recording
-
-
 def heard(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     return np.concatenate(list(ArrayRecording(samples, from_hz).blocks(to_hz)))
 
 
 def tone(hz: float, rate_hz: int, seconds: float = 1.0) -> np.ndarray:
     return (0.5 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate_hz)) / rate_hz)).astype(np.float32)
-
-
-def off_by(got: np.ndarray, wanted: np.ndarray) -> float:
-    """Rms of the difference, relative to the rms of what was wanted, over the samples both have."""
-    n = min(len(got), len(wanted))
-    return float(np.sqrt(np.mean((got[:n] - wanted[:n]) ** 2) / np.mean(wanted[:n] ** 2)))
 
 
 # ---------------------------------------------------------------------------------------------------- formats
@@ -150,7 +132,8 @@ def test_the_name_is_the_path_or_says_what_was_given(write: Callable[..., Path])
 
 
 def test_m4a_is_decoded_by_pyav(tmp_path: Path) -> None:
-    path = m4a(tmp_path)
+    path = tmp_path / "a.m4a"
+    path.write_bytes(m4a())
     got, recording = decoded(path)
     at = int(np.correlate(got[:8000], WAVE[:4000]).argmax())  # AAC starts with up to two frames of priming
     assert at <= 2 * 1024 and off_by(got[at:], WAVE) < 0.1
@@ -167,8 +150,8 @@ def test_m4a_without_pyav_names_the_way_to_install_it(tmp_path: Path, monkeypatc
     assert "\n" not in str(caught.value)
 
 
-def test_a_truncated_m4a_is_an_error_or_warned_about(tmp_path: Path) -> None:
-    data = m4a(tmp_path).read_bytes()
+def test_a_truncated_m4a_is_an_error_or_warned_about() -> None:
+    data = m4a()
     try:
         got, recording = decoded(data[: len(data) // 2])
     except AudioError:
@@ -176,17 +159,8 @@ def test_a_truncated_m4a_is_an_error_or_warned_about(tmp_path: Path) -> None:
     assert len(got) < 2 * RATE and recording.warnings
 
 
-def m4a(folder: Path) -> Path:
-    av = pytest.importorskip("av")
-    path = folder / "a.m4a"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=RATE, layout="mono", bit_rate=192_000)
-        for start in range(0, len(WAVE), 1024):
-            frame = av.AudioFrame.from_ndarray(WAVE[None, start : start + 1024], format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = RATE, start
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
+def m4a() -> bytes:
+    return by_ffmpeg(WAVE, RATE, "aac", "ipod")
 
 
 # ------------------------------------------------------------------------------------------------- resampling
