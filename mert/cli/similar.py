@@ -113,6 +113,9 @@ def _update(
             for extraction in bar.track(updated, total=len(waiting), description=task):
                 if extraction.error:
                     errors.append(extraction.error)
+                elif extraction.damaged:
+                    about = f"{extraction.name}: {'; '.join(extraction.warnings)}"
+                    bar.console.print(f"damaged: {terminal.printable(about)}")
                 if time.monotonic() - saved_at > SAVE_EVERY_S:
                     saved_at = save()
     finally:  # a stopped command continues from here

@@ -53,7 +53,8 @@ class FileCorpus:
         self._items: list[tuple[str, LazySource, int]] = []
         for name, source in sources:
             try:
-                length = sum(len(block_N) for block_N in opened(name, source).blocks(rate_hz))
+                recording = opened(name, source)
+                length = sum(len(block_N) for block_N in recording.blocks(rate_hz))
             except MertError as error:
                 self.dropped[name] = str(error)
                 continue
@@ -65,6 +66,8 @@ class FileCorpus:
                 self.dropped[name] = f"{length / rate_hz:.2f} s are shorter than a clip of {clip_s:.2f} s"
             else:
                 self._items.append((name, source, length))
+                if recording.damaged:
+                    log.warning("damaged %s: %s", name, "; ".join(recording.warnings))
         for name, reason in self.dropped.items():
             log.warning("dropped %s: %s", name, reason)
         if self.dropped:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 from harness.commands import Run, Started, run_mert
+from harness.encoders import damaged, encoded
 from harness.sounds import all_close, music, tiny_embedder
 
 import mert
@@ -122,6 +124,31 @@ def test_frames_of_the_last_layer_are_stored_in_float16_unless_asked_otherwise(h
     assert features.layers == ("layer03",) and features.times.dtype == np.float64
     assert features.meta["dtype"] == "float32" and features.meta["model"] == "tiny"
     assert features.meta["source"] == str(house.corpus / "x.WAV")
+
+
+def test_damaged_recordings_are_embedded_counted_and_3(embed: Embed, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    whole = encoded(music(4.0), 24_000, "FLAC")
+    files_of = {
+        "whole.flac": whole, "bad.flac": damaged(whole, 0.5, 100), "cut.w64": encoded(music(4.0), 24_000, "W64")[:90_000],
+        "notes.txt": b"x", "list.xyz": b"x", "n" * 251 + ".wav": encoded(music(1.0), 24_000, "WAV"),
+    }  # fmt: skip
+    for name, data in files_of.items():
+        (folder / name).write_bytes(data)
+    done = embed(inputs=(folder,)).end()
+    assert done.code == 3 and "Traceback" not in done.err
+    last = done.out.splitlines()[-1]
+    assert last.startswith("4 embedded (2 damaged), 0 kept, 0 failed") and "passed over: 1 .txt, 1 .xyz" in last
+    rows = {Path(row["source"]).name: row for row in report(tmp_path / "out")}
+    assert {name: row["status"] for name, row in rows.items() if name[0] != "n"} == {
+        "whole.flac": "ok", "bad.flac": "damaged", "cut.w64": "damaged",
+    }  # fmt: skip
+    assert re.search(r"damaged at 1\.\d+ s: 0\.\d\d s could not be decoded", rows["bad.flac"]["warnings"][0])
+    assert "announces 4.00 s, 1.87 s could be decoded" in rows["cut.w64"]["warnings"][0]
+    assert rows["bad.flac"]["frames"] == rows["whole.flac"]["frames"]
+    assert "damaged: " + str(folder / "bad.flac") in done.out
+    assert all(Path(row["output"]).exists() for row in rows.values())
 
 
 def test_bad_files_among_good_ones_are_3_and_change_no_other_output(house: House, embed: Embed, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ pytest.importorskip("matplotlib")
 
 from mert.errors import AudioError, UsageError
 from mert.train.batches import Batches
-from mert.train.corpus import CorpusError, open_corpus
+from mert.train.corpus import CorpusError, FileCorpus, open_corpus
 from mert.train.engine import Engine, TrainingError
 from mert.train.parallel import World
 from mert.train.recipe import Recipe, read_recipe
@@ -330,6 +330,24 @@ def test_bad_steps_are_skipped_and_logged_and_too_many_stop_the_run_with_the_bat
     assert "nan" in rows(Path(recipe.out))[1]["skipped"]
     assert all(torch.isfinite(p).all() for p in broken.objective.parameters())
     assert list(Path(recipe.out).glob("bad_step_00000005*.safetensors"))
+
+
+def test_a_recording_that_cannot_be_fetched_is_dropped_by_its_name(tmp_path: Path) -> None:
+    def fetch() -> bytes:
+        raise ValueError("the row is damaged")
+
+    soundfile.write(tmp_path / "a.wav", music(1.0), 24_000)
+    good = (tmp_path / "a.wav").read_bytes()
+    sources: list[tuple[str, Any]] = [
+        ("0:gone", fetch),
+        ("1:a", lambda: good),
+        ("2:text", lambda: b"x"),
+        ("3:none", None),
+    ]
+    corpus = FileCorpus(sources, 24_000, 12_000)
+    assert [corpus.name(i) for i in range(len(corpus))] == ["1:a"]
+    assert corpus.dropped["0:gone"] == "ValueError: the row is damaged"
+    assert corpus.dropped["2:text"].startswith("2:text: ") and set(corpus.dropped) == {"0:gone", "2:text", "3:none"}
 
 
 def test_short_and_broken_recordings_are_dropped_by_name_and_nothing_left_is_an_error(tmp_path: Path) -> None:

@@ -187,6 +187,18 @@ def test_unreadable_audio_is_an_error_after_the_rest_was_made(tmp_path: Path) ->
     assert encoder.heard == 2
 
 
+def test_audio_that_is_gone_is_an_error_after_the_rest_was_made(tmp_path: Path) -> None:
+    made = clips(tmp_path, 3)
+    (tmp_path / "0.wav").unlink()
+    held = matrix(tmp_path)
+    with pytest.raises(AudioError, match=r"0\.wav: no such file"):
+        held.extract(made)
+    assert set(held.entries) == {"clip1", "clip2"}
+    (tmp_path / "1.wav").unlink()  # known, and gone
+    with pytest.raises(AudioError, match=r"0\.wav: no such file .*\(and 1 more like it\)"):
+        held.extract(made)
+
+
 @pytest.mark.parametrize(
     ("value", "said"), [(np.nan, "NaN, infinite"), (1e6, "beyond fp16"), (None, r"gave \(2, 4\), not")]
 )
