@@ -20,6 +20,8 @@ KNOWN = frozenset(  # names of chunks that may stand behind the samples, without
     b"CHAN strg info uuid free midi mark pakt kuki chan ovvw peak edct user".split()
 )
 
+PLAIN = (b"lpcm", b"alaw", b"ulaw")  # formats of CAF whose samples have one size
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -76,9 +78,11 @@ def contents(file: BinaryIO) -> Contents | None:
         patches |= {0: b"RF64", samples.start - 4: b"\xff" * 4}
     if kind.outer and not (kind.tail and fits):
         patches[kind.outer_at] = _packed(kind.outer, end + kind.outer_counted)
+    is_counted = magic == b"caff" and peek(file, 28, 4) not in PLAIN  # packets have a table that is not cut
+    is_cut = is_known and samples.announced > there > 0 and not is_counted
     return Contents(
         (Part(View(file, _patched(patches, size if kind.tail and fits else end))),),
-        announced=samples.announced / there if is_known and samples.announced > there > 0 else 1.0,
+        announced=samples.announced / there if is_cut else 1.0,
         announces_less=samples.announced < there,
         left_over=unexplained(file, end, size) if fits and not _chunks_follow(file, kind, end, size) else 0,
     )

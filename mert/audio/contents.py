@@ -81,9 +81,13 @@ def explained(name: str) -> Iterator[None]:
             raise AudioError(
                 name, (error.strerror or str(error)).lower(), "check the path and its permissions"
             ) from None
-        what = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        reason = f"not audio that can be decoded ({' '.join(what.split())})"
+        reason = f"not audio that can be decoded ({in_words(error)})"
         raise AudioError(name, reason, "check or convert the file") from error
+
+
+def in_words(error: Exception) -> str:
+    """What a decoder says, in one line, without its names for files."""
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
 
 
 class FileDecoder:
@@ -102,19 +106,20 @@ class FileDecoder:
             yield from self.decoded()
 
 
-def silence(seconds: float, like: Block) -> Iterator[Block]:
-    """Blocks of silence in the format of another block."""
-    n, step = round(seconds * like.rate_hz), max(1, int(BLOCK_S * like.rate_hz))
+def silence(seconds: float, rate_hz: int, channels: int) -> Iterator[Block]:
+    """Blocks of silence."""
+    n, step = round(seconds * rate_hz), max(1, int(BLOCK_S * rate_hz))
     for start in range(0, n, step):
-        yield Block(like.rate_hz, np.zeros((min(step, n - start), like.samples_NC.shape[1]), np.float32))
+        yield Block(rate_hz, np.zeros((min(step, n - start), channels), np.float32))
 
 
 class Part:
     """A stretch of a file that libsndfile decodes by itself."""
 
-    def __init__(self, file: View) -> None:
+    def __init__(self, file: View, announced: int | None = None) -> None:
         self.file = file
         self.whole = file  # with what may follow
+        self.announced = announced  # samples, where the header that libsndfile reads says nothing of them
 
     def following(self, n: int, failed: bool) -> "tuple[int, Part] | None":
         """How many samples behind the first `n` are lost, and what follows them; None if nothing does.
@@ -134,7 +139,6 @@ class Contents:
 
     parts: tuple[Part, ...]
     announced: float = 1.0  # the announced length, as a multiple of what is there
-    announced_samples: int | None = None  # where the header that libsndfile reads says nothing of it
     announces_less: bool = False  # whether the header announces less than there is
     left_over: int = 0  # bytes behind the sound that could be sound
     is_cut: bool = False  # whether the structure shows that the end is missing

@@ -34,7 +34,7 @@ class SoundFileDecoder(FileDecoder):
         for part in self._contents.parts:
             with _ForwardFile(part.whole) as probe:
                 formats.append((probe.samplerate, probe.channels))
-                n = self._contents.announced_samples or probe.frames
+                n = part.announced or probe.frames
                 self.claimed_s += n / probe.samplerate if n < 2**62 and probe.samplerate else np.inf
         self.rate_hz, self.channels = formats[0]
         self.claimed_s *= self._contents.announced
@@ -57,26 +57,25 @@ class SoundFileDecoder(FileDecoder):
             self.warnings.append("the last Ogg page is missing or cut: the file seems cut off")
 
     def _decoded(self, part: Part, start_s: float) -> Iterator[Block]:
-        n, failure, rate_hz = 0, "", self.rate_hz
-        block: Block | None = None
+        n, failure, rate_hz, channels = 0, "", self.rate_hz, self.channels
         while True:
             try:
                 with _ForwardFile(part.file) as sound:
-                    rate_hz = sound.samplerate
+                    rate_hz, channels = sound.samplerate, sound.channels
                     step = max(1, int(BLOCK_S * sound.samplerate))
                     while len(samples_NC := sound.read(step, dtype="float32", always_2d=True)):
-                        n, block = n + len(samples_NC), Block(sound.samplerate, samples_NC)
-                        yield block
+                        n += len(samples_NC)
+                        yield Block(rate_hz, samples_NC)
                 failure = ""
             except soundfile.LibsndfileError as error:
                 failure = str(error)
             if part.file.error:
                 raise part.file.error
-            if failure and n == self._contents.announced_samples:  # tags may follow a FLAC stream
+            if failure and n == part.announced:  # tags may follow a FLAC stream
                 return
-            following = part.following(n, bool(failure)) if block else None
+            following = part.following(n, bool(failure))
             at_s = start_s + n / rate_hz
-            if not block or not following:
+            if not following:
                 if failure:
                     self.damage.is_cut = True
                     self.warnings.append(f"decoding stopped at {at_s:.2f} s, the file is damaged there: {failure}")
@@ -84,7 +83,7 @@ class SoundFileDecoder(FileDecoder):
             lost, part = following
             self._last = part
             self.damage.add(at_s, lost / rate_hz, is_silence=True)
-            yield from silence(lost / rate_hz, block)
+            yield from silence(lost / rate_hz, rate_hz, channels)
             n += lost
 
 

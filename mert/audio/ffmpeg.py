@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from mert.audio.contents import LEAST_S, MAX_GAP_S, Block, FileDecoder, explained, silence
+from mert.audio.contents import LEAST_S, MAX_GAP_S, Block, FileDecoder, explained, in_words, silence
 from mert.audio.views import View, size_of
 from mert.errors import AudioError
 
@@ -94,7 +94,7 @@ class FfmpegDecoder(FileDecoder):
                 gap_s = bad_s
             if gap_s > (LEAST_S if bad_s else GAP_S):
                 self.damage.add(seconds, gap_s, is_silence=True)
-                yield from silence(gap_s, piece.block)
+                yield from silence(gap_s, piece.block.rate_hz, piece.block.samples_NC.shape[1])
                 seconds += gap_s
             elif not self._is_timed:
                 self.damage.add(seconds, bad_s, is_silence=False)
@@ -104,7 +104,7 @@ class FfmpegDecoder(FileDecoder):
         if self._view.error:
             raise self._view.error
         if failure and not seconds:
-            raise AudioError(self.name, f"nothing could be decoded ({failure})", "check the file")
+            raise AudioError(self.name, f"nothing could be decoded ({in_words(failure)})", "check the file")
         self.damage.add(seconds, bad_s, is_silence=False)
 
     def _announced_s(self) -> float:

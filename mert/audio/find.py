@@ -50,7 +50,9 @@ def listed(passed_over: Counter[str]) -> str:
     >>> listed(Counter({".txt": 2, "pipes": 1}))
     '2 .txt, 1 pipes'
     """
-    counted = ", ".join(f"{n} {suffix}" for suffix, n in passed_over.most_common())
+    counted = ", ".join(
+        f"{n} {suffix}" for suffix, n in sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
+    )
     lacking = sorted(BY_FFMPEG & set(passed_over))
     return counted + (f" (for {' '.join(lacking)}: {install('codecs')})" if lacking else "")
 

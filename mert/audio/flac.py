@@ -6,7 +6,12 @@ from mert.audio.contents import Contents, Part
 from mert.audio.views import CHUNK, View, behind_tags, peek, search, size_of, unexplained
 
 TOTAL = (1 << 36) - 1  # the bits of STREAMINFO that count samples; 0 = unknown
+MAGIC, INFO = b"fLaC", b"\0\0\0\x22"  # the beginning of a stream, and of STREAMINFO where more blocks follow
 HEADER = 42  # bytes of the magic word and STREAMINFO
+SYNC = b"\xff"  # and 0xf8 or 0xf9
+# What the codes of a frame header mean; others refer to STREAMINFO, or to bytes that follow.
+RATES = {1: 88_200, 2: 176_400, 3: 192_000, 4: 8_000, 5: 16_000, 6: 22_050, 7: 24_000, 8: 32_000, 9: 44_100, 10: 48_000}
+BITS = {1: 8, 2: 12, 4: 16, 5: 20, 6: 24, 7: 32}
 FRAME_BYTES = 8  # fewer than any frame has
 BUFFERED = 1 << 16  # bytes that libsndfile and libFLAC may have read ahead
 
@@ -14,32 +19,35 @@ BUFFERED = 1 << 16  # bytes that libsndfile and libFLAC may have read ahead
 class Frames(Part):
     """The frames from a position on, behind a header of their own."""
 
-    def __init__(self, file: BinaryIO, header: bytes, at: int, first: bytes) -> None:
-        super().__init__(View(file, [header, range(at, size_of(file))]))
-        self._source, self._header, self._at, self._first = file, header, at, first
+    def __init__(self, file: BinaryIO, header: bytes, at: int, end: int, announced: int | None = None) -> None:
+        super().__init__(View(file, [header, range(at, max(at, end))]), announced)
+        self._source, self._header, self._at, self._end = file, header, at, end
 
     def following(self, n: int, failed: bool) -> tuple[int, Part] | None:
         """How many samples behind the first `n` of the file are lost, and the frames that follow them."""
         if not failed:
             return None
         reached = self._at + self.file.tell() - len(self._header)
-        at, size = max(self._at + 1, reached - BUFFERED), size_of(self._source)
+        at, size = max(self._at + 1, reached - BUFFERED), self._end
         block = int.from_bytes(self._header[8:10], "big")
         while at < size:
             chunk = peek(self._source, at, CHUNK)
-            i = chunk.find(self._first[:2])
+            i = chunk.find(SYNC)
             while 0 <= i <= len(chunk) - 16:
-                start = _start(chunk[i : i + 16], self._first, block)
+                start = _start(chunk[i : i + 16], self._header, block)
                 possible = n + (at + i - self._at) // FRAME_BYTES * block
                 if start is not None and n <= start <= possible:
-                    return start - n, Frames(self._source, self._header, at + i, self._first)
-                i = chunk.find(self._first[:2], i + 1)
+                    return start - n, self._from(at + i)
+                i = chunk.find(SYNC, i + 1)
             at += max(1, len(chunk) - 15)
         return None
 
+    def _from(self, at: int) -> Part:
+        return Frames(self._source, self._header, at, self._end, self.announced)
+
     def unread(self) -> int:
         """Bytes behind the last frame that could be sound."""
-        size = size_of(self._source)
+        size = self._end
         reached = self._at + self.file.tell() - len(self._header)
         for tag in (b"ID3", b"APETAGEX", b"TAG"):
             found = search(self._source, tag, max(self._at, reached - BUFFERED), size)
@@ -49,23 +57,40 @@ class Frames(Part):
 
 
 def contents(file: BinaryIO) -> Contents | None:
-    """The frames of a FLAC file; None for other files."""
-    header = peek(file, 0, HEADER)
-    if header[:4] != b"fLaC" or len(header) < HEADER or header[4] & 127:
+    """The frames of a FLAC file, or of several that are joined; None for other files."""
+    if peek(file, 0, 4) != MAGIC:
+        return None
+    size, starts, found = size_of(file), [0], search(file, MAGIC + INFO, 4, size_of(file))
+    while found is not None:
+        starts.append(found)
+        found = search(file, MAGIC + INFO, found + 4, size)
+    streams = [_stream(file, start, end) for start, end in zip(starts, [*starts[1:], size], strict=True)]
+    parts = tuple(stream for stream in streams if stream)
+    return Contents(parts) if parts else None
+
+
+def _stream(file: BinaryIO, start: int, end: int) -> Frames | None:
+    """The frames of one stream; None where it has no header."""
+    header = peek(file, start, HEADER)
+    if header[:4] != MAGIC or len(header) < HEADER or header[4] & 127:
         return None
     facts = int.from_bytes(header[18:26], "big")
     announced = facts & TOTAL
-    open_ended = b"fLaC\x80" + header[5:18] + (facts - announced).to_bytes(8, "big") + header[26:]
-    at, size, is_last = HEADER, size_of(file), header[4] & 128
-    while not is_last and at + 4 <= size:
+    open_ended = MAGIC + b"\x80" + header[5:18] + (facts - announced).to_bytes(8, "big") + header[26:]
+    at, is_last = start + HEADER, header[4] & 128
+    while not is_last and at + 4 <= end:
         block = peek(file, at, 4)
         is_last, at = block[0] & 128, at + 4 + int.from_bytes(block[1:], "big")
-    return Contents((Frames(file, open_ended, at, peek(file, at, 4)),), announced_samples=announced or None)
+    return Frames(file, open_ended, at, end, announced or None)
 
 
-def _start(header: bytes, first: bytes, block: int) -> int | None:
+def _start(header: bytes, info: bytes, block: int) -> int | None:
     """The number of the first sample of the frame that a header begins; None if it is no header of this stream."""
-    if (header[2] ^ first[2]) & 0x0F or (header[3] ^ first[3]) & 0x0F:  # rate, width of samples
+    facts = int.from_bytes(info[18:26], "big")
+    rate_hz, bits = RATES.get(header[2] & 15), BITS.get(header[3] >> 1 & 7)
+    if header[1] & 0xFE != 0xF8 or header[3] & 1 or rate_hz not in (None, facts >> 44):
+        return None
+    if bits not in (None, (facts >> 36 & 31) + 1):
         return None
     length = 8 - (header[4] ^ 0xFF).bit_length()  # of a number coded like UTF-8
     if length in (1, 8):

@@ -90,7 +90,7 @@ class Run:
 def contents(file: BinaryIO) -> Contents | None:
     """The frames of an MP3 file; None for other files."""
     scan, head = Scan(file), peek(file, 0, 4)
-    if head[:3] != b"ID3" and not scan.is_frame(0, 2):
+    if head[:3] != b"ID3" and not (scan.frame(0) and scan.has_frames()):
         return None
     runs: list[Run] = []
     gaps: list[tuple[float, float, bool]] = []
@@ -154,6 +154,10 @@ class Scan:
             if frame is None or not frame.continues(first):
                 return False
         return frame is not None
+
+    def has_frames(self) -> bool:
+        """Whether frames follow each other near the beginning, perhaps behind damage."""
+        return self.is_frame(0, 2) or self._next(1, min(self.size, CHUNK)) is not None
 
     def frames(self) -> Iterator[tuple[int, Frame]]:
         """Positions and frames."""

@@ -52,7 +52,7 @@ def opus(wave: np.ndarray, rate_hz: int = RATE) -> bytes:
     return encoded(wave[: len(wave) * 48_000 // RATE], {RATE: 48_000, 22_050: 24_000}[rate_hz], "OGG", "OPUS")
 
 
-@pytest.mark.parametrize("encode", [adts, ac3, mp3, vorbis, opus, ogg_flac])
+@pytest.mark.parametrize("encode", [adts, ac3, mp3, vorbis, opus, ogg_flac, flac])
 @pytest.mark.parametrize("second", ["equal", "mono", "at half the rate"])
 def test_what_is_joined_is_decoded_to_the_end_each_part_at_its_own_rate(encode: object, second: str) -> None:
     assert callable(encode)

@@ -131,7 +131,8 @@ def test_damaged_recordings_are_embedded_counted_and_3(embed: Embed, tmp_path: P
     folder.mkdir()
     whole = encoded(music(4.0), 24_000, "FLAC")
     files_of = {
-        "whole.flac": whole, "bad.flac": damaged(whole, 0.5, 100), "cut.w64": encoded(music(4.0), 24_000, "W64")[:90_000],
+        "whole.flac": whole, "bad.flac": damaged(whole, 0.5, 100),
+        "cut.w64": encoded(music(4.0), 24_000, "W64")[:90_000],
         "notes.txt": b"x", "list.xyz": b"x", "n" * 251 + ".wav": encoded(music(1.0), 24_000, "WAV"),
     }  # fmt: skip
     for name, data in files_of.items():
