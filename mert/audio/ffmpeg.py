@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from mert.audio.contents import LEAST_S, MAX_GAP_S, Block, FileDecoder, explained, in_words, silence
-from mert.audio.views import View, size_of
+from mert.audio.views import TAIL_BYTES, View, without_tags
 from mert.errors import AudioError
 
 # Demuxers of formats that hold sound, those that give its length, and those whose packets have a time.
@@ -21,6 +21,7 @@ ANNOUNCING = frozenset(
 TIMED = frozenset(
     {"ape", "asf", "caf", "flv", "matroska", "mov", "mpegts", "mxf", "nut", "tak", "tta", "w64", "wav", "wv"}
 )
+RAW = frozenset({"aac"})  # packets end to end, and FFmpeg passes over what is none without a word
 CHECKED = frozenset({"flac", "mlp", "truehd", "tta", "wavpack"})  # decoders that compare checksums if asked to
 DEMUXERS = """
 aac ac3 ac4 act adp ads adx aea afc aiff aix amr amrnb amrwb apac apc ape apm argo_asf asf ast au avi avr bfstm binka
@@ -59,7 +60,7 @@ class FfmpegDecoder(FileDecoder):
 
         self._av: Any = av
         with explained(name):
-            self._view = View(file, [range(size_of(file))])
+            self._view = View(file, [without_tags(file)])
             try:
                 self._open(track)
             except Exception as error:
@@ -78,7 +79,7 @@ class FfmpegDecoder(FileDecoder):
         if self._stream.codec_context.name in CHECKED:
             self._stream.codec_context.options = {"err_detect": "crccheck+explode"}
         formats = set(self._container.format.name.split(","))
-        self._is_timed = bool(formats & TIMED)
+        self._is_timed, self._is_raw, self._n_bytes = bool(formats & TIMED), bool(formats & RAW), 0
         self._end_s = self._announced_s()
         self.claimed_s = self._end_s if formats & ANNOUNCING and self._end_s else np.inf
 
@@ -106,6 +107,14 @@ class FfmpegDecoder(FileDecoder):
         if failure and not seconds:
             raise AudioError(self.name, f"nothing could be decoded ({in_words(failure)})", "check the file")
         self.damage.add(seconds, bad_s, is_silence=False)
+        if self._is_raw:
+            at_s = self.damage.first_s if self.damage.places else seconds
+            self.damage.add(at_s, seconds * self._passed_over() / max(1, self._n_bytes), is_silence=False)
+
+    def _passed_over(self) -> int:
+        """Bytes of a raw stream that were in no packet."""
+        left = self._view.size - self._n_bytes
+        return left if left > TAIL_BYTES // 8 else 0
 
     def _announced_s(self) -> float:
         """The length of the track, or of the file where it holds nothing else; 0 where neither is known."""
@@ -161,5 +170,5 @@ class FfmpegDecoder(FileDecoder):
                 packets = self._container.demux(self._stream)
                 yield Bad(error, 0.0)
             else:
-                failures = 0
+                failures, self._n_bytes = 0, self._n_bytes + packet.size
                 yield packet

@@ -109,6 +109,19 @@ def tag_length(file: BinaryIO, at: int) -> int:
     return 0
 
 
+def without_tags(file: BinaryIO) -> range:
+    """A file without the ID3 and APE tags at its ends, which some decoders take for sound."""
+    end = size_of(file)
+    start = min(tag_length(file, 0), end)
+    if end - 128 > start and peek(file, end - 128, 3) == b"TAG":
+        end -= 128
+    footer = peek(file, max(start, end - 32), 32)
+    if footer[:8] == b"APETAGEX":
+        length = int.from_bytes(footer[12:16], "little") + (32 if footer[23] & 0x80 else 0)
+        end = end - length if end - length > start else end
+    return range(start, end) if start < end else range(end)
+
+
 def behind_tags(file: BinaryIO, at: int, end: int) -> int:
     """The first position from `at` on that belongs to no tag and is not zero; `end` if there is none."""
     for _ in range(TAGS):

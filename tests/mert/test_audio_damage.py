@@ -139,6 +139,14 @@ def test_an_mp3_with_a_hole_goes_on_behind_it(filling: object) -> None:
     assert len(recording.warnings) == 1 and "left out" in recording.warnings[0]
 
 
+def test_a_raw_stream_with_a_hole_says_what_is_missing() -> None:
+    data = adts(STEREO)
+    whole, _ = decoded(data)
+    got, recording = decoded(data[:20_000] + bytes(30_000) + data[50_000:])
+    assert recording.damaged and len(got) < len(whole) - RATE
+    assert recording.lost_s == pytest.approx((len(whole) - len(got)) / RATE, abs=0.2)
+
+
 @pytest.mark.parametrize("announced", [0, 100, 40_000, 1 << 27])
 def test_an_mp3_whose_tag_announces_a_wrong_length_is_whole(announced: int) -> None:
     data = mp3()
@@ -269,6 +277,8 @@ def aiff_with_id3() -> bytes:
     "data",
     [
         pytest.param(lambda: adts(STEREO), id="aac"),
+        pytest.param(lambda: with_ape_art(id3(60_000) + adts(STEREO)), id="aac with covers"),
+        pytest.param(lambda: adts(STEREO) + b"TAG" + bytes(125), id="aac with a tag behind"),
         pytest.param(lambda: aiff_with_id3(), id="aiff with a cover"),
         pytest.param(lambda: with_ape_art(mp3()), id="mp3 with a cover behind"),
         pytest.param(lambda: id3(200_000) + mp3(), id="mp3 with a cover in front"),
