@@ -12,6 +12,8 @@ from mert.audio.ffmpeg import FfmpegDecoder
 from mert.audio.views import View, peek, size_of, tag_length
 from mert.errors import AudioError, install
 
+JOINED = (b"OggS", b"fLaC")  # which must be read to their end to see whether they are several files in one
+
 
 class _ForwardFile(soundfile.SoundFile):
     """A SoundFile read without seeking: by default a seek follows each block, and the header limits the length."""
@@ -27,9 +29,9 @@ class _ForwardFile(soundfile.SoundFile):
 class SoundFileDecoder(FileDecoder):
     """libsndfile, read to the end of the file whatever its header announces."""
 
-    def __init__(self, file: BinaryIO, name: str, warnings: list[str]) -> None:
+    def __init__(self, file: BinaryIO, name: str, warnings: list[str], header_only: bool = False) -> None:
         super().__init__(name, warnings)
-        self._contents = contents(file)
+        self._contents = whole(file) if header_only and peek(file, 0, 4) in JOINED else contents(file)
         formats, self.claimed_s = [], 0.0
         for part in self._contents.parts:
             with _ForwardFile(part.whole) as probe:
@@ -96,13 +98,13 @@ def contents(file: BinaryIO) -> Contents:
     return next((held for held in found if held), None) or whole(file)
 
 
-def decoder_of(file: BinaryIO, name: str, warnings: list[str]) -> Decoder:
-    """The decoder that can read a file; AudioError if there is none."""
+def decoder_of(file: BinaryIO, name: str, warnings: list[str], header_only: bool = False) -> Decoder:
+    """The decoder that can read a file; AudioError if there is none. `header_only` is for one that will not decode."""
     with explained(name):
         if not peek(file, 0, 1):
             raise AudioError(name, "the file is empty", "record or copy it again")
         try:
-            return SoundFileDecoder(file, name, warnings)
+            return SoundFileDecoder(file, name, warnings, header_only)
         except soundfile.LibsndfileError as error:
             reason = str(error).rsplit(": ", 1)[-1] or "unknown format"
         try:

@@ -74,8 +74,8 @@ class Recording:
         return fresh.seconds
 
     def claimed_seconds(self) -> float:
-        """The length the header announces, which may be wrong; infinite where it announces none."""
-        with self._decoder([]) as decoder:
+        """The length the header announces, which may be wrong; infinite where it announces none, or it is not known."""
+        with self._decoder([], header_only=True) as decoder:
             return decoder.claimed_s
 
     def blocks(self, rate_hz: int, max_seconds: float | None = None) -> Iterator[np.ndarray]:
@@ -88,9 +88,9 @@ class Recording:
             self._conclude(decoder)
 
     @contextmanager
-    def _decoder(self, warnings: list[str]) -> Iterator[Decoder]:
+    def _decoder(self, warnings: list[str], header_only: bool = False) -> Iterator[Decoder]:
         with _opened(self._source, self.name) as file:
-            yield decoder_of(file, self.name, warnings)
+            yield decoder_of(file, self.name, warnings, header_only)
 
     def _check_format(self, rate_hz: int, channels: int) -> None:
         if not 1 <= channels <= MAX_CHANNELS:
@@ -155,7 +155,7 @@ class ArrayRecording(Recording):
             yield Block(self.rate_hz, self._samples_NC[start : start + step])
 
     @contextmanager
-    def _decoder(self, warnings: list[str]) -> Iterator[Decoder]:
+    def _decoder(self, warnings: list[str], header_only: bool = False) -> Iterator[Decoder]:
         yield self
 
 

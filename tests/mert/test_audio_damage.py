@@ -77,7 +77,7 @@ def test_the_recording_of_the_public_report_has_its_twelve_seconds() -> None:
 def test_three_links_of_an_ogg_chain_follow_each_other() -> None:
     parts = [vorbis(STEREO[:RATE]), vorbis(LEFT[:RATE], 22_050), vorbis(RIGHT[:RATE])]
     got, recording = decoded(b"".join(parts))
-    assert len(got) == 4 * RATE and recording.claimed_seconds() == pytest.approx(4.0)
+    assert len(got) == 4 * RATE and recording.seconds == pytest.approx(4.0)
     assert recording.warnings == []
 
 
