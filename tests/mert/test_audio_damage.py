@@ -165,6 +165,16 @@ def test_a_bad_first_packet_costs_itself_alone(garbage: bytes) -> None:
     assert abs(len(got) - len(wanted)) <= 1024 and off_by(got[-END:], wanted[-END:]) < 0.04
 
 
+@pytest.mark.parametrize("in_frame", [0, 100], ids=["header", "body"])
+def test_a_damaged_first_frame_of_a_flac_costs_itself_alone(in_frame: int) -> None:
+    data = flac()
+    at = data.index(b"\xff\xf8", 42) + in_frame
+    got, recording = decoded(data[:at] + noise(50) + data[at + 50 :])
+    wanted, _ = decoded(data)
+    assert len(got) == len(wanted) and recording.damaged and recording.lost_s < 0.1
+    np.testing.assert_array_equal(got[8192:], wanted[8192:])
+
+
 def test_damage_in_several_places_is_counted() -> None:
     data = flac()
     _, recording = decoded(damaged(damaged(data, 0.3, 100), 0.7, 100))
