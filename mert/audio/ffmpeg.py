@@ -97,8 +97,8 @@ class FfmpegDecoder(FileDecoder):
                 self.damage.add(seconds, gap_s, is_silence=True)
                 yield from silence(gap_s, piece.block.rate_hz, piece.block.samples_NC.shape[1])
                 seconds += gap_s
-            elif not self._is_timed:
-                self.damage.add(seconds, bad_s, is_silence=False)
+            else:  # a codec may put silence in the place of a packet by itself
+                self.damage.add(seconds, bad_s, is_silence=self._is_timed)
             bad_s = 0.0
             seconds += len(piece.block.samples_NC) / piece.block.rate_hz
             yield piece.block
