@@ -115,7 +115,7 @@ def contents(file: BinaryIO) -> Contents | None:
                 held = None
         runs[-1].add(at, end)
         seconds += runs[-1].frame_s
-    runs = [run for run in runs if run.pieces]
+    runs = [run for run in runs if run.frames > 1]  # of a single frame there is no sound, and mpg123 prints a remark
     if not runs:
         return None
     frames, announced = sum(run.frames for run in runs), _announced(file, runs[0])
