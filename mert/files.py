@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
+
+
+def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add rows to a file of JSON lines and have them on the disk; a last line that a kill cut off is ended first."""
+    with open(path, "a+b") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from mert.errors import AudioError, OutputError
 from mert.inference.runner import Runner
 from mert.models.config import MertConfig
 from mert.models.mert import Mert
-from mert.weights.checkpoints import blank, digest
+from mert.weights.checkpoints import blank, checksum, digest
 from mert.weights.registry import ModelInfo
 
 VERSION = version("mert-hub")
@@ -65,7 +65,7 @@ class Embedder:
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.info = info
         self.runner = Runner(self.model, self.device)
-        self._identity = self.runner.weights_state(), sha256
+        self._identity, self._checksum = (self.runner.weights_state(), sha256), checksum(self.model)
         self.clock = Clock.of(model.config)
         self.sample_rate, self.frame_rate = model.config.sample_rate, model.config.frame_rate
         self.layer_names, self.dim = model.config.layer_names, model.config.dim
@@ -88,6 +88,18 @@ class Embedder:
         if state != self._identity[0]:
             self._identity = state, digest(self.model)
         return self._identity[1]
+
+    def look_again(self) -> str:
+        """`sha256`, after reading every weight: changes through `.data` leave no other trace, and go unnoticed before.
+
+        What was prepared of the weights for speed is made again if they have changed.
+        """
+        current = checksum(self.model)
+        if current != self._checksum:
+            self._checksum = current
+            self.runner.forget()
+            self._identity = self.runner.weights_state(), digest(self.model)
+        return self.sha256
 
     @property
     def window_s(self) -> float:

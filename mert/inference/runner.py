@@ -97,7 +97,7 @@ class Runner:
     def _fast_model(self, dtype: str) -> FastMert:
         """The model as it runs in `dtype`: built on first use, and again after its weights have changed.
 
-        (Changes through `.data` go unnoticed, as torch does not count them.)
+        (Changes through `.data` go unnoticed until `forget`, as torch does not count them.)
         """
         self._notice_changed_weights()
         if dtype not in self._fast:
@@ -110,6 +110,10 @@ class Runner:
         """Places and versions of the weights, which differ once they have changed."""
         tensors = self.model.parameters()
         return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+
+    def forget(self) -> None:
+        """Build the model that runs from the weights again, when it is needed next."""
+        self._weights = ()
 
     def _notice_changed_weights(self) -> None:
         weights = self.weights_state()

@@ -191,6 +191,15 @@ def open_safetensors(path: Path) -> Iterator[OpenWeights]:
         raise CheckpointError(path, f"is not a safetensors file ({error})", AGAIN) from error
 
 
+def checksum(model: Mert) -> tuple[int, ...]:
+    """Sums of the bits of each tensor, all and every third: much faster than `digest`, to notice that it changed."""
+    sums = []
+    for tensor in model.state_dict().values():
+        words = tensor.detach().flatten().view({2: torch.int16, 4: torch.int32}.get(tensor.element_size(), torch.int8))
+        sums += [words.sum(dtype=torch.int64), words[::3].sum(dtype=torch.int64)]
+    return tuple(torch.stack(sums).tolist())
+
+
 def digest(model: Mert) -> str:
     """SHA-256 over names and values of all tensors: the identity of weights that have no file."""
     sha = hashlib.sha256()

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from mert.errors import AudioError, MertError, OutputError
-from mert.files import read_json, write_json, write_whole
+from mert.files import append_lines, read_json, write_json, write_whole
 from probes.encoders import Encoder
 from probes.features.clips import Clip, trimmed, wave_digest
 from probes.features.cutting import ClipWindows
@@ -33,7 +33,10 @@ BATCH_CLIPS = 8  # written at a time
 
 @dataclass(frozen=True)
 class Entry:
-    """A clip's rows [first, first + count) with their checksum, and the identity of its audio."""
+    """A clip's rows [first, first + count) with their checksum, and the identity of its audio.
+
+    `warnings` are those of its decoder; None in what older versions wrote.
+    """
 
     id: str
     content: str
@@ -44,13 +47,14 @@ class Entry:
     first: int
     count: int
     crc32: int
+    warnings: str | None = None
 
 
 class FeatureMatrix(PooledStore, FrameStore):
     """The features of many clips: `extract` adds what is missing, `rows`, `windows` and `frames` read them."""
 
     def __init__(self, root: Path, encoder: Encoder, clip_windows: ClipWindows) -> None:
-        facts = encoder.facts
+        facts = encoder.identify()
         self.encoder, self.clip_windows = encoder, clip_windows
         self.key = {"version": VERSION, "encoder": facts.as_dict(), "windowing": asdict(clip_windows)}
         self.digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()
@@ -169,22 +173,17 @@ class FeatureMatrix(PooledStore, FrameStore):
                 failures.append(error)
             if on_clip:
                 on_clip(True)
-        path, lines = self.folder / "values.f16", []
+        path, lines = self.folder / "values.f16", list[dict[str, Any]]()
         try:
             with open(path, "ab") as file:
                 for entry, values in extracted:
                     placed = replace(entry, first=file.tell() // self.row_bytes, crc32=zlib.crc32(values.tobytes()))
                     file.write(values.tobytes())
-                    lines.append(json.dumps(asdict(placed)) + "\n")
+                    lines.append(asdict(placed))
                     self.entries[entry.id] = placed
                 file.flush()
                 os.fsync(file.fileno())
-            with open(self.folder / "journal.jsonl", "a+b") as journal:
-                if journal.seek(0, os.SEEK_END):
-                    journal.seek(-1, os.SEEK_END)
-                    if journal.read(1) != b"\n":  # a line that was cut off
-                        journal.write(b"\n")
-                journal.write("".join(lines).encode())
+            append_lines(self.folder / "journal.jsonl", lines)
         except OSError as error:
             reason = f"cannot be written ({error.strerror or error})"
             raise OutputError(path, reason, "free space, then run again: extracted features are kept") from error
@@ -193,7 +192,7 @@ class FeatureMatrix(PooledStore, FrameStore):
     def _extracted(self, clip: Clip) -> tuple[Entry, np.ndarray]:
         """An entry that is not placed yet, and its values, fp16 [rows, L, P]; MertError for values of no use."""
         rate_hz, cut = self.encoder.facts.sample_rate, self.clip_windows
-        stamp, whole_N = clip.stamp(), clip.read(rate_hz)
+        stamp, (whole_N, warnings) = clip.stamp(), clip.decode(rate_hz)
         wave_N = trimmed(whole_N, rate_hz) if cut.trim else whole_N
         if cut.pooled:
             values = list(self.encoder.pooled([wave_N[slice(*span)] for span in cut.spans(len(wave_N), rate_hz)]))
@@ -211,7 +210,7 @@ class FeatureMatrix(PooledStore, FrameStore):
         if not np.isfinite(half).all():
             raise MertError(source, "features are NaN, infinite or beyond fp16", "check encoder and audio")
         digest, seconds = wave_digest(whole_N), len(whole_N) / rate_hz
-        return Entry(clip.id, clip.content(), *stamp, digest, seconds, 0, len(half), 0), half
+        return Entry(clip.id, clip.content(), *stamp, digest, seconds, 0, len(half), 0, warnings), half
 
     def _write_index(self) -> None:
         import pyarrow.parquet
