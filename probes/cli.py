@@ -77,10 +77,17 @@ def plot_layers(
 ) -> None:
     """Draw validation by layer, a panel for each task, with the layer that was chosen."""
     from mert.plots import picture_format, save_figure
-    from probes.results import plot_results, read_results
+    from probes.metrics import chance
+    from probes.results import draw_chance, plot_results, read_results
 
     picture_format(out)
-    figure = plot_results(read_results(results))[0].get_figure(root=True)
+    layered = read_results(results)
+    panels = plot_results(layered)
+    for axes, result in zip(panels, layered, strict=True):
+        monitor = next((name for seed in result.get("seeds", ()) for name in seed.get("valid", ())), "")
+        task = result.get("task")
+        draw_chance(axes, chance(monitor, tuple(task.get("classes", ())) if isinstance(task, dict) else ()))
+    figure = panels[0].get_figure(root=True)
     assert figure is not None
     save_figure(figure, out)
     typer.echo(str(out))

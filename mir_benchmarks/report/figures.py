@@ -14,7 +14,7 @@ from mert.plots import ACCENT, COLOURS, FAINT, GRID, new_axes, plain
 from mir_benchmarks.report.runs import Run, unlike
 from mir_benchmarks.tasks.registry import TASKS
 from probes.metrics import chance
-from probes.results import LayerCurve, Outputs, Result, is_single, layer_label, layer_order
+from probes.results import LayerCurve, Outputs, Result, draw_chance, is_single, layer_label, layer_order
 from probes.results import plot_layer_curve as draw_curve
 
 if TYPE_CHECKING:
@@ -92,19 +92,9 @@ def _add_scale(axes: Axes, image: AxesImage, title: str, **options: Any) -> None
 def plot_layer_curve(result: Result, axes: Axes | None = None, colour: str = COLOURS[0]) -> Axes:
     """Validation by layer at each layer's best rate: mean and range over seeds, and the selected layer."""
     axes = draw_curve(LayerCurve.of(result.grid), result.layer, axes or new_axes(2.9, 2.1), colour, size_pt=8.0)
-    draw_chance(axes, result)
+    draw_chance(axes, chance(TASKS[result.task["name"]].monitor, tuple(result.task.get("classes", ()))))
     axes.set_title(TASKS[result.task["name"]].title, fontsize=9, loc="left")
     return axes
-
-
-def draw_chance(axes: Axes, result: Result) -> None:
-    """A dotted line at the level of chance, where the task has one and it is near the curve."""
-    classes = tuple(result.task.get("classes", ()))
-    low, high = axes.get_ylim()
-    level = chance(TASKS[result.task["name"]].monitor, classes)
-    if level is not None and low - (high - low) <= level:
-        axes.axhline(level, color=FAINT, lw=1, ls=":")
-        axes.set_ylim(min(low, level - 0.05 * (high - level)), high)
 
 
 def plot_layer_curves(run: Run, columns: int = 4) -> list[Axes]:

@@ -149,8 +149,8 @@ def folded(title: str, body: Markup, more: str = "") -> Markup:
 def _scores(runs: Sequence[Run]) -> Markup | None:
     if all(set(run.results) <= {"musdb18"} for run in runs):
         return None
-    caption = "Dots are means over seeds, lines 95 % intervals over test items; hollow dots are not comparable with "
-    caption += "full runs. Separation is left out: it is in dB."
+    caption = "Dots are means over seeds, lines 95 % intervals over test items; hollow dots are of limited "
+    caption += "runs, or of results that are not alike. Separation is left out: it is in dB."
     return _figure(
         picture(figures.plot_scores(runs), f"Task scores. {'; '.join(map(_scores_in_words, runs))}"), caption
     )
@@ -172,7 +172,7 @@ def _layers(run: Run) -> Iterator[Markup]:
     best = ", ".join(f"{TASKS[name].title} {curve.layers[curve.mean.argmax()]}" for name, curve in run.layered.items())
     yield _figure(picture(figures.plot_heatmap(run), f"Best layers of {run.label} on validation: {best}"), caption)
     caption = "Validation by layer (e: the encoder's input), mean and range over seeds; the circle is the layer that "
-    caption += "was chosen, the diamond all layers weighted, the dotted line chance, where it is within the picture."
+    caption += "was chosen, the diamond all layers weighted, the dotted line chance."
     chosen = ", ".join(f"{TASKS[name].title} {run.results[name].layer}" for name in run.layered)
     yield _figure(picture(figures.plot_layer_curves(run)[0], f"Chosen layers of {run.label}: {chosen}"), caption)
 

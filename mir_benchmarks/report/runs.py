@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+from mert.errors import OutputError
 from mir_benchmarks.conditions import differences, signs
 from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.statistics import Sample, compare
@@ -65,7 +66,12 @@ def _load(folder: Path) -> Run:
     paths = {name: folder / f"{name}.json" for name in TASKS}
     results = {name: Result.load(path) for name, path in paths.items() if path.exists()}
     if not results:
-        raise TaskError(folder, "holds no result", "name a folder that mert bench run wrote")
+        below = sorted({str(path.parent) for name in TASKS for path in folder.glob(f"*/{name}.json")})
+        remedy = f"name its folders: {' '.join(below)}" if below else "name a folder that mert bench run wrote"
+        raise TaskError(folder, "holds no result", remedy)
+    for name, result in results.items():
+        if result.task["name"] != name or set(result.metrics) != set(TASKS[name].metrics):
+            raise OutputError(paths[name], f"is not a result of {name}", "keep the names of the files")
     names = {str(result.model["name"]) for result in results.values()}
     if len(names) > 1:
         raise TaskError(folder, f"holds results of {' and '.join(sorted(names))}", "keep a folder for each model")

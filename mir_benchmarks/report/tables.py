@@ -112,7 +112,8 @@ def summary_rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
         label = f"over {n_tasks} shared task{'s' * (n_tasks > 1)}"
         means = {run.label: mean_of_present(shared[run.label])[0] for run in runs}
         if 1 < n_tasks < len(TASKS):
-            rows.append((f"mean {label}", "", *(f"{means[run.label]:.1f}{run.signs}" for run in runs)))
+            held = {run.label: signs(*(run.results[name] for name in shared[run.label])) for run in runs}
+            rows.append((f"mean {label}", "", *(f"{means[run.label]:.1f}{held[run.label]}" for run in runs)))
         rows.append((f"mean rank {label}", "", *(f"{ranks[run.label]:.2f}" for run in runs)))
     return rows
 

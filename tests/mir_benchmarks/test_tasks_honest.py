@@ -232,8 +232,41 @@ WRONG: dict[str, tuple[str, Any]] = {
     "notes": ("notes", "fine"), "note": ("notes", [1]), "layer": ("layer", None), "lr": ("lr", "1e-3"),
     "protocol": ("protocol", []), "limit": ("limit", 5), "head": ("head", 3), "command": ("command", "mert bench"),
     "interval": ("score", {"mean": 1.0, "ci95": [1.0], "seeds": [1.0], "n": 3}), "versions": ("versions", [1]),
-    "schema": ("schema", "3"), "name": ("task", {"name": 5, "data": "real"}),
+    "classes": ("task", {"name": TASK, "data": "real", "classes": 5}), "rows": ("grid", [{"layer": "embed"}]),
+    "validation": ("seeds", [{"seed": 0, "valid": [1]}]), "schema": ("schema", "3"),
+    "name": ("task", {"name": 5, "data": "real"}),
 }  # fmt: skip
+
+
+def test_outputs_that_do_not_belong_together_are_refused(
+    bench: Callable[..., Run], whole: Path, tmp_path: Path
+) -> None:
+    arrays = dict(np.load(whole / f"{TASK}.npz"))
+    (tmp_path / f"{TASK}.json").symlink_to(whole / f"{TASK}.json")
+    for name, value in (
+        ("outputs", arrays["outputs"][0]), ("outputs", arrays["outputs"][:, 1:]), ("outputs", arrays["outputs"][:0]),
+        ("ids", arrays["ids"][:3]), ("columns", arrays["columns"][:3]), ("targets", arrays["targets"][:3]),
+        ("outputs", arrays["outputs"].astype(str)),
+    ):  # fmt: skip
+        np.savez(tmp_path / f"{TASK}.npz", **arrays | {name: value})
+        for command in ("validate", "report"):
+            said = bench(command, tmp_path)
+            assert said.code == 1 and f"{TASK}.npz: its arrays do not belong together" in said.err
+
+
+@pytest.mark.parametrize("change", [{"name": "mtt"}, {}])
+def test_a_report_takes_results_of_the_task_only_that_their_file_names(
+    change: dict, bench: Callable[..., Run], whole: Path, tmp_path: Path
+) -> None:
+    values = json.loads((whole / f"{TASK}.json").read_text())
+    values["task"] |= change
+    values["metrics"] = values["metrics"] if change else {}
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / f"{TASK}.json").write_text(json.dumps(values))
+    said = bench("report", tmp_path / "small")
+    assert said.code == 1 and f"{TASK}.json: is not a result of {TASK}" in said.err
+    said = bench("report", tmp_path)
+    assert said.code == 1 and f"holds no result; name its folders: {tmp_path / 'small'}" in said.err
 
 
 @pytest.mark.parametrize("case", WRONG)
