@@ -78,9 +78,9 @@ def signs(*results: Result) -> str:
     return "".join(sign for sign in SIGNS if sign in held)
 
 
-def is_reduced(result: Result) -> bool:
-    """Whether fewer layers, rates or seeds were searched than are by default, or a linear head was fitted."""
-    return bool(Searched.of(result).few) or result.head.get("kind") == "linear"
+def is_linear(result: Result) -> bool:
+    """Whether its head has no hidden layer."""
+    return result.head.get("kind") == "linear"
 
 
 def _marks(result: Result) -> dict[str, str]:
@@ -88,7 +88,7 @@ def _marks(result: Result) -> dict[str, str]:
     found = {
         "*": "synthetic" * (result.task["data"] == "synthetic"),
         "†": f"not comparable: {result.limit}" * bool(result.limit),
-        "‡": "reduced" * is_reduced(result),
+        "‡": ", ".join(["reduced grid"] * bool(Searched.of(result).few) + ["linear head"] * is_linear(result)),
         "§": ", ".join(flaws),
     }
     return {sign: text for sign, text in found.items() if text}

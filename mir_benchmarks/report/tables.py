@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
-from mir_benchmarks.conditions import HUB, SIGNS, Searched, marks, protocol_of, signs
+from mir_benchmarks.conditions import HUB, SIGNS, Searched, is_linear, marks, protocol_of, signs
 from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.published import Cell, cells, published_scores
 from mir_benchmarks.report.runs import Run, averages, clear_best, mean_of_present, mean_ranks, shared_scores, unlike
@@ -144,7 +144,7 @@ def details_table(runs: Sequence[Run]) -> Table:
 def head_name(result: Result) -> str:
     """The head in a word or two, as `mlp 512`; ! marks a linear one."""
     kind, hidden = str(result.head.get("kind", "not on record")), result.head.get("hidden")
-    return f"{kind}!" if kind == "linear" else f"{kind} {hidden or ''}".strip()
+    return f"{kind}!" if is_linear(result) else f"{kind} {hidden or ''}".strip()
 
 
 def computed(result: Result) -> str:

@@ -88,6 +88,7 @@ LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "–": "--", "−": "$-$", "²": "$^2$", "†": r"\textdagger{}", "×": r"$\times$", "[": "{[}", "]": "{]}",
+    "‡": r"\textdaggerdbl{}", "§": r"\S{}",
 }  # fmt: skip
 
 

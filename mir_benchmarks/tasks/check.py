@@ -10,10 +10,9 @@ from mert.audio.recording import MIN_RATE_HZ, Recording
 from mert.errors import AudioError
 from mert.files import sha256_file
 from mir_benchmarks.datasets import gtzan, mtt, musdb
-from mir_benchmarks.datasets.dataset import Dataset, Item, TaskError
+from mir_benchmarks.datasets.dataset import VERY_SHORT_S, Dataset, Item, TaskError
 from mir_benchmarks.datasets.splits import gtzan_splits, vocalset
 from mir_benchmarks.tasks.registry import TASKS, TaskSpec
-from probes.features.cutting import SHORTEST_S
 
 # Findings of these kinds keep a task from running; the others are for information.
 SERIOUS = ("dataset", "counts", "missing", "empty", "corrupt")
@@ -147,7 +146,7 @@ def _fault(path: Path, decode: bool) -> tuple[str, str] | None:
         return "corrupt", reason + gtzan.KAGGLE * (path.stem == gtzan.CORRUPT)
     if not recording.seconds:
         return "corrupt", "holds no sound"
-    short = [f"only {recording.seconds:.3g} s long"] * (recording.seconds < SHORTEST_S)
+    short = [f"only {recording.seconds:.3g} s long"] * (recording.seconds < VERY_SHORT_S)
     warnings = "; ".join([*recording.warnings, *short])
     return ("damaged", warnings) if warnings else None
 

@@ -15,7 +15,7 @@ import numpy as np
 from mert.errors import AudioError, UsageError
 from mir_benchmarks.conditions import DAMAGED, LEAK, protocol_of
 from mir_benchmarks.datasets import gtzan
-from mir_benchmarks.datasets.dataset import SPLITS, Dataset, Item, TaskError, synthetic_facts
+from mir_benchmarks.datasets.dataset import SPLITS, VERY_SHORT_S, Dataset, Item, TaskError, synthetic_facts
 from mir_benchmarks.statistics import left_out, summarise
 from mir_benchmarks.tasks.beats import BeatTask
 from mir_benchmarks.tasks.clips import ClipTask
@@ -24,7 +24,6 @@ from mir_benchmarks.tasks.protocols import deviations, follow
 from mir_benchmarks.tasks.registry import TaskSpec
 from mir_benchmarks.tasks.separation import SeparationTask
 from probes.encoders import Encoder
-from probes.features.cutting import SHORTEST_S
 from probes.features.matrix import Entry, FeatureMatrix
 from probes.results import Result, library_versions
 from probes.sweep import Grid, GridRow, Journal, evaluate
@@ -169,12 +168,12 @@ def damaged(dataset: Dataset, entries: Mapping[str, Entry]) -> list[str]:
     """Notes on recordings that were read with warnings, that are very short, or of which neither is known."""
     held = [(item, entries[item.id]) for item in dataset.items if item.id in entries]
     faults = [f"{item.id} ({item.split}): {entry.warnings[:200]}" for item, entry in held if entry.warnings]
-    short = [f"{item.id} ({item.split}): {entry.seconds:.3g} s" for item, entry in held if entry.seconds < SHORTEST_S]
+    short = [f"{item.id} ({item.split}): {entry.seconds:.3g} s" for item, entry in held if entry.seconds < VERY_SHORT_S]
     unknown = sum(entry.warnings is None for _, entry in held)
     notes = (
         [f"{DAMAGED}{len(faults)} of {len(held)} recordings were read with warnings: {some(faults)}"] if faults else []
     )
-    notes += [f"{len(short)} recordings are shorter than {SHORTEST_S:g} s: {some(short)}"] if short else []
+    notes += [f"{len(short)} recordings are shorter than {VERY_SHORT_S:g} s: {some(short)}"] if short else []
     old = "recordings were embedded by a version that did not record damage: `mert bench prepare --check --decode`"
     return notes + ([f"{unknown} {old} reads them"] if unknown else [])
 

@@ -125,7 +125,7 @@ def test_damaged_audio_is_told(bench: Callable[..., Run], tmp_path: Path) -> Non
     result = Result.load(tmp_path / "out" / "gtzan_genre.json")
     (note,) = [note for note in result.notes if note.startswith("damaged: 2 of 40 recordings were read with warnings")]
     assert "train-003 (train): the header announces 2.00 s" in note and "test-001 (test): silent" in note
-    assert "1 recordings are shorter than 1 s: audio/valid-002 (valid): 0.045 s" in result.notes
+    assert "1 recordings are shorter than 0.1 s: audio/valid-002 (valid): 0.045 s" in result.notes
     assert "damaged" in marks(result) and "§" in signs(result)
     again = run("gtzan_genre", Small(), home, tmp_path / "out", **QUICK)  # features are kept, and so is the note
     assert note in again.notes
