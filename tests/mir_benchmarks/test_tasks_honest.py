@@ -20,8 +20,10 @@ from mir_benchmarks.datasets.gtzan import GENRES
 from mir_benchmarks.report.runs import clear_best, load_runs
 from mir_benchmarks.report.tables import details_table, scores_table
 from mir_benchmarks.report.validate import validated
+from mir_benchmarks.tasks.separation import silent_stems
 from probes.encoders import BASELINES, Encoder
 from probes.results import Result, load_outputs
+from probes.separation.stems import Stems
 
 QUICK: dict[str, Any] = {"layers": ("embed",), "lrs": (1e-3,), "seeds": (0,), "max_epochs": 2}
 TASK = "nsynth_pitch"
@@ -295,3 +297,12 @@ def test_what_is_known_of_a_broken_file_is_said_where_it_breaks(bench: Callable[
     words = " ".join(said.err.split())
     assert said.code == 1 and "damaged in the copy on Kaggle" in words and "--set gtzan_jazz54=drop" in words
     assert "mend what the errors name, then run the same command again" in words
+
+
+def test_stems_that_are_silent_are_named() -> None:
+    targets_JCN = np.random.default_rng(0).standard_normal((4, 2, 100)).astype(np.float32)
+    whole = Stems(targets_JCN.sum(axis=0), targets_JCN)
+    silent = Stems(whole.mixture_CN, targets_JCN * np.array([1, 0, 1, 1], np.float32)[:, None, None])
+    assert silent_stems({"a": lambda: whole}) == []
+    (note,) = silent_stems({"a": lambda: whole, "b": lambda: silent})
+    assert note.startswith("1 stems of test songs are silent throughout: drums of b; ")
