@@ -60,9 +60,12 @@ def pretrain(
     recipe = read_recipe(config, overrides or [])
     if engine == "fairseq2" and not dry_run:  # a dry run's step is the same
         from mert.train.fairseq2 import pretrain as train
+        from mert.train.run_folder import only_run
 
-        step = train(recipe, _corpus(recipe, overfit), load_teachers(recipe.teachers), resume == "auto")
-        if os.environ.get("RANK", "0") == "0":
+        rank = int(os.environ.get("RANK", "0"))
+        with only_run(Path(recipe.out), rank):
+            step = train(recipe, _corpus(recipe, overfit), load_teachers(recipe.teachers), resume == "auto")
+        if rank == 0:
             _report(recipe, step)
     else:
         _train(recipe, None, resume, dry_run, overfit)

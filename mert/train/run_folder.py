@@ -5,12 +5,14 @@ is not a tensor, and size and SHA-256 of every file. A checkpoint without this m
 torch reads these files as unrestricted pickles, which run any code in them, so they are read here by our own reader.
 """
 
+import fcntl
 import io
 import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.futures import Future
 
 from mert.embedding.embedder import Embedder
-from mert.errors import CheckpointError, OutputError, need
+from mert.errors import CheckpointError, OutputError, UsageError, need
 from mert.files import read_json, read_rows, sha256_file, write_json, write_whole, writing
 from mert.models.mert import Mert
 from mert.train.parallel import World
@@ -40,6 +42,25 @@ from mert.weights.registry import ModelInfo
 log = logging.getLogger("mert")
 MARKER = "COMPLETE.json"
 MAX_METADATA_BYTES = 64 * 2**20  # 330M parameters in 64 processes need 8
+
+
+@contextmanager
+def only_run(folder: Path, world_rank: int) -> Iterator[None]:
+    """UsageError if another run trains into this folder, on any machine that shares the disk."""
+    if world_rank != 0:
+        yield
+        return
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(folder, "another run trains into it", "wait for its end, or give another out=") from None
+        except OSError as error:  # some network disks have no locks
+            log.warning("%s cannot be locked (%s): start no other run there", folder, error)
+        yield
 
 
 class Checkpoints:

@@ -22,6 +22,7 @@ import numpy as np
 
 from mert.errors import AudioError, MertError, OutputError
 from mert.files import read_json, write_json, write_whole
+from mert.files import stamp as file_stamp
 from probes.encoders import Encoder
 from probes.features.clips import Clip, trimmed, wave_digest
 from probes.features.cutting import ClipWindows
@@ -193,7 +194,7 @@ class FeatureMatrix(PooledStore, FrameStore):
     def _extracted(self, clip: Clip) -> tuple[Entry, np.ndarray]:
         """An entry that is not placed yet, and its values, fp16 [rows, L, P]; MertError for values of no use."""
         rate_hz, cut = self.encoder.facts.sample_rate, self.clip_windows
-        stamp, whole_N = clip.stamp(), clip.read(rate_hz)
+        stamp, before, whole_N = clip.stamp(), file_stamp(clip.audio or ""), clip.read(rate_hz)
         wave_N = trimmed(whole_N, rate_hz) if cut.trim else whole_N
         if cut.pooled:
             values = list(self.encoder.pooled([wave_N[slice(*span)] for span in cut.spans(len(wave_N), rate_hz)]))
@@ -210,8 +211,10 @@ class FeatureMatrix(PooledStore, FrameStore):
                             "correct the encoder's facts")  # fmt: skip
         if not np.isfinite(half).all():
             raise MertError(source, "features are NaN, infinite or beyond fp16", "check encoder and audio")
-        digest, seconds = wave_digest(whole_N), len(whole_N) / rate_hz
-        return Entry(clip.id, clip.content(), *stamp, digest, seconds, 0, len(half), 0), half
+        entry = Entry(clip.id, clip.content(), *stamp, wave_digest(whole_N), len(whole_N) / rate_hz, 0, len(half), 0)
+        if file_stamp(clip.audio or "") != before:  # after the hash of its content
+            raise AudioError(source, "it changed while it was read", "run again when it is complete")
+        return entry, half
 
     def _write_index(self) -> None:
         import pyarrow.parquet

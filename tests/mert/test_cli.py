@@ -177,11 +177,23 @@ def test_shards_limits_and_skipping_add_up_to_the_whole(house: House, embed: Emb
 def test_a_report_that_a_kill_left_short_is_completed(house: House, embed: Embed, tmp_path: Path) -> None:
     assert embed().end().code == 0
     lines = (tmp_path / "out" / "report.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "out" / "report.jsonl").write_text("".join(lines[:20]))
+    (tmp_path / "out" / "report.jsonl").write_text("".join(lines[:20]) + lines[20][:-9])
     assert "0 embedded, 24 kept" in embed("--skip-existing").end().out
-    rows = report(tmp_path / "out")
+    torn = (tmp_path / "out" / "report.jsonl").read_text().splitlines(keepends=True)
+    assert torn[20] == lines[20][:-9] + "\n"  # it swallows no line behind it
+    rows = [json.loads(line) for line in torn[:20] + torn[21:]]
     assert len({row["output"] for row in rows}) == len(rows) == 24
     assert [row["status"] for row in rows] == ["ok"] * 20 + ["skipped"] * 4
+
+
+def test_an_output_folder_removed_meanwhile_is_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        shutil.rmtree(tmp_path / "out")
+        yield {"status": "ok", "seconds": 1.0, "frames": 75, "error": None, "warnings": [], "output": "a.npz"}
+
+    (tmp_path / "out").mkdir()
+    counts = embed_cli.follow(rows(), 1, tmp_path / "out" / "report.jsonl", append=False)
+    assert counts["unreported"] == 1 and "the report was removed" in capsys.readouterr().out
 
 
 def test_rows_that_an_executor_owes_are_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

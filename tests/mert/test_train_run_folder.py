@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from harness.forks import FORKS
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict
 
-from mert.errors import CheckpointError
+from mert.errors import CheckpointError, UsageError
 from mert.files import sha256_file, write_json
 from mert.train.parallel import World
-from mert.train.run_folder import Checkpoints, damage
+from mert.train.run_folder import Checkpoints, damage, only_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is", "ignore:TypedStorage is deprecated")
 ALONE = World(0, 1, torch.device("cpu"))
@@ -135,3 +136,24 @@ def test_keys_that_take_for_ever_to_hash_are_refused(saved: Path) -> None:
 def test_a_malformed_marker_is_a_damaged_checkpoint(saved: Path, marker: dict) -> None:
     write_json(saved / "COMPLETE.json", marker)
     assert "its marker cannot be read" in str(damage(saved))
+
+
+def hold(folder: Path, started: object, end: object) -> None:
+    with only_run(folder, 0):
+        started.set()  # type: ignore[attr-defined]
+        end.wait(60)  # type: ignore[attr-defined]
+
+
+def test_two_runs_in_one_folder_are_refused_and_a_killed_one_is_not_in_the_way(tmp_path: Path) -> None:
+    started, end = FORKS.Event(), FORKS.Event()
+    other = FORKS.Process(target=hold, args=(tmp_path, started, end))
+    other.start()
+    assert started.wait(60)
+    with pytest.raises(UsageError, match="another run trains into it"), only_run(tmp_path, 0):
+        pass
+    with only_run(tmp_path, 1):  # the other processes of one run
+        pass
+    other.kill()
+    other.join()
+    with only_run(tmp_path, 0):
+        pass
