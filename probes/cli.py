@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mert.cli.terminal import Device, HeadKind, Numbers, Picture, Revision
+from mert.cli.terminal import Device, HeadKind, Numbers, Picture, Revision, counted
 
 if TYPE_CHECKING:
     from probes.user_labels.head import SavedHead
@@ -196,5 +196,5 @@ def print_fit(fitted: SavedHead, out: Path) -> None:
         test = (f"{card.scores['test'][metric]:.1f}", str(n["test"])) if layer == card.layer else ()
         layers.add_row(layer, f"{lr:g}", f"{valid:.1f}", *test)
     lines.print(layers)
-    seeds = len(card.scores["seeds"])
-    lines.print(f"in points, means over {seeds} seeds; kept: the head of seed {card.head['seed']}, in {out}")
+    seeds = counted(len(card.scores["seeds"]), "seed")
+    lines.print(f"in points, means over {seeds}; kept: the head of seed {card.head['seed']}, in {out}")

@@ -8,7 +8,7 @@ Shapes: L layers, T frames, D model width.
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
@@ -52,6 +52,7 @@ class EmbedStage:
         self.options = options
         self.embedder = load(options.model, revision=options.revision, device=options.device)
         self.settings = resolve(self.embedder, options)
+        self.on_audio: Callable[[float], None] = lambda seconds: None  # called as seconds of audio are computed
 
     def rows(self, jobs: Iterable[Job]) -> Iterator[Row]:
         """The rows; none is an exception, as failed files have a row with their error."""
@@ -135,6 +136,7 @@ class FileExtraction(Extraction):
     def add(self, values_LTD: np.ndarray) -> None:
         """Write frames, or add them to the mean."""
         self._n_frames += values_LTD.shape[1]
+        self._stage.on_audio(values_LTD.shape[1] / self._stage.embedder.frame_rate)
         if self._pooled:
             self._pooled.add(values_LTD)
             return

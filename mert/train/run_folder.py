@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,6 +42,7 @@ from mert.weights.registry import ModelInfo
 
 log = logging.getLogger("mert")
 MARKER = "COMPLETE.json"
+LINE_S = 30.0  # between the lines of a run in a log file
 MAX_METADATA_BYTES = 64 * 2**20  # 330M parameters in 64 processes need 8
 
 
@@ -256,6 +258,7 @@ class RunLog:
         description = TextColumn("{task.description}")
         self._progress = Progress(BarColumn(), MofNCompleteColumn(), description, TimeRemainingColumn())
         self._task = self._progress.add_task("starting", total=recipe.steps, completed=resumed_step)
+        self._printed_s = -math.inf  # when a line was printed where there is no bar
         self._progress.start()
 
     def write_row(self, row: dict[str, Any]) -> None:
@@ -269,6 +272,11 @@ class RunLog:
                     self._board.add_scalar(name, value, row["step"])
         description = f"loss {row['loss']:.3f}, {row.get('seconds', 0):.2f} s per step"
         self._progress.update(self._task, completed=row["step"], description=description)
+        if not self._progress.console.is_terminal and time.monotonic() - self._printed_s > LINE_S:
+            self._printed_s = time.monotonic()
+            task = self._progress.tasks[self._task]
+            left = f", {task.time_remaining / 60:.0f} min left" if task.time_remaining else ""
+            self.print(f"step {row['step']} of {task.total:.0f}: {description}{left}")
 
     def print(self, text: str) -> None:
         """Print a line above the progress bar."""

@@ -97,11 +97,11 @@ def test_all_well_is_0_and_the_input_tree_is_mirrored(house: House) -> None:
 def test_the_sum_is_printed_first_and_agrees_with_what_is_written(house: House) -> None:
     first, second, *_, last = house.run.out.splitlines()
     assert first == "tiny (apache-2.0) on cpu, float32; layer03, frames, stored as float16"
-    assert second == "24 files, 48 s of audio: 0.2 MiB expected; 1 other files in the folders passed over"
+    assert second == "24 files, 48 s of audio: 0.2 MiB expected; 1 other file in the folders passed over"
     values = sum(Features.load(house.whole / name).values.nbytes for name in files(house.whole) if ".npz" in name)
     assert values / 2**20 == pytest.approx(48 * 32 * 75 * 2 / 2**20, rel=0.02)
     assert last.startswith("24 embedded, 0 kept, 0 failed: 48.0 s of audio, ") and last.endswith("report.jsonl")
-    assert "files/s" in house.run.out and "x real time" in house.run.out
+    assert "24/24 files" in house.run.out and "x real time" in house.run.out
 
 
 def test_the_report_has_a_line_for_each_file(house: House) -> None:
@@ -192,13 +192,13 @@ def test_an_output_folder_removed_meanwhile_is_3(tmp_path: Path, capsys: pytest.
         yield {"status": "ok", "seconds": 1.0, "frames": 75, "error": None, "warnings": [], "output": "a.npz"}
 
     (tmp_path / "out").mkdir()
-    counts = embed_cli.follow(rows(), 1, tmp_path / "out" / "report.jsonl", append=False)
+    counts = embed_cli.follow(rows(), embed_cli.Meter(1, 1.0), tmp_path / "out" / "report.jsonl", append=False)
     assert counts["unreported"] == 1 and "the report was removed" in capsys.readouterr().out
 
 
 def test_rows_that_an_executor_owes_are_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    counts = embed_cli.follow(iter(()), 2, tmp_path / "report.jsonl", append=False)
-    assert counts["lost"] == 2 and "2 files were not reached" in capsys.readouterr().out
+    counts = embed_cli.follow(iter(()), embed_cli.Meter(2, 1.0), tmp_path / "report.jsonl", append=False)
+    assert counts["lost"] == 2 and "2 files not reached" in capsys.readouterr().out
 
 
 def test_a_shard_without_files_is_0(embed: Embed, house: House, tmp_path: Path) -> None:
