@@ -46,6 +46,7 @@ def fit(
     60/20/20 of the files are drawn at random.
     """
     from mert.cli.terminal import check_device, progress
+    from mert.inference.runner import chosen_device
     from probes.features.files import FeatureFiles
     from probes.user_labels.fit import FitOptions, fit_head
     from probes.user_labels.head import refuse_other
@@ -62,7 +63,7 @@ def fit(
     options = FitOptions(
         layers=tuple(layers.split(",")) if layers else None, hidden=512 if head == "mlp" else 0,
         max_epochs=max_epochs, split_seed=split_seed, post=post, tolerance_s=tolerance,
-        device=chosen_device(device), **grid_of(lrs, seeds),
+        device=str(chosen_device(device)), **grid_of(lrs, seeds),
     )  # fmt: skip
     with progress(transient=True) as bar:
         heads = bar.add_task("heads", total=None)
@@ -164,13 +165,6 @@ def grid_of(lrs: str | None, seeds: str | None) -> dict[str, Any]:
         return given
     except ValueError as error:
         raise UsageError("--lrs, --seeds", str(error), "give numbers: --lrs 1e-3,1e-2 --seeds 0,1") from None
-
-
-def chosen_device(name: str) -> str:
-    """The device of torch, with `auto` resolved."""
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def print_fit(fitted: SavedHead, out: Path) -> None:

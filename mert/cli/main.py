@@ -79,7 +79,10 @@ def main() -> None:
     except (MertError, OSError) as error:
         if settings["verbose"]:
             traceback.print_exc()
-        typer.echo(f"error: {printable(str(error))}", err=True)
+        text = str(error)
+        if isinstance(error, OSError) and error.filename:
+            text = f"{error.filename}: {(error.strerror or text).lower()}; check the path, permissions and free space"
+        typer.echo(f"error: {printable(text)}", err=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except SystemExit as end:
         if end.code == 130:  # typer's exit code for Ctrl-C

@@ -117,14 +117,13 @@ def usage_errors(command: str) -> Iterator[None]:
 
 
 def check_device(name: str) -> None:
-    """UsageError for a device that is absent or has no float64 (as Apple's), in which the first norm is computed."""
-    import torch
+    """UsageError for a device that is absent, or that no model runs on."""
+    from mert.inference.runner import chosen_device
 
     try:
-        torch.zeros(0, dtype=torch.float64, device="cpu" if name == "auto" else name)
-    except (RuntimeError, AssertionError, TypeError) as error:  # without CUDA, and without float64
-        reason = str(error).split("\n")[0].split(". ")[0]
-        raise UsageError(f"--device {name}", reason, "give auto, cpu, cuda or cuda:1") from None
+        chosen_device(name)
+    except UsageError as error:
+        raise UsageError(f"--device {name}", error.reason, error.remedy) from None
 
 
 def plugins(group: str, command: str) -> Iterator[tuple[str, Any]]:

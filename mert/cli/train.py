@@ -184,6 +184,10 @@ def _train(recipe: Recipe, model: Any, resume: str, dry_run: bool, overfit: int 
         if dry_run:
             _show(recipe, engine, corpus)
             return
+        if world.rank == 0:
+            typer.echo(
+                f"{recipe.out}: {recipe.steps} steps on {recipe.data}; SIGTERM stops it, the same command goes on"
+            )
         step = engine.run(resume == "auto")
         if world.rank == 0:
             _report(recipe, step)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mert.errors import MertError
+from mert.files import write_whole
 from mert.models.mert import Mert
 from mert.train.batches import DROPOUT, Batches, torch_seed
 from mert.train.corpus import Corpus
@@ -230,7 +231,8 @@ class Engine:
     def _keep_batch(self, step: int) -> Path:
         path = Path(self.recipe.out) / f"bad_step_{step:08d}_rank_{self.world.rank}.safetensors"
         groups = enumerate(self.batches.group(step, number) for number in self.share)
-        save_file({f"wave_{i}": group.wave_BN.cpu().contiguous() for i, group in groups}, path)
+        with write_whole(path) as temporary:
+            save_file({f"wave_{i}": group.wave_BN.cpu().contiguous() for i, group in groups}, temporary)
         return path
 
     def _ask_to_stop(self, number: int, frame: object) -> None:

@@ -100,6 +100,8 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
     CheckpointError if it does not pass, or if the hub refuses.
     """
     if missing := [name for name in _PUBLISHED if not (Path(folder) / name).exists()]:
+        if not Path(folder).is_dir():
+            raise CheckpointError(folder, "no such folder", "give a folder that mert convert or export wrote")
         remedy = f"write a whole model first: mert convert {folder} OUT, then push OUT"
         raise CheckpointError(folder, f"has no {', '.join(missing)}", remedy)
     verify(folder)

@@ -53,10 +53,11 @@ def run(
     revision: Revision = None,
 ) -> None:
     """Probe a model on tasks: every layer and learning rate, chosen on validation, tested once."""
+    from mert.inference.runner import chosen_device
     from mir_benchmarks.suite.sizes import MAX_EPOCHS, SWITCHES
     from mir_benchmarks.tasks.kind import Options
     from mir_benchmarks.tasks.run import run_task
-    from probes.cli import chosen_device, grid_of
+    from probes.cli import grid_of
     from probes.encoders import load_encoder
 
     chosen = tasks_of(tasks)
@@ -70,11 +71,11 @@ def run(
     home = data_home or out / f"suite-{suite}"
     if suite is None:
         refuse_missing(chosen, home)
-    encoder = load_encoder(model, context, chosen_device(device), revision, dtype)
+    encoder = load_encoder(model, context, str(chosen_device(device)), revision, dtype)
     options = Options(
         layers=tuple(layers.split(",")) if layers else None, hidden=512 if head == "mlp" else 0,
         max_epochs=max_epochs or (MAX_EPOCHS[suite] if suite else None), standardize=not raw, limit=limit,
-        device=chosen_device(device), protocol=protocol, **grid_of(lrs, seeds),
+        device=str(chosen_device(device)), protocol=protocol, **grid_of(lrs, seeds),
     )  # fmt: skip
     options.grid(encoder.facts.layer_names)
     if suite is not None:

@@ -191,3 +191,33 @@ def test_verbose_shows_where_an_error_comes_from(run: Callable[..., Run], tmp_pa
     brief, long = (run(*words, "info", tmp_path / "none") for words in ((), ("-v",)))
     assert brief.code == long.code == 1 and "Traceback" not in brief.err
     assert "Traceback" in long.err and long.err.splitlines()[-1] == brief.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("embed -o OUT", "mert embed: no recordings are named; give files, folders, or --list FILE"),
+        ("embed EMPTY -o OUT", "no audio files among the inputs (1 .txt); name files to try them"),
+        ("embed SONG -o OUT -d gpu", "--device gpu: torch knows no such device; give auto, cpu, cuda or cuda:1"),
+        ("embed SONG -m MODEL -o FILE/sub", "not a directory; check the path, permissions and free space"),
+        ("push NONE a/b", "no such folder; give a folder that mert convert or export wrote"),
+        ("plot ssm SONG -o OUT.png", "give what mert embed wrote, or embed again"),
+    ],
+)
+def test_mistakes_are_one_line_that_says_what_to_do(
+    arguments: str, message: str, run: Callable[..., Run], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("none")
+    soundfile.write(tmp_path / "song.wav", np.zeros(24_000), 24_000)
+    mert.save_pretrained(tiny_embedder(), tmp_path / "model")
+    names = {"EMPTY": "empty", "SONG": "song.wav", "OUT": "out", "OUT.png": "out.png", "NONE": "none", "MODEL": "model",
+             "FILE/sub": "song.wav/sub"}  # fmt: skip
+    done = run(*(tmp_path / names[word] if word in names else word for word in arguments.split()))
+    assert done.code in (1, 2) and message in done.err and len(done.err.splitlines()) == 1, done
+
+
+def test_a_device_that_is_absent_is_an_error_of_ours() -> None:
+    for device in ("gpu", "cuda:99"):
+        with pytest.raises(UsageError, match=f"device {device}"):
+            mert.load("mert-nano", device=device)
