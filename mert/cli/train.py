@@ -185,9 +185,7 @@ def _train(recipe: Recipe, model: Any, resume: str, dry_run: bool, overfit: int 
             _show(recipe, engine, corpus)
             return
         if world.rank == 0:
-            typer.echo(
-                f"{recipe.out}: {recipe.steps} steps on {recipe.data}; SIGTERM stops it, the same command goes on"
-            )
+            typer.echo(f"{recipe.out}: {recipe.steps} steps on {recipe.data}; SIGTERM stops it, this command resumes")
         step = engine.run(resume == "auto")
         if world.rank == 0:
             _report(recipe, step)

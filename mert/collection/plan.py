@@ -53,8 +53,11 @@ def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None) -> Plan
         outputs[output] = source
     if not outputs:
         counted = ", ".join(f"{n} {suffix}" for suffix, n in passed_over.most_common(8)) or "nothing there"
-        source = ", ".join(map(str, inputs)) or str(listing)
-        raise UsageError(source, f"no audio files among the inputs ({counted})", "name files to try them")
+        raise UsageError(
+            ", ".join(map(str, inputs)) or str(listing),
+            f"no audio files among the inputs ({counted})",
+            "name files to try them",
+        )
     return Plan(tuple(Job(str(source), str(output)) for output, source in outputs.items()), passed_over)
 
 

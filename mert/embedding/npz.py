@@ -45,9 +45,7 @@ def read_npz(path: str | Path, required: tuple[str, ...], leave_out: tuple[str, 
     except FileNotFoundError:
         raise OutputError(path, "is not there", "check the path, or embed the recording") from None
     except Exception as error:  # what damaged archives raise has no common type
-        raise OutputError(
-            path, f"not a features file ({error})", "give what mert embed wrote, or embed again"
-        ) from None
+        raise OutputError(path, f"not a features file ({error})", "give a file of mert embed, or embed again") from None
     if missing := [key for key in required if key not in names]:
         raise OutputError(path, f"not a features file (no {', '.join(missing)})", "embed the recording again")
     return arrays

@@ -201,7 +201,7 @@ def test_verbose_shows_where_an_error_comes_from(run: Callable[..., Run], tmp_pa
         ("embed SONG -o OUT -d gpu", "--device gpu: torch knows no such device; give auto, cpu, cuda or cuda:1"),
         ("embed SONG -m MODEL -o FILE/sub", "not a directory; check the path, permissions and free space"),
         ("push NONE a/b", "no such folder; give a folder that mert convert or export wrote"),
-        ("plot ssm SONG -o OUT.png", "give what mert embed wrote, or embed again"),
+        ("plot ssm SONG -o OUT.png", "give a file of mert embed, or embed again"),
     ],
 )
 def test_mistakes_are_one_line_that_says_what_to_do(
