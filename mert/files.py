@@ -21,6 +21,7 @@ os.umask(_UMASK)
 _TEMPORARY = re.compile(
     r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{12})\.(?P<pid>\d+)\.[0-9a-f]{8}\.(?P<kind>tmp|old)", re.DOTALL
 )
+_MAX_JSON_BYTES = 2**28
 _ABANDONED_S = 7 * 24 * 3600  # what another machine left is removed when it has not changed for a week
 _unfinished: set[Path] = set()
 _swept: set[Path] = set()
@@ -45,6 +46,8 @@ def stamp(path: str | Path) -> tuple[int, ...]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds one object; CheckpointError if it does not."""
     try:
+        if path.exists() and (not path.is_file() or path.stat().st_size > _MAX_JSON_BYTES):  # a pipe would never end
+            raise CheckpointError(path, "is no file of reasonable size", "write or download it again")
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(path, f"cannot be read ({error.strerror})", "check the path") from error
@@ -56,14 +59,22 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file of JSON lines, none without a file; a line that a kill cut off ends them."""
+    """Rows of a file of JSON lines, none without a file; a line that a kill cut off, or that is no row, ends them."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in lines_of(path) if path.exists() else []:
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             break
+        if not isinstance(row, dict):
+            break
+        rows.append(row)
     return rows
+
+
+def lines_of(path: Path) -> list[str]:
+    """Lines of a UTF-8 text file; they end with line feeds alone, as names may hold other separators of lines."""
+    return path.read_text(encoding="utf-8").replace("\r\n", "\n").split("\n")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mert.cli.terminal import Device, HeadKind, Numbers, Picture, Revision, counted
+from mert.cli.terminal import Device, HeadKind, Numbers, Overwrite, Picture, Revision, counted
 
 if TYPE_CHECKING:
     from probes.user_labels.head import SavedHead
@@ -37,6 +37,7 @@ def fit(
     tolerance: Annotated[float, typer.Option(min=0.001, help="Events: seconds that still count as a match.")] = 0.07,
     partial: Annotated[bool, typer.Option("--partial", help="Leave out what lacks a label, or features.")] = False,
     device: Device = "auto",
+    overwrite: Overwrite = False,
 ) -> None:
     """Fit a head: every layer and rate on train, chosen on valid, tested once.
 
@@ -46,13 +47,16 @@ def fit(
     60/20/20 of the files are drawn at random.
     """
     from mert.cli.terminal import check_device, progress
+    from mert.errors import UsageError
     from mert.inference.runner import chosen_device
     from probes.features.files import FeatureFiles
     from probes.user_labels.fit import FitOptions, fit_head
-    from probes.user_labels.head import refuse_other
+    from probes.user_labels.head import CARD, refuse_other
     from probes.user_labels.matching import match_features
     from probes.user_labels.table import read_labels
 
+    if (out / CARD).exists() and not overwrite:
+        raise UsageError(out, "holds a head", "give another -o, or --overwrite to replace it")
     refuse_other(out)
     check_device(device)
     table = read_labels(labels, task)

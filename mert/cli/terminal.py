@@ -34,6 +34,7 @@ Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cu
 Window = Annotated[str | None, typer.Option(help='Seconds, or "whole"; default: the training context.')]
 Numbers = Annotated[str | None, typer.Option(help="Comma-separated; default: the published grid.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what OUT holds.")]
 Picture = Annotated[Path, typer.Option("--out", "-o", help="Picture to write (.png, .svg, .pdf).")]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from mert.errors import AudioError, MertError, OutputError
-from mert.files import read_json, write_json, write_whole
+from mert.files import lines_of, read_json, write_json, write_whole
 from mert.files import stamp as file_stamp
 from probes.encoders import Encoder
 from probes.features.clips import Clip, trimmed, wave_digest
@@ -229,7 +229,7 @@ class FeatureMatrix(PooledStore, FrameStore):
 def read_journal(path: Path) -> list[Entry]:
     """Entries of an unfinished run; clips whose line was cut off are extracted again."""
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in lines_of(path) if path.exists() else ():
         try:
             entries.append(Entry(**json.loads(line)))
         except (ValueError, TypeError):

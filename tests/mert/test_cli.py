@@ -435,3 +435,11 @@ def test_verify_and_push_refuse_a_damaged_model(house: House, tmp_path: Path) ->
     for command in (["verify", folder], ["push", folder, "me/model"], ["verify", tmp_path]):
         done = run_mert(*command)
         assert done.code == 1 and str(command[1]) in done.err and len(done.err.splitlines()) == 1
+
+
+def test_a_model_is_replaced_only_where_that_is_asked_for(house: House, tmp_path: Path) -> None:
+    assert run_mert("export", house.model, tmp_path / "model").code == 0
+    for command in ("export", "convert"):
+        refused = run_mert(command, house.model, tmp_path / "model")
+        assert refused.code == 2 and "holds a model; give another folder, or --overwrite" in refused.err
+        assert run_mert(command, house.model, tmp_path / "model", "--overwrite").code == 0

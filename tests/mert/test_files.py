@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mert.errors import OutputError
-from mert.files import write_folder, write_whole
+from mert.errors import CheckpointError, OutputError
+from mert.files import read_json, read_rows, write_folder, write_whole
 
 
 def write(path: Path, text: str) -> None:
@@ -89,3 +90,16 @@ def test_any_name_that_the_disk_takes_can_be_written(tmp_path: Path) -> None:
         with write_whole(tmp_path / name) as temporary:
             temporary.write_text("whole")
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_lines_end_with_line_feeds_alone(tmp_path: Path) -> None:
+    rows = [{"name": "a\u2028b\x85c.wav"}, {"name": "d.wav"}]
+    (tmp_path / "rows.jsonl").write_text("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\r\n")
+    assert read_rows(tmp_path / "rows.jsonl") == rows
+
+
+def test_json_from_a_pipe_or_without_end_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    for path in (tmp_path / "config.json", Path("/dev/zero")):
+        with pytest.raises(CheckpointError, match="no file of reasonable size"):
+            read_json(path)

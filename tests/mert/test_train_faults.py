@@ -29,7 +29,7 @@ from harness.small_runs import ALONE, newest, rows, same_bits, same_end, small_r
 
 from mert.cli.train import load_teachers
 from mert.errors import AudioError, UsageError
-from mert.files import temporary_key
+from mert.files import read_json, temporary_key, write_json
 from mert.train.corpus import open_corpus
 from mert.train.engine import Engine, TrainingError
 from mert.train.recipe import read_recipe
@@ -376,6 +376,13 @@ def test_a_store_with_codes_out_of_range_or_missing_is_refused(store: Store) -> 
         LabelStore(path.parent)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(TeacherError, match=rf"{path.name}: is damaged \(.*\); remove it, and run"):
+        LabelStore(path.parent)
+    parquet.write_table(Table.from_pydict(honest.to_pydict() | {"codes": [None] * len(honest)}), path)
+    with pytest.raises(TeacherError, match=rf"{path.name}: is damaged"):
+        LabelStore(path.parent)
+    about = read_json(path.with_name("store.json"))
+    write_json(path.with_name("store.json"), about | {"n_classes": []})
+    with pytest.raises(TeacherError, match="names no classes"):
         LabelStore(path.parent)
 
 
