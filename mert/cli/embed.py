@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -66,12 +67,13 @@ def embed(
     if executor == "ray" and ":" in device:
         raise UsageError(f"--device {device}", "Ray gives each actor a GPU of its own", "give cuda or auto")
     terminal.check_device(device)
-    expected_s, exact = expected_seconds(jobs)
+    expected_s, longest_s, exact = expected_seconds(jobs)
     name = f"report-{shard.replace('/', '-of-')}.jsonl" if shard else "report.jsonl"
     meter = Meter(len(jobs), expected_s)
 
     def on_start(stage: EmbedStage) -> None:
         announce(stage, jobs, expected_s, exact, planned.passed_over.total())
+        warn_of_full_disk(stage, out, expected_s, longest_s)
         stage.on_audio = meter.add
 
     rows = run(jobs, options, executor, workers, on_start)
@@ -132,18 +134,33 @@ def announce(stage: EmbedStage, jobs: tuple[Job, ...], seconds: float, exact: bo
     )
 
 
-def expected_seconds(jobs: tuple[Job, ...]) -> tuple[float, bool]:
-    """(seconds of audio that the headers announce, whether all were read): of many files an even sample is read."""
+def warn_of_full_disk(stage: EmbedStage, out: Path, expected_s: float, longest_s: float) -> None:
+    """Warn where the frames do not fit on the disk: while a file is written, one of its layers is there twice."""
+    names, settings = stage.embedder.names(stage.settings), stage.settings
+    per_second = stage.embedder.bytes_per_second(settings, 2 if stage.options.save_dtype == "float16" else 4)
+    wanted = per_second * (expected_s + longest_s / len(names))
+    free = shutil.disk_usage(next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())).free
+    if not settings.pool and wanted > free:
+        reason = f"{wanted / 2**20:,.1f} MiB are needed for a time, and {free / 2**20:,.1f} MiB are free"
+        terminal.console().print(f"warning: {terminal.printable(str(out))}: {reason}")
+
+
+def expected_seconds(jobs: tuple[Job, ...]) -> tuple[float, float, bool]:
+    """Seconds of audio that the headers announce, those of the longest file, and whether all headers were read.
+
+    Of many files an even sample is read.
+    """
     from mert.audio.recording import Recording
 
     step = max(1, len(jobs) // SAMPLED)
     sample = jobs[::step]
-    total = 0.0
+    total = longest = 0.0
     for job in sample:
         with suppress(Exception):  # its error comes when it is tried
             claimed_s = Recording(job.source).claimed_seconds()
             total += claimed_s if claimed_s < 1e6 else 0.0
-    return total * len(jobs) / max(1, len(sample)), step == 1
+            longest = max(longest, claimed_s if claimed_s < 1e6 else 0.0)
+    return total * len(jobs) / max(1, len(sample)), longest, step == 1
 
 
 def follow(rows: Iterator[dict[str, Any]], meter: Meter, report: Path, append: bool) -> Counter[str]:

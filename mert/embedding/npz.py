@@ -97,6 +97,7 @@ class FrameWriter:
             for file in self._files:
                 file.seek(0)
                 shutil.copyfileobj(file, out, 1 << 20)
+                file.truncate(0)  # no more than one layer is on the disk twice
 
 
 def fitting(values: np.ndarray, dtype: str | np.dtype, path: str | Path) -> np.ndarray:

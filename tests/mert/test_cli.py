@@ -443,3 +443,14 @@ def test_a_model_is_replaced_only_where_that_is_asked_for(house: House, tmp_path
         refused = run_mert(command, house.model, tmp_path / "model")
         assert refused.code == 2 and "holds a model; give another folder, or --overwrite" in refused.err
         assert run_mert(command, house.model, tmp_path / "model", "--overwrite").code == 0
+
+
+def test_a_disk_that_is_too_small_is_said_before_the_work(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    done = run_mert("embed", house.corpus / "x.WAV", "-o", tmp_path / "out", "-m", house.model)
+    assert done.code == 0 and "warning: " in done.out and "0.0 MiB are free" in done.out
+    monkeypatch.undo()
+    assert "warning" not in run_mert("embed", house.corpus / "x.WAV", "-o", tmp_path / "out", "-m", house.model).out
