@@ -61,7 +61,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a file of JSON lines, none without a file; a line that a kill cut off, or that is no row, ends them."""
     rows = []
-    for line in lines_of(path) if path.exists() else []:
+    for line in lines_of(path, "replace") if path.exists() else []:
         try:
             row = json.loads(line)
         except ValueError:
@@ -72,9 +72,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def lines_of(path: Path) -> list[str]:
-    """Lines of a UTF-8 text file; they end with line feeds alone, as names may hold other separators of lines."""
-    return path.read_text(encoding="utf-8").replace("\r\n", "\n").split("\n")
+def lines_of(path: Path, errors: str = "strict") -> list[str]:
+    """Lines of a UTF-8 text file; they end with line feeds alone, as names may hold other separators of lines.
+
+    `errors` is "replace" where a kill may have cut a character in two.
+    """
+    return path.read_text(encoding="utf-8", errors=errors).replace("\r\n", "\n").split("\n")
 
 
 @contextmanager

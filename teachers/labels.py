@@ -55,6 +55,8 @@ class LabelStore(TargetSource):
             self.n_classes, n_shards = tuple(map(int, about["n_classes"])), int(about["n_shards"])
             if not self.n_classes or min(self.n_classes) < 1:
                 raise ValueError("n_classes names no classes")
+            if not 0 < self.rate_hz <= self.sample_rate or not 0 <= n_shards < 100_000:
+                raise ValueError("its rates, or its shards, are out of range")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TeacherError(folder, f"is no label store ({error})", "make one: mert tokenize") from None
         self._rows: dict[str, tuple[int, np.ndarray]] = {}

@@ -229,7 +229,7 @@ class FeatureMatrix(PooledStore, FrameStore):
 def read_journal(path: Path) -> list[Entry]:
     """Entries of an unfinished run; clips whose line was cut off are extracted again."""
     entries = []
-    for line in lines_of(path) if path.exists() else ():
+    for line in lines_of(path, "replace") if path.exists() else ():
         try:
             entries.append(Entry(**json.loads(line)))
         except (ValueError, TypeError):
