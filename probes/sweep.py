@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from mert.errors import MertError, UsageError
-from mert.files import append_lines, writing
+from mert.files import append_lines, lines_of, writing
 from probes.features.stores import layer_options
 from probes.fit import Setting
 from probes.heads import HIDDEN
@@ -119,7 +119,7 @@ class Journal:
 
 def journal_rows(path: Path | None) -> Iterator[tuple[str, GridRow]]:
     """The fingerprint and the row of each line of a journal; the fit of a line that was cut off is repeated."""
-    for line in path.read_text(encoding="utf-8").splitlines() if path and path.exists() else ():
+    for line in lines_of(path, "replace") if path and path.exists() else ():
         try:
             values = json.loads(line)
             yield values.pop("key"), GridRow(**values)

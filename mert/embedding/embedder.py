@@ -21,7 +21,7 @@ from mert.embedding.batching import End, Frames, R, Settings, Window
 from mert.embedding.features import Features, Pool, Pooling, Provenance
 from mert.embedding.windows import Clock, Span, Windowing
 from mert.errors import AudioError, OutputError
-from mert.inference.runner import Runner
+from mert.inference.runner import Runner, chosen_device
 from mert.models.config import MertConfig
 from mert.models.mert import Mert
 from mert.weights.checkpoints import blank, checksum, digest
@@ -59,9 +59,7 @@ class Embedder:
     """
 
     def __init__(self, model: Mert, info: ModelInfo, sha256: str, device: str = "auto") -> None:
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        self.device = chosen_device(device)
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.info = info
         self.runner = Runner(self.model, self.device)

@@ -115,7 +115,11 @@ def write_model(model: Mert, folder: str | Path, dtype: torch.dtype = torch.floa
 
 
 def export_hubert(model: Mert, folder: str | Path) -> Path:
-    """Write a folder that plain `transformers.AutoModel` loads, without remote code; returns the folder."""
+    """Write a folder that plain `transformers.AutoModel` loads, without remote code; returns the folder.
+
+    The last layer is `last_hidden_state` there: the last of `hidden_states` of a pre-LN model lacks the final norm from
+    transformers 5 on.
+    """
     config, table = model.config, formats.names(model.config, "huggingface")
     state = {table[name]: tensor for name, tensor in model.state_dict().items()}
     documents = {"preprocessor_config.json": formats.to_preprocessor, "config.json": formats.to_huggingface}

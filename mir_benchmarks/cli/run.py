@@ -54,12 +54,13 @@ def run(
     revision: Revision = None,
 ) -> None:
     """Probe a model on tasks: every layer and learning rate, chosen on validation, tested once."""
+    from mert.inference.runner import chosen_device
     from mir_benchmarks.conditions import MARBLE
     from mir_benchmarks.suite.sizes import MAX_EPOCHS, SWITCHES
     from mir_benchmarks.tasks.kind import Options
     from mir_benchmarks.tasks.protocols import MARBLE_SWITCHES, follow
     from mir_benchmarks.tasks.run import run_task
-    from probes.cli import chosen_device, grid_of
+    from probes.cli import grid_of
     from probes.encoders import load_encoder
 
     chosen = tasks_of(tasks)
@@ -74,11 +75,11 @@ def run(
     home = data_home or out / f"suite-{suite}"
     if suite is None:
         refuse_missing(chosen, home)
-    encoder = load_encoder(model, context, chosen_device(device), revision, dtype)
+    encoder = load_encoder(model, context, str(chosen_device(device)), revision, dtype)
     options = Options(
         layers=tuple(layers.split(",")) if layers else None, hidden=512 if head == "mlp" else 0,
         max_epochs=max_epochs or (MAX_EPOCHS[suite] if suite else None), standardize=not raw, limit=limit,
-        device=chosen_device(device), protocol=reduced | switches_of(chosen, switches or []), rules=protocol,
+        device=str(chosen_device(device)), protocol=reduced | switches_of(chosen, switches or []), rules=protocol,
         **grid_of(lrs, seeds),
     )  # fmt: skip
     follow(options, encoder.facts).grid(encoder.facts.layer_names)

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from mert.errors import AudioError, MertError, OutputError
-from mert.files import append_lines, read_json, write_json, write_whole
+from mert.files import append_lines, lines_of, read_json, write_json, write_whole
+from mert.files import stamp as file_stamp
 from probes.encoders import Encoder
 from probes.features.clips import Clip, trimmed, wave_digest
 from probes.features.cutting import ClipWindows
@@ -192,7 +193,7 @@ class FeatureMatrix(PooledStore, FrameStore):
     def _extracted(self, clip: Clip) -> tuple[Entry, np.ndarray]:
         """An entry that is not placed yet, and its values, fp16 [rows, L, P]; MertError for values of no use."""
         rate_hz, cut = self.encoder.facts.sample_rate, self.clip_windows
-        stamp, (whole_N, warnings) = clip.stamp(), clip.decode(rate_hz)
+        stamp, before, (whole_N, warnings) = clip.stamp(), file_stamp(clip.audio or ""), clip.decode(rate_hz)
         wave_N = trimmed(whole_N, rate_hz) if cut.trim else whole_N
         if cut.pooled:
             values = list(self.encoder.pooled([wave_N[slice(*span)] for span in cut.spans(len(wave_N), rate_hz)]))
@@ -210,7 +211,10 @@ class FeatureMatrix(PooledStore, FrameStore):
         if not np.isfinite(half).all():
             raise MertError(source, "features are NaN, infinite or beyond fp16", "check encoder and audio")
         digest, seconds = wave_digest(whole_N), len(whole_N) / rate_hz
-        return Entry(clip.id, clip.content(), *stamp, digest, seconds, 0, len(half), 0, warnings), half
+        entry = Entry(clip.id, clip.content(), *stamp, digest, seconds, 0, len(half), 0, warnings)
+        if file_stamp(clip.audio or "") != before:  # after the hash of its content
+            raise AudioError(source, "it changed while it was read", "run again when it is complete")
+        return entry, half
 
     def _write_index(self) -> None:
         import pyarrow.parquet
@@ -225,7 +229,7 @@ class FeatureMatrix(PooledStore, FrameStore):
 def read_journal(path: Path) -> list[Entry]:
     """Entries of an unfinished run; clips whose line was cut off are extracted again."""
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in lines_of(path, "replace") if path.exists() else ():
         try:
             entries.append(Entry(**json.loads(line)))
         except (ValueError, TypeError):
