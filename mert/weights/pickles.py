@@ -77,6 +77,16 @@ def read_records(data: bytes, classes: Mapping[str, Any]) -> Any:
     return _load(data, classes)
 
 
+def check_plain(path: Path) -> None:
+    """CheckpointError unless a zip file of `torch.save` holds tensors and plain containers alone.
+
+    For files that another library reads as unrestricted pickles, which would run any code in them.
+    """
+    with _readable(path), zipfile.ZipFile(path) as archive:
+        prefix = _check_archive(archive, path.stat().st_size)
+        _load(archive.read(f"{prefix}/data.pkl"), _PLAIN)
+
+
 @contextmanager
 def _readable(path: Path, what: str = "") -> Iterator[None]:
     """CheckpointError for whatever damaged archives, opcodes and tensors raise: it has no common type."""
@@ -156,6 +166,18 @@ _KNOWN: dict[str, type] = {
     "torch._utils._rebuild_tensor_v2": _Lazy,
     "torch._utils._rebuild_parameter": _Parameter,
 }
+
+
+class _Plain(dict[str, Any]):
+    """What tensors and plain containers are made of; ValueError for any other class."""
+
+    def get(self, path: str, default: Any = None) -> Any:
+        if path not in _KNOWN and not (path.startswith("torch.") and path.endswith("Storage")):
+            raise ValueError(f"it holds a {path}")
+        return _KNOWN.get(path)
+
+
+_PLAIN = _Plain()
 
 
 class _Objects(PythonUnpickler):
