@@ -8,8 +8,9 @@ import re
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from mert.errors import CheckpointError, OutputError
 
 _UMASK = os.umask(0o022)  # the only portable way to read it is to set it
 os.umask(_UMASK)
-_HOST = socket.gethostname()[:32]
-_TEMPORARY = re.compile(rf"\.[0-9a-f]{{12}}\.{re.escape(_HOST)}\.(\d+)\.[0-9a-f]{{8}}\.tmp")
+_TEMPORARY = re.compile(
+    r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{12})\.(?P<pid>\d+)\.[0-9a-f]{8}\.(?P<kind>tmp|old)", re.DOTALL
+)
+_MAX_JSON_BYTES = 2**28
+_ABANDONED_S = 7 * 24 * 3600  # what another machine left is removed when it has not changed for a week
 _unfinished: set[Path] = set()
 _swept: set[Path] = set()
 _sweeping = threading.Lock()
@@ -30,9 +34,20 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def stamp(path: str | Path) -> tuple[int, ...]:
+    """What differs once a file was written to or replaced, whatever its content and times; empty if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds one object; CheckpointError if it does not."""
     try:
+        if path.exists() and (not path.is_file() or path.stat().st_size > _MAX_JSON_BYTES):  # a pipe would never end
+            raise CheckpointError(path, "is no file of reasonable size", "write or download it again")
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(path, f"cannot be read ({error.strerror})", "check the path") from error
@@ -44,14 +59,37 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file of JSON lines, none without a file; a line that a kill cut off ends them."""
+    """Rows of a file of JSON lines, none without a file; a line that a kill cut off, or that is no row, ends them."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in lines_of(path, "replace") if path.exists() else []:
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             break
+        if not isinstance(row, dict):
+            break
+        rows.append(row)
     return rows
+
+
+def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add rows to a file of JSON lines and have them on the disk; a last line that a kill cut off is ended first."""
+    with open(path, "a+b") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def lines_of(path: Path, errors: str = "strict") -> list[str]:
+    """Lines of a UTF-8 text file; they end with line feeds alone, as names may hold other separators of lines.
+
+    `errors` is "replace" where a kill may have cut a character in two.
+    """
+    return path.read_text(encoding="utf-8", errors=errors).replace("\r\n", "\n").split("\n")
 
 
 @contextmanager
@@ -70,14 +108,16 @@ def write_whole(path: Path) -> Iterator[Path]:
 
     OutputError if the disk refuses.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent)
+        temporary = path.parent / _temporary_name(temporary_key(path.name), "tmp")
+        try:
             yield temporary
             put_in_place(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
@@ -92,10 +132,10 @@ def put_in_place(temporary: Path, path: Path) -> None:
 def write_folder(path: Path) -> Iterator[Path]:
     """An empty folder, which takes the place of `path` when the block ends well and vanishes otherwise.
 
-    Whatever interrupts the exchange, the old folder is put back; after a kill it is beside `path`, as `.NAME.PID.old`.
-    OutputError if the disk refuses.
+    Whatever interrupts the exchange, the old folder is put back; after a kill, the next write into `path.parent` does
+    it. OutputError if the disk refuses.
     """
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")  # not below the temporary folder, which may be swept
+    old = path.parent / _temporary_name(path.name, "old")
     with temporary_folder(path) as folder, writing(path):
         new = folder / "new"
         new.mkdir()
@@ -116,8 +156,7 @@ def temporary_folder(path: Path) -> Iterator[Path]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
-        key = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
-        folder = path.parent / f".{key}.{_HOST}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+        folder = path.parent / _temporary_name(temporary_key(path.name), "tmp")
         _unfinished.add(folder)  # before it exists: an interrupt may come between any two lines
         folder.mkdir()
     try:
@@ -127,17 +166,55 @@ def temporary_folder(path: Path) -> Iterator[Path]:
         _unfinished.discard(folder)
 
 
+def _machine() -> str:
+    """Where a process id means the same process: a name for this host, its boot and its name space of processes."""
+    facts = [socket.gethostname()]
+    with suppress(OSError):
+        facts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+
+
+_MACHINE = _machine()
+
+
+def temporary_key(name: str) -> str:
+    """What stands for the name of a file in that of its temporary file: 12 hex digits, however long the name is."""
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+
+
+def _temporary_name(name: str, kind: str) -> str:
+    return f".{name}.{_MACHINE}.{os.getpid()}.{os.urandom(4).hex()}.{kind}"
+
+
 def sweep(folder: Path) -> None:
-    """Remove what dead processes of this machine left half-written in a folder, once per process."""
+    """Remove what dead processes left half-written in a folder, and put back what they moved; once per process."""
     folder = folder.absolute()
     with _sweeping:
         if folder in _swept:
             return
-        for left in folder.glob(".*.tmp"):
-            match = _TEMPORARY.fullmatch(left.name)
-            if match and not _is_alive(int(match[1])):
-                shutil.rmtree(left, ignore_errors=True)
+        names = os.listdir(folder) if folder.is_dir() else []
+        for match in filter(None, map(_TEMPORARY.fullmatch, names)):
+            left, original = folder / match[0], folder / match["name"]
+            if _may_be_in_use(left, match["machine"], int(match["pid"])):
+                continue
+            with suppress(OSError):  # another process may sweep the same folder
+                if match["kind"] == "old" and not original.exists():
+                    os.rename(left, original)
+                elif left.is_file():
+                    left.unlink()
+                else:
+                    shutil.rmtree(left)
         _swept.add(folder)
+
+
+def _may_be_in_use(left: Path, machine: str, pid: int) -> bool:
+    """Whether a living process may write there: on this machine its id tells, on others the last change does."""
+    if machine == _MACHINE:
+        return _is_alive(pid)
+    with suppress(OSError):
+        newest = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
+        return time.time() - newest < _ABANDONED_S
+    return True
 
 
 def _is_alive(pid: int) -> bool:

@@ -303,14 +303,9 @@ def results_section(evidence: Evidence) -> str:
     differences = {TASKS[name].title: "not comparable" for names in refused.values() for name in names}
     differences |= {TASKS[pair.task].title: difference_cell(pair, run.results[pair.task]) for pair in pairs}
     layers = {TASKS[name].title: result.layer for name, result in run.results.items()}
-    alike = all(set(other.results) == set(run.results) for other in evidence.runs)  # else means are of different tasks
-    rows = [
-        (*row, layers.get(row[0], ""), *([differences.get(row[0], "")] if twin else []))
-        for row in scores.rows
-        if alike or not row[0].startswith("mean of")
-    ]
+    rows = [(*row, layers.get(row[0], ""), *([differences.get(row[0], "")] if twin else [])) for row in scores.rows]
     columns = (*scores.columns, f"layer of {run.label}", *(("minus the twin [95 % CI]",) if twin else ()))
-    table = replace(scores, columns=columns, rows=rows, text=frozenset({columns[len(scores.columns)]}))
+    table = replace(scores, columns=columns, rows=rows, text=scores.text | {columns[len(scores.columns)]})
     parts = [f"## {title}", md_grid(table).strip()]
     if missing := [TASKS[name].title for name in TASKS if name not in run.results]:
         parts.append(f"Not measured on this model: {', '.join(missing)}.")

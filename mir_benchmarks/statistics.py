@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mir_benchmarks.conditions import differences
 from mir_benchmarks.datasets.dataset import TaskError
 from probes.metrics import METRICS, scorable, score_parts
 from probes.results import Outputs, Result
@@ -24,7 +25,6 @@ LEVELS = (0.025, 0.975)
 BLOCK = 250  # resamples at a time, so that the largest task stays below 200 MB
 MIN_BEYOND = 5  # resamples beyond zero that a p-value is counted from
 BIASED = {"ap"}  # resamples repeat positives, and the AP of few is too high by as much again as it already is
-SAME = ("name", "version", "data", "generator", "seed", "size", "counts", "labels")  # of a task, to be compared
 
 
 def draw(n_items: int, n_resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -125,12 +125,6 @@ class Sample:
         draws = resampled(ordered, parts, draw_recordings(ordered.ids, seed=seed))
         mean = np.mean([_seeds(ordered, name) for name in parts])
         return cls(result, ordered.ids.tolist(), targets, float(mean), np.mean(list(draws.values()), axis=0))
-
-
-def differences(first: Result, second: Result) -> list[str]:
-    """Why two results of a task are not comparable: the facts of data and protocol in which they differ."""
-    differ = [key for key in SAME if first.task.get(key) != second.task.get(key)]
-    return differ + ["protocol"] * (first.protocol != second.protocol) + ["limit"] * (first.limit != second.limit)
 
 
 def compare(a: Sample, b: Sample, names: tuple[str, str] | None = None) -> Comparison:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mert.cli.terminal import Device, HeadKind, Numbers, Picture, Revision
+from mert.cli.terminal import Device, HeadKind, Numbers, Overwrite, Picture, Revision, counted
 
 if TYPE_CHECKING:
     from probes.user_labels.head import SavedHead
@@ -37,6 +37,7 @@ def fit(
     tolerance: Annotated[float, typer.Option(min=0.001, help="Events: seconds that still count as a match.")] = 0.07,
     partial: Annotated[bool, typer.Option("--partial", help="Leave out what lacks a label, or features.")] = False,
     device: Device = "auto",
+    overwrite: Overwrite = False,
 ) -> None:
     """Fit a head: every layer and rate on train, chosen on valid, tested once.
 
@@ -46,12 +47,16 @@ def fit(
     60/20/20 of the files are drawn at random.
     """
     from mert.cli.terminal import check_device, progress
+    from mert.errors import UsageError
+    from mert.inference.runner import chosen_device
     from probes.features.files import FeatureFiles
     from probes.user_labels.fit import FitOptions, fit_head
-    from probes.user_labels.head import refuse_other
+    from probes.user_labels.head import CARD, refuse_other
     from probes.user_labels.matching import match_features
     from probes.user_labels.table import read_labels
 
+    if (out / CARD).exists() and not overwrite:
+        raise UsageError(out, "holds a head", "give another -o, or --overwrite to replace it")
     refuse_other(out)
     check_device(device)
     table = read_labels(labels, task)
@@ -62,7 +67,7 @@ def fit(
     options = FitOptions(
         layers=tuple(layers.split(",")) if layers else None, hidden=512 if head == "mlp" else 0,
         max_epochs=max_epochs, split_seed=split_seed, post=post, tolerance_s=tolerance,
-        device=chosen_device(device), **grid_of(lrs, seeds),
+        device=str(chosen_device(device)), **grid_of(lrs, seeds),
     )  # fmt: skip
     with progress(transient=True) as bar:
         heads = bar.add_task("heads", total=None)
@@ -77,10 +82,17 @@ def plot_layers(
 ) -> None:
     """Draw validation by layer, a panel for each task, with the layer that was chosen."""
     from mert.plots import picture_format, save_figure
-    from probes.results import plot_results, read_results
+    from probes.metrics import chance
+    from probes.results import draw_chance, plot_results, read_results
 
     picture_format(out)
-    figure = plot_results(read_results(results))[0].get_figure(root=True)
+    layered = read_results(results)
+    panels = plot_results(layered)
+    for axes, result in zip(panels, layered, strict=True):
+        monitor = next((name for seed in result.get("seeds", ()) for name in seed.get("valid", ())), "")
+        task = result.get("task")
+        draw_chance(axes, chance(monitor, tuple(task.get("classes", ())) if isinstance(task, dict) else ()))
+    figure = panels[0].get_figure(root=True)
     assert figure is not None
     save_figure(figure, out)
     typer.echo(str(out))
@@ -166,13 +178,6 @@ def grid_of(lrs: str | None, seeds: str | None) -> dict[str, Any]:
         raise UsageError("--lrs, --seeds", str(error), "give numbers: --lrs 1e-3,1e-2 --seeds 0,1") from None
 
 
-def chosen_device(name: str) -> str:
-    """The device of torch, with `auto` resolved."""
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
 def print_fit(fitted: SavedHead, out: Path) -> None:
     """Print validation by layer, with the test score of the selected one."""
     from rich.table import Table
@@ -196,5 +201,5 @@ def print_fit(fitted: SavedHead, out: Path) -> None:
         test = (f"{card.scores['test'][metric]:.1f}", str(n["test"])) if layer == card.layer else ()
         layers.add_row(layer, f"{lr:g}", f"{valid:.1f}", *test)
     lines.print(layers)
-    seeds = len(card.scores["seeds"])
-    lines.print(f"in points, means over {seeds} seeds; kept: the head of seed {card.head['seed']}, in {out}")
+    seeds = counted(len(card.scores["seeds"]), "seed")
+    lines.print(f"in points, means over {seeds}; kept: the head of seed {card.head['seed']}, in {out}")

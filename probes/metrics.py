@@ -160,6 +160,19 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (
 )}  # fmt: skip
 
 
+def chance(name: str, classes: Sequence[str]) -> float | None:
+    """What guesses give in a metric, in points: of each class as often as of any other, or the mean of the targets.
+
+    >>> chance("accuracy", ("dog", "cat")), chance("roc_auc", ()), chance("f_dbn", ())
+    (50.0, 50.0, None)
+    """
+    if name in ("accuracy", "weighted_score") and classes:
+        guesses_CC = np.eye(len(classes))
+        truths = (np.full(len(classes), truth) for truth in range(len(classes)))
+        return float(np.mean([METRICS[name](truth_C, guesses_CC, classes) for truth_C in truths]))
+    return {"roc_auc": 50.0, "r2": 0.0}.get(name)
+
+
 def score_parts(names: Sequence[str], protocol: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """The metrics of a task whose mean is its score; the others are secondary.
 

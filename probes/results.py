@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 import platform
 import re
@@ -18,12 +20,23 @@ import numpy as np
 from mert.embedding.npz import read_npz, write_npz
 from mert.errors import MertError, OutputError, UsageError
 from mert.files import read_json, write_json
-from mert.plots import ACCENT, COLOURS, GRID, new_axes, plain
+from mert.plots import ACCENT, COLOURS, FAINT, GRID, new_axes, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCHEMA = 2  # 1 had no `command`
+SCHEMA = 3  # 1 had no `command`, 2 no `date`, and no seal beside the outputs
+NAMES = {str: "text", float: "number", int: "whole number", float | None: "number", str | None: "text"}
+SUMMARY = {"mean": float, "ci95": (float, float), "seeds": [float], "n": int}
+SHAPE: dict[str, Any] = {  # of the JSON: a type, a list or a pair of such, an object with these entries; ? may lack
+    "model": {"name": str, "layer_names?": [str]}, "protocol": {...: str}, "head": {}, "layer": str, "lr": float,
+    "task": {"name": str, "data": str, "classes?": [str], "counts?": {...: int}},
+    "seeds": [{"seed": int, "epoch?": int, "valid?": {...: float}, "test?": {...: float}}],
+    "metrics": {...: SUMMARY}, "score": SUMMARY,
+    "grid": [{"layer": str, "lr": float, "seed": int, "valid": float | None, "epoch?": int}],
+    "notes": [str], "limit": str | None, "seconds": float, "device": str, "command": [str], "versions": {...: str},
+    "date": str, "schema": int,
+}  # fmt: skip
 LIBRARIES = ("mert-hub", "torch", "numpy", "scikit-learn", "mir_eval", "soxr", "soundfile")
 
 
@@ -48,7 +61,8 @@ class Result:
     `score` is the task score, in the same form. `seeds` holds the validation and test metrics of each seed at the
     selected configuration, `grid` one row per fit: layer, lr, seed, valid, epoch. `limit` is the reason why the score
     is not comparable with a full run, or None. `command` is the command that was run, word by word with `portable`
-    paths; it is empty for results of Python calls and of schema 1.
+    paths; it is empty for results of Python calls and of schema 1. `date` is when it was written, in UTC, as
+    in ISO 8601.
     """
 
     model: dict[str, Any]
@@ -67,23 +81,30 @@ class Result:
     device: str = "cpu"
     command: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    date: str = ""
     schema: int = SCHEMA
 
     def save(self, folder: Path, outputs: Outputs) -> Path:
-        """Write `folder`/<task>.npz with the outputs, then <task>.json, whose path is returned."""
-        path = folder / f"{self.task['name']}.json"
-        write_npz(path.with_suffix(".npz"), vars(outputs) | {"columns": np.array(outputs.columns)})
-        write_json(path, dataclasses.asdict(self))
+        """Write `folder`/<task>.npz with the outputs, then <task>.json, whose path is returned.
+
+        The outputs hold a seal, the digest of the JSON, by which later changes of either are found.
+        """
+        path, values = folder / f"{self.task['name']}.json", dataclasses.asdict(self)
+        arrays = vars(outputs) | {"columns": np.array(outputs.columns), "seal": np.array(seal(values))}
+        write_npz(path.with_suffix(".npz"), arrays)
+        write_json(path, values)
         return path
 
     @classmethod
     def load(cls, path: Path) -> Result:
-        """Read the JSON that `save` wrote; OutputError for files of a newer schema."""
+        """Read the JSON that `save` wrote; OutputError for what is none, and for files of a newer schema."""
         values = read_json(path)
         try:
             result = cls(**values)
         except TypeError as error:
             raise OutputError(path, f"is not a result ({error})", "run the task again") from None
+        if wrong := mismatch(values, {f"{name}?": shape for name, shape in SHAPE.items()}):
+            raise OutputError(path, f"is not a result ({wrong})", "run the task again")
         if result.schema not in range(1, SCHEMA + 1):
             raise OutputError(path, f"has schema {result.schema}, not 1 to {SCHEMA}", "run the task again")
         return result
@@ -92,8 +113,44 @@ class Result:
 def load_outputs(path: Path) -> Outputs:
     """The outputs beside a result, whose JSON is `path`."""
     arrays = read_npz(path.with_suffix(".npz"), required=("ids", "targets", "outputs", "columns"))
-    columns = tuple(map(str, arrays["columns"]))
-    return Outputs(arrays["ids"], arrays["targets"], arrays["outputs"], columns)
+    columns = tuple(map(str, np.atleast_1d(arrays["columns"])))
+    outputs = Outputs(arrays["ids"], arrays["targets"], arrays["outputs"], columns)
+    n_items = outputs.ids.shape
+    fits = outputs.targets.shape[:1] in (n_items, (0,)) and outputs.outputs.shape[1:] == (*n_items, len(columns))
+    if not (fits and len(outputs.outputs) and outputs.outputs.dtype.kind in "fiu"):
+        raise OutputError(path.with_suffix(".npz"), "its arrays do not belong together", "run the task again")
+    return outputs
+
+
+def mismatch(value: Any, shape: Any, where: str = "") -> str:
+    """The first place where a value of JSON has not the form of SHAPE, in words; "" where it has.
+
+    >>> mismatch({"grid": [{"layer": "embed"}, 3]}, {"grid": [{"layer": str}]})
+    'grid 1 is no object'
+    """
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return f"{where} is no object"
+        shapes = {name: shape[...] for name in value} if ... in shape else shape
+        optional = {name for name in shapes if name.endswith("?") and name not in value}
+        shapes = {name.removesuffix("?" * (name in optional)): each for name, each in shapes.items()
+                  if name not in optional or name[:-1] in value}  # fmt: skip
+        if missing := [name for name in shapes if name not in value]:
+            return f"{where} has no {missing[0]}"
+        inner = ((value[name], each, f"{where} {name}".strip()) for name, each in shapes.items())
+    elif isinstance(shape, list | tuple):
+        if not isinstance(value, list) or (isinstance(shape, tuple) and len(value) != len(shape)):
+            return f"{where} is no {'list' if isinstance(shape, list) else 'pair'}"
+        inner = ((each, shape[0], f"{where} {i}") for i, each in enumerate(value))
+    else:
+        kinds = shape | int if shape in (float, float | None) else shape
+        return "" if isinstance(value, kinds) and not isinstance(value, bool) else f"{where} is no {NAMES[shape]}"
+    return next((wrong for each in inner if (wrong := mismatch(*each))), "")
+
+
+def seal(values: Mapping[str, Any]) -> str:
+    """SHA-256 of what a JSON file holds, however it is laid out."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def portable(word: str) -> str:
@@ -198,14 +255,23 @@ def plot_layer_curve(
     return axes
 
 
+def draw_chance(axes: Axes, level: float | None) -> None:
+    """A dotted line at the level of chance, where there is one and it is not far from the curve."""
+    low, high = axes.get_ylim()
+    if level is not None and low - (high - low) <= level <= high + (high - low):
+        margin = 0.05 * (high - low)
+        axes.axhline(level, color=FAINT, lw=1, ls=":")
+        axes.set_ylim(min(low, level - margin), max(high, level + margin))
+
+
 def read_results(path: Path) -> list[dict[str, Any]]:
     """Results over several layers, from one JSON or all of a folder; UsageError if there are none."""
     paths = sorted(path.glob("*.json")) if path.is_dir() else [path]
     results = [values for file in paths if "grid" in (values := read_json(file)) or file == path]
-    try:
-        layered = [values for values in results if len(LayerCurve.of(values["grid"]).layers) > 1]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise MertError(path, f"is no result ({type(error).__name__}: {error})", NAME_RESULTS) from None
+    for values in results:
+        if wrong := mismatch(values, {"grid": SHAPE["grid"], "model?": {}, "seeds?": [{"valid?": {}}]}):
+            raise MertError(path, f"is no result ({wrong})", NAME_RESULTS)
+    layered = [values for values in results if len(LayerCurve.of(values["grid"]).layers) > 1]
     if not layered:
         reason = "its results know one layer only" if results else "holds no result"
         raise UsageError(path, reason, "run the benchmark over several layers" if results else NAME_RESULTS)

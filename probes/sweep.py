@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from mert.errors import MertError, UsageError
-from mert.files import writing
+from mert.files import append_lines, lines_of, writing
 from probes.features.stores import layer_options
 from probes.fit import Setting
 from probes.heads import HIDDEN
@@ -104,14 +103,7 @@ class Journal:
         self._path = path
         self._key = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
         self.fits: dict[Setting, GridRow] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path and path.exists() else ():
-            try:
-                values = json.loads(line)
-                if values.pop("key") == self._key:
-                    row = GridRow(**values)
-                    self.fits[row.setting] = row
-            except (ValueError, TypeError, KeyError):
-                continue  # a line that was cut off: its fit is repeated
+        self.fits |= {row.setting: row for key, row in journal_rows(path) if key == self._key}
 
     def rows(self, grid: Grid) -> list[GridRow]:
         """The rows of a grid so far, in its order."""
@@ -121,10 +113,18 @@ class Journal:
         self.fits[row.setting] = row
         if self._path:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with writing(self._path), open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": self._key} | asdict(row)) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            with writing(self._path):
+                append_lines(self._path, [{"key": self._key} | asdict(row)])
+
+
+def journal_rows(path: Path | None) -> Iterator[tuple[str, GridRow]]:
+    """The fingerprint and the row of each line of a journal; the fit of a line that was cut off is repeated."""
+    for line in lines_of(path, "replace") if path and path.exists() else ():
+        try:
+            values = json.loads(line)
+            yield values.pop("key"), GridRow(**values)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Shapes: B crops, N samples, K codebooks, T frames.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,32 +52,45 @@ class LabelStore(TargetSource):
             about = json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8"))
             self.name, self.fingerprint, self.licence = about["teacher"], about["fingerprint"], about["licence"]
             self.sample_rate, self.rate_hz = int(about["sample_rate"]), float(about["rate_hz"])
-            self.n_classes, n_shards = tuple(about["n_classes"]), int(about["n_shards"])
+            self.n_classes, n_shards = tuple(map(int, about["n_classes"])), int(about["n_shards"])
+            if not self.n_classes or min(self.n_classes) < 1:
+                raise ValueError("n_classes names no classes")
+            if not 0 < self.rate_hz <= self.sample_rate or not 0 <= n_shards < 100_000:
+                raise ValueError("its rates, or its shards, are out of range")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TeacherError(folder, f"is no label store ({error})", "make one: mert tokenize") from None
         self._rows: dict[str, tuple[int, np.ndarray]] = {}
         for number in range(n_shards):
             shard = self.folder / shard_name(number)
-            try:
-                rows = parquet.read_table(shard, columns=["name", "n_samples", "codes"]).to_pylist()
-            except FileNotFoundError:
-                raise TeacherError(shard, "is missing", "run the same mert tokenize again") from None
-            except (OSError, ValueError, LookupError) as error:
-                raise TeacherError(shard, f"is damaged ({error})", AGAIN) from None
-            for row in rows:
-                codes_KT = self._checked(row, f"{shard}: {row['name']}")
-                first = self._rows.setdefault(row["name"], (row["n_samples"], codes_KT))
+            for name, n_samples, codes_N in self._read(parquet, shard):
+                codes_KT = self._checked(n_samples, codes_N, f"{shard}: {name}")
+                first = self._rows.setdefault(name, (n_samples, codes_KT))
                 if not np.array_equal(first[1], codes_KT):
-                    reason = f"{row['name']} is the name of two recordings"
+                    reason = f"{name} is the name of two recordings"
                     raise TeacherError(shard, reason, "give each a name of its own, and " + AGAIN)
 
-    def _checked(self, row: dict[str, Any], source: str) -> np.ndarray:
+    def _read(self, parquet: Any, shard: Path) -> Iterator[tuple[str, int, np.ndarray]]:
+        """Name, samples and codes of each row; as arrays, since Python's integers take sixteen times their memory."""
+        try:
+            with parquet.ParquetFile(shard) as file:
+                for batch in file.iter_batches(batch_size=16, columns=["name", "n_samples", "codes"]):
+                    names, n_samples, codes = (batch.column(name) for name in ("name", "n_samples", "codes"))
+                    for i in range(len(batch)):
+                        yield str(names[i]), int(n_samples[i].as_py()), codes[i].values.to_numpy(zero_copy_only=False)
+        except FileNotFoundError:
+            raise TeacherError(shard, "is missing", "run the same mert tokenize again") from None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise TeacherError(shard, f"is damaged ({error})", AGAIN) from None
+
+    def _checked(self, n_samples: int, codes_N: np.ndarray, source: str) -> np.ndarray:
         """Codes int16 [K, T] of a row; TeacherError if its samples need more, or one is out of range."""
-        n_frames, over = divmod(len(row["codes"]), len(self.n_classes))
+        n_frames, over = divmod(len(codes_N), len(self.n_classes))
         stride = round(self.sample_rate / self.rate_hz)
-        if over or n_frames < (row["n_samples"] - FIELD) // stride + 1:
-            raise TeacherError(source, f"{len(row['codes'])} codes for {row['n_samples']} samples", AGAIN)
-        codes_KT = np.asarray(row["codes"]).reshape(n_frames, -1).T
+        if over or n_frames < (n_samples - FIELD) // stride + 1:
+            raise TeacherError(source, f"{len(codes_N)} codes for {n_samples} samples", AGAIN)
+        if codes_N.dtype.kind not in "iu":
+            raise TeacherError(source, "has codes that are no whole numbers, or none", AGAIN)
+        codes_KT = codes_N.reshape(n_frames, -1).T
         for k, (codes_T, n) in enumerate(zip(codes_KT, self.n_classes, strict=True)):
             if len(codes_T) and not 0 <= codes_T.min() <= codes_T.max() < n:
                 worst = codes_T[(codes_T < 0) | (codes_T >= n)][0]

@@ -1,5 +1,6 @@
 """The command `mert`. Each sub-command imports what it needs when it runs, so that help is instant."""
 
+import logging
 import platform
 import sys
 import traceback
@@ -8,13 +9,14 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated, NoReturn
 
+import rich
 import typer
 
 from mert.cli import models
 from mert.cli.embed import embed
 from mert.cli.plot import app as plot
 from mert.cli.similar import similar
-from mert.cli.terminal import plugins, printable
+from mert.cli.terminal import plugins, printable, settings
 from mert.cli.train import continue_pretrain, fit_teacher, pretrain, tokenize
 from mert.errors import MertError, UsageError, explained
 
@@ -45,11 +47,21 @@ def print_versions(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say what is done, and show the traceback of an error.")
+    ] = False,
     versions: Annotated[
         bool, typer.Option("--version", callback=print_versions, is_eager=True, help="Print versions, and exit.")
     ] = False,
 ) -> None:
-    """Options of `mert` itself."""
+    """Options of `mert` itself, given before the command."""
+    settings.update(quiet=quiet, verbose=verbose)
+    if quiet or verbose:
+        logging.getLogger("mert").setLevel(logging.ERROR if quiet else logging.INFO)
+        rich.reconfigure(quiet=quiet)
+    if verbose:
+        logging.basicConfig(format="%(name)s: %(message)s")
 
 
 def main() -> None:
@@ -65,7 +77,12 @@ def main() -> None:
         typer.echo(f"error: {missing}", err=True)
         sys.exit(1)
     except (MertError, OSError) as error:
-        typer.echo(f"error: {printable(str(error))}", err=True)
+        if settings["verbose"]:
+            traceback.print_exc()
+        text = str(error)
+        if isinstance(error, OSError) and error.filename:
+            text = f"{error.filename}: {(error.strerror or text).lower()}; check the path, permissions and free space"
+        typer.echo(f"error: {printable(text)}", err=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except SystemExit as end:
         if end.code == 130:  # typer's exit code for Ctrl-C

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 import mert
-from mert.cli.terminal import AsJson, console
+from mert.cli.terminal import AsJson, Overwrite, console
 from mert.errors import UsageError
 
 Name = Annotated[str, typer.Argument(help="A registered name, org/name on the hub, or a folder.")]
@@ -50,8 +50,10 @@ def verify(name: Name) -> None:
 def convert(
     source: Annotated[str, typer.Argument(help="A published folder, a fairseq .pt file, or a name on the hub.")],
     out: Annotated[Path, typer.Argument(help="Folder for the model in our format.")],
+    overwrite: Overwrite = False,
 ) -> None:
     """Read any MERT checkpoint and write it as safetensors with card and golden states."""
+    refuse_model(out, overwrite)
     mert.save_pretrained(mert.load(source, device="cpu"), out)
     typer.echo(f"{out}: {mert.verify(out)}")
 
@@ -64,12 +66,14 @@ def export(
     ] = "hubert",
     half: Annotated[bool, typer.Option("--half", help="Weights in fp16, in our format.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Run the ONNX file, and compare its states.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a model for other software, or a finished run as a model (always in our format then)."""
     from mert.weights.checkpoints import export_hubert
 
     if check and to != "onnx":
         raise UsageError("--check", "goes with --to onnx", "check other formats with `mert verify`")
+    refuse_model(out, overwrite)
     if to == "onnx":
         typer.echo(as_onnx(name, out, check))
         return
@@ -84,6 +88,12 @@ def export(
 
         write_asset_card(out, out.resolve().name)
     typer.echo(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+def refuse_model(folder: Path, overwrite: bool) -> None:
+    """UsageError if a folder holds a model, unless it may be replaced."""
+    if not overwrite and any((folder / name).exists() for name in ("config.json", "model.safetensors", "model.onnx")):
+        raise UsageError(folder, "holds a model", "give another folder, or --overwrite to replace it")
 
 
 def export_run(run: Path, out: Path, half: bool = False) -> Path:

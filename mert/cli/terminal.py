@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+LINES_S = (1.0, 5.0, 30.0)  # between looks at the work; at least, between lines of one task; at most
+settings = {"quiet": False, "verbose": False}  # of the whole process: `mert --quiet`, `mert --verbose`
+
 Executor = Literal["local", "ray"]
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 HeadKind = Literal["mlp", "linear"]
@@ -29,6 +34,7 @@ Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cu
 Window = Annotated[str | None, typer.Option(help='Seconds, or "whole"; default: the training context.')]
 Numbers = Annotated[str | None, typer.Option(help="Comma-separated; default: the published grid.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what OUT holds.")]
 Picture = Annotated[Path, typer.Option("--out", "-o", help="Picture to write (.png, .svg, .pdf).")]
 
 
@@ -41,12 +47,43 @@ def console(stderr: bool = False) -> Console:
 
 @contextmanager
 def progress(on: Console | None = None, transient: bool = False, disable: bool = False) -> Iterator[Progress]:
-    """A progress bar (by default on stderr) with a count and the remaining time; a `transient` one vanishes."""
+    """A progress bar (by default on stderr) with a count and the remaining time; a `transient` one vanishes.
+
+    A pipe or a log file gets lines instead: every 30 s, and at each tenth of the work.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    lines, disable = on or console(stderr=True), disable or settings["quiet"]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=on or console(stderr=True), transient=transient, disable=disable) as bar:
-        yield bar
+    with Progress(*columns, console=lines, transient=transient, disable=disable) as bar:
+        if lines.is_terminal or disable:
+            yield bar
+            return
+        ended = threading.Event()
+        printer = threading.Thread(target=_print_progress, args=(bar, ended), daemon=True)
+        printer.start()
+        try:
+            yield bar
+        finally:
+            ended.set()
+            printer.join()
+
+
+def _print_progress(bar: Progress, ended: threading.Event) -> None:
+    """Print a line for each task of the bar now and then, until the work has ended."""
+    printed: dict[int, tuple[float, int]] = {}
+    started = time.monotonic()
+    while not ended.wait(LINES_S[0]):
+        now = time.monotonic()
+        for task in list(bar.tasks):
+            last, tenth = printed.get(task.id, (started, 0))
+            reached = int(10 * task.completed / task.total) if task.total else 0
+            if now - last < (LINES_S[1] if reached > tenth else LINES_S[2]) or not task.completed or task.finished:
+                continue
+            printed[task.id] = now, reached
+            total = f"/{task.total:.0f}" if task.total else ""
+            left = f", {task.time_remaining:.0f} s left" if task.time_remaining else ""
+            bar.console.print(f"{task.description}: {task.completed:.0f}{total} in {now - started:.0f} s{left}")
 
 
 def parse_layers(text: str) -> str | list[str | int]:
@@ -81,14 +118,13 @@ def usage_errors(command: str) -> Iterator[None]:
 
 
 def check_device(name: str) -> None:
-    """UsageError for a device that is absent or has no float64 (as Apple's), in which the first norm is computed."""
-    import torch
+    """UsageError for a device that is absent, or that no model runs on."""
+    from mert.inference.runner import chosen_device
 
     try:
-        torch.zeros(0, dtype=torch.float64, device="cpu" if name == "auto" else name)
-    except (RuntimeError, AssertionError, TypeError) as error:  # without CUDA, and without float64
-        reason = str(error).split("\n")[0].split(". ")[0]
-        raise UsageError(f"--device {name}", reason, "give auto, cpu, cuda or cuda:1") from None
+        chosen_device(name)
+    except UsageError as error:
+        raise UsageError(f"--device {name}", error.reason, error.remedy) from None
 
 
 def plugins(group: str, command: str) -> Iterator[tuple[str, Any]]:
@@ -102,6 +138,11 @@ def plugins(group: str, command: str) -> Iterator[tuple[str, Any]]:
         except ImportError as error:
             reason = f"{plugin.value} cannot be imported ({error})"
             typer.echo(printable(f"warning: `{command} {plugin.name}` is not available: {reason}"), err=True)
+
+
+def counted(n: int, noun: str) -> str:
+    """A count with its noun: `counted(1, "file")` is "1 file"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import mert
-from mert.cli.terminal import Executor, progress
+from mert.cli.terminal import Executor, counted, progress
 from mert.errors import MertError, UsageError
 
 if TYPE_CHECKING:
@@ -60,9 +60,12 @@ def pretrain(
     recipe = read_recipe(config, overrides or [])
     if engine == "fairseq2" and not dry_run:  # a dry run's step is the same
         from mert.train.fairseq2 import pretrain as train
+        from mert.train.run_folder import only_run
 
-        step = train(recipe, _corpus(recipe, overfit), load_teachers(recipe.teachers), resume == "auto")
-        if os.environ.get("RANK", "0") == "0":
+        rank = int(os.environ.get("RANK", "0"))
+        with only_run(Path(recipe.out), rank):
+            step = train(recipe, _corpus(recipe, overfit), load_teachers(recipe.teachers), resume == "auto")
+        if rank == 0:
             _report(recipe, step)
     else:
         _train(recipe, None, resume, dry_run, overfit)
@@ -109,7 +112,8 @@ def fit_teacher(
         reason = f"is asked for {asked} Hz, and the music comes at {rate_hz} Hz"
         raise UsageError(f"teacher {name}", reason, f"give --rate-hz {asked}")
     corpus = open_corpus(data, rate_hz, rate_hz, {})
-    teacher = fit(name, _waves(corpus, clips), **values)
+    with progress(transient=True) as bar:
+        teacher = fit(name, bar.track(_Waves(corpus, clips), description="recordings"), **values)
     if teacher.sample_rate != rate_hz:
         reason = f"works at {teacher.sample_rate} Hz, and the music came at {rate_hz} Hz"
         raise UsageError(f"teacher {name}", reason, f"give --rate-hz {teacher.sample_rate}")
@@ -117,9 +121,17 @@ def fit_teacher(
     typer.echo(f"{out}: {name}, {teacher.n_classes} classes, fingerprint {teacher.fingerprint[:12]}")
 
 
-def _waves(corpus: Corpus, clips: int) -> Iterator[np.ndarray]:
-    for index in range(0, len(corpus), -(-len(corpus) // clips)):
-        yield corpus.read(index, 0, corpus.n_samples(index))
+class _Waves:
+    """At most so many whole recordings, evenly from a corpus."""
+
+    def __init__(self, corpus: Corpus, clips: int) -> None:
+        self.corpus, self.chosen = corpus, range(0, len(corpus), -(-len(corpus) // clips))
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self.corpus.read(index, 0, self.corpus.n_samples(index)) for index in self.chosen)
 
 
 @teachers_explain()
@@ -172,6 +184,8 @@ def _train(recipe: Recipe, model: Any, resume: str, dry_run: bool, overfit: int 
         if dry_run:
             _show(recipe, engine, corpus)
             return
+        if world.rank == 0:
+            typer.echo(f"{recipe.out}: {recipe.steps} steps on {recipe.data}; SIGTERM stops it, this command resumes")
         step = engine.run(resume == "auto")
         if world.rank == 0:
             _report(recipe, step)
@@ -198,6 +212,7 @@ def _show(recipe: Recipe, engine: Any, corpus: Corpus) -> None:
     hours = recipe.batch_clips * recipe.clip_s * recipe.steps / 3600
     typer.echo(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
     typer.echo(
-        f"{len(corpus)} recordings, {parameters / 1e6:.2f} M parameters with heads, {hours:.1f} h of audio in all; "
-        f"first step: loss {row['loss']:.3f}, {row['masked_share']:.3f} of the frames masked, {row['seconds']:.2f} s"
+        f"{counted(len(corpus), 'recording')}, {parameters / 1e6:.2f} M parameters with heads, {hours:.1f} h of audio "
+        f"in all; first step: loss {row['loss']:.3f}, {row['masked_share']:.3f} of the frames masked, "
+        f"{row['seconds']:.2f} s"
     )

@@ -92,15 +92,22 @@ def _work(jobs: list[Job]) -> list[Row]:
 def _run_processes(jobs: Iterable[Job], options: JobOptions, workers: int) -> Iterator[Row]:
     left = deque(bundles(jobs, workers))
     while left:
-        for job in (yield from _run_pool(left, options, workers)):  # each may have killed a worker: try them alone
-            if (yield from _run_pool(deque([[job]]), options, 1)):
+        # Each of the jobs in progress may have killed a worker: one worker tries them one by one.
+        suspects = deque([job] for job in (yield from _run_pool(left, options, workers)))
+        while suspects:
+            if unfinished := (yield from _run_pool(suspects, options, 1)):
+                job, *others = unfinished
+                suspects.extendleft([other] for other in reversed(others))
                 error = f"{job.source}: the worker process died; try --workers 1 or fewer layers"
                 yield asdict(job) | {"status": "failed", "seconds": 0.0, "frames": 0, "warnings": [],
                                      "error": error, "elapsed_s": 0.0}  # fmt: skip
 
 
 def _run_pool(left: deque[list[Job]], options: JobOptions, workers: int) -> Generator[Row, None, list[Job]]:
-    """Take bundles from `left` until none are; returns early where a worker dies, with the jobs in progress."""
+    """Take bundles from `left` until none are; returns early where a worker dies, with the jobs in progress, in order.
+
+    A single worker takes bundles in order, so the first of its unfinished jobs is the one at which it died.
+    """
     threads = max(1, (os.cpu_count() or 1) // workers)
     running: dict[Future[list[Row]], list[Job]] = {}
     processes = _fresh_processes()
@@ -112,7 +119,7 @@ def _run_pool(left: deque[list[Job]], options: JobOptions, workers: int) -> Gene
                     running[pool.submit(_work, left[0])] = left[0]
                     left.popleft()
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
+                for future in [future for future in running if future in done]:  # in order
                     rows = future.result()
                     del running[future]
                     yield from rows

@@ -8,7 +8,7 @@ Shapes: L layers, T frames, D model width.
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
@@ -22,8 +22,8 @@ from mert.embedding.embedder import EmbedOptions, Layers
 from mert.embedding.features import Features, Pooling, Provenance, differences, header
 from mert.embedding.load import load
 from mert.embedding.npz import FrameWriter, fitting
-from mert.errors import OutputError
-from mert.files import sha256_file, sweep
+from mert.errors import AudioError, OutputError
+from mert.files import sha256_file, stamp, sweep
 
 Row = dict[str, Any]
 FACTS = ("layers", "pool", "save_dtype", "source_sha256", "version")  # of an output, beside its provenance
@@ -53,6 +53,7 @@ class EmbedStage:
         self.options = options
         self.embedder = load(options.model, revision=options.revision, device=options.device)
         self.settings = resolve(self.embedder, options)
+        self.on_audio: Callable[[float], None] = lambda seconds: None  # called as seconds of audio are computed
 
     def rows(self, jobs: Iterable[Job]) -> Iterator[Row]:
         """The rows; none is an exception, as failed files have a row with their error."""
@@ -67,9 +68,13 @@ class Report:
     def __init__(self, path: Path, append: bool) -> None:
         if not append:
             path.write_bytes(b"")
+        self._path = path
         self._file = open(path, "ab", 0)  # noqa: SIM115 - unbuffered appends do not mix with those of others
         self._outputs, self._waiting, self.error = set(), b"", ""
-        for line in path.read_bytes().splitlines():
+        before = path.read_bytes()
+        if before and not before.endswith(b"\n"):  # a line that a kill cut off must not swallow the next
+            self._waiting = b"\n"
+        for line in before.split(b"\n"):
             with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut off
                 row = json.loads(line)
                 if row["status"] != "failed":
@@ -82,9 +87,11 @@ class Report:
             self._flush()
 
     def close(self) -> None:
-        """Try once more to write what waits; `error` says why that fails."""
+        """Try once more to write what waits; `error` says why that fails, or that the report was removed."""
         self._flush()
         self._file.close()
+        if not self._path.exists():
+            self.error = "the report was removed while the command ran"
 
     def _flush(self) -> None:
         try:
@@ -102,6 +109,7 @@ class FileExtraction(Extraction):
         super().__init__(job.source)
         self.job, self._stage, self._started = job, stage, time.perf_counter()
         self._status, self._n_frames = "ok", 0
+        self._stamp: tuple[int, ...] = ()
         self._reasons: list[str] = []  # why an existing output is replaced
         self._open = ExitStack()
         self._writer: FrameWriter | None = None
@@ -109,6 +117,7 @@ class FileExtraction(Extraction):
 
     def is_needed(self) -> bool:
         """Whether the output is missing, damaged, or extracted in another way than now asked for."""
+        self._stamp = stamp(self.job.source)
         if not self._stage.options.skip_existing or not os.path.exists(self.job.output):
             return True
         try:
@@ -128,6 +137,7 @@ class FileExtraction(Extraction):
     def add(self, values_LTD: np.ndarray) -> None:
         """Write frames, or add them to the mean."""
         self._n_frames += values_LTD.shape[1]
+        self._stage.on_audio(values_LTD.shape[1] / self._stage.embedder.frame_rate)
         if self._pooled:
             self._pooled.add(values_LTD)
             return
@@ -140,12 +150,14 @@ class FileExtraction(Extraction):
         if self._status == "skipped":
             return
         self._status = "damaged" if self.damaged else "ok"
-        embedder, names = self._stage.embedder, self._stage.embedder.names(self._stage.settings)
+        embedder, names, meta = self._stage.embedder, self._stage.embedder.names(self._stage.settings), self._meta()
+        if stamp(self.job.source) != self._stamp:  # after its hash: features and hash are of the same bytes
+            raise AudioError(self.job.source, "it changed while it was read", "embed it again when it is complete")
         if self._pooled:
             values_LD = fitting(self._pooled.result(), self._stage.options.save_dtype, self.job.output)
-            Features(values_LD, None, names, self._meta()).save(self.job.output)
+            Features(values_LD, None, names, meta).save(self.job.output)
         elif self._writer:
-            self._writer.finish(**header(names, self._meta(), embedder.clock.times(0, self._n_frames)))
+            self._writer.finish(**header(names, meta, embedder.clock.times(0, self._n_frames)))
 
     def close(self) -> None:
         """Remove what was written beside the output."""

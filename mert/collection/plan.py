@@ -37,6 +37,9 @@ def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None) -> Plan
     is found or two inputs share an output.
     """
     passed_over: Counter[str] = Counter()
+    inputs = list(inputs)
+    if not inputs and listing is None:
+        raise UsageError("mert embed", "no recordings are named", "give files, folders, or --list FILE")
     named: list[tuple[Path, Path]] = []
     for path in inputs:
         if os.path.isdir(path):
@@ -54,7 +57,11 @@ def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None) -> Plan
         outputs[output] = source
     if not outputs:
         counted = listed(passed_over) or "nothing there"
-        raise UsageError(out, f"no audio files among the inputs ({counted})", "name files to try them")
+        raise UsageError(
+            ", ".join(map(str, inputs)) or str(listing),
+            f"no audio files among the inputs ({counted})",
+            "name files to try them",
+        )
     return Plan(tuple(Job(str(source), str(output)) for output, source in outputs.items()), passed_over)
 
 

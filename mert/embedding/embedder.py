@@ -22,10 +22,10 @@ from mert.embedding.batching import End, Frames, R, Settings, Window
 from mert.embedding.features import Features, Pool, Pooling, Provenance
 from mert.embedding.windows import Clock, Span, Windowing
 from mert.errors import AudioError, OutputError
-from mert.inference.runner import Runner
+from mert.inference.runner import Runner, chosen_device
 from mert.models.config import MertConfig
 from mert.models.mert import Mert
-from mert.weights.checkpoints import blank, digest
+from mert.weights.checkpoints import blank, checksum, digest
 from mert.weights.registry import ModelInfo
 
 VERSION = version("mert-hub")
@@ -60,13 +60,11 @@ class Embedder:
     """
 
     def __init__(self, model: Mert, info: ModelInfo, sha256: str, device: str = "auto") -> None:
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        self.device = chosen_device(device)
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.info = info
         self.runner = Runner(self.model, self.device)
-        self._identity = self.runner.weights_state(), sha256
+        self._identity, self._checksum = (self.runner.weights_state(), sha256), checksum(self.model)
         self.clock = Clock.of(model.config)
         self.sample_rate, self.frame_rate = model.config.sample_rate, model.config.frame_rate
         self.layer_names, self.dim = model.config.layer_names, model.config.dim
@@ -89,6 +87,18 @@ class Embedder:
         if state != self._identity[0]:
             self._identity = state, digest(self.model)
         return self._identity[1]
+
+    def look_again(self) -> str:
+        """`sha256`, after reading every weight: changes through `.data` leave no other trace, and go unnoticed before.
+
+        What was prepared of the weights for speed is made again if they have changed.
+        """
+        current = checksum(self.model)
+        if current != self._checksum:
+            self._checksum = current
+            self.runner.forget()
+            self._identity = self.runner.weights_state(), digest(self.model)
+        return self.sha256
 
     @property
     def window_s(self) -> float:

@@ -45,7 +45,7 @@ def read_npz(path: str | Path, required: tuple[str, ...], leave_out: tuple[str, 
     except FileNotFoundError:
         raise OutputError(path, "is not there", "check the path, or embed the recording") from None
     except Exception as error:  # what damaged archives raise has no common type
-        raise OutputError(path, f"not a features file ({error})", "embed the recording again") from None
+        raise OutputError(path, f"not a features file ({error})", "give a file of mert embed, or embed again") from None
     if missing := [key for key in required if key not in names]:
         raise OutputError(path, f"not a features file (no {', '.join(missing)})", "embed the recording again")
     return arrays
@@ -97,6 +97,7 @@ class FrameWriter:
             for file in self._files:
                 file.seek(0)
                 shutil.copyfileobj(file, out, 1 << 20)
+                file.truncate(0)  # no more than one layer is on the disk twice
 
 
 def fitting(values: np.ndarray, dtype: str | np.dtype, path: str | Path) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mert.errors import UsageError
 from mert.inference.fast import FastMert
 from mert.inference.kernels import has_bfloat16
 from mert.models.frontend import golden_wave, normalized
@@ -17,6 +18,22 @@ from mert.models.mert import Mert
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 MIN_COSINE = 0.999  # to float32, for "auto" to choose a shorter type
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device of this name; "auto" is a GPU of Nvidia's where there is one, and otherwise the CPU.
+
+    UsageError for one that is absent, or has no float64 (as Apple's), in which the first norm is computed.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(0, dtype=torch.float64, device=name).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).split("\n")[0].split(". ")[0]
+        unknown = "device type at start" in reason or "nvalid device string" in reason
+        reason = "torch knows no such device" if unknown else reason
+        raise UsageError(f"device {name}", reason, "give auto, cpu, cuda or cuda:1") from None
 
 
 class Runner:
@@ -97,7 +114,7 @@ class Runner:
     def _fast_model(self, dtype: str) -> FastMert:
         """The model as it runs in `dtype`: built on first use, and again after its weights have changed.
 
-        (Changes through `.data` go unnoticed, as torch does not count them.)
+        (Changes through `.data` go unnoticed until `forget`, as torch does not count them.)
         """
         self._notice_changed_weights()
         if dtype not in self._fast:
@@ -110,6 +127,10 @@ class Runner:
         """Places and versions of the weights, which differ once they have changed."""
         tensors = self.model.parameters()
         return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+
+    def forget(self) -> None:
+        """Build the model that runs from the weights again, when it is needed next."""
+        self._weights = ()
 
     def _notice_changed_weights(self) -> None:
         weights = self.weights_state()

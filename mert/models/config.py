@@ -6,6 +6,14 @@ from typing import Any, Self
 
 from mert.errors import CheckpointError
 
+BOUNDS: dict[str, tuple[float, float]] = {  # of what can be built and run; a configuration may come from anyone
+    "dim": (1, 2**16), "n_layers": (1, 2**10), "n_heads": (1, 2**10), "ffn_dim": (1, 2**20), "conv_dim": (1, 2**16),
+    "position_kernel": (1, 2**16), "position_groups": (1, 2**16), "conv_kernels": (1, 2**12),
+    "conv_strides": (1, 2**12), "sample_rate": (1_000, 1_000_000), "window_s": (0.001, 86_400), "norm_eps": (0, 1),
+    "dropout": (0, 1), "attention_dropout": (0, 1), "activation_dropout": (0, 1), "input_dropout": (0, 1),
+    "layer_drop": (0, 1),
+}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class MertConfig:
@@ -40,11 +48,17 @@ class MertConfig:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
+        for name, (least, most) in BOUNDS.items():
+            values = value if isinstance(value := getattr(self, name), tuple) else (value,)
+            if not values or not all(least <= value <= most for value in values):
+                raise ValueError(f"{name}={value} is not from {least:g} to {most:g}")
         if self.dim % self.n_heads or self.dim % self.position_groups:
             parts = f"n_heads={self.n_heads} and of position_groups={self.position_groups}"
             raise ValueError(f"dim={self.dim} must be a multiple of {parts}")
-        if len(self.conv_kernels) != len(self.conv_strides) or self.n_layers < 1:
-            raise ValueError("conv_kernels and conv_strides need one entry per convolution, n_layers at least 1")
+        if len(self.conv_kernels) != len(self.conv_strides):
+            raise ValueError("conv_kernels and conv_strides need one entry per convolution")
+        if self.receptive_field > self.window_s * self.sample_rate:
+            raise ValueError(f"window_s={self.window_s:g} is shorter than {self.receptive_field} samples, a frame")
 
     @property
     def stride(self) -> int:

@@ -19,6 +19,7 @@ import numpy as np
 from mert.audio.find import audio_under
 from mert.audio.recording import Recording, Source
 from mert.errors import AudioError, MertError, UsageError, need
+from mert.files import lines_of
 
 log = logging.getLogger("mert")
 LazySource = Source | Callable[[], Source]  # large data is fetched when it is read
@@ -172,14 +173,20 @@ def open_corpus(data: str, rate_hz: int, min_samples: int, options: dict[str, An
 
 
 def _manifest_sources(path: Path) -> Iterator[tuple[str, Source]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = lines_of(path)
+    except UnicodeDecodeError as error:
+        raise UsageError(path, f"is not UTF-8 (byte {error.start})", "save it in UTF-8") from None
+    for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 row = json.loads(line)
                 name = row.get("audio") or row["path"]
-            except (ValueError, KeyError, AttributeError):
-                raise UsageError(f"{path}:{number}", "no JSON object with a path", 'write {"path": "a.wav"}') from None
-            yield str(name), path.parent / name
+            except (ValueError, KeyError, AttributeError, RecursionError):
+                name = None
+            if not isinstance(name, str):
+                raise UsageError(f"{path}:{number}", "no JSON object with a path", 'write {"path": "a.wav"}')
+            yield name, path.parent / name
 
 
 def _dataset_sources(name: str, options: dict[str, Any]) -> Iterator[tuple[str, LazySource]]:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mert.errors import MertError
+from mert.files import write_whole
 from mert.models.mert import Mert
 from mert.train.batches import DROPOUT, Batches, torch_seed
 from mert.train.corpus import Corpus
@@ -21,7 +22,7 @@ from mert.train.initialisation import PretrainerConfig, new_pretrainer
 from mert.train.objective import Group, add_parts, recompute_blocks
 from mert.train.parallel import World, parallelize, sync_gradients
 from mert.train.recipe import Recipe
-from mert.train.run_folder import Checkpoints, RunLog
+from mert.train.run_folder import Checkpoints, RunLog, only_run
 from mert.train.validation import held_out_metrics, summary
 from teachers.base import TargetSource
 
@@ -150,7 +151,14 @@ class Engine:
         self.facts = facts(corpus, teachers)
 
     def run(self, resume: bool = True, until: int | None = None) -> int:
-        """Train to the last step (or to `until`); returns the last step done. SIGTERM and SIGUSR1 stop after a step."""
+        """Train to the last step (or to `until`); returns the last step done. SIGTERM and SIGUSR1 stop after a step.
+
+        UsageError if another run trains into the same folder.
+        """
+        with only_run(Path(self.recipe.out), self.world.rank):
+            return self._run(resume, until)
+
+    def _run(self, resume: bool, until: int | None) -> int:
         done = self._resume() if resume else 0
         runlog = RunLog(self.recipe, done) if self.world.rank == 0 else None
         self._stop = False
@@ -223,7 +231,8 @@ class Engine:
     def _keep_batch(self, step: int) -> Path:
         path = Path(self.recipe.out) / f"bad_step_{step:08d}_rank_{self.world.rank}.safetensors"
         groups = enumerate(self.batches.group(step, number) for number in self.share)
-        save_file({f"wave_{i}": group.wave_BN.cpu().contiguous() for i, group in groups}, path)
+        with write_whole(path) as temporary:
+            save_file({f"wave_{i}": group.wave_BN.cpu().contiguous() for i, group in groups}, temporary)
         return path
 
     def _ask_to_stop(self, number: int, frame: object) -> None:

@@ -18,7 +18,7 @@ from mert.weights.registry import bundled
 MINIMA = {
     "steps": 1, "batch_clips": 1, "group_clips": 1, "checkpoint_every": 1, "validate_every": 1, "keep_checkpoints": 1,
     "class_width": 1, "mask_length": 1, "max_bad_steps": 1, "seed": 0, "validate_clips": 0, "clips_at_once": 0,
-    "warmup_steps": 0, "extra_classes": 0,
+    "warmup_steps": 0, "extra_classes": 0, "clip_s": 0,
 }  # fmt: skip
 
 
@@ -70,7 +70,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, minimum in MINIMA.items():
-            if (value := getattr(self, name)) < minimum:
+            if not minimum <= (value := getattr(self, name)) < math.inf:
                 raise UsageError("recipe", f"{name}={value}", f"give {minimum} or more")
         clip_s = 2 * self.model.receptive_field / self.model.sample_rate
         mixing, group = self.mixing, f"group_clips={self.group_clips}"
@@ -188,13 +188,23 @@ def read_values(config: str) -> dict[str, Any]:
     """The mapping in a recipe file; UsageError if it cannot be read."""
     path = bundled(config) or Path(config)
     try:
-        values = yaml.safe_load((path / "recipe.yaml" if path.is_dir() else path).read_text(encoding="utf-8"))
+        values = plain_yaml((path / "recipe.yaml" if path.is_dir() else path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         known = ", ".join(["mert-nano", *NAMED])
         raise UsageError(config, f"no recipe of this name or file ({error})", f"try {known}") from None
     if not isinstance(values, dict):
         raise UsageError(config, "holds no mapping", "write `key: value` lines")
     return values
+
+
+def plain_yaml(text: str) -> Any:
+    """The values in a YAML text; YAMLError for aliases, by which a few lines stand for gigabytes."""
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise yaml.YAMLError("it uses aliases (*name): write the values out")
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -206,7 +216,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     try:
         if key and equals:
-            return key, yaml.safe_load(value)
+            return key, plain_yaml(value)
     except yaml.YAMLError:
         pass
     raise UsageError(text, "is not key=value", "write for example steps=1000")

@@ -2,36 +2,67 @@
 
 `ckpt/step_00000200/` holds what torch.distributed.checkpoint writes, and `COMPLETE.json`, written last: the state that
 is not a tensor, and size and SHA-256 of every file. A checkpoint without this marker is incomplete and never loaded.
+torch reads these files as unrestricted pickles, which run any code in them, so they are read here by our own reader.
 """
 
+import fcntl
+import io
 import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+import torch.distributed.checkpoint.filesystem as dcp_files
+import torch.distributed.checkpoint.metadata as dcp_metadata
 import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.futures import Future
 
 from mert.embedding.embedder import Embedder
-from mert.errors import CheckpointError, OutputError, need
+from mert.errors import CheckpointError, OutputError, UsageError, need
 from mert.files import read_json, read_rows, sha256_file, write_json, write_whole, writing
 from mert.models.mert import Mert
 from mert.train.parallel import World
 from mert.train.recipe import Recipe, read_recipe
 from mert.weights.checkpoints import digest
+from mert.weights.pickles import Key, read_records, read_tensor
 from mert.weights.publish import save_pretrained
 from mert.weights.registry import ModelInfo
 
 log = logging.getLogger("mert")
 MARKER = "COMPLETE.json"
+LINE_S = 30.0  # between the lines of a run in a log file
+MAX_METADATA_BYTES = 64 * 2**20  # 330M parameters in 64 processes need 8
+
+
+@contextmanager
+def only_run(folder: Path, world_rank: int) -> Iterator[None]:
+    """UsageError if another run trains into this folder, on any machine that shares the disk."""
+    if world_rank != 0:
+        yield
+        return
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(folder, "another run trains into it", "wait for its end, or give another out=") from None
+        except OSError as error:  # some network disks have no locks
+            log.warning("%s cannot be locked (%s): start no other run there", folder, error)
+        yield
 
 
 class Checkpoints:
@@ -96,22 +127,94 @@ class Checkpoints:
 
         Learning rate, betas, eps and weight decay stay those of the optimizer's own recipe.
         """
-        settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         weights, moments = get_state_dict(module, optimizer)
-        loaded: dict[str, Any] = {"model": weights, "optimizer": moments}
-        try:
-            dcp.load(loaded, checkpoint_id=path)
-        except (RuntimeError, dcp.api.CheckpointException) as error:
-            raise CheckpointError(path, f"does not fit this recipe ({error})", "resume with its own recipe") from error
-        set_state_dict(module, optimizer, model_state_dict=loaded["model"], optim_state_dict=loaded["optimizer"])
-        for group, before in zip(optimizer.param_groups, settings, strict=True):
-            group.update(before)
+        _load(path, {"model": weights, "optimizer": moments}, self.world.size == 1)
+        set_state_dict(module, optimizer, model_state_dict=weights, optim_state_dict=moments)
         marker = read_json(path / MARKER)
         return int(marker["step"]), dict(marker["state"])
 
 
+class Planner(dcp.DefaultLoadPlanner):
+    """Loads tensors only: what else torch stores of an optimizer are the settings of its recipe."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        pass
+
+
+class Reader(dcp.FileSystemReader):
+    """Reads the files of `dcp.save` without unrestricted pickles; any exception means that they are damaged."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> dcp_metadata.Metadata:
+        path = Path(self.path) / ".metadata"
+        if path.stat().st_size > MAX_METADATA_BYTES:
+            raise ValueError(".metadata is too large")
+        metadata = read_records(path.read_bytes(), METADATA_CLASSES)
+        if not isinstance(metadata, dcp_metadata.Metadata):
+            raise ValueError(".metadata describes no checkpoint")
+        metadata.storage_data = {key.index: place for key, place in metadata.storage_data.items()}
+        return metadata
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        for item in plan.items:
+            if item.type == LoadItemType.BYTE_IO:
+                continue
+            part = read_tensor(self._bytes(self.storage_data[item.storage_index]))
+            for axis, (start, length) in enumerate(zip(item.storage_offsets, item.lengths, strict=True)):
+                part = part.narrow(axis, start, length)
+            target = planner.resolve_tensor(item).detach()
+            target.copy_(part)
+            planner.commit_tensor(item, target)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def _bytes(self, place: dcp_files._StorageInfo) -> bytes:
+        if Path(place.relative_path).name != place.relative_path or place.transform_descriptors:
+            raise ValueError(f"{place.relative_path} is not one of its files")
+        with open(Path(self.path) / place.relative_path, "rb") as file:
+            file.seek(place.offset)
+            return file.read(place.length)
+
+
+class _Index(Key):
+    """A key of `storage_data`, which becomes torch's own kind of key when it is known to be well-formed."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.index = dcp_metadata.MetadataIndex(**state)
+        if not isinstance(self.index.fqn, str):
+            raise ValueError("a name is no text")
+
+
+def _layout(name: object) -> torch.layout:
+    return torch.strided
+
+
+METADATA_CLASSES = {
+    f"{module.__name__}.{name}": getattr(module, name)
+    for module, names in {
+        dcp_metadata: ("BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "StorageMeta", "TensorProperties",
+                       "TensorStorageMetadata", "_MEM_FORMAT_ENCODING"),
+        dcp_files: ("_StorageInfo",),
+        torch: ("Size", "bfloat16", "float16", "float32", "float64", "int64", "bool"),
+    }.items()
+    for name in names
+}  # fmt: skip
+METADATA_CLASSES |= {"torch.serialization._get_layout": _layout, f"{dcp_metadata.__name__}.MetadataIndex": _Index}
+
+
+def _load(path: Path, state: dict[str, Any], alone: bool) -> None:
+    """Fill the tensors of `state` from a checkpoint; CheckpointError if it does not fit, or is damaged."""
+    reader = Reader(path)
+    try:
+        reader.read_metadata()  # torch reads it again, and does not say why it cannot
+        dcp.load(state, storage_reader=reader, planner=Planner(), no_dist=alone)
+    except (Exception, dcp.api.CheckpointException) as error:  # damaged files have no common type of error
+        reason = f"does not fit this recipe, or is damaged ({cause(error)})"
+        raise CheckpointError(path, reason, "resume with its own recipe") from error
+
+
 def cause(error: BaseException) -> str:
-    """The first reason for a failed save, on whichever process."""
+    """The first reason for a failed save or load, on whichever process."""
     if isinstance(error, dcp.api.CheckpointException):
         error = next(iter(error.failures.values()))[0]
     return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
@@ -120,10 +223,12 @@ def cause(error: BaseException) -> str:
 def damage(path: Path) -> str | None:
     """How the files of a checkpoint differ from its marker; None if they do not."""
     try:
-        files = read_json(path / MARKER)["files"]
-    except (CheckpointError, KeyError) as error:
+        marker = read_json(path / MARKER)
+        files = [(str(name), int(size), str(sha256)) for name, (size, sha256) in marker["files"].items()]
+        int(marker["step"]), dict(marker["state"])
+    except (CheckpointError, KeyError, TypeError, ValueError, AttributeError) as error:
         return f"its marker cannot be read ({error})"
-    for name, (size, sha256) in files.items():
+    for name, size, sha256 in files:
         file = path / name
         if not file.is_file() or file.stat().st_size != size:
             return f"{name} is missing or cut off"
@@ -153,6 +258,7 @@ class RunLog:
         description = TextColumn("{task.description}")
         self._progress = Progress(BarColumn(), MofNCompleteColumn(), description, TimeRemainingColumn())
         self._task = self._progress.add_task("starting", total=recipe.steps, completed=resumed_step)
+        self._printed_s = -math.inf  # when a line was printed where there is no bar
         self._progress.start()
 
     def write_row(self, row: dict[str, Any]) -> None:
@@ -166,6 +272,11 @@ class RunLog:
                     self._board.add_scalar(name, value, row["step"])
         description = f"loss {row['loss']:.3f}, {row.get('seconds', 0):.2f} s per step"
         self._progress.update(self._task, completed=row["step"], description=description)
+        if not self._progress.console.is_terminal and time.monotonic() - self._printed_s > LINE_S:
+            self._printed_s = time.monotonic()
+            task = self._progress.tasks[self._task]
+            left = f", {task.time_remaining / 60:.0f} min left" if task.time_remaining else ""
+            self.print(f"step {row['step']} of {task.total:.0f}: {description}{left}")
 
     def print(self, text: str) -> None:
         """Print a line above the progress bar."""
@@ -192,7 +303,7 @@ def load_newest(model: Mert, run: Path) -> dict[str, Any]:
     if (path := Checkpoints(run, World(0, 1, torch.device("cpu")), 1).newest()) is None:
         raise CheckpointError(run, "has no complete checkpoint", "train it further: mert pretrain")
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    dcp.load({"model": weights}, checkpoint_id=path, no_dist=True)
+    _load(path, {"model": weights}, alone=True)
     model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in weights.items()})
     return read_json(path / MARKER)
 

@@ -1,10 +1,16 @@
 """Weights by name: bundled, from a folder, or downloaded to the cache of the Hugging Face hub with checked hashes."""
 
+import hashlib
 import logging
 import os
 import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import huggingface_hub
 from huggingface_hub import constants, errors
@@ -48,8 +54,9 @@ def load_weights(name_or_dir: str | Path, revision: str | None = None) -> tuple[
 def fetch(repo: str, revision: str | None = None, sha256: str | None = None) -> Path:
     """Download a model unless it is in the cache; returns its snapshot folder, named after the commit.
 
-    The weights must have `sha256`. Without one, `trust_file()` records the hash of the first download, which later
-    downloads must have. A file with a wrong hash is moved aside. CheckpointError says why a download or check failed.
+    Every file must have the hash that the hub itself gives; a damaged one is moved aside and downloaded once more. The
+    weights must have `sha256`. Without one, `trust_file()` records the hash of the first download that loads, which
+    later downloads must have. CheckpointError says why a download or check failed.
     """
     revision = revision or constants.DEFAULT_REVISION
     if (config := _download(repo, "config.json", revision)) is None:
@@ -61,7 +68,13 @@ def fetch(repo: str, revision: str | None = None, sha256: str | None = None) -> 
     if weights is None:
         where = "the cache, and the hub is offline" if constants.HF_HUB_OFFLINE else f"{repo} at {revision}"
         raise CheckpointError(repo, f"no {' or '.join(_WEIGHTS)} in {where}", _REMEDY)
-    _check(weights, f"{repo}@{revision}/{weights.name}", sha256)
+    key = f"{repo}@{revision}/{weights.name}"
+    expected = sha256 or _recorded().get(key)
+    if expected is None:
+        _load_first(config, weights)
+    _check(weights, key, expected, sha256 is not None)
+    if expected is None:
+        _record_hash(key, sha256_file(weights))
     return config.parent
 
 
@@ -87,6 +100,8 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
     CheckpointError if it does not pass, or if the hub refuses.
     """
     if missing := [name for name in _PUBLISHED if not (Path(folder) / name).exists()]:
+        if not Path(folder).is_dir():
+            raise CheckpointError(folder, "no such folder", "give a folder that mert convert or export wrote")
         remedy = f"write a whole model first: mert convert {folder} OUT, then push OUT"
         raise CheckpointError(folder, f"has no {', '.join(missing)}", remedy)
     verify(folder)
@@ -144,6 +159,18 @@ def _fetch_named(name: str, revision: str | None) -> tuple[Path, ModelInfo | Non
     return fetch(record.repo, revision or record.revision, record.sha256 if pinned else None), record
 
 
+def _load_first(config: Path, weights: Path) -> None:
+    """CheckpointError if a first download does not load; what the hub gives no hash of is then moved aside."""
+    try:
+        load_model(config.parent)
+    except CheckpointError as error:
+        moved = [str(_move_aside(file)) for file in (config, weights) if _said_by_hub(file) is None]
+        if not moved:
+            raise
+        reason = f"{error.reason}; the download was moved aside to {' and '.join(moved)}"
+        raise CheckpointError(error.source, reason, "load again to download it anew") from error
+
+
 def _record(name: str) -> ModelInfo | None:
     """The registered model; None for a repository that is not registered."""
     try:
@@ -160,17 +187,43 @@ def _info(model: Mert, folder: Path, name: str, repo: str) -> ModelInfo:
 
 
 def _download(repo: str, filename: str, revision: str) -> Path | None:
-    """The cached or downloaded file; None if the repository has no such file, or it is not cached when offline."""
-    try:
-        cached = huggingface_hub.try_to_load_from_cache(repo, filename, revision=revision)
+    """The cached or downloaded file, as the hub describes it; None if there is none, or none in the cache when offline.
+
+    A damaged file is moved aside and downloaded once more. Weights in the cache are compared by `_check`.
+    """
+    moved = None
+    for _ in range(2):
+        cached = _cached(repo, filename, revision)
         if cached is huggingface_hub._CACHED_NO_EXIST and re.fullmatch("[0-9a-f]{40}", revision):
             return None
-        return Path(huggingface_hub.hf_hub_download(repo, filename, revision=revision))
-    except errors.LocalEntryNotFoundError as error:
+        file = _from_hub(repo, filename, revision)
+        if file is None or (isinstance(cached, str) and filename in _WEIGHTS):
+            return file
+        if (said := _said_by_hub(file)) is None or said == _hash_like(said, file):
+            return file
+        moved = _move_aside(file)
+    reason = f"came damaged twice: not the bytes that the hub announces; moved aside to {moved}"
+    raise CheckpointError(f"{repo}/{filename}", reason, _REMEDY)
+
+
+def _cached(repo: str, filename: str, revision: str) -> object:
+    try:
+        return huggingface_hub.try_to_load_from_cache(repo, filename, revision=revision)
+    except Exception:  # a name that no repository can have; the download says why
+        return None
+
+
+def _from_hub(repo: str, filename: str, revision: str) -> Path | None:
+    """What the client of the hub downloads, or has in its cache."""
+    try:
+        with _without_retry_messages():
+            local = not _is_reachable(constants.ENDPOINT)
+            return Path(huggingface_hub.hf_hub_download(repo, filename, revision=revision, local_files_only=local))
+    except errors.LocalEntryNotFoundError:
         if constants.HF_HUB_OFFLINE and filename != "config.json":
             return None
         reason = "is not in the cache, and the hub is offline or cannot be reached"
-        raise CheckpointError(f"{repo}/{filename}", reason, _REMEDY) from error
+        raise CheckpointError(f"{repo}/{filename}", reason, _REMEDY) from None
     except errors.RevisionNotFoundError as error:
         raise CheckpointError(repo, f"has no revision {revision}", "check the revision") from error
     except errors.RepositoryNotFoundError as error:
@@ -187,31 +240,74 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _check(weights: Path, key: str, sha256: str | None) -> None:
-    """Compare with the hash on record, or record it; a file that differs is moved aside."""
-    actual = sha256_file(weights)
-    expected = sha256 or _trusted(key, actual)
-    if actual == expected:
+def _is_reachable(endpoint: str) -> bool:
+    """Whether the hub accepts connections: else its client tries for half a minute. A proxy decides for itself."""
+    address = urlsplit(endpoint)
+    if constants.HF_HUB_OFFLINE or address.scheme in getproxies():
+        return not constants.HF_HUB_OFFLINE
+    try:
+        port = address.port or {"http": 80}.get(address.scheme, 443)
+        socket.create_connection((address.hostname or "", port), timeout=10).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+@contextmanager
+def _without_retry_messages() -> Iterator[None]:
+    """The client of the hub logs each attempt with the text of its exceptions; the last one becomes our error."""
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _said_by_hub(file: Path) -> str | None:
+    """The hash by which the hub names a file in its cache: SHA-256 (large files) or git's SHA-1; None for another."""
+    name = file.resolve().name
+    return name if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", name) else None
+
+
+def _hash_like(said: str, file: Path) -> str:
+    if len(said) == 64:
+        return sha256_file(file)
+    content = file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _check(weights: Path, key: str, expected: str | None, registered: bool) -> None:
+    """CheckpointError unless the weights have the hash on record, or that of the hub; they are then moved aside."""
+    said = _said_by_hub(weights)
+    expected = expected or (said if said and len(said) == 64 else None)
+    if expected is None or expected == (actual := sha256_file(weights)):
         return
-    blob = weights.resolve()
-    quarantine = blob.with_name(blob.name + ".quarantined")
-    os.replace(blob, quarantine)
-    weights.unlink(missing_ok=True)
-    reason = f"sha256 is {actual}, on record is {expected}; the file was moved aside to {quarantine}"
-    remedy = f"remove its line from {trust_file()}" if sha256 is None else "update mert-hub"
+    reason = f"sha256 is {actual}, on record is {expected}; the file was moved aside to {_move_aside(weights)}"
+    remedy = "update mert-hub" if registered else f"remove its line from {trust_file()}"
     again = f"load again to download it anew; if the publisher changed it on purpose, {remedy}"
     raise CheckpointError(key, reason, again)
 
 
-def _trusted(key: str, actual: str) -> str:
-    """The recorded hash of `key`; the first time, `actual` is recorded."""
+def _move_aside(file: Path) -> Path:
+    blob = file.resolve()
+    quarantine = blob.with_name(blob.name + ".quarantined")
+    os.replace(blob, quarantine)
+    file.unlink(missing_ok=True)
+    return quarantine
+
+
+def _recorded() -> dict[str, str]:
+    path = trust_file()
+    return {key: str(sha256) for key, sha256 in read_json(path).items()} if path.exists() else {}
+
+
+def _record_hash(key: str, sha256: str) -> None:
+    """Record the hash of a first download, unless another process did."""
     path = trust_file()
     try:
         with WeakFileLock(f"{path}.lock"):
-            hashes = read_json(path) if path.exists() else {}
-            if key not in hashes:
-                write_json(path, {**hashes, key: actual})
-            return str(hashes.get(key, actual))
+            write_json(path, {key: sha256} | _recorded())
     except (OSError, OutputError) as error:  # a shared cache may be read-only
         log.warning("%s: its hash cannot be recorded (%s)", key, error)
-        return actual

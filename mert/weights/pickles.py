@@ -1,7 +1,7 @@
-"""The restricted reader of torch zip files (`.bin`, `.pt`), in which nothing executes.
+"""The restricted reader of pickles (torch zip files `.bin` and `.pt`, checkpoints of runs), in which nothing executes.
 
-An unrestricted reader of pickles runs any code in them. Here opcodes are screened, every class but tensors and plain
-containers becomes an inert stub, and only the tensors that a model asks for are read.
+An unrestricted reader of pickles runs any code in them. Here opcodes are screened, every class but tensors, plain
+containers and records becomes an inert stub, and only the tensors that a model asks for are read.
 """
 
 import io
@@ -9,7 +9,7 @@ import math
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -63,6 +63,28 @@ def open_torch(path: Path, key: str | None = None) -> Iterator[OpenWeights]:
                 return _read_tensor(archive, prefix, state[name])
 
         yield OpenWeights(objects, {name: lazy.shape for name, lazy in state.items()}, read)
+
+
+def read_tensor(data: bytes) -> Tensor:
+    """The one tensor of a `torch.save` in memory; any exception means that it is damaged."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        prefix = _check_archive(archive, len(data))
+        return _read_tensor(archive, prefix, _read_objects(archive, prefix))
+
+
+def read_records(data: bytes, classes: Mapping[str, Any]) -> Any:
+    """The objects of a bare pickle, built of `classes` by full name; any exception means that it is damaged."""
+    return _load(data, classes)
+
+
+def check_plain(path: Path) -> None:
+    """CheckpointError unless a zip file of `torch.save` holds tensors and plain containers alone.
+
+    For files that another library reads as unrestricted pickles, which would run any code in them.
+    """
+    with _readable(path), zipfile.ZipFile(path) as archive:
+        prefix = _check_archive(archive, path.stat().st_size)
+        _load(archive.read(f"{prefix}/data.pkl"), _PLAIN)
 
 
 @contextmanager
@@ -129,6 +151,10 @@ class _Lazy(_Stub):
         return self
 
 
+class Key:
+    """A record that may be a key of a dictionary: its class checks the state from which its hash is computed."""
+
+
 class _Parameter(_Stub):
     def __new__(cls, data: object, *rest: object) -> Any:
         return data
@@ -142,11 +168,27 @@ _KNOWN: dict[str, type] = {
 }
 
 
+class _Plain(dict[str, Any]):
+    """What tensors and plain containers are made of; ValueError for any other class."""
+
+    def get(self, path: str, default: Any = None) -> Any:
+        if path not in _KNOWN and not (path.startswith("torch.") and path.endswith("Storage")):
+            raise ValueError(f"it holds a {path}")
+        return _KNOWN.get(path)
+
+
+_PLAIN = _Plain()
+
+
 class _Objects(PythonUnpickler):
     """Builds tensors not yet read, plain containers, and stubs.
 
     It is Python's own reader in Python, because that in C hashes any key: of some, a few bytes take for ever.
     """
+
+    def __init__(self, data: bytes, classes: Mapping[str, Any]) -> None:
+        super().__init__(io.BytesIO(data))
+        self.classes = classes
 
     def check_keys(self) -> None:
         for key in self.stack[::2]:
@@ -170,7 +212,7 @@ class _Objects(PythonUnpickler):
 
     def find_class(self, module: str, name: str) -> type:
         path = f"{module}.{name}"
-        return _KNOWN.get(path) or type(name, (_Stub,), {"path": path})
+        return self.classes.get(path) or type(name, (_Stub,), {"path": path})
 
     def persistent_load(self, pid: Any) -> _Storage:
         _, kind, key, _, numel = pid
@@ -185,7 +227,7 @@ def _is_count(value: object) -> bool:
 
 def _checked_key(key: object) -> object:
     """A key of a dictionary that is hashed at once, and like no other; ValueError for others."""
-    if not (isinstance(key, str | bytes | bool | float | None) or _is_count(key)):
+    if not (isinstance(key, str | bytes | bool | float | Key | None) or _is_count(key)):
         raise ValueError(f"a key of type {type(key).__name__}, or a large number")
     return key
 
@@ -193,13 +235,16 @@ def _checked_key(key: object) -> object:
 def _read_objects(archive: zipfile.ZipFile, prefix: str) -> Any:
     if f"{prefix}/byteorder" in archive.namelist() and archive.read(f"{prefix}/byteorder") != b"little":
         raise ValueError("byte order is not little")
-    data = archive.read(f"{prefix}/data.pkl")
+    return _load(archive.read(f"{prefix}/data.pkl"), _KNOWN)
+
+
+def _load(data: bytes, classes: Mapping[str, Any]) -> Any:
     for opcode, argument, _ in pickletools.genops(data):
         large = isinstance(argument, int) and abs(argument) >= 2**63
         memo = "PUT" in opcode.name and int(argument or 0) > len(data)  # a table that long
         if memo or large or opcode.name.startswith("EXT") or opcode.name in UNUSED:
             raise ValueError(f"suspicious opcode {opcode.name}")
-    return _Objects(io.BytesIO(data)).load()
+    return _Objects(data, classes).load()
 
 
 def _check_archive(archive: zipfile.ZipFile, size: int) -> str:
@@ -215,7 +260,9 @@ def _check_archive(archive: zipfile.ZipFile, size: int) -> str:
     return objects[0].filename.split("/")[0]
 
 
-def _read_tensor(archive: zipfile.ZipFile, prefix: str, lazy: _Lazy) -> Tensor:
+def _read_tensor(archive: zipfile.ZipFile, prefix: str, lazy: object) -> Tensor:
+    if not isinstance(lazy, _Lazy):
+        raise ValueError("not a tensor")
     (dtype, key, total), numel = lazy.storage, math.prod(lazy.shape)
     if dtype is None:
         raise ValueError("not a floating-point tensor")

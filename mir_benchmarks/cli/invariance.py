@@ -37,14 +37,14 @@ def measure(
 ) -> None:
     """Run one of COMMANDS, write its JSON, and print its tables and the recordings that were left out."""
     from mert.files import write_json
+    from mert.inference.runner import chosen_device
     from mir_benchmarks.invariance.robustness import measure_robustness, robustness_tables
     from mir_benchmarks.invariance.segments import audio_files, chosen_layer
     from mir_benchmarks.invariance.triplets import measure_triplets, triplets_table
-    from probes.cli import chosen_device
     from probes.encoders import MertEncoder, load_encoder
 
     check_device(device)
-    encoders = [load_encoder(name, context, chosen_device(device)) for name in model]
+    encoders = [load_encoder(name, context, str(chosen_device(device))) for name in model]
     if layer is not None and not any(isinstance(encoder, MertEncoder) for encoder in encoders):
         raise UsageError(f"--layer {layer}", f"{' and '.join(model)} have one layer each", "leave it out")
     with usage_errors(f"bench {call.info_name}"):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mir_benchmarks.tasks.registry import TaskSpec
 
 Context = Literal["window", "training"]
+Rules = Literal["hub", "marble"]
 Suite = Literal["tiny", "small"]
 
 MODELS = "Name, folder, log-mel, mfcc, cqt-chroma, random-nano"

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mert.cli.terminal import Device, HeadKind, Numbers, Precision, Revision, check_device, console, progress
 from mert.errors import MertError, UsageError
-from mir_benchmarks.cli.options import MODELS, Context, Suite, tasks_of, words_of
+from mir_benchmarks.cli.options import MODELS, Context, Rules, Suite, tasks_of, words_of
 
 if TYPE_CHECKING:
     from mir_benchmarks.tasks.registry import TaskSpec
@@ -49,14 +49,18 @@ def run(
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Fewer than the task's own.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that were made otherwise.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Do not scale features by the training split.")] = False,
+    protocol: Annotated[Rules, typer.Option(help="marble: as MARBLE fits, where that can be set.")] = "hub",
     device: Device = "auto",
     revision: Revision = None,
 ) -> None:
     """Probe a model on tasks: every layer and learning rate, chosen on validation, tested once."""
+    from mert.inference.runner import chosen_device
+    from mir_benchmarks.conditions import MARBLE
     from mir_benchmarks.suite.sizes import MAX_EPOCHS, SWITCHES
     from mir_benchmarks.tasks.kind import Options
+    from mir_benchmarks.tasks.protocols import MARBLE_SWITCHES, follow
     from mir_benchmarks.tasks.run import run_task
-    from probes.cli import chosen_device, grid_of
+    from probes.cli import grid_of
     from probes.encoders import load_encoder
 
     chosen = tasks_of(tasks)
@@ -65,34 +69,42 @@ def run(
     framewise = [task.name for task in chosen if task.kind in ("beats", "separation")]
     if head == "linear" and framewise:
         raise UsageError("--head linear", f"{framewise[0]} has a head of its own", "name tasks with a label per clip")
-    protocol = (SWITCHES[suite] if suite else {}) | switches_of(chosen, switches or [])
+    fixed = MARBLE_SWITCHES if protocol == MARBLE else {}
+    reduced = {name: value for name, value in (SWITCHES[suite] if suite else {}).items() if name not in fixed}
     check_device(device)
     home = data_home or out / f"suite-{suite}"
     if suite is None:
         refuse_missing(chosen, home)
-    encoder = load_encoder(model, context, chosen_device(device), revision, dtype)
+    encoder = load_encoder(model, context, str(chosen_device(device)), revision, dtype)
     options = Options(
         layers=tuple(layers.split(",")) if layers else None, hidden=512 if head == "mlp" else 0,
         max_epochs=max_epochs or (MAX_EPOCHS[suite] if suite else None), standardize=not raw, limit=limit,
-        device=chosen_device(device), protocol=protocol, **grid_of(lrs, seeds),
+        device=str(chosen_device(device)), protocol=reduced | switches_of(chosen, switches or []), rules=protocol,
+        **grid_of(lrs, seeds),
     )  # fmt: skip
-    options.grid(encoder.facts.layer_names)
+    follow(options, encoder.facts).grid(encoder.facts.layer_names)
     if suite is not None:
         generate(home, suite, {task.corpus for task in chosen})
+    where: dict[str, Any] = {"home": home, "out": out, "features": features, "overwrite": overwrite}
+    run_each(chosen, lambda task, shown: run_task(
+        task, encoder, options=options, command=words_of(call), **where, **shown,
+    ))  # fmt: skip
+
+
+def run_each(tasks: list[TaskSpec], run_one: Callable[[TaskSpec, dict[str, Any]], Path]) -> None:
+    """Run one task after the other and print their scores; exit code 1 at the end if some failed."""
     failed = 0
-    for task in chosen:
+    for task in tasks:
         try:
             with callbacks(task) as shown:
-                path = run_task(
-                    task, encoder, home=home, out=out, features=features, options=options, command=words_of(call),
-                    overwrite=overwrite, **shown,
-                )  # fmt: skip
+                path = run_one(task, shown)
             typer.echo(line_of(path))
         except MertError as error:
             failed += 1
             typer.echo(f"error: {error}", err=True)
     if failed:
-        typer.echo(f"{failed} of {len(chosen)} tasks failed; run the same command again to continue", err=True)
+        rest = "what is finished is kept: mend what the errors name, then run the same command again"
+        typer.echo(f"{failed} of {len(tasks)} tasks failed; {rest}", err=True)
         sys.exit(1)
 
 
@@ -104,7 +116,8 @@ def refuse_missing(tasks: list[TaskSpec], home: Path) -> None:
     for corpus, task in missing.items():
         typer.echo(f"{home / corpus}: {task.get}", err=True)
     if missing:
-        raise TaskError(home, f"{len(missing)} datasets are missing", "put them there, or name other tasks")
+        reason = f"{len(missing)} dataset{'s are' if len(missing) > 1 else ' is'} missing"
+        raise TaskError(home, reason, "put them there, or name other tasks")
 
 
 def switches_of(tasks: list[TaskSpec], pairs: list[str]) -> dict[str, str]:
@@ -145,18 +158,19 @@ def callbacks(task: TaskSpec) -> Iterator[dict[str, Callable[..., None]]]:
         yield {
             "on_clip": lambda extracted, total: bar.update(extracting, advance=1, total=total),
             "on_fit": lambda row, total: bar.update(fitting, advance=1, total=total),
-            "on_message": lambda line: lines.print(f"{task.name}: {line}"),
+            "on_message": lambda line: lines.print(f"{task.name}: {line}", soft_wrap=True),
         }
 
 
 def line_of(path: Path) -> str:
+    from mir_benchmarks.conditions import marks
     from mir_benchmarks.report.tables import unit_of
     from probes.results import Result
 
     result = Result.load(path)
     low, high = result.score["ci95"]
     unit = unit_of(result).removeprefix("points")
-    mark = " (limited: not comparable)" if result.limit else ""
+    mark = "".join(f" ({mark})" for mark in marks(result) if mark != "synthetic")
     return (
         f"{result.task['name']:20} {result.score['mean']:6.2f}{unit} [{low:.2f}, {high:.2f}] n={result.score['n']} "
         f"{result.layer} lr={result.lr:g} {result.task['data']} data, {result.seconds:.0f} s{mark}"

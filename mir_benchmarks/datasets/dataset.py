@@ -12,6 +12,7 @@ from typing import Any
 from mert.errors import MertError
 
 SPLITS = ("train", "valid", "test")
+VERY_SHORT_S = 0.1  # a recording below is most likely the rest of one
 
 # One class | tags | targets of a regression, or beat times in seconds | nothing (the stems are the label).
 Label = str | tuple[str, ...] | tuple[float, ...] | None

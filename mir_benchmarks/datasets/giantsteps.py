@@ -58,7 +58,7 @@ def hashed_split(name: str) -> str:
 
 
 def _mtg_items(home: Path) -> Iterator[Item]:
-    root = find(home, ("giantsteps-mtg-key-dataset*",), CLONE_TRAIN)
+    root = find(home, ("giantsteps-mtg-key-dataset*/",), CLONE_TRAIN)
     metadata, path = (root / "annotations" / name for name in ("beatport_metadata.txt", "annotations.txt"))
     artists = {row["ID"]: row["ARTIST"] for _, row in read_table(metadata, ("ID", "ARTIST"), "\t", CLONE_TRAIN)}
     splits = artist_splits(list(artists.values()))
@@ -76,7 +76,7 @@ def _mtg_items(home: Path) -> Iterator[Item]:
 
 
 def _test_items(home: Path) -> Iterator[Item]:
-    root = find(home, ("giantsteps-key-dataset*",), CLONE_TEST)
+    root = find(home, ("giantsteps-key-dataset*/",), CLONE_TEST)
     find(root, ("annotations/key/*.key",), CLONE_TEST)
     for path in sorted((root / "annotations" / "key").glob("*.key")):
         text = read_text(path, CLONE_TEST)

@@ -12,7 +12,10 @@ GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "
 GENRE_FOLDERS = ("genres", "genres_original", "*/genres", "*/genres_original", ".")
 BEAT_FOLDERS = ("beats", "*/beats", "jams", "*/jams")
 CORRUPT = "jazz.00054"  # in the copy on Kaggle
-NO_ARTISTS = "GTZAN names no artists: whether they are shared between splits is not known"
+KAGGLE = "; damaged in the copy on Kaggle: get another, or run with --set gtzan_jazz54=drop"
+NO_ARTISTS = (
+    "GTZAN names no artists; the fault-filtered split was made so that none is in two splits, by Sturm's index of it"
+)
 
 
 def read_genre(home: Path, protocol: dict[str, str]) -> Dataset:

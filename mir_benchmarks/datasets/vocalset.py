@@ -11,6 +11,9 @@ from mir_benchmarks.datasets.splits import vocalset, vocalset_singer_splits, voc
 
 ROOTS = ("FULL", "*/FULL", "data_by_singer", "*/data_by_singer")
 SINGER = re.compile(r"([fm])(?:emale|ale)?(\d+)")
+COPY = re.compile(r" ?\(\d+\)(?=\.wav$)")  # what computers add to the name of a second copy
+MISSPELT = {"vibrado": "vibrato"}  # folders
+OF_M10 = ("vibrato/caro_vibrato.wav", "vibrato/dona_vibrato.wav", "vibrato/row_vibrato.wav")
 GET = "get VocalSet11.zip (Zenodo 1203819) and unpack it there: FULL/<singer>/<context>/<technique>/"
 OUR_SPLIT = "split by our own rule, for no lists have been published: MARBLE-like, not MARBLE's numbers"
 
@@ -53,14 +56,20 @@ def singer_split(name: str) -> str:
     return vocalset_singer_splits()[sha1_mod(name.lower(), 25)]
 
 
-def corrected(technique: str, file: str) -> str | None:
-    """The name a file should have; None for the five that are duplicates or not of VocalSet.
+def corrected(technique: str, file: str, singer: str | None = None) -> str | None:
+    """The name a file should have; None for those that are duplicates or not of VocalSet.
+
+    MARBLE deletes three recordings of m10 with them, which only lack his name; where they lie with m10 they are kept.
 
     >>> corrected("straight", "row_straight.wav"), corrected("vibrato", "caro_vibrato.wav")
     ('m8_row_straight.wav', None)
+    >>> corrected("vibrato", "caro_vibrato.wav", "m10"), corrected("straight", "f2_scales_straight_u(1).wav")
+    ('m10_caro_vibrato.wav', 'f2_scales_straight_u.wav')
     """
     key = f"{technique}/{file}"
-    return None if key in vocalset()["deletions"] else vocalset()["renames"].get(key, file)
+    if singer == "m10" and key in OF_M10:
+        return f"m10_{file}"
+    return None if key in vocalset()["deletions"] else vocalset()["renames"].get(key, COPY.sub("", file))
 
 
 def recordings(home: Path) -> tuple[list[VocalFile], list[str]]:
@@ -69,33 +78,34 @@ def recordings(home: Path) -> tuple[list[VocalFile], list[str]]:
     files: dict[str, VocalFile] = {}
     odd: Counter[str] = Counter()
     for path in sorted(root.glob("*/*/*/*.wav")):
-        folder, technique = path.parent, path.parent.name
-        name = corrected(technique, path.name)
+        folder, technique = path.parent, MISSPELT.get(path.parent.name, path.parent.name)
+        name = corrected(technique, path.name, _singer(path.relative_to(root).parts[0]))
         if name is None or name.startswith("._"):
             continue
+        odd[f"recordings are taken from folders {path.parent.name}/, misspelt"] += technique != path.parent.name
         if technique not in vocalset()["techniques"]:
             odd["files of other techniques are left out"] += 1
         elif name != path.name and (folder / name).exists():
             odd["wrongly named duplicates are left out"] += 1
         else:
-            file = _recording(path, name.removesuffix(".wav"), root, odd)
+            file = _recording(path, technique, name.removesuffix(".wav"), root, odd)
             files[file.id] = file
     if not files:
         raise TaskError(root, "there is no <singer>/<context>/<technique>/<file>.wav", GET)
-    return list(files.values()), [f"{n} {what}" for what, n in odd.items()]
+    return list(files.values()), [f"{n} {what}" for what, n in odd.items() if n]
 
 
-def _recording(path: Path, name: str, root: Path, odd: Counter[str]) -> VocalFile:
-    """A file with its singer, whom the file name or else the folder names."""
+def _recording(path: Path, technique: str, name: str, root: Path, odd: Counter[str]) -> VocalFile:
+    """A file with its singer, whom the folder names or else the file: `m9_caro_vibrato` lies with m8, and is his."""
     folder = path.parent.relative_to(root)
     by_folder, by_name = _singer(folder.parts[0]), _singer(name.partition("_")[0])
-    if not (singer := by_name or by_folder):
+    if not (singer := by_folder or by_name):
         raise TaskError(path, f"neither its name nor {folder.parts[0]!r} names one of the 20 singers", GET)
     if not by_name:
         odd["files do not name their singer: the folder's is taken"] += 1
     elif by_folder and by_name != by_folder:
-        odd["files name another singer than their folder: the file's is taken"] += 1
-    return VocalFile(f"{folder.as_posix()}/{name}", path, path.parent.name, singer)
+        odd["files name another singer than their folder: the folder's is taken"] += 1
+    return VocalFile(f"{folder.as_posix()}/{name}", path, technique, singer)
 
 
 def _singer(word: str) -> str | None:

@@ -186,6 +186,7 @@ def measure(
     layers = [chosen_layer(encoder, layer) for encoder in encoders]  # refuses unknown layers before any work
     models = []
     for encoder, shown in zip(encoders, layers, strict=True):
+        encoder.identify()
         segments = embed_segments(encoder, files, changes, segment_s, only_whole, on_progress)
         counts = {"n_segments": len(segments.owner_n), "n_recordings": len(segments.recordings)}
         facts = facts_of(segments, encoder.facts.layer_names)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mert.plots import ACCENT, COLOURS, FAINT, GRID, new_axes, plain
-from mir_benchmarks.report.runs import Run
+from mir_benchmarks.report.runs import Run, unlike
 from mir_benchmarks.tasks.registry import TASKS
-from probes.results import LayerCurve, Outputs, Result, is_single, layer_label, layer_order
+from probes.metrics import chance
+from probes.results import LayerCurve, Outputs, Result, draw_chance, is_single, layer_label, layer_order
 from probes.results import plot_layer_curve as draw_curve
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ RULE, FRAME, INK = "#eeeeee", "#bbbbbb", "#333333"  # lines between tasks, aroun
 
 
 def plot_scores(runs: Sequence[Run], axes: Axes | None = None) -> Axes:
-    """Task scores with their 95 % intervals, one dot for each model; hollow where a number is not comparable."""
+    """Task scores with their 95 % intervals, one dot for each model; hollow where numbers are not comparable."""
     tasks = [name for name in TASKS if name != "musdb18" and any(name in run.results for run in runs)]
     axes = plain(axes or new_axes(11.0, 1.0 + len(tasks) * (0.14 + 0.15 * len(runs))))
     offsets = np.linspace(-0.27, 0.27, len(runs)) if len(runs) > 1 else [0.0]
@@ -33,7 +34,7 @@ def plot_scores(runs: Sequence[Run], axes: Axes | None = None) -> Axes:
         colour = COLOURS[r % len(COLOURS)]
         for row, name in enumerate(tasks):
             if result := run.results.get(name):
-                y, fill = row + offsets[r], "white" if result.limit else colour
+                y, fill = row + offsets[r], "white" if result.limit or unlike(runs, name) else colour
                 axes.plot(result.score["ci95"], [y, y], color=colour, lw=2.2, alpha=0.45, solid_capstyle="round")
                 axes.plot(result.score["mean"], y, "o", ms=6, mfc=fill, mec=colour)
                 axes.annotate(
@@ -91,6 +92,7 @@ def _add_scale(axes: Axes, image: AxesImage, title: str, **options: Any) -> None
 def plot_layer_curve(result: Result, axes: Axes | None = None, colour: str = COLOURS[0]) -> Axes:
     """Validation by layer at each layer's best rate: mean and range over seeds, and the selected layer."""
     axes = draw_curve(LayerCurve.of(result.grid), result.layer, axes or new_axes(2.9, 2.1), colour, size_pt=8.0)
+    draw_chance(axes, chance(TASKS[result.task["name"]].monitor, tuple(result.task.get("classes", ()))))
     axes.set_title(TASKS[result.task["name"]].title, fontsize=9, loc="left")
     return axes
 
@@ -121,7 +123,7 @@ def confusion(outputs: Outputs) -> tuple[np.ndarray, list[int]]:
 def plot_confusion(result: Result, outputs: Outputs, axes: Axes | None = None) -> Axes:
     """Confusion matrix, each true class normalised to 1; counts over all seeds in the cells of up to 24 classes."""
     counts_CC, kept = confusion(outputs)
-    names = [outputs.columns[i] for i in kept]
+    names = [TASKS[result.task["name"]].class_name(outputs.columns[i]) for i in kept]
     size = 1.9 + 0.28 * len(names) if len(names) <= COUNTED_CLASSES else 6.2
     axes = axes or new_axes(size + 0.6, size)
     shares_CC = counts_CC / np.maximum(counts_CC.sum(axis=1, keepdims=True), 1)
@@ -148,11 +150,28 @@ def plot_estimates(result: Result, outputs: Outputs, target: str, axes: Axes | N
     axes = plain(axes or new_axes(3.4, 3.3))
     i = outputs.columns.index(target)
     truth_n, estimates_n = outputs.targets[:, i], outputs.outputs[:, :, i].mean(axis=0)
-    ends = (min(truth_n.min(), estimates_n.min()), max(truth_n.max(), estimates_n.max()))
+    low, high = (float(extreme([truth_n, estimates_n])) for extreme in (np.min, np.max))
+    ends = (low - 0.05 * (high - low), high + 0.05 * (high - low))
     axes.plot(ends, ends, color=FAINT, lw=1, ls=":")
     axes.plot(truth_n, estimates_n, "o", ms=3.5, color=COLOURS[0], alpha=0.5, mew=0)
-    axes.set_title(f"{target}: R² {result.metrics[f'r2_{target}']['mean']:.1f}", fontsize=9, loc="left")
+    axes.set_title(f"{target}: {r2_in_words(result, target)}", fontsize=9, loc="left")
     axes.set_xlabel("reference", fontsize=8)
     axes.set_ylabel("estimate, mean over seeds", fontsize=8)
-    axes.set_aspect("equal")
+    axes.set(xlim=ends, ylim=ends, aspect="equal")
     return axes
+
+
+def r2_in_words(result: Result, target: str) -> str:
+    """R² as it is defined, 1 for a perfect estimate; tables hold it in points, a hundred times as much."""
+    return f"R² = {result.metrics[f'r2_{target}']['mean'] / 100:.2f}"
+
+
+def confusions_in_words(result: Result, outputs: Outputs) -> str:
+    """The share of right answers, and the most frequent wrong ones."""
+    counts_CC, kept = confusion(outputs)
+    names = [TASKS[result.task["name"]].class_name(outputs.columns[i]) for i in kept]
+    wrong_CC = counts_CC * ~np.eye(len(kept), dtype=bool)
+    most = [np.unravel_index(i, wrong_CC.shape) for i in np.argsort(-wrong_CC, axis=None, kind="stable")[:3]]
+    pairs = [f"{names[row]} taken for {names[column]} {wrong_CC[row, column]} times"
+             for row, column in most if wrong_CC[row, column]]  # fmt: skip
+    return ", ".join([f"{np.trace(counts_CC)} of {counts_CC.sum()} right", *pairs])

@@ -14,9 +14,10 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from mert.plots import COLOURS, plain_texts
+from mir_benchmarks.conditions import SIGNS
 from mir_benchmarks.report import figures, tables
-from mir_benchmarks.report.runs import Run
-from mir_benchmarks.report.tables import SYNTHETIC, Table
+from mir_benchmarks.report.runs import Run, unlike
+from mir_benchmarks.report.tables import Table
 from mir_benchmarks.report.worst_items import MEASURES, WorstItem, worst_items
 from mir_benchmarks.tasks.registry import TASKS
 
@@ -106,13 +107,17 @@ def _models(runs: Sequence[Run]) -> Markup:
 
 
 def _banners(runs: Sequence[Run]) -> Iterator[Markup]:
-    """Warnings that stand before all numbers: synthetic data, limited runs."""
+    """Warnings that stand before all numbers: synthetic data, limited runs, results that are not alike."""
     if any(run.synthetic for run in runs):
         tasks = sum(result.task["data"] == "synthetic" for run in runs for result in run.results.values())
-        yield _banner("Synthetic data", f"{tasks} results are on {SYNTHETIC}.", "synthetic")
+        yield _banner("Synthetic data", f"{tasks} results are on {SIGNS['*']}.", "synthetic")
     limits = {result.limit for run in runs for result in run.results.values() if result.limit}
     if limits:
         yield _banner("Not comparable", f"Some results are of limited runs: {'; '.join(sorted(limits))}.", "limit")
+    if facts := sorted({fact for name in TASKS for fact in unlike(runs, name)}):
+        yield _banner(
+            "Not alike", f"Some results of a task differ in {', '.join(facts)}: they are not ranked.", "limit"
+        )
 
 
 def _banner(title: str, text: str, kind: str) -> Markup:
@@ -123,7 +128,10 @@ def _sections(runs: Sequence[Run]) -> Iterator[tuple[str, Markup | None]]:
     yield "Task scores", joined(table_of(tables.scores_table(runs)), _scores(runs))
     comparisons = tables.comparison_table(runs)
     yield "Paired comparisons", table_of(comparisons) if comparisons else None
-    yield "Beside published results", table_of(tables.published_table(runs), len(runs))
+    published = table_of(tables.published_table(runs), len(runs))
+    if any(run.synthetic for run in runs):
+        published = folded("Published results, which are on the real data", published)
+    yield "Beside published results", published
     yield "Layers", joined(*(part for run in runs for part in _layers(run)))
     yield "Confusions and estimates", joined(*(part for run in runs for part in _confusions(run)))
     yield "Worst test items", joined(*(part for run in runs for part in _worst_items(run)))
@@ -133,12 +141,23 @@ def _sections(runs: Sequence[Run]) -> Iterator[tuple[str, Markup | None]]:
     yield "Origins and versions", table_of(tables.origins_table(runs))
 
 
+def folded(title: str, body: Markup, more: str = "") -> Markup:
+    """A body that is shown on a click on its title."""
+    return element("details", element("summary", title, element("small", more)), body)
+
+
 def _scores(runs: Sequence[Run]) -> Markup | None:
     if all(set(run.results) <= {"musdb18"} for run in runs):
         return None
-    caption = "Dots are means over seeds, lines 95 % intervals over test items; hollow dots are not comparable with "
-    caption += "full runs. Separation is left out: it is in dB."
-    return _figure(picture(figures.plot_scores(runs), "task scores with intervals"), caption)
+    caption = "Dots are means over seeds, lines 95 % intervals over test items; hollow dots are of limited "
+    caption += "runs, or of results that are not alike. Separation is left out: it is in dB."
+    return _figure(
+        picture(figures.plot_scores(runs), f"Task scores. {'; '.join(map(_scores_in_words, runs))}"), caption
+    )
+
+
+def _scores_in_words(run: Run) -> str:
+    return f"{run.label}: " + ", ".join(f"{TASKS[name].title} {value:.1f}" for name, value in run.scores.items())
 
 
 def _figure(image: Markup, caption: str) -> Markup:
@@ -150,10 +169,12 @@ def _layers(run: Run) -> Iterator[Markup]:
         return
     yield element("h3", run.label)
     caption = "Validation of each layer at its best learning rate, z-scored within the task; the best layer is boxed."
-    yield _figure(picture(figures.plot_heatmap(run), f"layers and tasks of {run.label}"), caption)
+    best = ", ".join(f"{TASKS[name].title} {curve.layers[curve.mean.argmax()]}" for name, curve in run.layered.items())
+    yield _figure(picture(figures.plot_heatmap(run), f"Best layers of {run.label} on validation: {best}"), caption)
     caption = "Validation by layer (e: the encoder's input), mean and range over seeds; the circle is the layer that "
-    caption += "was chosen, the diamond all layers weighted."
-    yield _figure(picture(figures.plot_layer_curves(run)[0], f"validation by layer of {run.label}"), caption)
+    caption += "was chosen, the diamond all layers weighted, the dotted line chance."
+    chosen = ", ".join(f"{TASKS[name].title} {run.results[name].layer}" for name in run.layered)
+    yield _figure(picture(figures.plot_layer_curves(run)[0], f"Chosen layers of {run.label}: {chosen}"), caption)
 
 
 def _confusions(run: Run) -> Iterator[Markup]:
@@ -161,9 +182,11 @@ def _confusions(run: Run) -> Iterator[Markup]:
     for name, outputs in run.outputs.items():
         result, kind = run.results[name], TASKS[name].kind
         if kind in ("classification", "key"):
-            images.append(picture(figures.plot_confusion(result, outputs), f"confusions of {TASKS[name].title}"))
+            words = f"Confusions of {TASKS[name].title}, {run.label}: {figures.confusions_in_words(result, outputs)}"
+            images.append(picture(figures.plot_confusion(result, outputs), words))
         for target in outputs.columns if kind == "regression" else ():
-            images.append(picture(figures.plot_estimates(result, outputs, target), f"estimates of {target}"))
+            words = f"Estimates of {target} against the reference, {run.label}: {figures.r2_in_words(result, target)}"
+            images.append(picture(figures.plot_estimates(result, outputs, target), words))
     if images:
         yield element("h3", run.label)
         yield element("div", *(element("figure", image) for image in images), class_="gallery")
@@ -175,8 +198,7 @@ def _worst_items(run: Run) -> Iterator[Markup]:
         yield element("h3", run.label)
     for name, worst in items.items():
         if worst:
-            summary = element("summary", TASKS[name].title, element("small", f" {len(worst)} items"))
-            yield element("details", summary, table_of(_worst_table(name, worst)))
+            yield folded(TASKS[name].title, table_of(_worst_table(name, worst)), f" {len(worst)} items")
 
 
 def _worst_table(name: str, worst: Sequence[WorstItem]) -> Table:

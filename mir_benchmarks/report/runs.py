@@ -2,10 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
+from mert.errors import OutputError
+from mir_benchmarks.conditions import differences, signs
 from mir_benchmarks.datasets.dataset import TaskError
+from mir_benchmarks.statistics import Sample, compare
 from mir_benchmarks.tasks.registry import TASKS
 from probes.results import LayerCurve, Outputs, Result, load_outputs
 
@@ -17,6 +21,13 @@ class Run:
     label: str
     results: dict[str, Result]
     outputs: dict[str, Outputs]
+    _samples: dict[str, Sample] = field(default_factory=dict, repr=False, compare=False)
+
+    def sample(self, name: str) -> Sample:
+        """The resampled score of a task; computed once."""
+        if name not in self._samples:
+            self._samples[name] = Sample.of(self.results[name], self.outputs[name])
+        return self._samples[name]
 
     @property
     def scores(self) -> dict[str, float]:
@@ -34,9 +45,9 @@ class Run:
         return {name: curve for name, curve in curves.items() if len(curve.layers) > 1}
 
     @property
-    def limited(self) -> bool:
-        """Whether any number is not comparable with a full run."""
-        return any(result.limit for result in self.results.values())
+    def signs(self) -> str:
+        """The signs of all results, for numbers that sum them up."""
+        return signs(*self.results.values())
 
 
 def load_runs(folders: Sequence[Path]) -> list[Run]:
@@ -55,12 +66,47 @@ def _load(folder: Path) -> Run:
     paths = {name: folder / f"{name}.json" for name in TASKS}
     results = {name: Result.load(path) for name, path in paths.items() if path.exists()}
     if not results:
-        raise TaskError(folder, "holds no result", "name a folder that mert bench run wrote")
+        below = sorted({str(path.parent) for name in TASKS for path in folder.glob(f"*/{name}.json")})
+        remedy = f"name its folders: {' '.join(below)}" if below else "name a folder that mert bench run wrote"
+        raise TaskError(folder, "holds no result", remedy)
+    for name, result in results.items():
+        if result.task["name"] != name or set(result.metrics) != set(TASKS[name].metrics):
+            raise OutputError(paths[name], f"is not a result of {name}", "keep the names of the files")
     names = {str(result.model["name"]) for result in results.values()}
     if len(names) > 1:
         raise TaskError(folder, f"holds results of {' and '.join(sorted(names))}", "keep a folder for each model")
     outputs = {name: load_outputs(paths[name]) for name in results if paths[name].with_suffix(".npz").exists()}
     return Run(names.pop(), results, outputs)
+
+
+def unlike(runs: Sequence[Run], name: str) -> list[str]:
+    """The facts in which any two results of a task differ, so that they may not be ranked or averaged together."""
+    present = [run.results[name] for run in runs if name in run.results]
+    return list(dict.fromkeys(fact for pair in combinations(present, 2) for fact in differences(*pair)))
+
+
+def clear_best(runs: Sequence[Run], name: str) -> int | None:
+    """The number of the best run on a task, if its paired interval over the next best excludes 0; else None."""
+    having = sorted((i for i, run in enumerate(runs) if name in run.results), key=lambda i: -runs[i].scores[name])
+    if len(having) < 2 or unlike(runs, name) or any(name not in runs[i].outputs for i in having[:2]):
+        return None
+    try:
+        first, second = (runs[i].sample(name) for i in having[:2])
+        return having[0] if compare(first, second).ci95[0] > 0 else None
+    except TaskError:  # of other test items
+        return None
+
+
+def averages(runs: Sequence[Run]) -> dict[str, float]:
+    """By label, the average of each run that has all tasks; none if these are not all comparable."""
+    whole = [run for run in runs if set(run.results) == set(TASKS)]
+    return {run.label: average(run.scores) for run in whole if not any(unlike(whole, name) for name in TASKS)}
+
+
+def shared_scores(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
+    """By label, the scores on the tasks that all runs have and on which all are comparable."""
+    fair = [name for name in TASKS if all(name in run.results for run in runs) and not unlike(runs, name)]
+    return {run.label: {name: run.scores[name] for name in fair} for run in runs}
 
 
 def average(scores: Mapping[str, float]) -> float:

@@ -1,19 +1,19 @@
 """The tables of a report, as plain cells that every format renders."""
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
+from mir_benchmarks.conditions import HUB, SIGNS, Searched, is_linear, marks, protocol_of, signs
 from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.published import Cell, cells, published_scores
-from mir_benchmarks.report.runs import Run, average, mean_of_present, mean_ranks
-from mir_benchmarks.statistics import Comparison, Sample, compare, differences, holm
+from mir_benchmarks.report.runs import Run, averages, clear_best, mean_of_present, mean_ranks, shared_scores, unlike
+from mir_benchmarks.statistics import Comparison, compare, holm
 from mir_benchmarks.tasks.registry import TASKS
 from probes.metrics import METRICS, score_parts
 from probes.results import Result
-
-SYNTHETIC = "synthetic data: these numbers are not comparable with published ones, which are on the real data"
 
 
 @dataclass(frozen=True)
@@ -66,104 +66,108 @@ def unit_of(result: Result) -> str:
     return METRICS[score_parts(tuple(result.metrics), result.protocol)[0]].unit
 
 
-def marks(result: Result) -> str:
-    """Marks of a result: the limit of its run, synthetic data."""
-    synthetic = "synthetic" * (result.task["data"] == "synthetic")
-    return "; ".join(filter(None, (f"not comparable: {result.limit}" * bool(result.limit), synthetic)))
+def legend(runs: Sequence[Run]) -> str:
+    """What the signs in a table of these runs mean."""
+    held = {sign for run in runs for sign in run.signs}
+    return "".join(f" {sign} {meaning}." for sign, meaning in SIGNS.items() if sign in held)
 
 
 def scores_table(runs: Sequence[Run]) -> Table:
-    """Task scores with their intervals, one column per model, the best of a task in bold; then the means."""
+    """Task scores with their intervals, one column per model, a clear best of a task in bold; then the means."""
     tasks = [name for name in TASKS if any(name in run.results for run in runs)]
+    differ = {name: ", ".join(unlike(runs, name)) for name in tasks}
     rows: list[tuple[str, ...]] = []
     best: set[tuple[int, int]] = set()
     for r, name in enumerate(tasks):
         results = [run.results.get(name) for run in runs]
         items = sorted({result.score["n"] for result in results if result})
-        rows.append((TASKS[name].title, "/".join(map(str, items)), *map(_score_cell, results)))
-        means = [(result.score["mean"], c) for c, result in enumerate(results, start=2) if result]
-        if len(means) > 1 and alike(results):
-            best |= {(r, c) for mean, c in means if mean == max(means)[0]}
-    totals = summary_rows(runs)
+        rows.append((TASKS[name].title, "/".join(map(str, items)), *map(_score_cell, results), differ[name]))
+        if (winner := clear_best(runs, name)) is not None:
+            best.add((r, 2 + winner))
+    totals = [(*row, "") for row in summary_rows(runs)]
+    columns = ("task", "n", *(run.label for run in runs), "not alike in")
     note = "Mean over seeds with the 95 % bootstrap interval over test items, in points of 0 to 100 (SDR: dB)."
-    if any(run.synthetic for run in runs):
-        note += f" * {SYNTHETIC}."
-    if any(run.limited for run in runs):
-        note += " † not comparable with a full run; see the details."
-    columns = ("task", "n", *(run.label for run in runs))
-    return Table("Task scores", columns, rows + totals, note, frozenset(best), n_totals=len(totals))
+    if len(runs) > 1:
+        note += " Bold: the paired interval over the next best excludes 0."
+    note += legend(runs)
+    if any(differ.values()):
+        note += " Results that are not alike are not ranked, averaged or compared."
+        return Table("Task scores", columns, rows + totals, note, frozenset(best), frozenset(columns[-1:]), len(totals))
+    short = [row[:-1] for row in rows + totals]
+    return Table("Task scores", columns[:-1], short, note, frozenset(best), n_totals=len(totals))
 
 
 def _score_cell(result: Result | None) -> str:
-    if result is None:
-        return "–"
-    signs = ("*" if result.task["data"] == "synthetic" else "") + ("†" if result.limit else "")
-    return with_interval(result.score, DIGITS[unit_of(result)]) + signs
-
-
-def alike(results: Sequence[Result | None]) -> bool:
-    """Whether results of one task may be ranked: same data, same protocol, same limit."""
-    present = [result for result in results if result]
-    return not any(differences(present[0], other) for other in present[1:])
+    return "–" if result is None else with_interval(result.score, DIGITS[unit_of(result)]) + signs(result)
 
 
 def summary_rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
-    """The average of all 14 tasks, or the mean of those present under another name; ranks of several models."""
-    rows = [("average of all 14 tasks", "", *(_average(run) for run in runs))]
-    if any(set(run.results) != set(TASKS) for run in runs):
-        means = [mean_of_present(run.scores) for run in runs]
-        rows.append(("mean of the tasks present", "", *(f"{mean:.1f} ({n} tasks)" for mean, n in means)))
-    fair = {name for name in TASKS if alike([run.results.get(name) for run in runs])}
-    shared = [{name: score for name, score in run.scores.items() if name in fair} for run in runs]
-    if len(runs) > 1 and set(shared[0]).intersection(*shared):
-        ranks, names = mean_ranks({run.label: of_run for run, of_run in zip(runs, shared, strict=True)})
-        label = f"mean rank over {len(names)} shared task{'s' * (len(names) > 1)}"
-        rows.append((label, "", *(f"{ranks[run.label]:.2f}" for run in runs)))
+    """The average of all 14 tasks where a run has them all; of several runs, means and ranks over the same tasks."""
+    rows: list[tuple[str, ...]] = []
+    if averages(runs):
+        rows.append(("average of all 14 tasks", "", *(_average(runs, run) for run in runs)))
+    shared = shared_scores(runs)
+    if len(runs) > 1 and (n_tasks := len(shared[runs[0].label])):
+        ranks, _ = mean_ranks(shared)
+        label = f"over {n_tasks} shared task{'s' * (n_tasks > 1)}"
+        means = {run.label: mean_of_present(shared[run.label])[0] for run in runs}
+        if 1 < n_tasks < len(TASKS):
+            held = {run.label: signs(*(run.results[name] for name in shared[run.label])) for run in runs}
+            rows.append((f"mean {label}", "", *(f"{means[run.label]:.1f}{held[run.label]}" for run in runs)))
+        rows.append((f"mean rank {label}", "", *(f"{ranks[run.label]:.2f}" for run in runs)))
     return rows
 
 
-def _average(run: Run) -> str:
-    try:
-        return f"{average(run.scores):.1f}" + "*" * run.synthetic + "†" * run.limited
-    except TaskError:
-        return "–"
+def _average(runs: Sequence[Run], run: Run) -> str:
+    values = averages(runs)
+    return f"{values[run.label]:.1f}{run.signs}" if run.label in values else "–"
 
 
 def details_table(runs: Sequence[Run]) -> Table:
     """Every metric with the selected layer and learning rate, the switches and the data."""
-    columns = ("task", "model", "metric", "value [95 % CI]", "n", "seeds", "layer", "lr", "switches", "marks")
+    columns = ("task", "model", "metric", "value [95 % CI]", "n", "layer", "lr", "head", "grid", "computed in",
+               "switches", "marks")  # fmt: skip
     rows: list[tuple[str, ...]] = []
     for name, run in product(TASKS, runs):
         if result := run.results.get(name):
-            selected = result.layer, f"{result.lr:g}", switches(result), marks(result)
+            fitted = result.layer, f"{result.lr:g}", head_name(result), str(Searched.of(result)), computed(result)
             for metric, summary in result.metrics.items():
                 value = with_interval(summary, DIGITS[METRICS[metric].unit])
-                counts = str(summary["n"]), str(len(summary["seeds"]))
-                rows.append((TASKS[name].title, run.label, METRICS[metric].title, value, *counts, *selected))
+                start = TASKS[name].title, run.label, METRICS[metric].title, value, str(summary["n"])
+                rows.append((*start, *fitted, switches(result), "; ".join(marks(result))))
     note = "Layer and learning rate were selected on validation; test was scored once, at the selection. "
-    note += "Switches that differ from the default are marked with !."
-    return Table("Details", columns, rows, note, text=frozenset({"model", "metric", "layer", "switches", "marks"}))
+    note += "Grid: layers x learning rates x seeds. ! marks fewer than all, and switches other than the default."
+    words = frozenset({"model", "metric", "layer", "head", "computed in", "switches", "marks"})
+    return Table("Details", columns, rows, note, text=words)
+
+
+def head_name(result: Result) -> str:
+    """The head in a word or two, as `mlp 512`; ! marks a linear one."""
+    kind, hidden = str(result.head.get("kind", "not on record")), result.head.get("hidden")
+    return f"{kind}!" if is_linear(result) else f"{kind} {hidden or ''}".strip()
+
+
+def computed(result: Result) -> str:
+    """Precision and context of the features, as `float32, window`."""
+    return ", ".join(str(result.model[key]) for key in ("dtype", "context") if key in result.model)
 
 
 def switches(result: Result) -> str:
     """The protocol of a result, as `beat_post=peak! beat_tol=0.07`: ! marks what is not the default."""
-    defaults = TASKS[result.task["name"]].protocol()
-    return " ".join(f"{k}={v}{'!' * (v != defaults.get(k, v))}" for k, v in result.protocol.items())
+    defaults = {"protocol": HUB} | TASKS[result.task["name"]].protocol()
+    return " ".join(f"{k}={v}{'!' * (v != defaults.get(k, v))}" for k, v in protocol_of(result).items())
 
 
 def published_table(runs: Sequence[Run]) -> Table:
     """Measured rows above published ones, one column per task."""
-    rows = [(f"{run.label}{'*' * run.synthetic}{'†' * run.limited}", "this report", *_our_cells(run)) for run in runs]
+    rows = [(f"{run.label}{run.signs}", "this report", *_our_cells(run), _average(runs, run)) for run in runs]
     by_cell = {(cell.table, cell.model, cell.task, cell.metric): cell for cell in cells()}
     for table, model in published_scores():
         rows.append((model, table, *(_published_cell(by_cell, table, model, name) for name in (*TASKS, "average"))))
     note = "Published values are on the real data, in the protocol of their authors; tags: ROC-AUC/AP, EMO: "
     note += "valence/arousal, MUSDB18: vocals/drums/bass/other. ? marks quotes at odds with other sources. "
     note += "The same model differs by up to 4 points between tables: that comes from tuning."
-    if any(run.synthetic for run in runs):
-        note += f" * {SYNTHETIC}."
-    if any(run.limited for run in runs):
-        note += " † some tasks are not comparable with a full run."
+    note += legend(runs)
     columns = ("system", "source", *map(_short, TASKS), "average")
     return Table("Beside published results", columns, rows, note, text=frozenset({"source"}))
 
@@ -179,7 +183,6 @@ def _our_cells(run: Run) -> Iterator[str]:
         result = run.results.get(name)
         parts = score_parts(task.metrics, result.protocol) if result else ()
         yield "/".join(f"{result.metrics[part]['mean']:.1f}" for part in parts) if result else "–"
-    yield _average(run)
 
 
 def _published_cell(by_cell: Mapping[tuple[str, str, str, str], Cell], table: str, model: str, task: str) -> str:
@@ -224,7 +227,7 @@ def compared(runs: Sequence[Run]) -> tuple[list[Comparison], dict[str, list[str]
     refused: dict[str, list[str]] = {}
     for name in TASKS:
         having = [run for run in runs if name in run.outputs]
-        samples = {run.label: Sample.of(run.results[name], run.outputs[name]) for run in having if len(having) > 1}
+        samples = {run.label: run.sample(name) for run in having if len(having) > 1}
         for a, b in combinations(samples, 2):
             try:
                 comparisons.append(compare(samples[a], samples[b], (a, b)))
@@ -245,7 +248,7 @@ def notes_table(runs: Sequence[Run]) -> Table:
 
 
 def origins_table(runs: Sequence[Run]) -> Table:
-    """Checksums of models and corpora, versions of the libraries, and computing time."""
+    """Checksums of models and corpora, versions of the libraries, computing time, date and commands."""
     rows: list[tuple[str, ...]] = []
     for run in runs:
         results = list(run.results.values())
@@ -259,4 +262,7 @@ def origins_table(runs: Sequence[Run]) -> Table:
             rows.append((run.label, "versions", versions or "not on record"))
         seconds, devices = sum(each.seconds for each in results), sorted({each.device for each in results})
         rows.append((run.label, "computed in", f"{seconds:.0f} s on {', '.join(devices)}"))
+        rows.append((run.label, "written", ", ".join(dict.fromkeys(each.date or "not on record" for each in results))))
+        for command in dict.fromkeys(tuple(each.command) for each in results):
+            rows.append((run.label, "command", shlex.join(command) or "none on record: a call in Python"))
     return Table("Origins and versions", ("model", "what", "value"), rows, text=frozenset({"what", "value"}))

@@ -13,9 +13,10 @@ from typing import Any
 
 from mert.errors import UsageError
 from mert.files import write_whole
+from mir_benchmarks.conditions import Searched, marks
 from mir_benchmarks.published import cells
 from mir_benchmarks.report import tables
-from mir_benchmarks.report.runs import Run, average, load_runs
+from mir_benchmarks.report.runs import Run, averages, clear_best, load_runs, unlike
 from mir_benchmarks.report.tables import Table, unit_of
 from mir_benchmarks.tasks.registry import TASKS
 from probes.metrics import METRICS
@@ -23,7 +24,8 @@ from probes.results import Result
 
 CSV_COLUMNS = (
     "origin", "model", "revision", "sha256", "task", "task_version", "data", "metric", "unit", "mean", "low", "high",
-    "n", "seeds", "layer", "lr", "protocol", "limit", "source", "status",
+    "n", "seeds", "layer", "lr", "protocol", "limit", "source", "status", "head", "grid", "computed_in", "marks",
+    "not_alike_in", "clear_best",
 )  # fmt: skip
 
 
@@ -86,6 +88,7 @@ LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "–": "--", "−": "$-$", "²": "$^2$", "†": r"\textdagger{}", "×": r"$\times$", "[": "{[}", "]": "{]}",
+    "‡": r"\textdaggerdbl{}", "§": r"\S{}",
 }  # fmt: skip
 
 
@@ -113,13 +116,19 @@ def latex(table: Table) -> str:
 
 def csv_text(runs: Sequence[Run]) -> str:
     """One row per number, measured ones first, then published ones; numbers are not rounded."""
-    rows = [row for run in runs for result in run.results.values() for row in _measured(run.label, result)]
-    for run in runs:
-        if set(run.scores) == set(TASKS):
-            rows.append({
-                "origin": "measured", "model": run.label, "task": "average", "metric": "score", "unit": "points",
-                "mean": repr(average(run.scores)), "data": "synthetic" if run.synthetic else "real",
-            })  # fmt: skip
+    beside = {name: ", ".join(unlike(runs, name)) for name in TASKS}
+    best = {name: winner for name in TASKS if (winner := clear_best(runs, name)) is not None}
+    rows = []
+    for r, run in enumerate(runs):
+        for name, result in run.results.items():
+            judged = {"not_alike_in": beside[name], "clear_best": "yes" * (best.get(name) == r)}
+            rows += [row | judged for row in _measured(run.label, result)]
+    for label, mean in averages(runs).items():
+        data = next("synthetic" if run.synthetic else "real" for run in runs if run.label == label)
+        rows.append({
+            "origin": "measured", "model": label, "task": "average", "metric": "score", "unit": "points",
+            "mean": repr(mean), "data": data,
+        })  # fmt: skip
     for cell in cells():
         unit = METRICS[cell.metric].unit if cell.metric in METRICS else "points"
         facts = {"task": cell.task, "metric": cell.metric, "unit": unit, "mean": repr(cell.value)}
@@ -149,7 +158,8 @@ def _measured(label: str, result: Result) -> Iterator[dict[str, Any]]:
         "sha256": result.model.get("sha256") or "", "task": result.task["name"],
         "task_version": result.task.get("version", ""), "data": result.task["data"], "layer": result.layer,
         "lr": repr(result.lr), "protocol": json.dumps(result.protocol), "limit": result.limit or "",
-        "unit": unit_of(result),
+        "unit": unit_of(result), "head": tables.head_name(result), "grid": str(Searched.of(result)),
+        "computed_in": tables.computed(result), "marks": "; ".join(marks(result)),
     }  # fmt: skip
     for name, summary in (result.metrics | {"score": result.score}).items():
         low, high = map(repr, summary["ci95"])

@@ -47,7 +47,8 @@ def worst_items(result: Result, outputs: Outputs, n_worst: int = 8) -> list[Wors
 
 def _classified(outputs: Outputs, result: Result) -> Iterator[tuple[float, WorstItem]]:
     """Keys by their score, classes by the margin; only items that some seed gets wrong."""
-    is_key = TASKS[result.task["name"]].kind == "key"
+    task = TASKS[result.task["name"]]
+    is_key = task.kind == "key"
     truth_n = outputs.targets.astype(int)
     rows = np.arange(len(truth_n))
     wrong_n = (outputs.outputs.argmax(axis=2) != truth_n).sum(axis=0)
@@ -61,7 +62,7 @@ def _classified(outputs: Outputs, result: Result) -> Iterator[tuple[float, Worst
     for i in np.flatnonzero((wrong_n > 0) & (margin_n > 0)).tolist():
         margin = f"{margin_n[i]:.1f}"
         bad = (f"{score_n[i]:.2f}", margin) if is_key else (margin, f"{wrong_n[i]} of {len(outputs.outputs)}")
-        reference, estimate = (outputs.columns[c] for c in (truth_n[i], rivals_nC[i].argmax()))
+        reference, estimate = (task.class_name(outputs.columns[c]) for c in (truth_n[i], rivals_nC[i].argmax()))
         yield float(score_n[i] * 1e6 - margin_n[i]), WorstItem(str(outputs.ids[i]), reference, estimate, bad)
 
 

@@ -10,7 +10,7 @@ from mert.audio.recording import MIN_RATE_HZ, Recording
 from mert.errors import AudioError
 from mert.files import sha256_file
 from mir_benchmarks.datasets import gtzan, mtt, musdb
-from mir_benchmarks.datasets.dataset import Dataset, Item, TaskError
+from mir_benchmarks.datasets.dataset import VERY_SHORT_S, Dataset, Item, TaskError
 from mir_benchmarks.datasets.splits import gtzan_splits, vocalset
 from mir_benchmarks.tasks.registry import TASKS, TaskSpec
 
@@ -18,7 +18,7 @@ from mir_benchmarks.tasks.registry import TASKS, TaskSpec
 SERIOUS = ("dataset", "counts", "missing", "empty", "corrupt")
 KINDS = {
     "dataset": "cannot be read", "counts": "unexpected counts", "missing": "missing",
-    "empty": "empty files", "corrupt": "cannot be decoded", "damaged": "decoded with warnings",
+    "empty": "empty files", "corrupt": "cannot be decoded", "damaged": "decoded with warnings, or very short",
     "duplicate": "the same file in two splits", "known": "left out on purpose", "extra": "not part of the task",
 }  # fmt: skip
 
@@ -143,11 +143,12 @@ def _fault(path: Path, decode: bool) -> tuple[str, str] | None:
             pass
     except (AudioError, OSError) as error:
         reason = f"{error.reason}; {error.remedy}" if isinstance(error, AudioError) else str(error)
-        known = "; damaged in the copy on Kaggle: get another, or run with --set gtzan_jazz54=drop"
-        return "corrupt", reason + known * (path.stem == gtzan.CORRUPT)
+        return "corrupt", reason + gtzan.KAGGLE * (path.stem == gtzan.CORRUPT)
     if not recording.seconds:
         return "corrupt", "holds no sound"
-    return ("damaged", "; ".join(recording.warnings)) if recording.warnings else None
+    short = [f"only {recording.seconds:.3g} s long"] * (recording.seconds < VERY_SHORT_S)
+    warnings = "; ".join([*recording.warnings, *short])
+    return ("damaged", warnings) if warnings else None
 
 
 def _duplicates(corpus: str, files: Iterable[Path], tasks: Iterable[dict[Path, Item]], home: Path) -> Iterator[Finding]:

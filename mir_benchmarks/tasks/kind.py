@@ -22,14 +22,16 @@ from probes.sweep import F, GridOptions, Probe
 class Options(GridOptions):
     """How to run a task: the grid of `GridOptions`, and how heads are fitted.
 
-    At most `limit` items of each split are used, which marks the result. `protocol` holds protocol switches by name;
-    `max_epochs` may only lower a task's own number.
+    `rules` is "hub" or "marble", which fixes seeds, features and switches (`tasks/protocols.py`). At most `limit`
+    items of each split are used, which marks the result. `protocol` holds protocol switches by name; `max_epochs` may
+    only lower a task's own number.
     """
 
     standardize: bool = True
     max_epochs: int | None = None
     limit: int | None = None
     protocol: dict[str, str] = field(default_factory=dict)
+    rules: str = "hub"
 
     def epochs(self, published: int) -> int:
         """The task's own number of epochs, or fewer if asked for."""
@@ -41,7 +43,7 @@ class TaskProbe(Probe[F]):
 
     In this order: the features of `clips` are extracted, `prepare` reads them, `evaluate` fits and tests heads, and
     `head`, `result_outputs` and `notes` complete the result. `waves` are digests of recordings that the matrix does
-    not hold by their ids.
+    not hold by their ids, `contents` digests of what is in their files.
     """
 
     together = 1
@@ -53,6 +55,7 @@ class TaskProbe(Probe[F]):
         self.task, self.dataset, self.matrix = task, dataset, matrix
         self.options, self.protocol, self.on_message = options, protocol, on_message
         self.waves: dict[str, str] = {}
+        self.contents: dict[str, str] = {}
 
     def clips(self) -> list[Clip]:
         """What is to be extracted: the recordings of the dataset."""

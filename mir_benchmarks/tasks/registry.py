@@ -16,6 +16,7 @@ from probes.features.cutting import ClipWindows
 Switches = Mapping[str, str]  # protocol switches by name
 Counts = tuple[int, int, int]  # items of train, valid and test
 Value = tuple[str, str]  # of a switch: its name and its value
+PITCHES = ("C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,16 @@ class TaskSpec:
             if value not in self.switches[name]:
                 raise TaskError(self.name, f"no {name}={value}", f"give one of {', '.join(self.switches[name])}")
         return values
+
+    def class_name(self, name: str) -> str:
+        """A class as it is shown: MIDI pitches with their notes.
+
+        >>> TASKS["nsynth_pitch"].class_name("61"), TASKS["gtzan_genre"].class_name("jazz")
+        ('61 C♯4', 'jazz')
+        """
+        if self.name != "nsynth_pitch" or not name.isdecimal():
+            return name
+        return f"{name} {PITCHES[int(name) % 12]}{int(name) // 12 - 1}"
 
     def read(self, data_home: Path, protocol: Switches | None = None) -> Dataset:
         """The items below `data_home`/`corpus`, from JSONL files if there are any; TaskError if they are missing."""
@@ -109,6 +120,7 @@ VOCALSET: dict[str, Any] = {
     "corpus": "vocalset", "kind": "classification", "windows": ClipWindows(VOCALSET_S, tail="drop", trim=True),
     "monitor": "accuracy", "metrics": ("accuracy",), "get": "VocalSet11.zip (Zenodo 1203819), unpacked: FULL/",
     "switches": {"vocalset_tail": ("drop", "keep")}, "per_window": True, "counts": (0, 0, 0), "n_artists": 20,
+    "version": "2",  # 1 named some singers by file names that disagree with their folders, and left out six recordings
     "windows_by_switch": {("vocalset_tail", "keep"): ClipWindows(VOCALSET_S, trim=True)},
 }  # fmt: skip
 

@@ -3,23 +3,28 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mert.errors import UsageError
-from mir_benchmarks.datasets.dataset import SPLITS, Dataset, Item, TaskError, synthetic_facts
+from mert.errors import AudioError, UsageError
+from mir_benchmarks.conditions import DAMAGED, LEAK, protocol_of
+from mir_benchmarks.datasets import gtzan
+from mir_benchmarks.datasets.dataset import SPLITS, VERY_SHORT_S, Dataset, Item, TaskError, synthetic_facts
 from mir_benchmarks.statistics import left_out, summarise
 from mir_benchmarks.tasks.beats import BeatTask
 from mir_benchmarks.tasks.clips import ClipTask
 from mir_benchmarks.tasks.kind import Options, TaskProbe
+from mir_benchmarks.tasks.protocols import deviations, follow
 from mir_benchmarks.tasks.registry import TaskSpec
 from mir_benchmarks.tasks.separation import SeparationTask
 from probes.encoders import Encoder
-from probes.features.matrix import FeatureMatrix
+from probes.features.matrix import Entry, FeatureMatrix
 from probes.results import Result, library_versions
 from probes.sweep import Grid, GridRow, Journal, evaluate
 
@@ -52,10 +57,11 @@ def run_task(
     data is missing, has unexpected counts, or cannot be decoded.
     """
     started = time.perf_counter()
-    options, out, corpus = options or Options(), Path(out), Path(home) / task.corpus
+    options, out, corpus = follow(options or Options(), encoder.facts), Path(out), Path(home) / task.corpus
     grid = options.grid(encoder.facts.layer_names)  # before hours of extraction
     protocol = task.protocol(options.protocol)
-    recorded = protocol | {"features": "standardized" if options.standardize else "raw"}
+    recorded = {"protocol": options.rules, **protocol, "features": "standardized" if options.standardize else "raw"}
+    matrix = FeatureMatrix(Path(features or out / "features") / task.corpus, encoder, task.windows_under(protocol))
     limit = limits(task, options, synthetic_facts(corpus) is not None)
     if not overwrite:
         refuse_other(out / f"{task.name}.json", model_of(encoder), recorded, limit, grid, options.hidden == 0)
@@ -63,26 +69,26 @@ def run_task(
     expected = task.expected_counts(corpus, protocol)
     check_counts(task, dataset, {} if options.limit else expected, corpus)
     dataset = limited(dataset, options.limit)
-    folder = Path(features or out / "features") / task.corpus
-    matrix = FeatureMatrix(folder, encoder, task.windows_under(protocol))
     probe = KINDS[task.kind](task, dataset, matrix, options, protocol, on_message)
     clips = probe.clips()
     on_message(f"{len(clips)} recordings to extract with {encoder.facts.name}; features in {matrix.folder}")
-    matrix.extract(clips, lambda extracted: on_clip(extracted, len(clips)))
+    with hinted(task):
+        matrix.extract(clips, lambda extracted: on_clip(extracted, len(clips)))
     probe.prepare()
     on_message(f"{len(grid)} heads to fit")
     done = evaluate(probe, grid, Journal(out / "journals" / f"{task.name}.jsonl", probe.fingerprint()), on_fit)
     outputs = probe.result_outputs(done.outputs_SnC.astype(np.float32))
     waves = {name: entry.wave for name, entry in matrix.entries.items()} | probe.waves
+    contents = {name: entry.content for name, entry in matrix.entries.items()} | probe.contents
     metrics, score = summarise(outputs, task.metrics, protocol)
     unchecked = ["the sizes of the splits could not be checked: none are on record"] * (not any(expected.values()))
-    notes = [*dataset.notes, *unchecked, *duplicates(dataset, waves), *probe.notes(done.outputs_SnC),
-             *left_out(outputs, task.metrics)]  # fmt: skip
+    notes = [*dataset.notes, *unchecked, *duplicates(dataset, waves), *damaged(dataset, matrix.entries),
+             *probe.notes(done.outputs_SnC), *left_out(outputs, task.metrics), *deviations(task, options)]  # fmt: skip
     result = Result(
-        model=model_of(encoder), task=task_of(task, dataset, waves, corpus),
+        model=model_of(encoder), task=task_of(task, dataset, waves, contents, corpus),
         protocol=recorded, head=probe.head, metrics=metrics, score=score, **done.selection(), notes=notes, limit=limit,
         seconds=round(time.perf_counter() - started, 2), device=options.device,
-        command=list(command), versions=library_versions(),
+        command=list(command), versions=library_versions(), date=now(),
     )  # fmt: skip
     return result.save(out, outputs)
 
@@ -96,7 +102,7 @@ def refuse_other(
     there = Result.load(path)
     fits = {(row["layer"], row["lr"], row["seed"]) for row in there.grid}
     same = {
-        "model": there.model == model, "protocol": there.protocol == protocol, "limit": there.limit == limit,
+        "model": there.model == model, "protocol": protocol_of(there) == protocol, "limit": there.limit == limit,
         "head": (there.head["kind"] == "linear") == linear,
         "grid": fits == {(at.layer, at.lr, at.seed) for at in grid.settings()},
     }  # fmt: skip
@@ -110,7 +116,8 @@ def check_counts(task: TaskSpec, dataset: Dataset, expected: dict[str, int], hom
     if any(expected.values()) and dataset.counts != expected:
         raise TaskError(
             home, f"{task.name} has {dataset.counts}, not {expected}",
-            f"`mert bench prepare {task.name} --check` lists what is missing; --limit runs on what there is",
+            f"`mert bench prepare {task.name} --data-home {home.parent} --check` lists what is missing; --limit runs "
+            "on what there is",
         )  # fmt: skip
     if task.n_artists and expected and not any(expected.values()):
         artists = {item.artist or item.label for item in dataset.items}
@@ -154,7 +161,41 @@ def duplicates(dataset: Dataset, waves: Mapping[str, str]) -> list[str]:
         first = by_wave.setdefault(waves[item.id], item) if item.id in waves else item
         if first.split != item.split:
             pairs.append(f"{first.id} ({first.split}) = {item.id} ({item.split})")
-    return [f"leak: {len(pairs)} recordings occur in two splits: {'; '.join(pairs[:5])}"] if pairs else []
+    return [f"{LEAK}{len(pairs)} recordings occur in two splits: {'; '.join(pairs[:5])}"] if pairs else []
+
+
+def damaged(dataset: Dataset, entries: Mapping[str, Entry]) -> list[str]:
+    """Notes on recordings that were read with warnings, that are very short, or of which neither is known."""
+    held = [(item, entries[item.id]) for item in dataset.items if item.id in entries]
+    faults = [f"{item.id} ({item.split}): {entry.warnings[:200]}" for item, entry in held if entry.warnings]
+    short = [f"{item.id} ({item.split}): {entry.seconds:.3g} s" for item, entry in held if entry.seconds < VERY_SHORT_S]
+    unknown = sum(entry.warnings is None for _, entry in held)
+    notes = (
+        [f"{DAMAGED}{len(faults)} of {len(held)} recordings were read with warnings: {some(faults)}"] if faults else []
+    )
+    notes += [f"{len(short)} recordings are shorter than {VERY_SHORT_S:g} s: {some(short)}"] if short else []
+    old = "recordings were embedded by a version that did not record damage: `mert bench prepare --check --decode`"
+    return notes + ([f"{unknown} {old} reads them"] if unknown else [])
+
+
+def some(words: Sequence[str], n_shown: int = 5) -> str:
+    """The first of many words."""
+    return "; ".join(words[:n_shown]) + f"; and {len(words) - n_shown} more" * (len(words) > n_shown)
+
+
+@contextmanager
+def hinted(task: TaskSpec) -> Iterator[None]:
+    """Add what is known of a corpus to the error of a recording that cannot be read."""
+    try:
+        yield
+    except AudioError as error:
+        hint = gtzan.KAGGLE if task.corpus == "gtzan" and Path(error.source).stem == gtzan.CORRUPT else ""
+        raise AudioError(error.source, error.reason, error.remedy + hint) from error
+
+
+def now() -> str:
+    """Date and time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def model_of(encoder: Encoder) -> dict[str, Any]:
@@ -163,16 +204,23 @@ def model_of(encoder: Encoder) -> dict[str, Any]:
     return {"name": facts.pop("name"), "revision": facts.pop("revision"), "sha256": facts.pop("sha256")} | facts
 
 
-def task_of(task: TaskSpec, dataset: Dataset, waves: Mapping[str, str], home: Path) -> dict[str, Any]:
-    """Identity of the data: real or synthetic, checksums over audio and labels, sizes of the splits."""
-    sha, labels = hashlib.sha256(), hashlib.sha256()
+def task_of(
+    task: TaskSpec, dataset: Dataset, waves: Mapping[str, str], contents: Mapping[str, str], home: Path
+) -> dict[str, Any]:
+    """Identity of the data: real or synthetic, checksums over audio and labels, sizes of the splits.
+
+    `checksum` is over the waves at the encoder's rate, `audio` over the files (of songs: over stems at 24 kHz).
+    """
+    sha, labels, audio = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     for item in sorted(dataset.items, key=lambda item: item.id):
         sha.update(json.dumps([item.id, item.split, item.label, waves.get(item.id, "")]).encode())
         labels.update(json.dumps([item.id, item.split, item.label]).encode())
+        audio.update(json.dumps([item.id, contents.get(item.id, "")]).encode())
     facts = synthetic_facts(home)
     generated = {} if facts is None else {key: facts[key] for key in ("generator", "seed", "size") if key in facts}
     return {
         "name": task.name, "title": task.title, "version": task.version,
         "data": "real" if facts is None else "synthetic", "checksum": sha.hexdigest(),
-        "labels": labels.hexdigest(), "counts": dataset.counts, "classes": list(dataset.classes),
+        "audio": audio.hexdigest(), "labels": labels.hexdigest(),
+        "counts": dataset.counts, "classes": list(dataset.classes),
     } | generated  # fmt: skip

@@ -4,7 +4,7 @@ Shapes: S segments, J stems, C channels, N samples, F bins, T frames.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,13 +36,15 @@ SEGMENT_S = 6.0
 class Pool:
     """Segments of a split: their names, their mixtures as clips to embed, and magnitudes of all stems.
 
-    `waves` are digests of the songs they were cut from, `sound` is the digest of the segments with all their stems.
+    `waves` are digests of the songs they were cut from, as the encoder takes them, `contents` those of all their stems;
+    `sound` is the digest of the segments with all their stems.
     """
 
     names: tuple[str, ...]
     clips: tuple[Clip, ...]
     magnitudes: Magnitudes
     waves: dict[str, str]
+    contents: dict[str, str]
     sound: str
 
 
@@ -72,6 +74,7 @@ class SeparationTask(TaskProbe[StemHeads]):
         per_track = int(self.protocol["musdb_segments"])
         self.train, self.valid = (pool(self.dataset, name, per_track, self.matrix) for name in ("train", "valid"))
         self.waves = self.train.waves | self.valid.waves
+        self.contents = self.train.contents | self.valid.contents
         test = self.dataset.split("test")
         self.songs = {item.id: partial(load_stems, item.audio) for item in test}
         self.on_message(f"{len(self.train.names)} and {len(self.valid.names)} segments, {len(self.songs)} songs")
@@ -121,6 +124,7 @@ class SeparationTask(TaskProbe[StemHeads]):
     def notes(self, outputs_SnC: np.ndarray) -> list[str]:
         return [
             bounds(self.songs.values(), self.sdrs),
+            *silent_stems(self.songs),
             "SDR at 24 kHz; trained on a fixed pool of segments, half of them remixed (MARBLE remixes anew each "
             "epoch); Wiener filter with one EM iteration, without a residual source",
             *([medians(outputs_SnC)] if self.protocol["sdr"] == "museval" else []),
@@ -130,11 +134,13 @@ class SeparationTask(TaskProbe[StemHeads]):
 def pool(dataset: Dataset, split: str, per_track: int, matrix: FeatureMatrix) -> Pool:
     """Segments of a split: train is half remixed, valid is not."""
     tracks = {item.id: partial(load_stems, item.audio) for item in dataset.split(split)}
-    waves, shortest, rate_hz = {}, round(SEGMENT_S * RATE_HZ), matrix.encoder.facts.sample_rate
+    waves, contents = dict[str, str](), dict[str, str]()
+    shortest, rate_hz = round(SEGMENT_S * RATE_HZ), matrix.encoder.facts.sample_rate
     for name, load in tracks.items():
-        mixture_CN = load().mixture_CN
-        waves[name] = wave_digest(encoder_input(mixture_CN, rate_hz))  # as of the test songs in the matrix
-        shortest = min(shortest, mixture_CN.shape[1])
+        song = load()
+        waves[name] = wave_digest(encoder_input(song.mixture_CN, rate_hz))  # as of the test songs in the matrix
+        contents[name] = wave_digest(np.stack((song.mixture_CN, *song.targets_JCN)))
+        shortest = min(shortest, song.mixture_CN.shape[1])
     cut = scratch((len(tracks) * per_track, 1 + len(STEMS), 2, shortest), matrix.folder)
     segments(list(tracks.values()), POOL_SEED, per_track, shortest / RATE_HZ, remix=split == "train", out=cut)
     names = tuple(f"{split}/{number:05d}" for number in range(len(cut)))
@@ -145,7 +151,7 @@ def pool(dataset: Dataset, split: str, per_track: int, matrix: FeatureMatrix) ->
     sound = hashlib.sha256()
     for wave_5CN in cut:
         sound.update(wave_5CN.tobytes())
-    return Pool(names, clips, magnitudes(cut, names, matrix.folder), waves, sound.hexdigest())
+    return Pool(names, clips, magnitudes(cut, names, matrix.folder), waves, contents, sound.hexdigest())
 
 
 def encoder_input(mixture_CN: np.ndarray, rate_hz: int) -> np.ndarray:
@@ -157,6 +163,16 @@ def encoder_input(mixture_CN: np.ndarray, rate_hz: int) -> np.ndarray:
 def song_wave(audio: Path, rate_hz: int) -> np.ndarray:
     """A song's mixture as an encoder's input."""
     return encoder_input(load_stems(audio).mixture_CN, rate_hz)
+
+
+def silent_stems(songs: Mapping[str, Callable[[], Stems]]) -> list[str]:
+    """A note on stems of test songs that are silent throughout: their SDR says little."""
+    silent = [f"{stem} of {name}" for name, load in songs.items()
+              for stem, target_CN in zip(STEMS, load().targets_JCN, strict=True) if not target_CN.any()]  # fmt: skip
+    told = "the global SDR counts them, far below 0 dB, as in MARBLE; museval's leaves them out"
+    return (
+        [f"{len(silent)} stems of test songs are silent throughout: {'; '.join(silent[:5])}; {told}"] if silent else []
+    )
 
 
 def bounds(songs: Iterable[Callable[[], Stems]], sdrs: Sdrs) -> str:

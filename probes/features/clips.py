@@ -51,11 +51,17 @@ class Clip:
 
     def read(self, rate_hz: int) -> np.ndarray:
         """The whole clip; AudioError if it cannot be used."""
+        return self.decode(rate_hz)[0]
+
+    def decode(self, rate_hz: int) -> tuple[np.ndarray, str]:
+        """The whole clip, and what its decoder warns of: damage, silence; "" of an intact file."""
         if self.wave is not None:
-            return self.wave(rate_hz)
+            return self.wave(rate_hz), ""
         if self.audio is None:
             raise ValueError(f"clip {self.id} has neither a file nor a wave")
-        return np.concatenate([np.zeros(0, np.float32), *Recording(self.audio).blocks(rate_hz)])
+        recording = Recording(self.audio)
+        wave_N = np.concatenate([np.zeros(0, np.float32), *recording.blocks(rate_hz)])
+        return wave_N, "; ".join(recording.warnings)
 
 
 def trimmed(wave_N: np.ndarray, rate_hz: int) -> np.ndarray:

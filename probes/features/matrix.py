@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from mert.errors import AudioError, MertError, OutputError
-from mert.files import read_json, write_json, write_whole
+from mert.files import append_lines, lines_of, read_json, write_json, write_whole
+from mert.files import stamp as file_stamp
 from probes.encoders import Encoder
 from probes.features.clips import Clip, trimmed, wave_digest
 from probes.features.cutting import ClipWindows
@@ -33,7 +34,10 @@ BATCH_CLIPS = 8  # written at a time
 
 @dataclass(frozen=True)
 class Entry:
-    """A clip's rows [first, first + count) with their checksum, and the identity of its audio."""
+    """A clip's rows [first, first + count) with their checksum, and the identity of its audio.
+
+    `warnings` are those of its decoder; None in what older versions wrote.
+    """
 
     id: str
     content: str
@@ -44,13 +48,14 @@ class Entry:
     first: int
     count: int
     crc32: int
+    warnings: str | None = None
 
 
 class FeatureMatrix(PooledStore, FrameStore):
     """The features of many clips: `extract` adds what is missing, `rows`, `windows` and `frames` read them."""
 
     def __init__(self, root: Path, encoder: Encoder, clip_windows: ClipWindows) -> None:
-        facts = encoder.facts
+        facts = encoder.identify()
         self.encoder, self.clip_windows = encoder, clip_windows
         self.key = {"version": VERSION, "encoder": facts.as_dict(), "windowing": asdict(clip_windows)}
         self.digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()
@@ -173,22 +178,17 @@ class FeatureMatrix(PooledStore, FrameStore):
                 failures.append(error)
             if on_clip:
                 on_clip(True)
-        path, lines = self.folder / "values.f16", []
+        path, lines = self.folder / "values.f16", list[dict[str, Any]]()
         try:
             with open(path, "ab") as file:
                 for entry, values in extracted:
                     placed = replace(entry, first=file.tell() // self.row_bytes, crc32=zlib.crc32(values.tobytes()))
                     file.write(values.tobytes())
-                    lines.append(json.dumps(asdict(placed)) + "\n")
+                    lines.append(asdict(placed))
                     self.entries[entry.id] = placed
                 file.flush()
                 os.fsync(file.fileno())
-            with open(self.folder / "journal.jsonl", "a+b") as journal:
-                if journal.seek(0, os.SEEK_END):
-                    journal.seek(-1, os.SEEK_END)
-                    if journal.read(1) != b"\n":  # a line that was cut off
-                        journal.write(b"\n")
-                journal.write("".join(lines).encode())
+            append_lines(self.folder / "journal.jsonl", lines)
         except OSError as error:
             reason = f"cannot be written ({error.strerror or error})"
             raise OutputError(path, reason, "free space, then run again: extracted features are kept") from error
@@ -197,7 +197,7 @@ class FeatureMatrix(PooledStore, FrameStore):
     def _extracted(self, clip: Clip) -> tuple[Entry, np.ndarray]:
         """An entry that is not placed yet, and its values, fp16 [rows, L, P]; MertError for values of no use."""
         rate_hz, cut = self.encoder.facts.sample_rate, self.clip_windows
-        stamp, whole_N = clip.stamp(), clip.read(rate_hz)
+        stamp, before, (whole_N, warnings) = clip.stamp(), file_stamp(clip.audio or ""), clip.decode(rate_hz)
         wave_N = trimmed(whole_N, rate_hz) if cut.trim else whole_N
         if cut.pooled:
             values = list(self.encoder.pooled([wave_N[slice(*span)] for span in cut.spans(len(wave_N), rate_hz)]))
@@ -215,7 +215,10 @@ class FeatureMatrix(PooledStore, FrameStore):
         if not np.isfinite(half).all():
             raise MertError(source, "features are NaN, infinite or beyond fp16", "check encoder and audio")
         digest, seconds = wave_digest(whole_N), len(whole_N) / rate_hz
-        return Entry(clip.id, clip.content(), *stamp, digest, seconds, 0, len(half), 0), half
+        entry = Entry(clip.id, clip.content(), *stamp, digest, seconds, 0, len(half), 0, warnings)
+        if file_stamp(clip.audio or "") != before:  # after the hash of its content
+            raise AudioError(source, "it changed while it was read", "run again when it is complete")
+        return entry, half
 
     def _write_index(self) -> None:
         import pyarrow.parquet
@@ -230,7 +233,7 @@ class FeatureMatrix(PooledStore, FrameStore):
 def read_journal(path: Path) -> list[Entry]:
     """Entries of an unfinished run; clips whose line was cut off are extracted again."""
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in lines_of(path, "replace") if path.exists() else ():
         try:
             entries.append(Entry(**json.loads(line)))
         except (ValueError, TypeError):

@@ -34,14 +34,21 @@ def global_sdrs(references_JCN: np.ndarray, estimates_JCN: np.ndarray) -> np.nda
 
 
 def museval_sdrs(references_JCN: np.ndarray, estimates_JCN: np.ndarray, rate_hz: int = 24_000) -> np.ndarray:
-    """[J] of a song by BSS Eval v4: the median over frames of one second; NaN where a target is silent throughout.
+    """[J] of a song by BSS Eval v4: the median over frames of one second; NaN where it or its estimate is silent.
 
-    The published number of a target is the median of these over songs. It depends on which other targets are given.
+    The published number of a target is the median of these over songs. It depends on which other targets are given:
+    silent ones, which museval refuses, are left out of the song.
     """
     museval = imported_museval()
+    heard_J = np.array([bool(t.any() and e.any()) for t, e in zip(references_JCN, estimates_JCN, strict=True)])
+    sdr_J = np.full(len(heard_J), np.nan)
+    if not heard_J.any():
+        return sdr_J
+    references_JCN, estimates_JCN = references_JCN[heard_J], estimates_JCN[heard_J]
     references, estimates = (np.asarray(w, np.float64).transpose(0, 2, 1) for w in (references_JCN, estimates_JCN))
     sdr_JK = museval.evaluate(references, estimates, win=rate_hz, hop=rate_hz)[0]
-    return np.array([np.nanmedian(sdr_K) if np.isfinite(sdr_K).any() else np.nan for sdr_K in np.asarray(sdr_JK)])
+    sdr_J[heard_J] = [np.nanmedian(sdr_K) if np.isfinite(sdr_K).any() else np.nan for sdr_K in np.asarray(sdr_JK)]
+    return sdr_J
 
 
 def imported_museval() -> Any:

@@ -207,7 +207,7 @@ class SavedHead:
     def settings(self, encoder: Embedder) -> Settings:
         """How an encoder must embed for this head; HeadError if it is not the one that the head was fitted on."""
         facts, wanted = self.card.features, self.card.encoder
-        if encoder.sha256 != wanted["sha256"]:
+        if encoder.look_again() != wanted["sha256"]:
             reason = f"was fitted on features of {wanted['name']} (sha256 {wanted['sha256']}), not of "
             remedy = "give the model it was fitted on with -m, or embed with this one and fit again"
             raise HeadError(self.source, f"{reason}{encoder.info.name} (sha256 {encoder.sha256})", remedy)

@@ -97,7 +97,7 @@ def read_labels(path: Path, task: str | None = None) -> LabelTable:
         raise sheet.error("has no column besides the file's", EXAMPLE)
     items = tuple(events(sheet) if task == "frames" else single_rows(sheet, task, used))
     classes = classes_of(task, items) if column in used else tuple(used)
-    unused = [name for name in sheet.targets if name not in used]
+    unused = sorted(set(sheet.targets) - set(used), key=sheet.columns.index) if len(used) < len(sheet.targets) else []
     notes = [f"columns not used: {', '.join(unused)}"] if unused else []
     if task == "classification" and 2 * len(classes) > len(items) and all(map(is_number, classes)):
         notes.append("the labels are many numbers: for values, not classes, give --task regression")

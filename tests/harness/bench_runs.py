@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +53,7 @@ def oracle(task: TaskSpec, home: Path, nuisance: int = 0) -> Encoder:
         return np.concatenate([known[digest], noise]).astype(np.float32)[None, None]
 
     width = len(next(iter(known.values()))) + nuisance
-    return Encoder(EncoderFacts("oracle", f"{nuisance:064}", RATE_HZ, 1.0, ("answer",), width), frames)
+    return Encoder(EncoderFacts("oracle", "", RATE_HZ, 1.0, ("answer",), width), frames)
 
 
 def answer(task: TaskSpec, dataset: Dataset, item: Item) -> np.ndarray:
@@ -76,7 +76,7 @@ def beat_oracle(home: Path) -> Encoder:
         beats_T = beat_targets(known[wave_digest(wave_N)], times_T)
         return np.stack([beats_T, np.random.default_rng(len(beats_T)).random(len(beats_T))], axis=-1)[None]
 
-    return Encoder(EncoderFacts("beat oracle", "0" * 64, RATE_HZ, 75.0, ("answer",), 2), frames)
+    return Encoder(EncoderFacts("beat oracle", "", RATE_HZ, 75.0, ("answer",), 2), frames)
 
 
 class Small(Encoder):
@@ -88,18 +88,34 @@ class Small(Encoder):
     FACTS = EncoderFacts("small", "1" * 64, RATE_HZ, RATE_HZ / FRAME, ("embed", "layer01", "layer02"), BANDS)
 
     def __init__(self, dies_at: int | None = None) -> None:
-        super().__init__(self.FACTS, self.listen)
+        super().__init__(self.FACTS, bands)
         self.heard, self.dies_at = 0, dies_at
-        self.mixing = np.random.default_rng(0).standard_normal((2, BANDS, BANDS)) / BANDS**0.5
 
-    def listen(self, wave_N: np.ndarray) -> np.ndarray:
+    def frames(self, wave_N: np.ndarray, window_s: float | None = None) -> np.ndarray:
+        if window_s is not None:  # not a look at what is computed
+            self.count()
+        return super().frames(wave_N, window_s)
+
+    def pooled(self, waves: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        for wave_N in waves:
+            self.count()
+            yield from super().pooled([wave_N])
+
+    def count(self) -> None:
         self.heard += 1
         if self.heard == self.dies_at:
             die()
-        wave_N = np.pad(wave_N, (0, max(0, FRAME - len(wave_N))))
-        spectrum_TF = np.abs(np.fft.rfft(wave_N[: len(wave_N) // FRAME * FRAME].reshape(-1, FRAME)))[:, : 40 * BANDS]
-        bands_TD = np.log(spectrum_TF.reshape(-1, BANDS, 40).mean(axis=2) + 1e-3)
-        return np.stack([bands_TD, *(np.tanh(bands_TD @ mixing) for mixing in self.mixing)]).astype(np.float32)
+
+
+MIXING = np.random.default_rng(0).standard_normal((2, BANDS, BANDS)) / BANDS**0.5
+
+
+def bands(wave_N: np.ndarray) -> np.ndarray:
+    """[3, T, D]: log bands, and two mixtures."""
+    wave_N = np.pad(wave_N, (0, max(0, FRAME - len(wave_N))))
+    spectrum_TF = np.abs(np.fft.rfft(wave_N[: len(wave_N) // FRAME * FRAME].reshape(-1, FRAME)))[:, : 40 * BANDS]
+    bands_TD = np.log(spectrum_TF.reshape(-1, BANDS, 40).mean(axis=2) + 1e-3)
+    return np.stack([bands_TD, *(np.tanh(bands_TD @ mixing) for mixing in MIXING)]).astype(np.float32)
 
 
 def die() -> None:
@@ -209,12 +225,12 @@ def run(task: TaskSpec | str, encoder: Encoder, home: Path, out: Path, **options
 
 
 def but_times(folder: Path, task: str) -> dict[str, Any]:
-    """All of a result but how long it took and the command, which names its own output; and the outputs beside it."""
+    """All of a result, with its outputs, but its date, its duration, and the command, which names its own folder."""
     values: dict[str, Any] = json.loads((folder / f"{task}.json").read_text(), parse_constant=no_number)
-    assert values.pop("seconds") > 0
+    assert values.pop("seconds") > 0 and values.pop("date")
     values.pop("command")
     with np.load(folder / f"{task}.npz") as arrays:
-        return values | {"arrays": {name: arrays[name].tobytes() for name in arrays.files}}
+        return values | {"arrays": {name: arrays[name].tobytes() for name in arrays.files if name != "seal"}}
 
 
 def no_number(name: str) -> None:

@@ -16,7 +16,8 @@ class Hub:
     """Repositories in memory, served at `url`; use it as a context manager.
 
     `drop_once` names files whose next transfer breaks off half-way; `wrong_bytes` files that are sent with all
-    bytes inverted under the right size and ETag; `requests` lists what was asked for.
+    bytes inverted under the right size and ETag, `wrong_once` those whose next transfer is; `etags` replaces the ETags
+    of the real hub (SHA-256 of weights, git's SHA-1 of small files); `requests` lists what was asked for.
     """
 
     def __init__(self) -> None:
@@ -25,6 +26,8 @@ class Hub:
         self.lfs: dict[str, bytes] = {}
         self.drop_once: set[str] = set()
         self.wrong_bytes: set[str] = set()
+        self.wrong_once: set[str] = set()
+        self.etags: dict[str, str] = {}
         self.requests: list[tuple[str, str, str | None]] = []
         hub = self
 
@@ -63,6 +66,13 @@ class Hub:
     def resolve(self, repo: str, revision: str) -> str | None:
         """The commit a branch or commit name stands for."""
         return self.heads.get(repo) if revision == "main" else revision if revision in self.repos[repo] else None
+
+
+def hub_hash(name: str, content: bytes) -> str:
+    """The ETag that the real hub gives: SHA-256 of large files, git's SHA-1 of small ones."""
+    if name.endswith((".safetensors", ".bin")):
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -141,8 +151,9 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.hub.repos[repo][commit].get(name)
         if content is None:
             return self._error("EntryNotFound", commit)
-        etag = hashlib.sha256(content).hexdigest()
-        if name in self.hub.wrong_bytes:
+        etag = self.hub.etags.get(name, hub_hash(name, content))
+        if name in self.hub.wrong_bytes or (name in self.hub.wrong_once and self.command == "GET"):
+            self.hub.wrong_once.discard(name)
             content = bytes(255 - byte for byte in content)
         start = int(re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "bytes=0-"))[1])
         self.send_response(206 if "Range" in self.headers else 200)

@@ -14,6 +14,7 @@ from mert.files import write_json
 from mir_benchmarks.statistics import summarise
 from mir_benchmarks.tasks.registry import TASKS
 from probes.results import Outputs, Result, library_versions
+from probes.sweep import LRS
 
 GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
 TONICS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
@@ -63,15 +64,16 @@ def result_of(task: str, outputs: Outputs, model: str = "MERT-v1-95M", data: str
     random = np.random.default_rng(len(task))
     grid = [
         {"layer": layer, "lr": lr, "seed": seed, "epoch": 12,
-         "valid": score["mean"] / 100 - 0.004 * (min(place, 12) - peak) ** 2 - (0.03 if lr > 1e-3 else 0)
+         "valid": score["mean"] / 100 - 0.004 * (min(place, 12) - peak) ** 2 - 0.03 * (lr != 1e-3)
          + 0.006 * random.standard_normal()}
-        for place, layer in enumerate(LAYERS) for lr in (1e-3, 5e-3) for seed in range(N_SEEDS)
+        for place, layer in enumerate(LAYERS) for lr in LRS for seed in range(N_SEEDS)
     ]  # fmt: skip
     fields: dict = dict(
         model={"name": model, "revision": "main", "sha256": "0123456789abcdef" * 4},
         task={"name": task, "version": spec.version, "data": data, "checksum": "c0ffee"},
         protocol=spec.protocol(), head={"kind": "mlp", "hidden": 512}, layer=LAYERS[peak], lr=1e-3,
-        seeds=[{"seed": i, "test": value} for i, value in enumerate(score["seeds"])], metrics=metrics, score=score,
+        seeds=[{"seed": i, "test": {name: of["seeds"][i] for name, of in metrics.items()}} for i in range(N_SEEDS)],
+        metrics=metrics, score=score,
         grid=grid, versions=library_versions(),
     )  # fmt: skip
     return Result(**(fields | changes))

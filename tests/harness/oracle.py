@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -27,7 +29,16 @@ class Hubert:
 
     @torch.inference_mode()
     def states(self, wave_BN: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
-        return self.model(wave_BN.to(self.model.dtype), attention_mask=mask, output_hidden_states=True).hidden_states
+        output = self.model(wave_BN.to(self.model.dtype), attention_mask=mask, output_hidden_states=True)
+        return states_of(output)
+
+
+def states_of(output: Any) -> tuple[Tensor, ...]:
+    """All hidden states of an output of transformers 4 or 5.
+
+    From 5 on, the last of `hidden_states` of a pre-LN model comes before the final norm; `last_hidden_state` does not.
+    """
+    return (*output.hidden_states[:-1], output.last_hidden_state)
 
 
 def worst(got: list[Tensor] | tuple[Tensor, ...], wanted: list[Tensor] | tuple[Tensor, ...]) -> float:

@@ -99,11 +99,11 @@ def test_all_well_is_0_and_the_input_tree_is_mirrored(house: House) -> None:
 def test_the_sum_is_printed_first_and_agrees_with_what_is_written(house: House) -> None:
     first, second, *_, last = house.run.out.splitlines()
     assert first == "tiny (apache-2.0) on cpu, float32; layer03, frames, stored as float16"
-    assert second == "24 files, 48 s of audio: 0.2 MiB expected; 1 other files in the folders passed over"
+    assert second == "24 files, 48 s of audio: 0.2 MiB expected; 1 other file in the folders passed over"
     values = sum(Features.load(house.whole / name).values.nbytes for name in files(house.whole) if ".npz" in name)
     assert values / 2**20 == pytest.approx(48 * 32 * 75 * 2 / 2**20, rel=0.02)
     assert last.startswith("24 embedded, 0 kept, 0 failed: 48.0 s of audio, ") and last.endswith("report.jsonl")
-    assert "files/s" in house.run.out and "x real time" in house.run.out
+    assert "24/24 files" in house.run.out and "x real time" in house.run.out
 
 
 def test_the_report_has_a_line_for_each_file(house: House) -> None:
@@ -205,16 +205,28 @@ def test_shards_limits_and_skipping_add_up_to_the_whole(house: House, embed: Emb
 def test_a_report_that_a_kill_left_short_is_completed(house: House, embed: Embed, tmp_path: Path) -> None:
     assert embed().end().code == 0
     lines = (tmp_path / "out" / "report.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "out" / "report.jsonl").write_text("".join(lines[:20]))
+    (tmp_path / "out" / "report.jsonl").write_text("".join(lines[:20]) + lines[20][:-9])
     assert "0 embedded, 24 kept" in embed("--skip-existing").end().out
-    rows = report(tmp_path / "out")
+    torn = (tmp_path / "out" / "report.jsonl").read_text().splitlines(keepends=True)
+    assert torn[20] == lines[20][:-9] + "\n"  # it swallows no line behind it
+    rows = [json.loads(line) for line in torn[:20] + torn[21:]]
     assert len({row["output"] for row in rows}) == len(rows) == 24
     assert [row["status"] for row in rows] == ["ok"] * 20 + ["skipped"] * 4
 
 
+def test_an_output_folder_removed_meanwhile_is_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        shutil.rmtree(tmp_path / "out")
+        yield {"status": "ok", "seconds": 1.0, "frames": 75, "error": None, "warnings": [], "output": "a.npz"}
+
+    (tmp_path / "out").mkdir()
+    counts = embed_cli.follow(rows(), embed_cli.Meter(1, 1.0), tmp_path / "out" / "report.jsonl", append=False)
+    assert counts["unreported"] == 1 and "the report was removed" in capsys.readouterr().out
+
+
 def test_rows_that_an_executor_owes_are_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    counts = embed_cli.follow(iter(()), 2, tmp_path / "report.jsonl", append=False)
-    assert counts["lost"] == 2 and "2 files were not reached" in capsys.readouterr().out
+    counts = embed_cli.follow(iter(()), embed_cli.Meter(2, 1.0), tmp_path / "report.jsonl", append=False)
+    assert counts["lost"] == 2 and "2 files not reached" in capsys.readouterr().out
 
 
 def test_a_shard_without_files_is_0(embed: Embed, house: House, tmp_path: Path) -> None:
@@ -451,3 +463,22 @@ def test_verify_and_push_refuse_a_damaged_model(house: House, tmp_path: Path) ->
     for command in (["verify", folder], ["push", folder, "me/model"], ["verify", tmp_path]):
         done = run_mert(*command)
         assert done.code == 1 and str(command[1]) in done.err and len(done.err.splitlines()) == 1
+
+
+def test_a_model_is_replaced_only_where_that_is_asked_for(house: House, tmp_path: Path) -> None:
+    assert run_mert("export", house.model, tmp_path / "model").code == 0
+    for command in ("export", "convert"):
+        refused = run_mert(command, house.model, tmp_path / "model")
+        assert refused.code == 2 and "holds a model; give another folder, or --overwrite" in refused.err
+        assert run_mert(command, house.model, tmp_path / "model", "--overwrite").code == 0
+
+
+def test_a_disk_that_is_too_small_is_said_before_the_work(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    done = run_mert("embed", house.corpus / "x.WAV", "-o", tmp_path / "out", "-m", house.model)
+    assert done.code == 0 and "warning: " in done.out and "0.0 MiB are free" in done.out
+    monkeypatch.undo()
+    assert "warning" not in run_mert("embed", house.corpus / "x.WAV", "-o", tmp_path / "out", "-m", house.model).out

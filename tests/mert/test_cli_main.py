@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+import rich
 import soundfile
 from harness.sounds import tiny_embedder
+from rich.console import Console
 
 import mert
 from mert.cli import main as cli
+from mert.cli import terminal
 from mert.cli.terminal import usage_errors
 from mert.errors import UsageError
 
@@ -135,3 +141,83 @@ def test_wrong_values_of_options_are_2_and_one_line(
     done = run(*(names.get(word, word) for word in arguments))
     assert done.code == 2 and done.err.startswith("error: ") and len(done.err.splitlines()) == 1, done
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def as_before() -> Iterator[None]:
+    """`--quiet` and `--verbose` concern the whole process; what comes after the test is to be as before."""
+    yield
+    rich.reconfigure(quiet=False)
+    logging.getLogger("mert").setLevel(logging.NOTSET)
+    terminal.settings.update(quiet=False, verbose=False)
+
+
+def test_a_log_file_gets_lines_as_the_work_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(terminal, "LINES_S", (0.001, 0.0, 0.05))
+    with terminal.progress() as bar:
+        task = bar.add_task("clips", total=20)
+        for _ in range(19):
+            bar.advance(task)
+            time.sleep(0.02)
+    lines = capsys.readouterr().err.splitlines()[:-1]  # the last one is the bar at the end
+    assert all(re.fullmatch(r"clips: \d+/20 in \d+ s(, \d+ s left)?", line) for line in lines)
+    assert len({line.split("/")[0] for line in lines}) >= 9  # one for each tenth at least
+
+
+def test_a_terminal_gets_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "LINES_S", (0.001, 0.0, 0.01))
+    console = Console(force_terminal=True, file=io.StringIO())
+    with terminal.progress(console) as bar:
+        task = bar.add_task("clips", total=20)
+        bar.advance(task)
+        time.sleep(0.1)
+    assert " in 0 s" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("as_before")
+def test_quiet_shows_results_and_errors_only(run: Callable[..., Run], tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(size=24_000) / 10, 24_000)
+    (tmp_path / "bad.wav").write_bytes(b"no sound")
+    mert.save_pretrained(tiny_embedder(), tmp_path / "model")
+    done = run("--quiet", "embed", tmp_path, "-m", tmp_path / "model", "-o", tmp_path / "out")
+    assert done.code == 3 and "seconds of audio" not in done.out + done.err
+    assert [line.split(":")[0] for line in done.out.splitlines()][-2:] == ["failed", "1 embedded, 0 kept, 1 failed"]
+
+
+@pytest.mark.usefixtures("as_before")
+def test_verbose_shows_where_an_error_comes_from(run: Callable[..., Run], tmp_path: Path) -> None:
+    brief, long = (run(*words, "info", tmp_path / "none") for words in ((), ("-v",)))
+    assert brief.code == long.code == 1 and "Traceback" not in brief.err
+    assert "Traceback" in long.err and long.err.splitlines()[-1] == brief.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("embed -o OUT", "mert embed: no recordings are named; give files, folders, or --list FILE"),
+        ("embed EMPTY -o OUT", "no audio files among the inputs (1 .txt); name files to try them"),
+        ("embed SONG -o OUT -d gpu", "--device gpu: torch knows no such device; give auto, cpu, cuda or cuda:1"),
+        ("embed SONG -m MODEL -o FILE/sub", "not a directory; check the path, permissions and free space"),
+        ("push NONE a/b", "no such folder; give a folder that mert convert or export wrote"),
+        ("plot ssm SONG -o OUT.png", "give a file of mert embed, or embed again"),
+    ],
+)
+def test_mistakes_are_one_line_that_says_what_to_do(
+    arguments: str, message: str, run: Callable[..., Run], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("none")
+    soundfile.write(tmp_path / "song.wav", np.zeros(24_000), 24_000)
+    mert.save_pretrained(tiny_embedder(), tmp_path / "model")
+    names = {"EMPTY": "empty", "SONG": "song.wav", "OUT": "out", "OUT.png": "out.png", "NONE": "none", "MODEL": "model",
+             "FILE/sub": "song.wav/sub"}  # fmt: skip
+    done = run(*(tmp_path / names[word] if word in names else word for word in arguments.split()))
+    assert done.code in (1, 2) and message in done.err and len(done.err.splitlines()) == 1, done
+
+
+def test_a_device_that_is_absent_is_an_error_of_ours() -> None:
+    for device in ("gpu", "cuda:99"):
+        with pytest.raises(UsageError, match=f"device {device}"):
+            mert.load("mert-nano", device=device)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ import mert
 from mert import Features
 from mert.collection import executors as jobs
 from mert.collection.executors import run
-from mert.collection.job import EmbedStage, JobOptions
+from mert.collection.extraction import extract
+from mert.collection.job import EmbedStage, FileExtraction, JobOptions
 from mert.collection.plan import Job
 from mert.embedding import batching
 from mert.embedding.npz import FrameWriter, write_npz
@@ -294,6 +295,29 @@ def test_an_output_is_made_again_when_its_source_changed_but_not_in_size(
     assert (row["status"], row["warnings"]) == ("ok", ["made again: the existing output differs in source_sha256"])
 
 
+def rename_over(path: Path) -> None:
+    other = path.with_name("other.wav")
+    other.write_bytes(path.read_bytes())
+    os.replace(other, path)
+
+
+@pytest.mark.parametrize("change", [rename_over, Path.unlink, lambda path: os.truncate(path, 20_000),
+                                    lambda path: path.write_bytes(path.read_bytes()[:-4] + b"abcd")])  # fmt: skip
+def test_a_source_that_changes_while_it_is_read_fails_and_is_embedded_when_it_is_whole(
+    options: JobOptions, stage: EmbedStage, job: Job, change: Callable[[Path], object]
+) -> None:
+    class Disturbed(FileExtraction):
+        def add(self, values_LTD: np.ndarray) -> None:
+            change(Path(job.source))
+            super().add(values_LTD)
+
+    whole = Path(job.source).read_bytes()
+    rows = [file.row() for file in extract(stage.embedder, stage.settings, [Disturbed(job, stage)])]
+    assert [row["status"] for row in rows] == ["failed"] and not Path(job.output).exists()
+    Path(job.source).write_bytes(whole)
+    assert again(options, job)["status"] == "ok"
+
+
 @pytest.mark.parametrize("meta", ["not json", "[1, 2]", "null", "{}"])
 def test_a_file_of_other_software_is_made_again(options: JobOptions, stage: EmbedStage, job: Job, meta: str) -> None:
     write_npz(job.output, {"values": np.zeros(3), "layers": np.array(["a"]), "meta": np.array(meta)})
@@ -509,6 +533,28 @@ def fatal(bundle: list[Job]) -> list[dict[str, Any]]:
     if any("bad" in job.source for job in bundle):
         os.kill(os.getpid(), signal.SIGKILL)
     return list(jobs._stage.rows(bundle))
+
+
+def killed_once(bundle: list[Job]) -> list[dict[str, Any]]:
+    """A worker that the system kills once, for want of memory; each notes its process."""
+    folder = Path(bundle[0].output).parent
+    (folder / f"{os.getpid()}.pid").touch()
+    try:
+        (folder / "killed").touch(exist_ok=False)
+    except FileExistsError:
+        return list(jobs._stage.rows(bundle))
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_the_death_of_a_worker_costs_one_more_worker_not_one_for_each_file(
+    options: JobOptions, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_work", killed_once)
+    wanted = [Job(str(corpus / "a.wav"), str(tmp_path / f"{i}.npz")) for i in range(24)]
+    rows = list(run(wanted, options, workers=2))
+    assert sorted((row["output"], row["status"]) for row in rows) == sorted((job.output, "ok") for job in wanted)
+    assert len(list(tmp_path.glob("*.pid"))) <= 2 + 1 + 2  # the first two, one for the suspects, two for the rest
 
 
 def test_files_that_kill_their_workers_fail_alone(

@@ -91,7 +91,7 @@ def test_a_folder_without_audio_is_refused_with_what_it_holds(touch: Touch, name
 
 
 def test_no_input_at_all_is_refused() -> None:
-    with pytest.raises(UsageError, match="nothing there"):
+    with pytest.raises(UsageError, match="no recordings are named"):
         plan([], Path("out"))
 
 

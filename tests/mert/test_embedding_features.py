@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from mert.embedding.features import Features, Pooling
 from mert.embedding.npz import FrameWriter, read_npz, write_npz
 from mert.errors import OutputError
+from mert.files import _MACHINE
 
 LAYERS = ("embed", "layer01", "layer02")
 
@@ -435,7 +436,7 @@ def temporary_folder_of(path: Path, pid: int, host: str | None = None) -> Path:
         (real,) = set(path.parent.iterdir()) - before
     name = real.name.replace(f".{os.getpid()}.", f".{pid}.")
     if host:
-        name = name.replace(f".{socket.gethostname()[:32]}.", f".{host}.")
+        name = name.replace(f".{_MACHINE}.", f".{host}.")
     folder = path.parent / name
     folder.mkdir()
     (folder / "0.raw").write_bytes(bytes(1000))
@@ -454,13 +455,32 @@ def test_folders_of_dead_processes_are_removed_and_those_of_living_ones_kept(tmp
     finished.wait()
     path = tmp_path / "a.npz"
     living = temporary_folder_of(path, os.getppid())
-    elsewhere = temporary_folder_of(path, finished.pid, host="another-host")
+    elsewhere = temporary_folder_of(path, finished.pid, host="0123456789ab")
+    forgotten = temporary_folder_of(path, finished.pid, host="ba9876543210")
+    for old in (forgotten / "0.raw", forgotten):
+        os.utime(old, (0, 0))
     dead = temporary_folder_of(path, finished.pid)
     foreign = tmp_path / ".cache.1.tmp"
     foreign.mkdir()
     save_in_a_new_process(path)
     assert leftovers(tmp_path, "a.npz") == sorted([living.name, elsewhere.name, foreign.name])
-    assert not dead.exists()
+    assert not dead.exists() and not forgotten.exists()
+
+
+def machine_of(host: str) -> str:
+    """What stands for the machine in the names of temporary files on a host of this name, in name spaces of its own."""
+    code = "import socket, sys; socket.sethostname(sys.argv[1]); from mert.files import _MACHINE; print(_MACHINE)"
+    command = ["unshare", "--uts", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code, host]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if "unshare" in done.stderr:
+        pytest.skip("this system lets nobody make name spaces")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_machines_and_containers_with_like_names_are_told_apart() -> None:
+    pods = [machine_of(f"mert-embed-large-corpus-batch-job-{name}") for name in ("0-abcde", "1-fghij")]
+    assert len({*pods, _MACHINE, machine_of(socket.gethostname())}) == 4
 
 
 def test_a_killed_writer_leaves_no_output_and_the_next_one_cleans_up(tmp_path: Path) -> None:

@@ -195,6 +195,28 @@ def test_config_round_trip_and_unknown_keys() -> None:
         MertConfig(n_heads=5)
 
 
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"conv_strides": (10**6,) * 7}, "conv_strides"),
+        ({"conv_strides": (5,)}, "one entry per convolution"),
+        ({"sample_rate": 1}, "sample_rate=1 is not from"),
+        ({"window_s": 0.0}, "window_s"),
+        ({"window_s": 0.01}, "shorter than 400 samples"),
+        ({"window_s": float("nan")}, "window_s=nan"),
+        ({"window_s": 10**400}, "window_s"),
+        ({"dropout": 7.0}, "dropout=7"),
+        ({"dim": 0}, "dim=0"),
+        ({"n_heads": 0}, "n_heads=0"),
+        ({"n_layers": 10**9}, "n_layers"),
+        ({"conv_kernels": (), "conv_strides": ()}, "conv_kernels"),
+    ],
+)
+def test_a_configuration_that_cannot_run_is_refused_at_once(changes: dict, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        MertConfig(**changes)
+
+
 def test_nano_is_small() -> None:
     assert sum(p.numel() for p in Mert(nano()).parameters()) < 8_000_000
 

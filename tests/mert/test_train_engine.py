@@ -374,6 +374,10 @@ def test_pipes_and_notes_of_a_mac_in_a_folder_are_not_trained_on(tmp_path: Path)
 def test_a_crop_of_a_recording_is_that_part_of_it(tmp_path: Path) -> None:
     wave = music(2.0, 44_100)
     soundfile.write(tmp_path / "a.flac", wave, 44_100)
+    for text in ('{"path": 5}', "{", "[" * 100_000, '{"path": "\xff"}'):
+        (tmp_path / "list.jsonl").write_text(text, encoding="latin-1")
+        with pytest.raises(UsageError, match=r"list\.jsonl"):
+            open_corpus(str(tmp_path / "list.jsonl"), 24_000, 12_000, {})
     (tmp_path / "list.jsonl").write_text('{"path": "a.flac"}\n\n')
     corpus = open_corpus(str(tmp_path / "list.jsonl"), 24_000, 12_000, {})
     everything = corpus.read(0, 0, corpus.n_samples(0))

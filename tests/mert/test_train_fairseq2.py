@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,28 @@ def test_a_damaged_checkpoint_is_moved_aside_and_an_older_one_used(
 )
 def test_what_cannot_go_well_is_refused(what: str, message: str, scenarios: tuple[Path, dict[str, Any], str]) -> None:
     assert re.match(message, str(scenarios[1][what]))
+
+
+class Canary:
+    """An object whose unrestricted reading makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("kind", ["model", "optimizer", "trainer", "data_reader"])
+def test_a_strangers_run_is_refused_before_its_code_runs(kind: str, tmp_path: Path) -> None:
+    for name in ("model", "optimizer", "trainer", "data_reader"):
+        file = tmp_path / "run" / "checkpoints" / "step_2" / name / "dp_00.pt"
+        file.parent.mkdir(parents=True)
+        torch.save({"w": Canary(tmp_path / "ran") if name == kind else torch.zeros(2)}, file)
+    (tmp_path / "run" / BEGUN).write_text("{}")
+    with pytest.raises(CheckpointError, match=rf"{kind}.*it holds a posix\.mkdir"):
+        resume_point(tmp_path / "run", {}, World(0, 1, torch.device("cpu")), resume=True)
+    assert not (tmp_path / "ran").exists()
 
 
 @needs_fairseq2

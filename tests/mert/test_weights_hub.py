@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -124,7 +125,44 @@ def test_wrong_checksum_is_quarantined_and_downloaded_anew(server: Hub, publishe
     assert len(list((tmp_path / "cache").rglob("blobs/*.quarantined"))) == 1
     server.wrong_bytes.clear()
     assert same(load_model(fetch(REPO, published, sha256))[0], tiny())
-    assert gets(server, "model.safetensors") == 2
+    assert gets(server, "model.safetensors") == 3
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "README.md"])
+def test_a_download_that_is_not_what_the_hub_announces_is_fetched_anew(
+    server: Hub, published: str, tmp_path: Path, name: str
+) -> None:
+    server.commit_folder(REPO, save_pretrained(embedder(), tmp_path / "model"))
+    server.wrong_once.add(name)
+    assert same(mert.load(REPO, device="cpu").model, tiny())
+    assert gets(server, name) == 2
+    recorded = json.loads(trust_file().read_text())[f"{REPO}@main/model.safetensors"]
+    assert recorded == sha256_file(tmp_path / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_what_does_not_load_is_never_trusted(server: Hub, published: str, name: str) -> None:
+    server.etags[name] = "an-etag-that-is-no-hash"
+    server.wrong_bytes.add(name)
+    with pytest.raises(CheckpointError, match=r"moved aside to .*quarantined.*load again"):
+        mert.load(REPO, device="cpu")
+    assert not trust_file().exists()
+    server.wrong_bytes.clear()
+    assert same(mert.load(REPO, device="cpu").model, tiny())
+
+
+def test_an_intact_file_that_is_no_model_is_not_downloaded_again(server: Hub) -> None:
+    server.commit(REPO, {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"none"})
+    for _ in range(2):
+        with pytest.raises(CheckpointError):
+            mert.load(REPO, device="cpu")
+    assert gets(server, "model.safetensors") == 1 and not trust_file().exists()
+
+
+def test_an_empty_etag_is_an_error_of_the_download(server: Hub, published: str) -> None:
+    server.etags["config.json"] = ""
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        mert.load(REPO, device="cpu")
 
 
 def test_first_hash_is_recorded_and_held_to(server: Hub, published: str, tmp_path: Path) -> None:
@@ -186,8 +224,8 @@ def test_what_the_hub_does_not_have_is_said(server: Hub, published: str, tmp_pat
             mert.load(name, revision)
 
 
-def test_an_unreachable_hub_is_an_error_or_the_cache(
-    server: Hub, published: str, monkeypatch: pytest.MonkeyPatch
+def test_an_unreachable_hub_is_at_once_an_error_or_the_cache(
+    server: Hub, published: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fetch(REPO)
     dead = "http://127.0.0.1:9"
@@ -196,10 +234,12 @@ def test_an_unreachable_hub_is_an_error_or_the_cache(
             module, "HUGGINGFACE_CO_URL_TEMPLATE", dead + "/{repo_id}/resolve/{revision}/{filename}", raising=False
         )
     monkeypatch.setattr(constants, "ENDPOINT", dead)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client's back-off
+    started = time.monotonic()
     assert same(mert.load(REPO, device="cpu").model, tiny())
-    with pytest.raises(CheckpointError, match="cannot be reached"):
+    with pytest.raises(CheckpointError, match="cannot be reached") as caught:
         fetch("someone/other")
+    assert time.monotonic() - started < 5  # the client alone tries for 23 s
+    assert caught.value.__suppress_context__ and caplog.messages == []  # one error, not a chain of four
 
 
 def test_environment_variables_and_offline_mode(server: Hub, published: str, tmp_path: Path) -> None:

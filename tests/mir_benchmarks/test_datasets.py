@@ -190,6 +190,9 @@ def test_giantsteps_collaborators_follow_for_two_rounds() -> None:
 def test_giantsteps_from_archives_named_by_commit(tmp_path: Path) -> None:
     home = plant(tmp_path, {name.replace("dataset/", "dataset-fd7b8c58/"): text for name, text in GIANTSTEPS.items()})
     assert giantsteps.read(home, {}).counts == {"train": 2, "valid": 4, "test": 3}
+    for name in (KEY, MTG):  # what they were unpacked from
+        (home / f"{name}-fd7b8c57.zip").write_bytes(b"PK")
+    assert giantsteps.read(home, {}).counts == {"train": 2, "valid": 4, "test": 3}
 
 
 def test_giantsteps_says_what_is_wrong(tmp_path: Path) -> None:

@@ -209,16 +209,23 @@ def test_vocalset_notes_names_that_leave_something_open(tmp_path: Path) -> None:
         "VocalSet11/FULL/male4/scales/belt/belt_scale.wav": "",
         "VocalSet11/FULL/male4/scales/belt/m5_scales_belt_a.wav": "",
         "VocalSet11/FULL/male4/scales/yodel/m4_scales_yodel_a.wav": "",
+        "VocalSet11/FULL/male10/excerpts/vibrato/caro_vibrato.wav": "",
+        "VocalSet11/FULL/female2/arpeggios/vibrado/f2_arpeggios_vibrado_a.wav": "",
+        "VocalSet11/FULL/female2/scales/straight/f2_scales_straight_u.wav": "",
+        "VocalSet11/FULL/female2/scales/straight/f2_scales_straight_u(1).wav": "",
         "VocalSet11/FULL/female2/scales/vocal_fry/scales_vocal_fry.wav": "",
         "VocalSet11/FULL/female2/scales/vocal_fry/f2_scales_vocal_fry.wav": "",
     }
     dataset = vocalset.read_technique(plant(tmp_path, odd), {})
-    assert [(item.id.rpartition("/")[2], item.artist) for item in dataset.items] == [
-        ("f2_scales_vocal_fry", "f2"), ("belt_scale", "m4"), ("m5_scales_belt_a", "m5")
+    assert [(item.id.rpartition("/")[2], item.label, item.artist) for item in dataset.items] == [
+        ("f2_arpeggios_vibrado_a", "vibrato", "f2"), ("f2_scales_straight_u", "straight", "f2"),
+        ("f2_scales_vocal_fry", "vocal_fry", "f2"), ("m10_caro_vibrato", "vibrato", "m10"),
+        ("belt_scale", "belt", "m4"), ("m5_scales_belt_a", "belt", "m4"),
     ]  # fmt: skip
     assert {"1 files do not name their singer: the folder's is taken", "1 files of other techniques are left out",
-            "1 files name another singer than their folder: the file's is taken",
-            "1 wrongly named duplicates are left out"} <= set(dataset.notes)  # fmt: skip
+            "1 files name another singer than their folder: the folder's is taken",
+            "1 recordings are taken from folders vibrado/, misspelt",
+            "2 wrongly named duplicates are left out"} <= set(dataset.notes)  # fmt: skip
 
 
 def test_vocalset_says_what_is_wrong(tmp_path: Path) -> None:

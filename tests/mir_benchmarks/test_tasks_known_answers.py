@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from harness.bench_runs import but_times, oracle, run, write_tree
-from harness.commands import mert_command
+from harness.commands import mert_command, run_mert
 
 from mir_benchmarks.statistics import Comparison, Sample, compare
 from mir_benchmarks.suite.sizes import SIZES, Extent
@@ -38,11 +38,11 @@ TAGGED = [task.name for task in TASKS.values() if task.kind == "multilabel"]
 
 
 def bench(*words: object) -> str:
-    """What `mert bench ...` prints, in a process of its own; it must end well."""
-    done = subprocess.run(mert_command("bench", *words), capture_output=True, text=True, timeout=LONGEST_S)
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr and "Traceback" not in done.stderr
-    return done.stdout
+    """What `mert bench ...` prints; it must end well."""
+    done = run_mert("bench", *words)
+    assert done.code == 0, done.err
+    assert "Warning" not in done.err and "Traceback" not in done.err
+    return done.out
 
 
 class Whole(NamedTuple):
@@ -57,8 +57,10 @@ class Whole(NamedTuple):
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     out = tmp_path_factory.mktemp("whole")
     begin = time.monotonic()
-    printed = bench("run", "-m", "random-nano", "-t", "all", "--suite", "tiny", "-o", out, *GRID)
-    return Whole(out, printed, time.monotonic() - begin)
+    line = mert_command("bench", "run", "-m", "random-nano", "-t", "all", "--suite", "tiny", "-o", out, *GRID)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=LONGEST_S)
+    assert done.returncode == 0 and "Warning" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+    return Whole(out, done.stdout, time.monotonic() - begin)
 
 
 def results(whole: Whole) -> dict[str, Result]:

@@ -439,7 +439,7 @@ def test_run_task_itself_knows_no_layer_that_is_none(task: str, suite: Path, tmp
 def test_a_result_says_what_it_is_of(bench: Callable[..., Run], suite: Path, tmp_path: Path) -> None:
     assert bench(*options("gtzan_genre", suite, tmp_path, "--lrs", "1e-3,1e-2", "--seeds", "0,1")).code == 0
     values = but_times(tmp_path, "gtzan_genre")
-    assert values["schema"] == 2 and values["limit"] is None and values["device"] == "cpu"
+    assert values["schema"] == 3 and values["limit"] is None and values["device"] == "cpu"
     assert {name: values["model"][name] for name in ("name", "revision", "sha256", "normalize", "context")} == {
         "name": "small", "revision": None, "sha256": "1" * 64, "normalize": False, "context": "window",
     }  # fmt: skip
@@ -447,7 +447,7 @@ def test_a_result_says_what_it_is_of(bench: Callable[..., Run], suite: Path, tmp
     assert (task["name"], task["version"], task["data"], task["size"]) == ("gtzan_genre", "1", "synthetic", "tiny")
     assert task["counts"] == {"train": 20, "valid": 10, "test": 10} and len(task["checksum"]) == 64
     assert task["classes"] == list(GENRES)
-    assert values["protocol"] == {"gtzan_jazz54": "keep", "features": "standardized"}
+    assert values["protocol"] == {"protocol": "hub", "gtzan_jazz54": "keep", "features": "standardized"}
     assert values["head"]["hidden"] == 512 and values["head"]["max_epochs"] == 2
     assert len(values["grid"]) == 16 and {values["layer"]} <= {"embed", "layer01", "layer02", "all"}
     assert [seed["seed"] for seed in values["seeds"]] == [0, 1]
@@ -474,8 +474,8 @@ def test_numbers_are_computed_again_from_the_outputs(bench: Callable[..., Run], 
     path.write_text(honest)
     (tmp_path / "nsynth_pitch.npz").unlink()
     assert bench("validate", tmp_path).code == 1
-    path.write_text(honest.replace('"schema": 2', '"schema": 3'))
-    with pytest.raises(MertError, match="schema 3"):
+    path.write_text(honest.replace('"schema": 3', '"schema": 4'))
+    with pytest.raises(MertError, match="schema 4"):
         Result.load(path)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from probes.features.clips import Clip, trimmed
 from probes.features.cutting import ClipWindows
 from probes.features.matrix import FeatureMatrix
 
-FACTS = EncoderFacts("energy", "0" * 64, 8_000, 100.0, ("a", "b"), 3)
+FACTS = EncoderFacts("energy", "", 8_000, 100.0, ("a", "b"), 3)
 
 
 def energies(wave_N: np.ndarray) -> np.ndarray:
@@ -34,11 +34,11 @@ class Counting(Encoder):
 
     def __init__(self, facts: EncoderFacts = FACTS) -> None:
         self.heard = 0
-        super().__init__(facts, self.listen)
+        super().__init__(facts, energies)
 
-    def listen(self, wave_N: np.ndarray) -> np.ndarray:
-        self.heard += 1
-        return energies(wave_N)
+    def pooled(self, waves: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        self.heard += len(waves)
+        yield from super().pooled(waves)
 
 
 def clips(folder: Path, n: int = 5, seconds: float = 2.5) -> list[Clip]:

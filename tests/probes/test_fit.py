@@ -224,6 +224,7 @@ def test_a_sweep_cut_off_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '{"key": "half a li')
     fits.clear()
     got = sweep(grid, counted, Journal(path, {"key": 1}))  # type: ignore[arg-type]
+    assert len(Journal(path, {"key": 1}).fits) == len(grid)  # the row behind the torn line, too
     assert len(fits) == 3 and got.rows == wanted.rows and (got.layer, got.lr) == (wanted.layer, wanted.lr)
     for seed, head in got.heads.items():
         assert torch.equal(head.parameters["w1"], wanted.heads[seed].parameters["w1"])  # type: ignore[attr-defined]

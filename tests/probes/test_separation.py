@@ -160,11 +160,19 @@ def test_museval_is_asked_for_and_medians_pass_over_silence(monkeypatch: pytest.
         sdr.museval_sdrs(targets, targets)
 
     def evaluate(references: np.ndarray, estimates: np.ndarray, win: int, hop: int) -> tuple[np.ndarray, ...]:
-        assert references.shape == estimates.shape == (4, RATE_HZ, 2) and win == hop == RATE_HZ
-        return (np.array([[1.0, np.nan, 3.0, 8.0], [np.nan] * 4, [5.0] * 4, [6.0] * 4]), None, None, None)
+        assert references.shape == estimates.shape and references.shape[1:] == (RATE_HZ, 2) and win == hop == RATE_HZ
+        if not (references.any(axis=(1, 2)).all() and estimates.any(axis=(1, 2)).all()):
+            raise ValueError("All the reference sources should be non-silent")  # as museval does
+        sdr_JK = [[1.0, np.nan, 3.0, 8.0], [np.nan] * 4, [5.0] * 4, [6.0] * 4]
+        return (np.array(sdr_JK[: len(references)]), None, None, None)
 
     monkeypatch.setitem(sys.modules, "museval", SimpleNamespace(evaluate=evaluate))
     np.testing.assert_array_equal(sdr.museval_sdrs(targets, targets), [3.0, np.nan, 5.0, 6.0])
+    silent = targets.copy()
+    silent[0] = 0
+    for pair in ((silent, targets), (targets, silent)):
+        np.testing.assert_array_equal(sdr.museval_sdrs(*pair), [np.nan, 3.0, np.nan, 5.0])
+    assert np.isnan(sdr.museval_sdrs(0 * targets, targets)).all()
 
 
 # Readers and segments

@@ -198,6 +198,10 @@ def test_another_encoder_is_refused(house: House, head: Path, tmp_path: Path) ->
     features = mert.load(house.other, device="cpu").embed(house.audio / names()[0])
     with pytest.raises(HeadError, match=hashes[1]):
         SavedHead.load(head).predict(features)
+    changed = mert.load(house.model, device="cpu")
+    next(changed.model.parameters()).data.mul_(0.5)  # which torch does not count as a change
+    with pytest.raises(HeadError, match="fit again"):
+        SavedHead.load(head).predict(house.audio / names()[0], encoder=changed)
     unnamed = run_mert("probe", "predict", head, house.audio)  # no model of the name "tiny" is here
     assert unnamed.code == 1 and "-m" in unnamed.err and hashes[0] in unnamed.err
 

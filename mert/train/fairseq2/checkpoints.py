@@ -18,7 +18,7 @@ from mert.files import read_json, write_json
 from mert.models.mert import Mert
 from mert.train.engine import TrainingError
 from mert.train.parallel import World
-from mert.weights.pickles import open_torch
+from mert.weights.pickles import check_plain, open_torch
 
 log = logging.getLogger("mert")
 BEGUN = "fairseq2.json"
@@ -45,6 +45,8 @@ def resume_point(out: Path, facts: dict[str, Any], world: World, resume: bool) -
                 path.rename(aside)
     world.barrier()
     existing = checkpoints(out)
+    for file in existing[-1].rglob("*.pt") if existing else ():
+        check_plain(file)  # fairseq2 reads it as an unrestricted pickle
     if existing and not resume:
         raise UsageError(out, "holds checkpoints, from which fairseq2 would go on", "give another out=, or remove them")
     begun = read_json(out / BEGUN) if existing else facts

@@ -1,0 +1,34 @@
+"""Encoders, which extract features for probes: MERT models, hand-made baselines, any callable wave -> [L, T, D]."""
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from mert.embedding.embedder import Embedder
+from mert.errors import CheckpointError
+from probes.encoders.baselines import BASELINES
+from probes.encoders.encoder import Encoder, EncoderFacts, Frames
+from probes.encoders.pretrained import MertEncoder
+
+__all__ = ["BASELINES", "Encoder", "EncoderFacts", "Frames", "MertEncoder", "load_encoder"]
+
+RANDOM = ("random-nano", "random-95m", "random-330m")
+
+
+def load_encoder(
+    name: str, context: str = "window", device: str = "auto", revision: str | None = None, dtype: str = "float32"
+) -> Encoder:
+    """A MERT by name or folder, `random-nano`, `random-95m`, `random-330m`, or a hand-made baseline by its name."""
+    if name in BASELINES:
+        return BASELINES[name]()
+    import mert
+
+    if name.startswith("random-"):
+        model = mert.random_model(name.removeprefix("random-"))
+        return MertEncoder(Embedder(model.model, model.info, model.sha256, device), context, dtype=dtype)
+    try:
+        return MertEncoder(mert.load(name, revision=revision, device=device), context, dtype=dtype)
+    except CheckpointError as error:
+        close = get_close_matches(name.lower(), (*BASELINES, *RANDOM), cutoff=0.7)
+        if not close or Path(name).exists():
+            raise
+        raise CheckpointError(error.source, error.reason, f"try {' or '.join(close)}; or {error.remedy}") from None
