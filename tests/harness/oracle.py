@@ -20,6 +20,8 @@ class Hubert:
 
     def __init__(self, model: Mert, dtype: torch.dtype = torch.float64) -> None:
         transformers = pytest.importorskip("transformers", reason="the oracle comes with the full environment")
+        if transformers.__version__ >= "5":  # there to read exports; tolerances were measured with the torch beside 4
+            pytest.skip("the oracle is transformers 4 of the full environment")
         config = transformers.HubertConfig(**to_huggingface(model.config), attn_implementation="sdpa")
         self.model = transformers.HubertModel(config).eval()
         theirs = names(model.config, "huggingface")
