@@ -1,7 +1,12 @@
 """MERT music representations: `mert.load(name).embed("song.mp3")`."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# OpenMP, which torch starts when it is imported: threads that wait for each other sleep. By default they spin, and on
+# cores that are shared with other programs the one that holds up the others gets no turn.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Where each public name lives; imported when first used, so that `mert --help` does not wait for torch.
 _ROOMS = {
