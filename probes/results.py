@@ -23,7 +23,8 @@ from mert.plots import ACCENT, COLOURS, GRID, new_axes, plain
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCHEMA = 2  # 1 had no `command`
+SCHEMA = 3  # 1 had no `command`, 2 no `scaling` and no groups of items, and its intervals were bootstrapped
+WITH_GROUPS = 3  # the first schema with groups of items
 LIBRARIES = ("mert-hub", "torch", "numpy", "scikit-learn", "mir_eval", "soxr", "soundfile")
 
 
@@ -32,23 +33,26 @@ class Outputs:
     """The outputs of a fitted head on each test item, from which intervals and comparisons can be computed later.
 
     `ids` [n]; `targets` [n] class numbers, [n, C] tags or values, or empty; `outputs` [seeds, n, C] (logits, values,
-    or, for beats and separation, a metric's value of each item); `columns` names the last axis.
+    or, for beats and separation, a metric's value of each item); `columns` names the last axis. `groups` [n]: items of
+    the same artist, song, singer or instrument are not independent; None where they are not on record.
     """
 
     ids: np.ndarray
     targets: np.ndarray
     outputs: np.ndarray
     columns: tuple[str, ...]
+    groups: np.ndarray | None = None
 
 
 @dataclass
 class Result:
-    """One model on one task. `metrics` maps a name to {"mean", "ci95", "seeds", "n"}, in points of 0 to 100 (SDR: dB).
+    """One model on one task. `metrics` maps a name to {"mean", "ci95", "seeds", "n", "groups"}, in points (SDR: dB).
 
     `score` is the task score, in the same form. `seeds` holds the validation and test metrics of each seed at the
     selected configuration, `grid` one row per fit: layer, lr, seed, valid, epoch. `limit` is the reason why the score
     is not comparable with a full run, or None. `command` is the command that was run, word by word with `portable`
-    paths; it is empty for results of Python calls and of schema 1.
+    paths; it is empty for results of Python calls and of schema 1. `scaling` of the features, "standardized" or "raw",
+    is selected on validation, too, or given by the switch `features`.
     """
 
     model: dict[str, Any]
@@ -66,13 +70,15 @@ class Result:
     seconds: float = 0.0
     device: str = "cpu"
     command: list[str] = field(default_factory=list)
+    scaling: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def save(self, folder: Path, outputs: Outputs) -> Path:
         """Write `folder`/<task>.npz with the outputs, then <task>.json, whose path is returned."""
         path = folder / f"{self.task['name']}.json"
-        write_npz(path.with_suffix(".npz"), vars(outputs) | {"columns": np.array(outputs.columns)})
+        arrays = {name: values for name, values in vars(outputs).items() if values is not None}
+        write_npz(path.with_suffix(".npz"), arrays | {"columns": np.array(outputs.columns)})
         write_json(path, dataclasses.asdict(self))
         return path
 
@@ -86,6 +92,7 @@ class Result:
             raise OutputError(path, f"is not a result ({error})", "run the task again") from None
         if result.schema not in range(1, SCHEMA + 1):
             raise OutputError(path, f"has schema {result.schema}, not 1 to {SCHEMA}", "run the task again")
+        result.scaling = result.scaling or str(result.protocol.get("features", ""))
         return result
 
 
@@ -93,7 +100,7 @@ def load_outputs(path: Path) -> Outputs:
     """The outputs beside a result, whose JSON is `path`."""
     arrays = read_npz(path.with_suffix(".npz"), required=("ids", "targets", "outputs", "columns"))
     columns = tuple(map(str, arrays["columns"]))
-    return Outputs(arrays["ids"], arrays["targets"], arrays["outputs"], columns)
+    return Outputs(arrays["ids"], arrays["targets"], arrays["outputs"], columns, arrays.get("groups"))
 
 
 def portable(word: str) -> str:

@@ -48,7 +48,9 @@ def run(
     features: Annotated[Path | None, typer.Option(help="Where features are kept; default: OUT/features.")] = None,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Fewer than the task's own.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that were made otherwise.")] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="Do not scale features by the training split.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="The same as --set features=raw: do not scale features by the training split.")
+    ] = False,
     device: Device = "auto",
     revision: Revision = None,
 ) -> None:
@@ -66,7 +68,7 @@ def run(
     framewise = [task.name for task in chosen if task.kind in ("beats", "separation")]
     if head == "linear" and framewise:
         raise UsageError("--head linear", f"{framewise[0]} has a head of its own", "name tasks with a label per clip")
-    protocol = (SWITCHES[suite] if suite else {}) | switches_of(chosen, switches or [])
+    protocol = (SWITCHES[suite] if suite else {}) | switches_of(chosen, [*(switches or []), *["features=raw"] * raw])
     check_device(device)
     home = data_home or out / f"suite-{suite}"
     if suite is None:
@@ -74,7 +76,7 @@ def run(
     encoder = load_encoder(model, context, str(chosen_device(device)), revision, dtype)
     options = Options(
         layers=tuple(layers.split(",")) if layers else None, hidden=512 if head == "mlp" else 0,
-        max_epochs=max_epochs or (MAX_EPOCHS[suite] if suite else None), standardize=not raw, limit=limit,
+        max_epochs=max_epochs or (MAX_EPOCHS[suite] if suite else None), limit=limit,
         device=str(chosen_device(device)), protocol=protocol, **grid_of(lrs, seeds),
     )  # fmt: skip
     options.grid(encoder.facts.layer_names)
@@ -155,10 +157,10 @@ def line_of(path: Path) -> str:
     from probes.results import Result
 
     result = Result.load(path)
-    low, high = result.score["ci95"]
+    interval = ", ".join(f"{bound:.2f}" for bound in result.score["ci95"] or ("unknown",))
     unit = unit_of(result).removeprefix("points")
     mark = " (limited: not comparable)" if result.limit else ""
     return (
-        f"{result.task['name']:20} {result.score['mean']:6.2f}{unit} [{low:.2f}, {high:.2f}] n={result.score['n']} "
+        f"{result.task['name']:20} {result.score['mean']:6.2f}{unit} [{interval}] n={result.score['n']} "
         f"{result.layer} lr={result.lr:g} {result.task['data']} data, {result.seconds:.0f} s{mark}"
     )

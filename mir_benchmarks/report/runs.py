@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mir_benchmarks.datasets.dataset import TaskError
+from mir_benchmarks.statistics import group_notes
 from mir_benchmarks.tasks.registry import TASKS
 from probes.results import LayerCurve, Outputs, Result, load_outputs
 
@@ -60,6 +61,9 @@ def _load(folder: Path) -> Run:
     if len(names) > 1:
         raise TaskError(folder, f"holds results of {' and '.join(sorted(names))}", "keep a folder for each model")
     outputs = {name: load_outputs(paths[name]) for name in results if paths[name].with_suffix(".npz").exists()}
+    for name in outputs:
+        if outputs[name].groups is None:
+            results[name].notes += group_notes(outputs[name])
     return Run(names.pop(), results, outputs)
 
 

@@ -8,11 +8,13 @@ from typing import Any
 from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.published import Cell, cells, published_scores
 from mir_benchmarks.report.runs import Run, average, mean_of_present, mean_ranks
-from mir_benchmarks.statistics import Comparison, Sample, compare, differences, holm
+from mir_benchmarks.statistics import FEW, Comparison, Sample, compare, differences, holm
 from mir_benchmarks.tasks.registry import TASKS
 from probes.metrics import METRICS, score_parts
 from probes.results import Result
 
+STANDARDIZED = "‡"
+ROUGH = "~"
 SYNTHETIC = "synthetic data: these numbers are not comparable with published ones, which are on the real data"
 
 
@@ -85,11 +87,13 @@ def scores_table(runs: Sequence[Run]) -> Table:
         if len(means) > 1 and alike(results):
             best |= {(r, c) for mean, c in means if mean == max(means)[0]}
     totals = summary_rows(runs)
-    note = "Mean over seeds with the 95 % bootstrap interval over test items, in points of 0 to 100 (SDR: dB)."
+    note = "Mean over seeds with the 95 % interval over independent test items, in points of 0 to 100 (SDR: dB)."
     if any(run.synthetic for run in runs):
         note += f" * {SYNTHETIC}."
     if any(run.limited for run in runs):
         note += " † not comparable with a full run; see the details."
+    if any(rough(result) for run in runs for result in run.results.values()):
+        note += f" {ROUGH} fewer than {FEW} independent groups of test items: the interval is rough."
     columns = ("task", "n", *(run.label for run in runs))
     return Table("Task scores", columns, rows + totals, note, frozenset(best), n_totals=len(totals))
 
@@ -97,8 +101,13 @@ def scores_table(runs: Sequence[Run]) -> Table:
 def _score_cell(result: Result | None) -> str:
     if result is None:
         return "–"
-    signs = ("*" if result.task["data"] == "synthetic" else "") + ("†" if result.limit else "")
+    signs = ("*" if result.task["data"] == "synthetic" else "") + ("†" if result.limit else "") + ROUGH * rough(result)
     return with_interval(result.score, DIGITS[unit_of(result)]) + signs
+
+
+def rough(result: Result) -> bool:
+    """Whether test items are so few, or of so few groups, that an interval holds the truth in less than 93 %."""
+    return bool(result.score.get("groups", result.score["n"]) < FEW)
 
 
 def alike(results: Sequence[Result | None]) -> bool:
@@ -164,6 +173,8 @@ def published_table(runs: Sequence[Run]) -> Table:
         note += f" * {SYNTHETIC}."
     if any(run.limited for run in runs):
         note += " † some tasks are not comparable with a full run."
+    if any(result.scaling == "standardized" for run in runs for result in run.results.values()):
+        note += f" {STANDARDIZED} features standardised by the training split; MARBLE's are raw."
     columns = ("system", "source", *map(_short, TASKS), "average")
     return Table("Beside published results", columns, rows, note, text=frozenset({"source"}))
 
@@ -178,7 +189,8 @@ def _our_cells(run: Run) -> Iterator[str]:
     for name, task in TASKS.items():
         result = run.results.get(name)
         parts = score_parts(task.metrics, result.protocol) if result else ()
-        yield "/".join(f"{result.metrics[part]['mean']:.1f}" for part in parts) if result else "–"
+        sign = STANDARDIZED * (result is not None and result.scaling == "standardized")
+        yield "/".join(f"{result.metrics[part]['mean']:.1f}" for part in parts) + sign if result else "–"
     yield _average(run)
 
 
@@ -202,7 +214,7 @@ def comparison_table(runs: Sequence[Run]) -> Table | None:
         difference = difference_cell(pair, next(run.results[pair.task] for run in runs if pair.task in run.results))
         rows.append((TASKS[pair.task].title, pair.a, pair.b, difference, p_text(pair.p), p_text(p), str(pair.n)))
     best = frozenset((r, 3) for r, p in enumerate(corrected) if p < 0.05)
-    note = "Paired bootstrap over the same test items: score of A minus score of B. The last p-value is corrected for "
+    note = "Paired t test over the same test items: score of A minus score of B. The last p-value is corrected for "
     note += "the number of rows (Holm); bold where it is below 0.05."
     note = " ".join([note, *(f"Not compared: {pair} ({', '.join(tasks)})." for pair, tasks in refused.items())])
     columns = ("task", "A", "B", "A − B [95 % CI]", "p", "p, corrected", "n")

@@ -85,7 +85,8 @@ def md_text(text: str) -> str:
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "–": "--", "−": "$-$", "²": "$^2$", "†": r"\textdagger{}", "×": r"$\times$", "[": "{[}", "]": "{]}",
+    "–": "--", "−": "$-$", "²": "$^2$", "†": r"\textdagger{}", "‡": r"\textdaggerdbl{}",
+    "×": r"$\times$", "[": "{[}", "]": "{]}",
 }  # fmt: skip
 
 
@@ -152,6 +153,6 @@ def _measured(label: str, result: Result) -> Iterator[dict[str, Any]]:
         "unit": unit_of(result),
     }  # fmt: skip
     for name, summary in (result.metrics | {"score": result.score}).items():
-        low, high = map(repr, summary["ci95"])
+        low, high = map(repr, summary["ci95"] or ("", ""))
         numbers = {"mean": repr(summary["mean"]), "low": low, "high": high, "n": summary["n"]}
         yield fixed | {"metric": name, "seeds": json.dumps(summary["seeds"])} | numbers

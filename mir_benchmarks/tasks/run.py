@@ -12,7 +12,7 @@ import numpy as np
 
 from mert.errors import UsageError
 from mir_benchmarks.datasets.dataset import SPLITS, Dataset, Item, TaskError, synthetic_facts
-from mir_benchmarks.statistics import left_out, summarise
+from mir_benchmarks.statistics import group_notes, left_out, summarise
 from mir_benchmarks.tasks.beats import BeatTask
 from mir_benchmarks.tasks.clips import ClipTask
 from mir_benchmarks.tasks.kind import Options, TaskProbe
@@ -20,6 +20,7 @@ from mir_benchmarks.tasks.registry import TaskSpec
 from mir_benchmarks.tasks.separation import SeparationTask
 from probes.encoders import Encoder
 from probes.features.matrix import FeatureMatrix
+from probes.features.scaling import SCALINGS
 from probes.results import Result, library_versions
 from probes.sweep import Grid, GridRow, Journal, evaluate
 
@@ -53,12 +54,12 @@ def run_task(
     """
     started = time.perf_counter()
     options, out, corpus = options or Options(), Path(out), Path(home) / task.corpus
-    grid = options.grid(encoder.facts.layer_names)  # before hours of extraction
     protocol = task.protocol(options.protocol)
-    recorded = protocol | {"features": "standardized" if options.standardize else "raw"}
+    scalings = SCALINGS if protocol["features"] == "auto" else (protocol["features"],)
+    grid = options.grid(encoder.facts.layer_names, scalings)  # before hours of extraction
     limit = limits(task, options, synthetic_facts(corpus) is not None)
     if not overwrite:
-        refuse_other(out / f"{task.name}.json", model_of(encoder), recorded, limit, grid, options.hidden == 0)
+        refuse_other(out / f"{task.name}.json", model_of(encoder), protocol, limit, grid, options.hidden == 0)
     dataset = task.read(Path(home), protocol)
     expected = task.expected_counts(corpus, protocol)
     check_counts(task, dataset, {} if options.limit else expected, corpus)
@@ -71,16 +72,17 @@ def run_task(
     matrix.extract(clips, lambda extracted: on_clip(extracted, len(clips)))
     probe.prepare()
     on_message(f"{len(grid)} heads to fit")
-    done = evaluate(probe, grid, Journal(out / "journals" / f"{task.name}.jsonl", probe.fingerprint()), on_fit)
+    journal = Journal(out / "journals" / f"{task.name}.jsonl", probe.fingerprint() | {"scalings": scalings})
+    done = evaluate(probe, grid, journal, on_fit)
     outputs = probe.result_outputs(done.outputs_SnC.astype(np.float32))
     waves = {name: entry.wave for name, entry in matrix.entries.items()} | probe.waves
     metrics, score = summarise(outputs, task.metrics, protocol)
     unchecked = ["the sizes of the splits could not be checked: none are on record"] * (not any(expected.values()))
     notes = [*dataset.notes, *unchecked, *duplicates(dataset, waves), *probe.notes(done.outputs_SnC),
-             *left_out(outputs, task.metrics)]  # fmt: skip
+             *left_out(outputs, task.metrics), *group_notes(outputs)]  # fmt: skip
     result = Result(
         model=model_of(encoder), task=task_of(task, dataset, waves, corpus),
-        protocol=recorded, head=probe.head, metrics=metrics, score=score, **done.selection(), notes=notes, limit=limit,
+        protocol=protocol, head=probe.head, metrics=metrics, score=score, **done.selection(), notes=notes, limit=limit,
         seconds=round(time.perf_counter() - started, 2), device=options.device,
         command=list(command), versions=library_versions(),
     )  # fmt: skip

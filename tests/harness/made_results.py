@@ -70,7 +70,7 @@ def result_of(task: str, outputs: Outputs, model: str = "MERT-v1-95M", data: str
     fields: dict = dict(
         model={"name": model, "revision": "main", "sha256": "0123456789abcdef" * 4},
         task={"name": task, "version": spec.version, "data": data, "checksum": "c0ffee"},
-        protocol=spec.protocol(), head={"kind": "mlp", "hidden": 512}, layer=LAYERS[peak], lr=1e-3,
+        protocol=spec.protocol(), scaling="raw", head={"kind": "mlp", "hidden": 512}, layer=LAYERS[peak], lr=1e-3,
         seeds=[{"seed": i, "test": value} for i, value in enumerate(score["seeds"])], metrics=metrics, score=score,
         grid=grid, versions=library_versions(),
     )  # fmt: skip
