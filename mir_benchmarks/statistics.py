@@ -3,8 +3,8 @@
 Items of one group (artist, song, singer, instrument; else the recording) are not independent, so whole groups are
 left out, one at a time, and the spread of the scores without each of them gives the standard error. Nothing is drawn.
 
-Shapes: n items, R blocks that are left out in turn, S seeds, C outputs of a head, P positives, G groups of equal
-scores. `kept_nR` holds 1 where an item is kept and 0 where it is left out.
+Shapes: n items, R blocks that are left out in turn, S seeds, C outputs of a head, G groups of equal scores.
+`kept_nR` holds 1 where an item is kept and 0 where it is left out.
 """
 
 from __future__ import annotations
@@ -158,9 +158,8 @@ def jackknifed(outputs: Outputs, names: Sequence[str]) -> dict[str, np.ndarray]:
 
     AP is that of infinitely many items, estimated without bias (`rank_tag`); NaN where a metric is undefined.
     """
-    groups_n = groups_of(outputs)
-    kept_nR = keeping(groups_n)
-    seeds = [_metrics(outputs, outputs_nC, names, kept_nR, groups_n) for outputs_nC in outputs.outputs]
+    kept_nR = keeping(groups_of(outputs))
+    seeds = [_metrics(outputs, outputs_nC, names, kept_nR) for outputs_nC in outputs.outputs]
     return {name: np.mean([of[name] for of in seeds], axis=0) for name in names}
 
 
@@ -338,13 +337,13 @@ def interval_of(jackknife: Jackknife, n_items: int, parts: Sequence[str]) -> tup
 
 
 def _metrics(
-    outputs: Outputs, outputs_nC: np.ndarray, names: Sequence[str], kept_nR: np.ndarray, groups_n: np.ndarray
+    outputs: Outputs, outputs_nC: np.ndarray, names: Sequence[str], kept_nR: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Each metric of one seed for each column of kept items, [R]."""
     values: dict[str, np.ndarray] = {}
     ranked = {"roc_auc", "ap"} & set(names)
     if ranked:
-        macro = _macro(outputs.targets, outputs_nC, kept_nR, groups_n)
+        macro = _macro(outputs.targets, outputs_nC, kept_nR)
         values |= dict(zip(("roc_auc", "ap"), macro, strict=True))
     for name in set(names) - ranked:
         metric = METRICS[name]
@@ -371,14 +370,11 @@ def _r2(targets_nC: np.ndarray, outputs_nC: np.ndarray, kept_nR: np.ndarray) -> 
         return np.asarray(np.where(total_CR > 1e-12, 1 - squares_CR / total_CR, np.nan).mean(axis=0))
 
 
-def _macro(
-    targets_nC: np.ndarray, scores_nC: np.ndarray, kept_nR: np.ndarray, groups_n: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _macro(targets_nC: np.ndarray, scores_nC: np.ndarray, kept_nR: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Macro ROC-AUC and unbiased AP: in each column over the tags that have a positive and a negative there."""
     sums_2R, counts_R = np.zeros((2, kept_nR.shape[1])), np.zeros(kept_nR.shape[1])
-    numbers_n = np.unique(groups_n, return_inverse=True)[1]
     for tag in np.flatnonzero(scorable(targets_nC)):
-        tag_2R = rank_tag(targets_nC[:, tag] > 0, scores_nC[:, tag], kept_nR, numbers_n)
+        tag_2R = rank_tag(targets_nC[:, tag] > 0, scores_nC[:, tag], kept_nR)
         known_R = ~np.isnan(tag_2R[0])
         sums_2R += np.where(known_R, tag_2R, 0.0)
         counts_R += known_R
@@ -387,14 +383,11 @@ def _macro(
     return auc_R, ap_R
 
 
-def rank_tag(
-    positive_n: np.ndarray, scores_n: np.ndarray, kept_nR: np.ndarray, numbers_n: np.ndarray
-) -> np.ndarray:  # fmt: skip
+def rank_tag(positive_n: np.ndarray, scores_n: np.ndarray, kept_nR: np.ndarray) -> np.ndarray:
     """[2, R]: ROC-AUC and unbiased AP of one tag for each column of kept items; NaN without any on either side.
 
-    AP is the mean over positives of the precision at their score. Counting a positive itself (and others of its group,
-    whose `numbers_n` are equal) makes the precision of few items too high; here it is counted over the other groups.
-    Where none of them scores as high it is 1.
+    AP is the mean over positives of the precision at their score. Counting the positive itself makes the precision of
+    few items too high; here it is that of the other items, and 1 where none of them scores as high.
 
     Only groups of equal scores that hold a positive matter: items are counted up to the edges of these, by one sparse
     product, which is why a hundred columns are cheap.
@@ -402,37 +395,22 @@ def rank_tag(
     order = np.argsort(-scores_n.astype(np.float64), kind="stable")
     starts = np.flatnonzero(np.diff(scores_n[order], prepend=np.nan) != 0)
     ends, sorted_n = np.append(starts[1:], len(order)), positive_n[order]
-    level_n = np.repeat(np.arange(len(starts)), ends - starts)
     n_hits_G = np.add.reduceat(sorted_n, starts, dtype=int)
-    own_2P = _own(sorted_n, level_n, numbers_n[order])
     starts, ends, n_hits_G = starts[n_hits_G > 0], ends[n_hits_G > 0], n_hits_G[n_hits_G > 0]
     edges = np.union1d(starts, ends)
     passed = np.cumsum(_grouped(order, edges, kept_nR), axis=0)
     before_GR, until_GR = (passed[np.searchsorted(edges, at)] for at in (starts, ends))
-    hits_PR = kept_nR[order[sorted_n]]
-    hits_GR = np.add.reduceat(hits_PR, np.cumsum(n_hits_G) - n_hits_G, axis=0, dtype=float)
+    hits_GR = _grouped(order[sorted_n], np.cumsum(n_hits_G), kept_nR)
     hits_until_GR = np.cumsum(hits_GR, axis=0)
     n_positive_R = hits_until_GR[-1]
     n_negative_R = kept_nR.sum(axis=0, dtype=np.float64) - n_positive_R
     negatives_before_GR, negatives_until_GR = before_GR - (hits_until_GR - hits_GR), until_GR - hits_until_GR
     below_GR = n_negative_R - (negatives_before_GR + negatives_until_GR) / 2  # of equals, half are below
-    others_PR, hits_of_others_PR = (
-        np.repeat(counts_GR, n_hits_G, axis=0) - own_P[:, None]
-        for counts_GR, own_P in zip((until_GR, hits_until_GR), own_2P, strict=True)
-    )
     with np.errstate(invalid="ignore", divide="ignore"):
         auc_R = (hits_GR * below_GR).sum(axis=0) / (n_positive_R * n_negative_R)
-        precision_PR = np.where(others_PR > 0, hits_of_others_PR / others_PR, 1.0)
-        ap_R = (hits_PR * precision_PR).sum(axis=0) / np.where(n_negative_R > 0, n_positive_R, np.nan)
+        precision_GR = np.where(until_GR > 1, (hits_until_GR - 1) / (until_GR - 1), 1.0)
+        ap_R = (hits_GR * precision_GR).sum(axis=0) / np.where(n_negative_R > 0, n_positive_R, np.nan)
     return np.stack((auc_R, ap_R))
-
-
-def _own(positive_n: np.ndarray, level_n: np.ndarray, numbers_n: np.ndarray) -> np.ndarray:
-    """[2, P]: how many items, and positives, of the own group each positive has at its level or before it."""
-    first_n = numbers_n.astype(np.int64) * (len(level_n) + 1)
-    until_P, first_P = (first_n + level_n)[positive_n], first_n[positive_n]
-    places = (np.sort(first_n + level_n), np.sort(until_P))
-    return np.stack([np.searchsorted(at, until_P, "right") - np.searchsorted(at, first_P) for at in places])
 
 
 def _grouped(order: np.ndarray, ends: np.ndarray, kept_nR: np.ndarray) -> np.ndarray:

@@ -48,9 +48,7 @@ def run(
     features: Annotated[Path | None, typer.Option(help="Where features are kept; default: OUT/features.")] = None,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Fewer than the task's own.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that were made otherwise.")] = False,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="The same as --set features=raw: do not scale features by the training split.")
-    ] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Short for --set features=raw: features are not scaled.")] = False,
     device: Device = "auto",
     revision: Revision = None,
 ) -> None:

@@ -178,8 +178,11 @@ def ratings(n: int, columns: tuple[str, ...], heavy: bool = False) -> Draw:
     return draw
 
 
-def tags(n_tags: int, rarest: float, commonest: float, groups: Groups, effect: float = 0.0, skill: float = 1.2) -> Draw:
-    """Scores of positives are higher by `skill` deviations; `effect` is what groups share of labels and of scores."""
+def tags(
+    n_tags: int, rarest: float, commonest: float, groups: Groups, effect: float = 0.0, of_labels: float | None = None
+) -> Draw:
+    """Scores of positives are higher by 1.2 deviations; `effect` is what groups share of scores, and of labels too."""
+    skill, of_labels = 1.2, effect if of_labels is None else of_labels
     shares_C = np.linspace(rarest, commonest, n_tags)
     scores_P = ndtri((np.arange(4000) + 0.5) / 4000) + skill  # of positives
     hits_CP, false_CP = shares_C[:, None] * ndtr(skill - scores_P), (1 - shares_C[:, None]) * ndtr(-scores_P)
@@ -188,7 +191,7 @@ def tags(n_tags: int, rarest: float, commonest: float, groups: Groups, effect: f
 
     def draw(random: np.random.Generator) -> tuple[Models, Truth]:
         groups_n = groups(random)
-        targets_Cn = deviates(random, groups_n, effect, n_tags) > ndtri(1 - shares_C)[:, None]
+        targets_Cn = deviates(random, groups_n, of_labels, n_tags) > ndtri(1 - shares_C)[:, None]
         sides = []
         for _ in range(2):
             noise_Cn = np.sqrt(0.7) * deviates(random, groups_n, effect, n_tags)
@@ -231,6 +234,7 @@ CASES = (
     Case("50 tags of 2 to 20 %, 300 items", TAGGING, 300, tags(50, 0.02, 0.2, alone(300))),
     Case("one tag of 5 %, 300 items", TAGGING, 1000, tags(1, 0.05, 0.05, alone(300))),
     Case("50 tags of 2 to 20 %, MTT, 75 artists", TAGGING, 150, tags(50, 0.02, 0.2, uneven(1860, 75), 0.5)),
+    Case("50 tags of 2 to 20 %, MTT, in scores only", TAGGING, 150, tags(50, 0.02, 0.2, uneven(1860, 75), 0.5, 0.0)),
     Case("50 tags of 2 to 20 %, MTT, no effect of artists", TAGGING, 150, tags(50, 0.02, 0.2, uneven(1860, 75))),
     Case("56 tags of 0.5 to 6 %, mood/theme", TAGGING, 60, tags(56, 0.005, 0.06, alone(4231))),
 )  # fmt: skip
