@@ -23,7 +23,7 @@ from probes.results import Outputs, Result
 
 BLOCKS = 100  # more groups than these are left out several at a time
 LEVEL = 0.95
-FEW = 10  # groups, below which a note says that an interval is rough
+FEW = 20  # groups, below which a note says that an interval is rough
 SAME = ("name", "version", "data", "generator", "seed", "size", "counts", "labels")  # of a task, to be compared
 
 

@@ -160,5 +160,5 @@ def line_of(path: Path) -> str:
     mark = " (limited: not comparable)" if result.limit else ""
     return (
         f"{result.task['name']:20} {result.score['mean']:6.2f}{unit} [{interval}] n={result.score['n']} "
-        f"{result.layer} lr={result.lr:g} {result.task['data']} data, {result.seconds:.0f} s{mark}"
+        f"{result.layer} {result.scaling} lr={result.lr:g} {result.task['data']} data, {result.seconds:.0f} s{mark}"
     )

@@ -106,7 +106,7 @@ def _score_cell(result: Result | None) -> str:
 
 
 def rough(result: Result) -> bool:
-    """Whether test items are so few, or of so few groups, that an interval holds the truth in less than 93 %."""
+    """Whether test items are so few, or of so few groups, that an interval may hold the truth in less than 93 %."""
     return bool(result.score.get("groups", result.score["n"]) < FEW)
 
 
@@ -155,9 +155,10 @@ def details_table(runs: Sequence[Run]) -> Table:
 
 
 def switches(result: Result) -> str:
-    """The protocol of a result, as `beat_post=peak! beat_tol=0.07`: ! marks what is not the default."""
+    """The protocol of a result, as `beat_post=peak! features=auto:raw`: ! marks what is not the default."""
     defaults = TASKS[result.task["name"]].protocol()
-    return " ".join(f"{k}={v}{'!' * (v != defaults.get(k, v))}" for k, v in result.protocol.items())
+    chosen = {"auto": f"auto:{result.scaling}"}
+    return " ".join(f"{k}={chosen.get(v, v)}{'!' * (v != defaults.get(k, v))}" for k, v in result.protocol.items())
 
 
 def published_table(runs: Sequence[Run]) -> Table:

@@ -44,8 +44,8 @@ def unbiased_ap(positive: np.ndarray, scores: np.ndarray) -> float:
     return float(np.mean(shares))
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 100_000), st.integers(2, 60), st.sampled_from([1, 2, 5, 10_000]), st.sampled_from([2, 9, 999]))
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 100_000), st.integers(2, 40), st.sampled_from([1, 2, 5, 10_000]), st.sampled_from([2, 9, 999]))
 def test_rankings_of_kept_items_equal_their_definitions(seed: int, n: int, levels: int, n_groups: int) -> None:
     random = np.random.default_rng(seed)
     positive = random.random(n) < random.choice([0.1, 0.5, 0.9])
@@ -124,10 +124,10 @@ def rated(random: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
     ("title", "repeats", "also_level"),
     [
         ("accuracy 70 %, small", 500, True), ("accuracy 98 %, small", 500, False),
-        ("accuracy 80 %, NSynth, notes of 60 instruments", 300, True), ("key score 69 %, small", 400, True),
+        ("accuracy 80 %, NSynth, notes of 60 instruments", 150, True), ("key score 69 %, small", 400, True),
         ("beat F 75 %, small", 400, True), ("R² 51, heavy tails, emoMusic", 400, False),
-        ("SDR 5 dB, skewed, small", 500, True), ("20 tags of 3 to 25 %, small", 250, False),
-        ("20 tags of 5 to 30 %, small, four tracks an artist", 200, False),
+        ("SDR 5 dB, skewed, small", 500, True), ("20 tags of 3 to 25 %, small", 120, False),
+        ("20 tags of 5 to 30 %, small, four tracks an artist", 80, False),
     ],
 )  # fmt: skip
 def test_intervals_hold_the_truth_as_often_as_they_say(title: str, repeats: int, also_level: bool) -> None:
@@ -202,8 +202,9 @@ def test_notes_on_groups() -> None:
     assert stats.group_notes(replace(outputs, groups=outputs.ids)) == []
     (few,) = stats.group_notes(replace(outputs, groups=np.arange(20) // 5))
     assert few.startswith("20 test items of 4 independent groups") and "rough" in few
-    (many,) = stats.group_notes(replace(outputs, groups=np.arange(20) // 2))
-    assert many.startswith("20 test items of 10 independent groups") and "rough" not in many
+    more = outputs_of(*classified(np.random.default_rng(0), 60))
+    (many,) = stats.group_notes(replace(more, groups=np.arange(60) // 2))
+    assert many.startswith("60 test items of 30 independent groups") and "rough" not in many
     one = replace(outputs, groups=np.zeros(20))
     (single,) = stats.group_notes(one)
     assert "too narrow" in single and stats.summarise(one, ("accuracy",))[1]["groups"] == 20
