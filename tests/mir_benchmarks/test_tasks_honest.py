@@ -66,7 +66,7 @@ def test_what_was_fitted_otherwise_is_not_compared(suite: Path, tmp_path: Path) 
     base = run(TASK, Small(), suite, tmp_path / "base", **QUICK)
     for name, changes in {
         "head": {"hidden": 0}, "layers": {"layers": ("layer01",)}, "learning rates": {"lrs": (1e-3, 1e-2)},
-        "seeds": {"seeds": (1,)}, "protocol": {"standardize": False},
+        "seeds": {"seeds": (1,)}, "protocol": {"protocol": {"features": "raw"}},
     }.items():  # fmt: skip
         other = run(TASK, Small(), suite, tmp_path / name, features=tmp_path / "base" / "features", **QUICK | changes)
         assert differences(base, other) == differences(other, base) == [name]
@@ -101,7 +101,7 @@ def test_reports_say_what_is_not_alike_and_rank_nothing_of_it(suite: Path, tmp_p
     details = details_table(runs)
     head, grid = (details.columns.index(name) for name in ("head", "grid"))
     assert [(row[head], row[grid]) for row in details.rows] == [
-        ("mlp 512", "1! x 1! x 1!"), ("linear!", "1! x 2! x 1!"),
+        ("mlp 512", "1! x 1! x 1! x 1!"), ("linear!", "1! x 1! x 2! x 1!"),
     ]  # fmt: skip
     assert clear_best(runs, TASK) is None
 
@@ -169,9 +169,10 @@ def test_marbles_protocol_is_not_half_followed(
 
 @pytest.fixture(scope="module")
 def whole(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a result of two layers, two rates and two seeds."""
+    """The folder of a result of two layers, two scalings, two rates and two seeds."""
     folder = tmp_path_factory.mktemp("whole")
     options = QUICK | {"layers": ("embed", "layer01"), "lrs": (1e-3, 1e-2), "seeds": (0, 1)}
+    options["protocol"] = {"features": "auto"}
     run(TASK, Small(), suite, folder, **options)
     return folder
 
@@ -182,6 +183,10 @@ CHANGES: dict[str, tuple[Callable[[dict], Any], str]] = {
     "an epoch": (lambda v: v["seeds"][0].update(epoch=77), "the epoch of seed 0"),
     "a seed": (lambda v: v["seeds"][0].update(seed=9), "its seeds are"),
     "the layer": (lambda v: v.update(layer="layer99"), "its grid selects"),
+    "the scaling": (lambda v: v.update(scaling="none"), "its grid selects"),
+    "a fit's scaling": (lambda v: v["grid"][0].update(scaling="none"), "lacks points"),
+    "the choice of scalings": (lambda v: v["protocol"].update(features="raw"), "lacks points"),
+    "the groups": (lambda v: v["score"].update(groups=7), "the groups of score"),
     "the rate": (lambda v: v.update(lr=7.0), "its grid selects"),
     "a point of the grid": (lambda v: v["grid"].pop(), "lacks points"),
     "the grid's scores": (lambda v: [row.update(valid=row["valid"] / 2) for row in v["grid"]], "by its grid"),
@@ -233,7 +238,8 @@ WRONG: dict[str, tuple[str, Any]] = {
     "metrics": ("metrics", {"accuracy": [1, 2]}), "score": ("score", {"mean": "high"}), "seeds": ("seeds", {"0": 1}),
     "notes": ("notes", "fine"), "note": ("notes", [1]), "layer": ("layer", None), "lr": ("lr", "1e-3"),
     "protocol": ("protocol", []), "limit": ("limit", 5), "head": ("head", 3), "command": ("command", "mert bench"),
-    "interval": ("score", {"mean": 1.0, "ci95": [1.0], "seeds": [1.0], "n": 3}), "versions": ("versions", [1]),
+    "interval": ("score", {"mean": 1.0, "ci95": [1.0], "seeds": [1.0], "n": 3}), "scaling": ("scaling", None),
+    "versions": ("versions", [1]),
     "classes": ("task", {"name": TASK, "data": "real", "classes": 5}), "rows": ("grid", [{"layer": "embed"}]),
     "validation": ("seeds", [{"seed": 0, "valid": [1]}]), "schema": ("schema", "3"),
     "name": ("task", {"name": 5, "data": "real"}),
@@ -248,7 +254,7 @@ def test_outputs_that_do_not_belong_together_are_refused(
     for name, value in (
         ("outputs", arrays["outputs"][0]), ("outputs", arrays["outputs"][:, 1:]), ("outputs", arrays["outputs"][:0]),
         ("ids", arrays["ids"][:3]), ("columns", arrays["columns"][:3]), ("targets", arrays["targets"][:3]),
-        ("outputs", arrays["outputs"].astype(str)),
+        ("outputs", arrays["outputs"].astype(str)), ("groups", arrays["groups"][:3]),
     ):  # fmt: skip
         np.savez(tmp_path / f"{TASK}.npz", **arrays | {name: value})
         for command in ("validate", "report"):
