@@ -47,9 +47,8 @@ class Searched:
         scalings = scalings_of(result)
         offered = layer_options(tuple(result.model.get("layer_names", layers)))
         whole = set(offered) <= set(layers)
-        n_scalings, n_seeds = (
-            (1, len(MARBLE_SEEDS)) if protocol_of(result)["protocol"] == MARBLE else (len(SCALINGS), len(SEEDS))
-        )
+        is_marble = protocol_of(result)["protocol"] == MARBLE
+        n_scalings, n_seeds = (1, len(MARBLE_SEEDS)) if is_marble else (len(SCALINGS), len(SEEDS))
         few = {
             "layers": not whole, "scalings": len(scalings) < n_scalings, "rates": len(lrs) < len(LRS),
             "seeds": len(seeds) < n_seeds,

@@ -94,10 +94,9 @@ def of_grid(result: Result) -> Iterator[str]:
     journal.fits |= {row.setting: row for row in rows}
     if len(rows) != len(grid) or next(groups(grid, journal, 1), None):
         yield "its grid lacks points, or has one twice"
-    if (chosen := select(rows)) != (result.layer, result.lr, result.scaling):
-        layer, lr, scaling = chosen
-        held = f"{result.layer}, {result.scaling}, at {result.lr:g}"
-        yield f"its grid selects {layer}, {scaling}, at {lr:g}, not {held}"
+    if (chosen := select(rows)) != (held := (result.layer, result.lr, result.scaling)):
+        here, there = (f"{layer}, {scaling}, at {lr:g}" for layer, lr, scaling in (chosen, held))
+        yield f"its grid selects {here}, not {there}"
     if [row["seed"] for row in result.seeds] != list(seeds):
         yield f"its seeds are {list(seeds)} by its grid, not {[row['seed'] for row in result.seeds]}"
 
@@ -133,9 +132,8 @@ def of_journal(path: Path, result: Result) -> str | None:
     written: dict[str, set[str]] = {}
     held = set().union(*result.grid)  # rows of older results hold less
     for key, row in journal_rows(path.parent / "journals" / f"{path.stem}.jsonl"):
-        written.setdefault(key, set()).add(
-            as_text({name: value for name, value in row.as_json().items() if name in held})
-        )
+        fit = {name: value for name, value in row.as_json().items() if name in held}
+        written.setdefault(key, set()).add(as_text(fit))
     if not written:
         return None
     needed = {as_text(row) for row in result.grid}

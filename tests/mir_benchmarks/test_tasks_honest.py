@@ -98,6 +98,7 @@ def test_reports_say_what_is_not_alike_and_rank_nothing_of_it(suite: Path, tmp_p
     table = scores_table(runs)
     assert table.columns[-1] == "not alike in" and table.rows[0][-1] == "head, learning rates"
     assert not table.best and len(table.rows) == 1 and "‡" in table.rows[0][2] and "linear head" in table.note
+    assert "~" in table.rows[0][2] and "fewer than 20 independent groups" in table.note
     details = details_table(runs)
     head, grid = (details.columns.index(name) for name in ("head", "grid"))
     assert [(row[head], row[grid]) for row in details.rows] == [
@@ -121,7 +122,7 @@ def test_damaged_audio_is_told(bench: Callable[..., Run], tmp_path: Path) -> Non
     cut.write_bytes(cut.read_bytes()[:20_000])
     soundfile.write(silent, np.zeros(2 * RATE_HZ), RATE_HZ)
     soundfile.write(short, 0.1 * random.standard_normal(360), RATE_HZ)
-    words = ("--lrs", "1e-3", "--seeds", 0, "--layers", "embed", "--max-epochs", 2)
+    words = ("--lrs", "1e-3", "--seeds", 0, "--layers", "embed", "--max-epochs", 2, "--set", "features=standardized")
     said = bench("run", "-m", "small", "-t", "gtzan_genre", "--data-home", home, "-o", tmp_path / "out", *words)
     assert said.code == 0 and "(damaged)" in said.out
     result = Result.load(tmp_path / "out" / "gtzan_genre.json")
@@ -191,7 +192,8 @@ CHANGES: dict[str, tuple[Callable[[dict], Any], str]] = {
     "a point of the grid": (lambda v: v["grid"].pop(), "lacks points"),
     "the grid's scores": (lambda v: [row.update(valid=row["valid"] / 2) for row in v["grid"]], "by its grid"),
     "a fit's epoch": (lambda v: v["grid"][2].update(epoch=55), "by its grid|journal"),
-    "the notes": (lambda v: v.update(notes=["fine"]), "was changed"),
+    "the notes": (lambda v: v.update(notes=["fine"]), "a note is missing"),
+    "a note": (lambda v: v["notes"].append("fine"), "was changed"),
     "the model": (lambda v: v["model"].update(name="small", dtype="int8"), "not the one of the features"),
     "the model's name": (lambda v: v["model"].update(name="mert"), "was changed"),
     "the title": (lambda v: v["task"].update(title="GTZAN"), "the title of the task"),

@@ -303,7 +303,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
 
 def options(tasks: str, home: Path, out: Path, *more: object, model: str = "small") -> tuple[object, ...]:
     """Words of a quick run."""
-    quick = () if "--lrs" in more else ("--lrs", "1e-3", "--seeds", 0)
+    quick: tuple[object, ...] = () if "--lrs" in more else ("--lrs", "1e-3", "--seeds", 0)
+    quick += () if {"--lrs", "--raw"} & {*more} else ("--set", "features=standardized")
     return ("run", "-m", model, "-t", tasks, "--data-home", home, "-o", out, "--max-epochs", 2, *quick, *more)
 
 

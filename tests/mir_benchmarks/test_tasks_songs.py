@@ -42,7 +42,7 @@ def test_keys_from_jsonl_are_scored_song_by_song(tmp_path: Path) -> None:
                 facts = {"ori_uid": f"{split}{song}", "artist": f"{split} band" if song < 2 else ""}
                 lines.append(json.dumps({"audio_path": name, "label": label} | facts))
         (home / f"GS.{split}.jsonl").write_text("\n".join(lines))
-    options = Options(lrs=(1e-2,), seeds=(0,), max_epochs=40)
+    options = Options(lrs=(1e-2,), seeds=(0,), max_epochs=40, protocol={"features": "standardized"})
     path = run_task(TASKS["giantsteps_key"], Encoder(FACTS, level), home=tmp_path, out=tmp_path, options=options)
     outputs, result = load_outputs(path), Result.load(path)
     assert outputs.ids.tolist() == ["test0", "test1", "test2", "test3"]

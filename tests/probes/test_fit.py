@@ -15,7 +15,7 @@ from probes.clip_probe import ENSEMBLES, ClipConfig, ClipProbe, Labelled
 from probes.features.scaling import Standardizer
 from probes.fit import EarlyStopping, FitData, Setting, Windows, batches, fit, mean_over_clips
 from probes.heads import HeadShape, HeadStack, StackAdam, forward, init
-from probes.sweep import Grid, GridRow, Journal, select, sweep
+from probes.sweep import Grid, GridRow, Journal, groups, select, sweep
 
 
 def blobs(n: int = 300, classes: int = 4, width: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -256,6 +256,14 @@ def test_a_sweep_cut_off_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     fits.clear()
     with pytest.raises(CutError):  # other features, labels or rules: nothing is taken over
         sweep(grid, counted, Journal(path, {"key": 2}))  # type: ignore[arg-type]
+
+
+def test_a_fit_that_does_not_converge_leaves_the_choice_of_scaling_to_the_others() -> None:
+    grid, journal = Grid(("a",), (1.0, 0.1), (0, 1), ("standardized", "raw")), Journal(None, {})
+    for scaling, values in {"standardized": (float("nan"), 0.6), "raw": (0.7, float("nan"))}.items():
+        for at, valid in zip(grid.points("a", scaling, (0,)), values, strict=True):
+            journal.add(GridRow(at.layer, at.lr, at.seed, valid, 1, scaling=scaling))
+    assert [group[0].scaling for group in groups(grid, journal, 2)] == ["raw"]
 
 
 def test_selection_takes_the_mean_over_seeds_and_never_a_nan() -> None:
