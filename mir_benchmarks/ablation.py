@@ -127,6 +127,7 @@ class Ablation:
 
 
 def mean_of(samples: Sequence[Sample]) -> Sample:
-    """The mean score of several models on the same items, which share their bootstrap draws."""
-    mean = float(np.mean([sample.mean for sample in samples]))
-    return replace(samples[0], mean=mean, draws=np.mean([sample.draws for sample in samples], axis=0))
+    """The mean score of several models on the same items: as if they were seeds of one."""
+    outputs = samples[0].outputs
+    together = np.concatenate([sample.outputs.outputs for sample in samples])
+    return Sample.of(samples[0].result, replace(outputs, outputs=together))

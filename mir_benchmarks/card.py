@@ -310,9 +310,10 @@ def results_section(evidence: Evidence) -> str:
     if missing := [TASKS[name].title for name in TASKS if name not in run.results]:
         parts.append(f"Not measured on this model: {', '.join(missing)}.")
     if twin:
-        above, below = sum(pair.ci95[0] > 0 for pair in pairs), sum(pair.ci95[1] < 0 for pair in pairs)
+        intervals = [pair.ci95 for pair in pairs if pair.ci95]
+        above, below = sum(low > 0 for low, _ in intervals), sum(high < 0 for _, high in intervals)
         parts.append(md_text(
-            f"The twin is {twin.label}. Differences are paired over test items (bootstrap, not corrected for the "
+            f"The twin is {twin.label}. Differences are paired over test items (t test, not corrected for the "
             f"number of tasks): the interval excludes 0 on {above + below} of {len(pairs)} tasks, above on {above}, "
             f"below on {below}."
         ))  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from probes.features.scaling import SCALINGS
 from probes.features.stores import layer_options
 from probes.results import Result
 from probes.sweep import LRS, SEEDS
@@ -14,19 +15,25 @@ DATA = ("name", "version", "data", "generator", "seed", "size", "counts", "label
 HUB, MARBLE = "hub", "marble"  # protocols
 MARBLE_SEEDS = (1234,)
 LEAK, DAMAGED = "leak: ", "damaged: "  # notes begin with these
+FEW = 20  # groups, below which an interval may hold the truth in less than 93 %
 SIGNS = {
     "*": "synthetic data: these numbers are not comparable with published ones, which are on the real data",
     "†": "not comparable with a full run; see the details",
-    "‡": "fitted otherwise than in full (a linear head, or fewer layers, rates or seeds); see the details",
+    "‡": "fitted otherwise than in full (a linear head, or fewer layers, scalings, rates or seeds); see the details",
     "§": "test data that is also trained on, or damaged audio; see the notes",
+    "~": f"fewer than {FEW} independent groups of test items: the interval is rough",
 }
 
 
 @dataclass(frozen=True)
 class Searched:
-    """The grid of a result: its layers (None: all that the model offers), rates and seeds, and what a full one has."""
+    """The grid of a result: its layers (None: all that the model offers), scalings, rates and seeds; where it has few.
+
+    Of several scalings, only the better one of each layer is fitted with all seeds.
+    """
 
     layers: tuple[str, ...] | None
+    scalings: tuple[str, ...]
     lrs: tuple[float, ...]
     seeds: tuple[int, ...]
     n_layers: int
@@ -37,22 +44,33 @@ class Searched:
         layers, lrs, seeds = (
             tuple(dict.fromkeys(row[name] for row in result.grid)) for name in ("layer", "lr", "seed")
         )
+        scalings = scalings_of(result)
         offered = layer_options(tuple(result.model.get("layer_names", layers)))
         whole = set(offered) <= set(layers)
-        wanted = len(MARBLE_SEEDS if protocol_of(result)["protocol"] == MARBLE else SEEDS)
-        few = {"layers": not whole, "rates": len(lrs) < len(LRS), "seeds": len(seeds) < wanted}
+        is_marble = protocol_of(result)["protocol"] == MARBLE
+        n_scalings, n_seeds = (1, len(MARBLE_SEEDS)) if is_marble else (len(SCALINGS), len(SEEDS))
+        few = {
+            "layers": not whole, "scalings": len(scalings) < n_scalings, "rates": len(lrs) < len(LRS),
+            "seeds": len(seeds) < n_seeds,
+        }  # fmt: skip
         searched = None if whole else tuple(sorted(layers))
         fewer = frozenset(name for name, is_few in few.items() if is_few)
-        return cls(searched, tuple(sorted(lrs)), tuple(sorted(seeds)), len(layers), fewer)
+        return cls(searched, scalings, tuple(sorted(lrs)), tuple(sorted(seeds)), len(layers), fewer)
 
     def __str__(self) -> str:
-        counts = {"layers": self.n_layers, "rates": len(self.lrs), "seeds": len(self.seeds)}
+        sizes = self.n_layers, len(self.scalings), len(self.lrs), len(self.seeds)
+        counts = dict(zip(("layers", "scalings", "rates", "seeds"), sizes, strict=True))
         return " x ".join(f"{n}{'!' * (name in self.few)}" for name, n in counts.items())
 
 
 def protocol_of(result: Result) -> dict[str, str]:
     """The protocol of a result with its switches; results that do not name it are of the hub's."""
     return {"protocol": HUB} | result.protocol
+
+
+def scalings_of(result: Result) -> tuple[str, ...]:
+    """The scalings of features that validation chose from, or the one that was fixed."""
+    return SCALINGS if result.protocol.get("features") == "auto" else (result.scaling,)
 
 
 def differences(first: Result, second: Result) -> list[str]:
@@ -90,6 +108,7 @@ def _marks(result: Result) -> dict[str, str]:
         "†": f"not comparable: {result.limit}" * bool(result.limit),
         "‡": ", ".join(["reduced grid"] * bool(Searched.of(result).few) + ["linear head"] * is_linear(result)),
         "§": ", ".join(flaws),
+        "~": "rough interval" * (result.score.get("groups", result.score["n"]) < FEW),
     }
     return {sign: text for sign, text in found.items() if text}
 

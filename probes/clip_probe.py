@@ -39,7 +39,6 @@ class ClipConfig:
     max_epochs: int = 100
     patience: tuple[int, int] = (5, 20)
     ensembles: tuple[str, ...] = ("mean-logit",)
-    standardize: bool = True
     per_window: bool = False  # every window is scored as an item of its own (VocalSet)
 
 
@@ -59,15 +58,15 @@ class ClipProbe:
             if config.per_window:
                 split, owners = by_window(split, owners), np.arange(len(owners))
             self._owners[name], self.labelled[name] = owners, split
-        self._layer: str | None = None
+        self._loaded: tuple[str, str] | None = None  # layer and scaling
 
     def fit(self, settings: Sequence[Setting]) -> Iterator[Fit]:
-        """Heads for settings of one layer option, in their order, as soon as they are fitted.
+        """Heads for settings of one layer option and scaling, in their order, as soon as they are fitted.
 
         A GPU fits them as one stack. On a CPU each core fits whole heads: the products of one head are too small to be
         split, and on busy cores splitting them costs fifty times what it gains.
         """
-        self._load(settings[0].layer)
+        self._load(settings[0].layer, settings[0].scaling)
         config, targets = self.config, torch.from_numpy(self.labelled["train"].targets)
         task = FitData(
             train=self._windows["train"], targets=targets.to(self.device), valid=self._windows["valid"],
@@ -92,7 +91,7 @@ class ClipProbe:
 
     def ensemble(self, fitted: Fit) -> str:
         """The ensemble that scores best on validation."""
-        self._load(fitted.setting.layer)
+        self._load(fitted.setting.layer, fitted.setting.scaling)
         return self._best_ensemble(fitted.logits(self._windows["valid"]))[0]
 
     def standardizer(self, layer: str) -> Standardizer:
@@ -112,20 +111,20 @@ class ClipProbe:
         scores = {name: metric(targets, ENSEMBLES[name](logits_RC, owners), classes) for name in self.config.ensembles}
         return max(scores.items(), key=lambda item: item[1])
 
-    def _load(self, layer: str) -> None:
+    def _load(self, layer: str, scaling: str = "standardized") -> None:
         """Windows of all splits at one layer option, scaled by train."""
-        if layer == self._layer:
+        if (layer, scaling) == self._loaded:
             return
         if layer not in (options := layer_options(self.source.layers)):
             raise MertError("probe", f"no layer {layer!r}", f"give some of {', '.join(options)}")
         which = layer_number(self.source.layers, layer)
         raw = {name: torch.from_numpy(np.ascontiguousarray(self.source.windows(rows, which)))
                for name, rows in self._rows.items()}  # fmt: skip
-        train, wanted = raw["train"], self.config.standardize
-        self._standardizer = Standardizer.of_rows(train) if wanted else Standardizer.identity(train.shape[1:])
+        train, raw_wanted = raw["train"], scaling == "raw"
+        self._standardizer = Standardizer.identity(train.shape[1:]) if raw_wanted else Standardizer.of_rows(train)
         self._windows = {name: Windows(self._standardizer(x).to(self.device), torch.from_numpy(self._owners[name]))
                          for name, x in raw.items()}  # fmt: skip
-        self._layer = layer
+        self._loaded = layer, scaling
 
 
 def n_cores() -> int:

@@ -31,11 +31,12 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One point of the grid: a layer's name or "all", learning rate, seed."""
+    """One point of the grid: a layer's name or "all", learning rate, seed, and how features are scaled (SCALINGS)."""
 
     layer: str
     lr: float
     seed: int
+    scaling: str = field(default="standardized", kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Shapes: n items, C outputs of a head (classes, tags, targets, or named values of an item). Everything is float64.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -101,7 +102,8 @@ class Metric:
 
     `scale` turns shares into points; `unit` is "points" or "dB". `of_items` returns a value per item where the metric
     is their mean, and is None where it is not (rankings, R2). The score of a task is the mean of its metrics, but for
-    those that count only under one value of a protocol `switch`; one that is `alone` is the score by itself.
+    those that count only under one value of a protocol `switch`; one that is `alone` is the score by itself. `span`
+    is where it can lie, in its unit.
 
     >>> METRICS["accuracy"](np.array([1, 1]), np.eye(2), ("dog", "cat"))
     50.0
@@ -115,6 +117,7 @@ class Metric:
     unit: str = "points"
     switch: tuple[str, str, str] | None = None  # name, the value under which it counts, the default value
     alone: bool = False
+    span: tuple[float, float] = (0.0, 100.0)
 
     def __call__(self, targets: np.ndarray, outputs_nC: np.ndarray, columns: Sequence[str] = ()) -> float:
         """The metric in its unit."""
@@ -142,21 +145,22 @@ def _r2_of(target: str, title: str) -> Metric:
         i = tuple(columns).index(target)
         return float(r2(targets_nC[:, [i]], outputs_nC[:, [i]])[0])
 
-    return Metric(f"r2_{target}", title, value)
+    return Metric(f"r2_{target}", title, value, span=R2_SPAN)
 
 
 STEMS = ("vocals", "drums", "bass", "other")
+R2_SPAN, SDR_SPAN = (-math.inf, 100.0), (-math.inf, math.inf)
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (
     _by_item("accuracy", "accuracy", lambda t, o, c: correct(t, o)),
     _by_item("weighted_score", "weighted key score", key_scores, alone=True),
     Metric("roc_auc", "ROC-AUC", lambda t, o, c: roc_auc(t, o)),
     Metric("ap", "average precision", lambda t, o, c: average_precision(t, o)),
-    Metric("r2", "R², mean", lambda t, o, c: float(r2(t, o).mean())),
+    Metric("r2", "R², mean", lambda t, o, c: float(r2(t, o).mean()), span=R2_SPAN),
     _r2_of("valence", "R² valence"),
     _r2_of("arousal", "R² arousal"),
     _column("f_dbn", "beat F, DBN", switch=("beat_post", "dbn", "dbn")),
     _column("f_peak", "beat F, peaks", switch=("beat_post", "peak", "dbn")),
-    *(_column(f"sdr_{stem}", f"SDR {stem}", scale=1.0, unit="dB") for stem in STEMS),
+    *(_column(f"sdr_{stem}", f"SDR {stem}", scale=1.0, unit="dB", span=SDR_SPAN) for stem in STEMS),
 )}  # fmt: skip
 
 

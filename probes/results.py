@@ -8,6 +8,7 @@ import json
 import math
 import platform
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,15 +26,16 @@ from mert.plots import ACCENT, COLOURS, FAINT, GRID, new_axes, plain
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCHEMA = 3  # 1 had no `command`, 2 no `date`, and no seal beside the outputs
+SCHEMA = 3  # 1 had no `command`; 2 no `date`, no `scaling`, no groups of items and no seal: intervals by a bootstrap
+WITH_GROUPS = 3  # the first schema with groups of items
 NAMES = {str: "text", float: "number", int: "whole number", float | None: "number", str | None: "text"}
-SUMMARY = {"mean": float, "ci95": (float, float), "seeds": [float], "n": int}
-SHAPE: dict[str, Any] = {  # of the JSON: a type, a list or a pair of such, an object with these entries; ? may lack
+SUMMARY = {"mean": float, "ci95": (float, float), "seeds": [float], "n": int, "groups?": int}
+SHAPE: dict[str, Any] = {  # of the JSON: a type, a list or a pair of such (or null), an object; ? may lack
     "model": {"name": str, "layer_names?": [str]}, "protocol": {...: str}, "head": {}, "layer": str, "lr": float,
-    "task": {"name": str, "data": str, "classes?": [str], "counts?": {...: int}},
+    "task": {"name": str, "data": str, "classes?": [str], "counts?": {...: int}}, "scaling": str,
     "seeds": [{"seed": int, "epoch?": int, "valid?": {...: float}, "test?": {...: float}}],
     "metrics": {...: SUMMARY}, "score": SUMMARY,
-    "grid": [{"layer": str, "lr": float, "seed": int, "valid": float | None, "epoch?": int}],
+    "grid": [{"layer": str, "lr": float, "seed": int, "valid": float | None, "epoch?": int, "scaling?": str}],
     "notes": [str], "limit": str | None, "seconds": float, "device": str, "command": [str], "versions": {...: str},
     "date": str, "schema": int,
 }  # fmt: skip
@@ -45,24 +47,27 @@ class Outputs:
     """The outputs of a fitted head on each test item, from which intervals and comparisons can be computed later.
 
     `ids` [n]; `targets` [n] class numbers, [n, C] tags or values, or empty; `outputs` [seeds, n, C] (logits, values,
-    or, for beats and separation, a metric's value of each item); `columns` names the last axis.
+    or, for beats and separation, a metric's value of each item); `columns` names the last axis. `groups` [n]: items of
+    the same artist, song, singer or instrument are not independent; None where they are not on record.
     """
 
     ids: np.ndarray
     targets: np.ndarray
     outputs: np.ndarray
     columns: tuple[str, ...]
+    groups: np.ndarray | None = None
 
 
 @dataclass
 class Result:
-    """One model on one task. `metrics` maps a name to {"mean", "ci95", "seeds", "n"}, in points of 0 to 100 (SDR: dB).
+    """One model on one task. `metrics` maps a name to {"mean", "ci95", "seeds", "n", "groups"}, in points (SDR: dB).
 
     `score` is the task score, in the same form. `seeds` holds the validation and test metrics of each seed at the
-    selected configuration, `grid` one row per fit: layer, lr, seed, valid, epoch. `limit` is the reason why the score
-    is not comparable with a full run, or None. `command` is the command that was run, word by word with `portable`
-    paths; it is empty for results of Python calls and of schema 1. `date` is when it was written, in UTC, as
-    in ISO 8601.
+    selected configuration, `grid` one row per fit: layer, lr, seed, scaling, valid, epoch. `limit` is the reason why
+    the score is not comparable with a full run, or None. `command` is the command that was run, word by word with
+    `portable` paths; it is empty for results of Python calls and of schema 1. `scaling` of the features, "standardized"
+    or "raw", is selected on validation, too, or given by the switch `features`. `date` is when it was written, in UTC,
+    as in ISO 8601.
     """
 
     model: dict[str, Any]
@@ -80,6 +85,7 @@ class Result:
     seconds: float = 0.0
     device: str = "cpu"
     command: list[str] = field(default_factory=list)
+    scaling: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     date: str = ""
     schema: int = SCHEMA
@@ -90,7 +96,8 @@ class Result:
         The outputs hold a seal, the digest of the JSON, by which later changes of either are found.
         """
         path, values = folder / f"{self.task['name']}.json", dataclasses.asdict(self)
-        arrays = vars(outputs) | {"columns": np.array(outputs.columns), "seal": np.array(seal(values))}
+        arrays = {name: array for name, array in vars(outputs).items() if array is not None}
+        arrays |= {"columns": np.array(outputs.columns), "seal": np.array(seal(values))}
         write_npz(path.with_suffix(".npz"), arrays)
         write_json(path, values)
         return path
@@ -107,6 +114,7 @@ class Result:
             raise OutputError(path, f"is not a result ({wrong})", "run the task again")
         if result.schema not in range(1, SCHEMA + 1):
             raise OutputError(path, f"has schema {result.schema}, not 1 to {SCHEMA}", "run the task again")
+        result.scaling = result.scaling or str(result.protocol.get("features", ""))
         return result
 
 
@@ -114,9 +122,11 @@ def load_outputs(path: Path) -> Outputs:
     """The outputs beside a result, whose JSON is `path`."""
     arrays = read_npz(path.with_suffix(".npz"), required=("ids", "targets", "outputs", "columns"))
     columns = tuple(map(str, np.atleast_1d(arrays["columns"])))
-    outputs = Outputs(arrays["ids"], arrays["targets"], arrays["outputs"], columns)
+    groups = arrays.get("groups")
+    outputs = Outputs(arrays["ids"], arrays["targets"], arrays["outputs"], columns, groups)
     n_items = outputs.ids.shape
     fits = outputs.targets.shape[:1] in (n_items, (0,)) and outputs.outputs.shape[1:] == (*n_items, len(columns))
+    fits &= groups is None or groups.shape == n_items
     if not (fits and len(outputs.outputs) and outputs.outputs.dtype.kind in "fiu"):
         raise OutputError(path.with_suffix(".npz"), "its arrays do not belong together", "run the task again")
     return outputs
@@ -138,6 +148,8 @@ def mismatch(value: Any, shape: Any, where: str = "") -> str:
         if missing := [name for name in shapes if name not in value]:
             return f"{where} has no {missing[0]}"
         inner = ((value[name], each, f"{where} {name}".strip()) for name, each in shapes.items())
+    elif isinstance(shape, tuple) and value is None:
+        return ""
     elif isinstance(shape, list | tuple):
         if not isinstance(value, list) or (isinstance(shape, tuple) and len(value) != len(shape)):
             return f"{where} is no {'list' if isinstance(shape, list) else 'pair'}"
@@ -200,7 +212,7 @@ def is_single(layer: str) -> bool:
 
 @dataclass(frozen=True)
 class LayerCurve:
-    """Validation by layer, at the best learning rate of each: mean over seeds, lowest and highest seed."""
+    """Validation by layer, at the best rate and scaling of each: mean over seeds, lowest and highest seed."""
 
     layers: list[str]
     lrs: list[float]
@@ -210,19 +222,27 @@ class LayerCurve:
 
     @classmethod
     def of(cls, grid: Iterable[Mapping[str, Any]]) -> LayerCurve:
-        """The curve of rows of layer, lr, seed and valid; fits that did not converge are left out.
+        """The curve of rows of layer, lr, seed, valid and scaling; fits that did not converge are left out.
+
+        So are points that were fitted with fewer seeds than others of their layer.
 
         >>> rows = [("layer01", 1e-3, 0, 70.0), ("layer01", 1e-2, 0, 60.0), ("layer02", 1e-3, 0, None)]
         >>> curve = LayerCurve.of(dict(zip(("layer", "lr", "seed", "valid"), row)) for row in rows)
         >>> curve.layers, curve.mean
         (['layer01'], array([70.]))
         """
-        scores: dict[str, dict[float, list[float]]] = {}
+        fits: dict[str, dict[tuple[float, str], list[float]]] = defaultdict(lambda: defaultdict(list))
         for row in grid:
-            if row["valid"] is not None and math.isfinite(row["valid"]):
-                scores.setdefault(row["layer"], {}).setdefault(row["lr"], []).append(float(row["valid"]))
+            valid = math.nan if row["valid"] is None else float(row["valid"])
+            fits[row["layer"]][row["lr"], row.get("scaling", "")].append(valid)
+        scores: dict[str, list[tuple[float, list[float]]]] = defaultdict(list)
+        for layer, points in fits.items():
+            n_seeds = max(map(len, points.values()))
+            for (lr, _), values in points.items():
+                if len(values) == n_seeds and (finite := list(filter(math.isfinite, values))):
+                    scores[layer].append((lr, finite))
         layers = layer_order(scores)
-        best = [max(scores[layer].items(), key=lambda rate: float(np.mean(rate[1]))) for layer in layers]
+        best = [max(scores[layer], key=lambda point: float(np.mean(point[1]))) for layer in layers]
         columns = [np.array([reduce(seeds) for _, seeds in best]) for reduce in (np.mean, np.min, np.max)]
         return cls(layers, [lr for lr, _ in best], *columns)
 

@@ -1,4 +1,8 @@
-"""A grid of layers, learning rates and seeds: every point is fitted once, validation selects, test is scored once."""
+"""A grid of layers, scalings, learning rates and seeds: validation selects, test is scored once.
+
+Every point is fitted once; of several scalings of the features, a layer's heads of further seeds are fitted on the one
+that was best on validation with the first seed. With three seeds that costs a third more than a single scaling.
+"""
 
 import hashlib
 import json
@@ -7,7 +11,7 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby, islice
+from itertools import product
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -15,6 +19,7 @@ import numpy as np
 
 from mert.errors import MertError, UsageError
 from mert.files import append_lines, lines_of, writing
+from probes.features.scaling import SCALINGS
 from probes.features.stores import layer_options
 from probes.fit import Setting
 from probes.heads import HIDDEN
@@ -45,7 +50,12 @@ class GridRow(Setting):
 
     @property
     def setting(self) -> Setting:
-        return Setting(self.layer, self.lr, self.seed)
+        return Setting(self.layer, self.lr, self.seed, scaling=self.scaling)
+
+    @property
+    def converged(self) -> float:
+        """The validation score; -inf for a fit that did not converge."""
+        return self.valid if math.isfinite(self.valid) else -math.inf
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON, which has no infinity: None for a fit that did not converge."""
@@ -54,11 +64,12 @@ class GridRow(Setting):
 
 @dataclass(frozen=True)
 class Grid:
-    """All points, layers outermost, so that features of a layer are loaded once."""
+    """All points, layers and then scalings outermost, so that features of a layer are loaded once for each."""
 
     layers: tuple[str, ...]
     lrs: tuple[float, ...] = LRS
     seeds: tuple[int, ...] = SEEDS
+    scalings: tuple[str, ...] = SCALINGS[:1]
 
     def __post_init__(self) -> None:
         for name, values in asdict(self).items():
@@ -68,11 +79,16 @@ class Grid:
             raise ValueError(f"learning rates {self.lrs} or seeds {self.seeds} are negative or not finite")
 
     def __len__(self) -> int:
-        return len(self.layers) * len(self.lrs) * len(self.seeds)
+        return len(self.layers) * len(self.lrs) * (len(self.seeds) + len(self.scalings) - 1)
 
     def settings(self) -> Iterator[Setting]:
-        """Points in the order in which they are fitted."""
-        return (Setting(layer, lr, seed) for layer in self.layers for lr in self.lrs for seed in self.seeds)
+        """All points, with those of scalings that are left after the first seed."""
+        for layer, scaling in product(self.layers, self.scalings):
+            yield from self.points(layer, scaling, self.seeds)
+
+    def points(self, layer: str, scaling: str, seeds: Sequence[int]) -> list[Setting]:
+        """Those of one layer and scaling."""
+        return [Setting(layer, lr, seed, scaling=scaling) for lr in self.lrs for seed in seeds]
 
 
 @dataclass(frozen=True)
@@ -85,13 +101,13 @@ class GridOptions:
     hidden: int = HIDDEN
     device: str = "cpu"
 
-    def grid(self, layers: tuple[str, ...]) -> Grid:
+    def grid(self, layers: tuple[str, ...], scalings: tuple[str, ...] = SCALINGS[:1]) -> Grid:
         """The grid over the layers of a model; UsageError for a layer it does not have, or a value given twice."""
         options = layer_options(layers)
         if unknown := [name for name in self.layers or () if name not in options]:
             raise UsageError("--layers", f"no layer {unknown[0]!r}", f"give some of {', '.join(options)}")
         try:
-            return Grid(self.layers or options, self.lrs, self.seeds)
+            return Grid(self.layers or options, self.lrs, self.seeds, scalings)
         except ValueError as error:
             raise UsageError("--layers, --lrs, --seeds", str(error), "give each once") from None
 
@@ -134,6 +150,7 @@ class Swept(Generic[F]):
     rows: list[GridRow]
     layer: str
     lr: float
+    scaling: str
     heads: dict[int, F]
 
 
@@ -154,18 +171,18 @@ def sweep(
         on_fit(row)
     for waiting in groups(grid, journal, together):
         for done, fitted in zip(waiting, fit_many(waiting), strict=True):
-            row = GridRow(done.layer, done.lr, done.seed, float(fitted.score), fitted.epoch)
+            row = GridRow(done.layer, done.lr, done.seed, float(fitted.score), fitted.epoch, scaling=done.scaling)
             journal.add(row)
             leading[done] = fitted
             on_fit(row)
-        layer, lr = select(journal.rows(grid))
+        best = select(journal.rows(grid))
         leading = {at: fitted for at, fitted in leading.items()
-                   if (at.layer, at.lr) in ((layer, lr), (waiting[-1].layer, waiting[-1].lr))}  # fmt: skip
+                   if (at.layer, at.lr, at.scaling) == best or at.layer == waiting[-1].layer}  # fmt: skip
     rows = journal.rows(grid)
-    layer, lr = select(rows)
-    chosen = [Setting(layer, lr, seed) for seed in grid.seeds]
+    layer, lr, scaling = select(rows)
+    chosen = [Setting(layer, lr, seed, scaling=scaling) for seed in grid.seeds]
     heads = {at.seed: leading[at] if at in leading else next(iter(fit_many([at]))) for at in chosen}
-    return Swept(rows, layer, lr, heads)
+    return Swept(rows, layer, lr, scaling, heads)
 
 
 class Probe(Protocol[F]):
@@ -196,7 +213,7 @@ class Evaluation(Swept[F]):
     def selection(self) -> dict[str, Any]:
         """The fields that a Result takes as they are."""
         grid = [row.as_json() for row in self.rows]
-        return {"grid": grid, "layer": self.layer, "lr": self.lr, "seeds": self.seeds}
+        return {"grid": grid, "layer": self.layer, "lr": self.lr, "scaling": self.scaling, "seeds": self.seeds}
 
 
 def evaluate(
@@ -215,24 +232,40 @@ def evaluate(
 
 
 def groups(grid: Grid, journal: Journal, together: int) -> Iterator[list[Setting]]:
-    """Settings without a row, in the order of the grid; those of a group share their layer."""
-    waiting = (setting for setting in grid.settings() if setting not in journal.fits)
-    for _, of_layer in groupby(waiting, key=lambda setting: setting.layer):
-        while group := list(islice(of_layer, together)):
-            yield group
+    """Settings without a row, as they are to be fitted; those of a group share their layer and scaling."""
+    for layer in grid.layers:
+        for stage in stages(grid, layer, journal):
+            waiting = [setting for setting in stage if setting not in journal.fits]
+            for first in range(0, len(waiting), together):
+                yield waiting[first : first + together]
 
 
-def select(rows: Sequence[GridRow]) -> tuple[str, float]:
-    """(layer, learning rate) with the best validation score, mean over seeds; the first of equals.
+def stages(grid: Grid, layer: str, journal: Journal) -> Iterator[list[Setting]]:
+    """All points of a layer; of several scalings the first seed, and then, when these are fitted, the best one's."""
+    if len(grid.scalings) == 1:
+        yield grid.points(layer, grid.scalings[0], grid.seeds)
+        return
+    for scaling in grid.scalings:
+        yield grid.points(layer, scaling, grid.seeds[:1])
+    best = {scaling: max(journal.fits[at].converged for at in grid.points(layer, scaling, grid.seeds[:1]))
+            for scaling in grid.scalings}  # fmt: skip
+    yield grid.points(layer, max(best, key=lambda scaling: best[scaling]), grid.seeds[1:])
+
+
+def select(rows: Sequence[GridRow]) -> tuple[str, float, str]:
+    """(layer, learning rate, scaling) with the best validation score, mean over seeds; the first of equals.
+
+    Points that were not fitted with all seeds do not count.
 
     >>> rows = [("a", 0.1, 0, 0.5, 3), ("a", 0.1, 1, 0.9, 2), ("b", 0.1, 0, 0.6, 1), ("b", 0.1, 1, 0.7, 1)]
     >>> select([GridRow(*row) for row in rows])
-    ('a', 0.1)
+    ('a', 0.1, 'standardized')
     """
-    scores: dict[tuple[str, float], list[float]] = defaultdict(list)
+    scores: dict[tuple[str, float, str], list[float]] = defaultdict(list)
     for row in rows:
-        scores[row.layer, row.lr].append(row.valid)
-    means = {point: np.mean(values) for point, values in scores.items()}
+        scores[row.layer, row.lr, row.scaling].append(row.valid)
+    n_seeds = max(map(len, scores.values()), default=0)
+    means = {point: np.mean(values) for point, values in scores.items() if len(values) == n_seeds}
     if not any(np.isfinite(list(means.values()))):
         raise MertError("probe", "no fit has a finite validation score", "lower the learning rates")
     return max(means, key=lambda point: means[point] if np.isfinite(means[point]) else -np.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,7 +59,7 @@ def markdown_table(ablation: Ablation, variants: list[Variant]) -> str:
 
     cells: dict[str, dict[str, str]] = {}
     for variant, compared, each in ablation.compared(variants):
-        low, high = compared.ci95
+        low, high = compared.ci95 or (-math.inf, math.inf)
         bold = "**" if (low > 0 and min(each) > 0) or (high < 0 and max(each) < 0) else ""
         seeds = ", ".join(f"{difference:+.1f}" for difference in each)
         cell = f"{bold}{compared.difference:+.1f}{bold} [{low:+.1f}, {high:+.1f}]<br>({seeds})"

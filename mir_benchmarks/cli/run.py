@@ -48,7 +48,7 @@ def run(
     features: Annotated[Path | None, typer.Option(help="Where features are kept; default: OUT/features.")] = None,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Fewer than the task's own.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that were made otherwise.")] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="Do not scale features by the training split.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Short for --set features=raw: features are not scaled.")] = False,
     protocol: Annotated[Rules, typer.Option(help="marble: as MARBLE fits, where that can be set.")] = "hub",
     device: Device = "auto",
     revision: Revision = None,
@@ -71,6 +71,7 @@ def run(
         raise UsageError("--head linear", f"{framewise[0]} has a head of its own", "name tasks with a label per clip")
     fixed = MARBLE_SWITCHES if protocol == MARBLE else {}
     reduced = {name: value for name, value in (SWITCHES[suite] if suite else {}).items() if name not in fixed}
+    asked = switches_of(chosen, [*(switches or []), *["features=raw"] * raw])
     check_device(device)
     home = data_home or out / f"suite-{suite}"
     if suite is None:
@@ -78,9 +79,8 @@ def run(
     encoder = load_encoder(model, context, str(chosen_device(device)), revision, dtype)
     options = Options(
         layers=tuple(layers.split(",")) if layers else None, hidden=512 if head == "mlp" else 0,
-        max_epochs=max_epochs or (MAX_EPOCHS[suite] if suite else None), standardize=not raw, limit=limit,
-        device=str(chosen_device(device)), protocol=reduced | switches_of(chosen, switches or []), rules=protocol,
-        **grid_of(lrs, seeds),
+        max_epochs=max_epochs or (MAX_EPOCHS[suite] if suite else None), limit=limit,
+        device=str(chosen_device(device)), protocol=reduced | asked, rules=protocol, **grid_of(lrs, seeds),
     )  # fmt: skip
     follow(options, encoder.facts).grid(encoder.facts.layer_names)
     if suite is not None:
@@ -168,10 +168,10 @@ def line_of(path: Path) -> str:
     from probes.results import Result
 
     result = Result.load(path)
-    low, high = result.score["ci95"]
+    interval = ", ".join(f"{bound:.2f}" for bound in result.score["ci95"] or ("unknown",))
     unit = unit_of(result).removeprefix("points")
     mark = "".join(f" ({mark})" for mark in marks(result) if mark != "synthetic")
     return (
-        f"{result.task['name']:20} {result.score['mean']:6.2f}{unit} [{low:.2f}, {high:.2f}] n={result.score['n']} "
-        f"{result.layer} lr={result.lr:g} {result.task['data']} data, {result.seconds:.0f} s{mark}"
+        f"{result.task['name']:20} {result.score['mean']:6.2f}{unit} [{interval}] n={result.score['n']} "
+        f"{result.layer} {result.scaling} lr={result.lr:g} {result.task['data']} data, {result.seconds:.0f} s{mark}"
     )

@@ -5,6 +5,7 @@ lies above half of it is gone before any change. Full scale is 1, and nothing is
 """
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from typing import Any
@@ -25,6 +26,7 @@ COSINE = (
     "mono at 44.1 kHz, of constant bit rate, aligned; speed/pitch is resampling, higher and shorter at once."
 )
 EQUAL = 1e-9  # cosines nearer than this are equal
+UNBOUNDED = (-math.inf, math.inf)  # cosines of 1 are exact, not as if counted
 
 
 def gain(wave_N: np.ndarray, rate_hz: int, random: np.random.Generator, db: float) -> np.ndarray:
@@ -111,8 +113,8 @@ def by_layer(segments: Segments, change: str, layer_names: Sequence[str]) -> dic
         seen_nP = around_mean(segments.vectors[change][:, i], clean_nP)
         clean_nP = around_mean(clean_nP, clean_nP)
         layers[layer] = {
-            "cosine": over_recordings((seen_nP * clean_nP).sum(axis=1), segments.owner_n),
-            "retrieval": over_recordings(100 * retrieved(seen_nP, clean_nP), segments.owner_n),
+            "cosine": over_recordings((seen_nP * clean_nP).sum(axis=1), segments.owner_n, UNBOUNDED),
+            "retrieval": over_recordings(100 * retrieved(seen_nP, clean_nP), segments.owner_n, (0, 100)),
         }
     return layers
 
@@ -143,7 +145,7 @@ def robustness_tables(measured: Mapping[str, Any]) -> tuple[Table, Table]:
 
     extent = (
         f"{models[0]['n_segments']} segments of {measured['segment_s']:g} s (shorter recordings whole) of "
-        f"{models[0]['n_recordings']} recordings, each counted alike; 95 % bootstrap intervals over recordings."
+        f"{models[0]['n_recordings']} recordings, each counted alike; 95 % intervals over recordings."
     )
     retrieval = "How often the clean segment nearest to a changed one is its own source; "
     retrieval += f"{models[0]['chance']:.1f} % by chance."

@@ -16,7 +16,7 @@ from mert.audio.recording import SILENT_RANGE
 from mert.collection.index import directions
 from mert.errors import AudioError, UsageError
 from mert.files import sha256_file
-from mir_benchmarks.statistics import LEVELS, draw
+from mir_benchmarks.statistics import Jackknife
 from mir_benchmarks.tasks.run import model_of
 from probes.encoders import Encoder, MertEncoder
 from probes.features.clips import Clip
@@ -144,18 +144,19 @@ def around_mean(vectors_nP: np.ndarray, clean_nP: np.ndarray) -> np.ndarray:
     return directions(vectors_nP, clean_nP.mean(axis=0))
 
 
-def over_recordings(values_n: np.ndarray, owner_n: np.ndarray) -> dict[str, Any]:
-    """Mean over recordings of the mean over its segments, with a 95 % bootstrap interval over recordings.
+def over_recordings(values_n: np.ndarray, owner_n: np.ndarray, span: tuple[float, float]) -> dict[str, Any]:
+    """Mean over recordings of the mean over its segments, with its 95 % interval over recordings, within `span`.
 
     One recording has no interval.
 
-    >>> over_recordings(np.array([1.0, 1.0, 1.0, 0.0]), np.array([0, 0, 0, 1]))["mean"]
+    >>> over_recordings(np.array([1.0, 1.0, 1.0, 0.0]), np.array([0, 0, 0, 1]), (0, 1))["mean"]
     0.5
     """
     by_m = np.bincount(owner_n, values_n) / np.bincount(owner_n)
-    draws_R = by_m @ draw(len(by_m)) / len(by_m)
-    interval = [float(value) for value in np.quantile(draws_R, LEVELS)] if len(by_m) > 1 else None
-    return {"mean": float(by_m.mean()), "ci95": interval, "by_recording": by_m.tolist()}
+    n = len(by_m)
+    values = np.append(by_m.mean(), (by_m.sum() - by_m) / max(n - 1, 1))
+    interval = Jackknife(values, n).interval(span) if n > 1 else None
+    return {"mean": float(by_m.mean()), "ci95": interval and list(interval), "by_recording": by_m.tolist()}
 
 
 def chosen_layer(encoder: Encoder, asked: str | None) -> str:

@@ -1,6 +1,6 @@
 """How often a segment is nearer to another of its recording than to one of another recording, over all triplets.
 
-Shapes: n segments, P width of a pooled segment, m recordings, R resamples.
+Shapes: n segments, P width of a pooled segment, m recordings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.invariance.segments import CLEAN, Segments, around_mean, measure
 from mir_benchmarks.report.tables import Table, with_interval
-from mir_benchmarks.statistics import LEVELS, draw
+from mir_benchmarks.statistics import Jackknife
 
 
 def accuracies(segments: Segments, layer_names: Sequence[str]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def counted(owner_n: np.ndarray) -> np.ndarray:
 def accuracy(units_nP: np.ndarray, owner_n: np.ndarray) -> dict[str, Any]:
     """Percent of triplets that are right, ordered pairs of recordings weighted equally; a tie is half right.
 
-    The 95 % interval draws recordings: a triplet counts as often as both of its recordings were drawn.
+    The 95 % interval leaves out one recording at a time, with all triplets that hold it.
 
     >>> accuracy(np.eye(2)[[0, 0, 1]], np.array([0, 0, 1]))["mean"]
     100.0
@@ -61,11 +61,10 @@ def accuracy(units_nP: np.ndarray, owner_n: np.ndarray) -> dict[str, Any]:
         right_mm[owner_n[anchor]] += np.bincount(owner_n[~is_same_n], wins, len(right_mm))
     pairs_mm = counts_mm > 0
     share_mm = 100 * right_mm / np.maximum(counts_mm, 1)
-    drawn_mR = draw(len(share_mm))
-    weight_R = (drawn_mR * (pairs_mm @ drawn_mR)).sum(axis=0)
-    draws_R = (drawn_mR * (share_mm @ drawn_mR)).sum(axis=0)[weight_R > 0] / weight_R[weight_R > 0]
-    interval = [float(value) for value in np.quantile(draws_R, LEVELS)]
-    return {"mean": float(share_mm[pairs_mm].mean()), "ci95": interval}
+    sums, counts = (of_mm.sum() - np.append(0, of_mm.sum(axis=0) + of_mm.sum(axis=1)) for of_mm in (share_mm, pairs_mm))
+    with np.errstate(invalid="ignore"):  # no pair is left without the only recording of two segments
+        jackknife = Jackknife(sums / np.where(counts > 0, counts, np.nan), len(share_mm))
+    return {"mean": jackknife.whole, "ci95": list(jackknife.interval((0, 100)) or ())}
 
 
 def triplets_table(measured: Mapping[str, Any]) -> Table:
@@ -78,7 +77,7 @@ def triplets_table(measured: Mapping[str, Any]) -> Table:
     note = (
         f"{first['n_segments']} segments of {measured['segment_s']:g} s of {first['n_recordings']} recordings "
         f"({first['n_anchor_recordings']} with two or more, which hold the anchors); cosine around the mean of all "
-        "segments; each pair of recordings counted alike; 95 % bootstrap intervals over recordings; 50 % by chance."
+        "segments; each pair of recordings counted alike; 95 % intervals over recordings; 50 % by chance."
     )
     columns = ("model", "layer", "accuracy, % [95 % CI]", "triplets")
     return Table("Nearer to its own recording", columns, rows, note, text=frozenset({"layer"}))

@@ -35,10 +35,11 @@ def plot_scores(runs: Sequence[Run], axes: Axes | None = None) -> Axes:
         for row, name in enumerate(tasks):
             if result := run.results.get(name):
                 y, fill = row + offsets[r], "white" if result.limit or unlike(runs, name) else colour
-                axes.plot(result.score["ci95"], [y, y], color=colour, lw=2.2, alpha=0.45, solid_capstyle="round")
+                interval = result.score["ci95"] or [result.score["mean"]] * 2
+                axes.plot(interval, [y, y], color=colour, lw=2.2, alpha=0.45, solid_capstyle="round")
                 axes.plot(result.score["mean"], y, "o", ms=6, mfc=fill, mec=colour)
                 axes.annotate(
-                    f"{result.score['mean']:.1f}", (result.score["ci95"][1], y), (5, 0), textcoords="offset points",
+                    f"{result.score['mean']:.1f}", (interval[1], y), (5, 0), textcoords="offset points",
                     va="center", fontsize=7, color=colour,
                 )  # fmt: skip
         axes.plot([], [], "o-", color=colour, label=run.label)

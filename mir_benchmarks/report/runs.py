@@ -9,7 +9,7 @@ from pathlib import Path
 from mert.errors import OutputError
 from mir_benchmarks.conditions import differences, signs
 from mir_benchmarks.datasets.dataset import TaskError
-from mir_benchmarks.statistics import Sample, compare
+from mir_benchmarks.statistics import Sample, compare, group_notes
 from mir_benchmarks.tasks.registry import TASKS
 from probes.results import LayerCurve, Outputs, Result, load_outputs
 
@@ -24,7 +24,7 @@ class Run:
     _samples: dict[str, Sample] = field(default_factory=dict, repr=False, compare=False)
 
     def sample(self, name: str) -> Sample:
-        """The resampled score of a task; computed once."""
+        """The score of a task, ready to be compared; computed once."""
         if name not in self._samples:
             self._samples[name] = Sample.of(self.results[name], self.outputs[name])
         return self._samples[name]
@@ -76,6 +76,9 @@ def _load(folder: Path) -> Run:
     if len(names) > 1:
         raise TaskError(folder, f"holds results of {' and '.join(sorted(names))}", "keep a folder for each model")
     outputs = {name: load_outputs(paths[name]) for name in results if paths[name].with_suffix(".npz").exists()}
+    for name in outputs:
+        if outputs[name].groups is None:
+            results[name].notes += group_notes(outputs[name])
     return Run(names.pop(), results, outputs)
 
 
@@ -92,7 +95,8 @@ def clear_best(runs: Sequence[Run], name: str) -> int | None:
         return None
     try:
         first, second = (runs[i].sample(name) for i in having[:2])
-        return having[0] if compare(first, second).ci95[0] > 0 else None
+        interval = compare(first, second).ci95
+        return having[0] if interval and interval[0] > 0 else None
     except TaskError:  # of other test items
         return None
 

@@ -15,6 +15,8 @@ from mir_benchmarks.tasks.registry import TASKS
 from probes.metrics import METRICS, score_parts
 from probes.results import Result
 
+STANDARDIZED = "¶"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -86,7 +88,7 @@ def scores_table(runs: Sequence[Run]) -> Table:
             best.add((r, 2 + winner))
     totals = [(*row, "") for row in summary_rows(runs)]
     columns = ("task", "n", *(run.label for run in runs), "not alike in")
-    note = "Mean over seeds with the 95 % bootstrap interval over test items, in points of 0 to 100 (SDR: dB)."
+    note = "Mean over seeds with the 95 % interval over independent test items, in points of 0 to 100 (SDR: dB)."
     if len(runs) > 1:
         note += " Bold: the paired interval over the next best excludes 0."
     note += legend(runs)
@@ -135,8 +137,9 @@ def details_table(runs: Sequence[Run]) -> Table:
                 value = with_interval(summary, DIGITS[METRICS[metric].unit])
                 start = TASKS[name].title, run.label, METRICS[metric].title, value, str(summary["n"])
                 rows.append((*start, *fitted, switches(result), "; ".join(marks(result))))
-    note = "Layer and learning rate were selected on validation; test was scored once, at the selection. "
-    note += "Grid: layers x learning rates x seeds. ! marks fewer than all, and switches other than the default."
+    note = "Layer, scaling and learning rate were selected on validation; test was scored once, at the selection. "
+    note += "Grid: layers x scalings x learning rates x seeds, of two scalings the better one with all seeds. "
+    note += "! marks fewer than all, and switches other than the default."
     words = frozenset({"model", "metric", "layer", "head", "computed in", "switches", "marks"})
     return Table("Details", columns, rows, note, text=words)
 
@@ -153,9 +156,11 @@ def computed(result: Result) -> str:
 
 
 def switches(result: Result) -> str:
-    """The protocol of a result, as `beat_post=peak! beat_tol=0.07`: ! marks what is not the default."""
+    """The protocol of a result, as `beat_post=peak! features=auto:raw`: ! marks what is not the default."""
     defaults = {"protocol": HUB} | TASKS[result.task["name"]].protocol()
-    return " ".join(f"{k}={v}{'!' * (v != defaults.get(k, v))}" for k, v in protocol_of(result).items())
+    chosen = {"auto": f"auto:{result.scaling}"}
+    held = protocol_of(result).items()
+    return " ".join(f"{k}={chosen.get(v, v)}{'!' * (v != defaults.get(k, v))}" for k, v in held)
 
 
 def published_table(runs: Sequence[Run]) -> Table:
@@ -168,6 +173,8 @@ def published_table(runs: Sequence[Run]) -> Table:
     note += "valence/arousal, MUSDB18: vocals/drums/bass/other. ? marks quotes at odds with other sources. "
     note += "The same model differs by up to 4 points between tables: that comes from tuning."
     note += legend(runs)
+    if any(result.scaling == "standardized" for run in runs for result in run.results.values()):
+        note += f" {STANDARDIZED} features standardised by the training split; MARBLE's are raw."
     columns = ("system", "source", *map(_short, TASKS), "average")
     return Table("Beside published results", columns, rows, note, text=frozenset({"source"}))
 
@@ -182,7 +189,8 @@ def _our_cells(run: Run) -> Iterator[str]:
     for name, task in TASKS.items():
         result = run.results.get(name)
         parts = score_parts(task.metrics, result.protocol) if result else ()
-        yield "/".join(f"{result.metrics[part]['mean']:.1f}" for part in parts) if result else "–"
+        sign = STANDARDIZED * (result is not None and result.scaling == "standardized")
+        yield "/".join(f"{result.metrics[part]['mean']:.1f}" for part in parts) + sign if result else "–"
 
 
 def _published_cell(by_cell: Mapping[tuple[str, str, str, str], Cell], table: str, model: str, task: str) -> str:
@@ -205,7 +213,7 @@ def comparison_table(runs: Sequence[Run]) -> Table | None:
         difference = difference_cell(pair, next(run.results[pair.task] for run in runs if pair.task in run.results))
         rows.append((TASKS[pair.task].title, pair.a, pair.b, difference, p_text(pair.p), p_text(p), str(pair.n)))
     best = frozenset((r, 3) for r, p in enumerate(corrected) if p < 0.05)
-    note = "Paired bootstrap over the same test items: score of A minus score of B. The last p-value is corrected for "
+    note = "Paired t test over the same test items: score of A minus score of B. The last p-value is corrected for "
     note += "the number of rows (Holm); bold where it is below 0.05."
     note = " ".join([note, *(f"Not compared: {pair} ({', '.join(tasks)})." for pair, tasks in refused.items())])
     columns = ("task", "A", "B", "A − B [95 % CI]", "p", "p, corrected", "n")

@@ -25,7 +25,7 @@ from probes.results import Result
 CSV_COLUMNS = (
     "origin", "model", "revision", "sha256", "task", "task_version", "data", "metric", "unit", "mean", "low", "high",
     "n", "seeds", "layer", "lr", "protocol", "limit", "source", "status", "head", "grid", "computed_in", "marks",
-    "not_alike_in", "clear_best",
+    "not_alike_in", "clear_best", "scaling",
 )  # fmt: skip
 
 
@@ -88,7 +88,7 @@ LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "–": "--", "−": "$-$", "²": "$^2$", "†": r"\textdagger{}", "×": r"$\times$", "[": "{[}", "]": "{]}",
-    "‡": r"\textdaggerdbl{}", "§": r"\S{}",
+    "‡": r"\textdaggerdbl{}", "§": r"\S{}", "¶": r"\P{}",
 }  # fmt: skip
 
 
@@ -160,8 +160,9 @@ def _measured(label: str, result: Result) -> Iterator[dict[str, Any]]:
         "lr": repr(result.lr), "protocol": json.dumps(result.protocol), "limit": result.limit or "",
         "unit": unit_of(result), "head": tables.head_name(result), "grid": str(Searched.of(result)),
         "computed_in": tables.computed(result), "marks": "; ".join(marks(result)),
+        "scaling": result.scaling,
     }  # fmt: skip
     for name, summary in (result.metrics | {"score": result.score}).items():
-        low, high = map(repr, summary["ci95"])
+        low, high = map(repr, summary["ci95"] or ("", ""))
         numbers = {"mean": repr(summary["mean"]), "low": low, "high": high, "n": summary["n"]}
         yield fixed | {"metric": name, "seeds": json.dumps(summary["seeds"])} | numbers

@@ -13,11 +13,13 @@ import numpy as np
 from mert.embedding.npz import read_npz
 from mert.errors import OutputError
 from mert.files import read_json
-from mir_benchmarks.statistics import left_out, summarise
+from mir_benchmarks.conditions import scalings_of
+from mir_benchmarks.statistics import group_notes, left_out, summarise
 from mir_benchmarks.tasks.registry import TASKS
+from probes.fit import Setting
 from probes.metrics import METRICS
-from probes.results import Outputs, Result, load_outputs, seal
-from probes.sweep import GridRow, journal_rows, select
+from probes.results import WITH_GROUPS, Outputs, Result, load_outputs, seal
+from probes.sweep import Grid, GridRow, Journal, groups, journal_rows, select
 
 AGAIN = "run the task again"
 
@@ -52,11 +54,14 @@ def faults(result: Result, outputs: Outputs) -> Iterator[str]:
     for name, value in (metrics | {"score": score}).items():
         stored = result.score if name == "score" else result.metrics[name]
         for key, computed in value.items():
+            if key in ("ci95", "groups") and result.schema < WITH_GROUPS:
+                continue  # the interval was that of a bootstrap over items
             if not same(stored.get(key), computed):
                 yield f"the {key} of {name} is {computed} by its outputs, not {stored.get(key)}"
     yield from of_grid(result)
     yield from of_seeds(result, outputs)
-    for note in left_out(outputs, tuple(result.metrics)):
+    of_groups = group_notes(outputs) if result.schema >= WITH_GROUPS else []
+    for note in [*left_out(outputs, tuple(result.metrics)), *of_groups]:
         if note not in result.notes:
             yield f"a note is missing: {note}"
 
@@ -82,41 +87,53 @@ def of_registry(result: Result, outputs: Outputs) -> Iterator[str]:
 
 
 def of_grid(result: Result) -> Iterator[str]:
-    """The grid has every point once, and layer and rate are those that validation selects."""
-    points = [(row["layer"], row["lr"], row["seed"]) for row in result.grid]
-    layers, lrs, seeds = (list(dict.fromkeys(values)) for values in zip(*points, strict=True))
-    if sorted(map(repr, points)) != sorted(repr((a, b, c)) for a in layers for b in lrs for c in seeds):
+    """The grid has every point once, and layer, scaling and rate are those that validation selects."""
+    rows = fits_of(result)
+    layers, lrs, seeds = (tuple(dict.fromkeys(row[name] for row in result.grid)) for name in ("layer", "lr", "seed"))
+    grid, journal = Grid(layers, lrs, seeds, scalings_of(result)), Journal(None, {})
+    journal.fits |= {row.setting: row for row in rows}
+    if len(rows) != len(grid) or next(groups(grid, journal, 1), None):
         yield "its grid lacks points, or has one twice"
-    rows = [GridRow(*point, -math.inf if row["valid"] is None else row["valid"], 0)
-            for point, row in zip(points, result.grid, strict=True)]  # fmt: skip
-    if (chosen := select(rows)) != (result.layer, result.lr):
-        yield f"its grid selects {chosen[0]} at {chosen[1]:g}, not {result.layer} at {result.lr:g}"
-    if [row["seed"] for row in result.seeds] != seeds:
-        yield f"its seeds are {seeds} by its grid, not {[row['seed'] for row in result.seeds]}"
+    if (chosen := select(rows)) != (held := (result.layer, result.lr, result.scaling)):
+        here, there = (f"{layer}, {scaling}, at {lr:g}" for layer, lr, scaling in (chosen, held))
+        yield f"its grid selects {here}, not {there}"
+    if [row["seed"] for row in result.seeds] != list(seeds):
+        yield f"its seeds are {list(seeds)} by its grid, not {[row['seed'] for row in result.seeds]}"
+
+
+def fits_of(result: Result) -> list[GridRow]:
+    """The rows of its grid; those of older results do not name the scaling, which was fixed."""
+    return [
+        GridRow(row["layer"], row["lr"], row["seed"], -math.inf if row["valid"] is None else row["valid"],
+                row["epoch"], scaling=row.get("scaling", result.scaling))
+        for row in result.grid
+    ]  # fmt: skip
 
 
 def of_seeds(result: Result, outputs: Outputs) -> Iterator[str]:
     """Test metrics of each seed are those of its outputs, validation and epoch those of its point of the grid."""
-    grid = {(row["layer"], row["lr"], row["seed"]): row for row in result.grid}
+    grid = {row.setting: row for row in fits_of(result)}
     for row, outputs_nC in zip(result.seeds, outputs.outputs, strict=True):
         for name, stored in row["test"].items():
             computed = METRICS[name](outputs.targets, outputs_nC, outputs.columns)
             if not same(stored, computed):
                 yield f"the test {name} of seed {row['seed']} is {computed} by its outputs, not {stored}"
-        fit = grid[result.layer, result.lr, row["seed"]]
+        fit = grid[Setting(result.layer, result.lr, row["seed"], scaling=result.scaling)]
         for name, stored in row["valid"].items():
-            wanted = -fit["valid"] if name == "loss" else fit["valid"]
+            wanted = -fit.valid if name == "loss" else fit.valid
             if not same(stored, wanted):
                 yield f"the validation {name} of seed {row['seed']} is {wanted} by its grid, not {stored}"
-        if row["epoch"] != fit["epoch"]:
-            yield f"the epoch of seed {row['seed']} is {fit['epoch']} by its grid, not {row['epoch']}"
+        if row["epoch"] != fit.epoch:
+            yield f"the epoch of seed {row['seed']} is {fit.epoch} by its grid, not {row['epoch']}"
 
 
 def of_journal(path: Path, result: Result) -> str | None:
     """What disagrees with the journal of fits; None without one."""
     written: dict[str, set[str]] = {}
+    held = set().union(*result.grid)  # rows of older results hold less
     for key, row in journal_rows(path.parent / "journals" / f"{path.stem}.jsonl"):
-        written.setdefault(key, set()).add(as_text(row.as_json()))
+        fit = {name: value for name, value in row.as_json().items() if name in held}
+        written.setdefault(key, set()).add(as_text(fit))
     if not written:
         return None
     needed = {as_text(row) for row in result.grid}

@@ -28,7 +28,7 @@ class BeatTask(TaskProbe[BeatFit]):
         self.beats = {split: self.annotated(split) for split in ("train", "valid", "test")}
         self.rule = {"tolerance_s": float(self.protocol["beat_tol"]), "trim_s": float(self.protocol["beat_trim"])}
         self.tracking = Tracking(self.protocol["beat_post"], **self.rule)
-        self.store = self.frame_store(self.beats["train"])
+        self.stores = self.frame_stores(self.beats["train"])
         self.policy = Policy(self.options.epochs(self.task.max_epochs), self.task.patience)
 
     def annotated(self, split: str) -> dict[str, np.ndarray]:
@@ -42,15 +42,16 @@ class BeatTask(TaskProbe[BeatFit]):
 
     def fit(self, settings: Sequence[Setting]) -> list[BeatFit]:
         return [fit_one(
-            self.store, self.beats["train"], self.beats["valid"], layer=layer_number(self.matrix.layers, at.layer),
-            lr=at.lr, seed=at.seed, tracking=self.tracking, policy=self.policy, device=self.options.device,
+            self.stores[at.scaling], self.beats["train"], self.beats["valid"],
+            layer=layer_number(self.matrix.layers, at.layer), lr=at.lr, seed=at.seed, tracking=self.tracking,
+            policy=self.policy, device=self.options.device,
         ) for at in settings]  # fmt: skip
 
     def outputs(self, fitted: BeatFit) -> np.ndarray:
         scores = []
         for clip, reference in self.beats["test"].items():
-            activation_T = fitted.head.activation(self.store.frames(clip, fitted.layer))
-            times_T = self.store.times(clip)
+            activation_T = fitted.head.activation(fitted.store.frames(clip, fitted.layer))
+            times_T = fitted.store.times(clip)
             scores.append([Tracking(post, **self.rule).score(reference, activation_T, times_T)
                            for post in TRACKERS.values()])  # fmt: skip
         return columns(scores, self.protocol["beat_agg"])
@@ -65,7 +66,7 @@ class BeatTask(TaskProbe[BeatFit]):
                 for name, times in clips.items():
                     yield f"{split}:{name}:{self.matrix.entries[name].crc32};".encode() + times.tobytes()
 
-        rules = repr((self.tracking, self.policy, self.options.standardize, 2))
+        rules = repr((self.tracking, self.policy, 3))
         return {"data": digest(self.matrix, parts()), "rules": rules}
 
     @property
@@ -78,7 +79,8 @@ class BeatTask(TaskProbe[BeatFit]):
         }  # fmt: skip
 
     def result_outputs(self, outputs_SnC: np.ndarray) -> Outputs:
-        return Outputs(np.array(list(self.beats["test"])), np.zeros(0), outputs_SnC, tuple(TRACKERS))
+        ids = list(self.beats["test"])
+        return Outputs(np.array(ids), np.zeros(0), outputs_SnC, tuple(TRACKERS), self.groups(ids))
 
     def notes(self, outputs_SnC: np.ndarray) -> list[str]:
         pooled = self.protocol["beat_agg"] == "pooled"

@@ -33,7 +33,7 @@ class ClipTask(TaskProbe[Fit]):
         several = self.protocol.get("gs_ensemble") == "valid-selected"
         self.config = ClipConfig(
             task.kind, self.dataset.classes, task.monitor, options.hidden, options.epochs(task.max_epochs),
-            task.patience, tuple(ENSEMBLES) if several else ("mean-logit",), options.standardize, task.per_window,
+            task.patience, tuple(ENSEMBLES) if several else ("mean-logit",), task.per_window,
         )  # fmt: skip
         self.splits = {name: labelled(task, self.dataset, name) for name in SPLITS}
         source: PooledStore = self.matrix
@@ -61,7 +61,7 @@ class ClipTask(TaskProbe[Fit]):
                     yield f"{item.id}:{self.matrix.entries[item.id].crc32};".encode()
                 yield split.targets.tobytes()
 
-        return {"data": digest(self.matrix, parts()), "rules": repr(self.config)}
+        return {"data": digest(self.matrix, parts()), "rules": repr((self.config, 2))}
 
     @property
     def head(self) -> dict[str, Any]:
@@ -74,7 +74,12 @@ class ClipTask(TaskProbe[Fit]):
 
     def result_outputs(self, outputs_SnC: np.ndarray) -> Outputs:
         test = self.probe.labelled["test"]
-        return Outputs(np.array(test.ids), test.targets, outputs_SnC, self.config.classes)
+        return Outputs(np.array(test.ids), test.targets, outputs_SnC, self.config.classes, self.groups(test.ids))
+
+    def groups(self, ids: Iterable[str]) -> np.ndarray:
+        """A song of several clips is of their artist."""
+        clip_of = {song: clip for clip, song in self.dataset.facts.get("songs", {}).items()}
+        return super().groups(clip_of.get(name, name) for name in ids)
 
     def notes(self, outputs_SnC: np.ndarray) -> list[str]:
         return [*absent(self.task, self.dataset, self.splits), *short(self.task, self.dataset, self.matrix)]

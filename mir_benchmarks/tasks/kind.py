@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mir_benchmarks.datasets.dataset import Dataset
+from mir_benchmarks.statistics import recording_of
 from mir_benchmarks.tasks.registry import Switches, TaskSpec
 from probes.features.clips import Clip
 from probes.features.matrix import FeatureMatrix
@@ -27,7 +28,6 @@ class Options(GridOptions):
     only lower a task's own number.
     """
 
-    standardize: bool = True
     max_epochs: int | None = None
     limit: int | None = None
     protocol: dict[str, str] = field(default_factory=dict)
@@ -82,9 +82,14 @@ class TaskProbe(Probe[F]):
         """What a reader of the result should know."""
         return []
 
-    def frame_store(self, train: Iterable[str]) -> FrameStore:
-        """Frames of the matrix, standardised by those of the training clips if the options say so."""
-        return StandardizedFrames(self.matrix, tuple(train)) if self.options.standardize else self.matrix
+    def groups(self, ids: Iterable[str]) -> np.ndarray:
+        """Which test items are not independent: the artist (or singer, instrument) of each, else the recording."""
+        artists = {item.id: item.artist for item in self.dataset.items}
+        return np.array([artists.get(name) or name for name in map(recording_of, ids)])
+
+    def frame_stores(self, train: Iterable[str]) -> dict[str, FrameStore]:
+        """Frames of the matrix by scaling: as they are, and standardised by those of the training clips."""
+        return {"raw": self.matrix, "standardized": StandardizedFrames(self.matrix, tuple(train))}
 
 
 def digest(matrix: FeatureMatrix, parts: Iterable[bytes]) -> str:

@@ -14,7 +14,7 @@ from mir_benchmarks.tasks.registry import TaskSpec
 from probes.encoders import EncoderFacts
 from probes.sweep import SEEDS
 
-MARBLE_SWITCHES = {"emo_window": "5s-of-30", "beat_agg": "pooled", "musdb_segments": "64"}
+MARBLE_SWITCHES = {"emo_window": "5s-of-30", "beat_agg": "pooled", "musdb_segments": "64", "features": "raw"}
 MARBLE_COMPUTED = {"dtype": "float32", "context": "window"}  # of the encoder
 STILL_OTHER = (
     "layer and learning rate are chosen on validation (MARBLE fixes a layer for each task)",
@@ -45,7 +45,7 @@ def follow(options: Options, facts: EncoderFacts) -> Options:
         if given != fixed:
             raise UsageError(f"protocol {MARBLE}", f"{name} is {fixed}, not {given}", "leave it out, or take the hub's")
     switches = MARBLE_SWITCHES | options.protocol
-    return replace(options, seeds=MARBLE_SEEDS, standardize=False, protocol=switches)
+    return replace(options, seeds=MARBLE_SEEDS, protocol=switches)
 
 
 def deviations(task: TaskSpec, options: Options) -> list[str]:

@@ -12,7 +12,9 @@ from typing import Any
 from mir_benchmarks.datasets import jsonl
 from mir_benchmarks.datasets.dataset import SPLITS, Dataset, TaskError, synthetic_facts
 from probes.features.cutting import ClipWindows
+from probes.features.scaling import SCALINGS
 
+FEATURES = ("auto", *SCALINGS)  # how features are scaled; auto is chosen on validation
 Switches = Mapping[str, str]  # protocol switches by name
 Counts = tuple[int, int, int]  # items of train, valid and test
 Value = tuple[str, str]  # of a switch: its name and its value
@@ -26,7 +28,8 @@ class TaskSpec:
     `reader` is "module:function" below mir_benchmarks.datasets: called with the corpus folder and the protocol
     switches, it returns a Dataset. `counts` are official; (0, 0, 0) where none are published, and then the recordings
     must have `n_artists` artists. `patience` is (epochs until the rate is halved, epochs until the end).
-    `counts_by_switch` and `windows_by_switch` hold what takes their place under a value of a switch.
+    `counts_by_switch` and `windows_by_switch` hold what takes their place under a value of a switch. All tasks have the
+    switch `features`.
     """
 
     name: str
@@ -47,6 +50,9 @@ class TaskSpec:
     per_window: bool = False  # every window is scored as an item of its own, as in MARBLE's VocalSet
     version: str = "1"
     get: str = ""  # what to download, and where from
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "switches", self.switches | {"features": FEATURES})
 
     def protocol(self, chosen: Switches | None = None) -> dict[str, str]:
         """All switches of the task with their values; TaskError for values it does not have."""

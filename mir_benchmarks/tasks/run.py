@@ -16,7 +16,7 @@ from mert.errors import AudioError, UsageError
 from mir_benchmarks.conditions import DAMAGED, LEAK, protocol_of
 from mir_benchmarks.datasets import gtzan
 from mir_benchmarks.datasets.dataset import SPLITS, VERY_SHORT_S, Dataset, Item, TaskError, synthetic_facts
-from mir_benchmarks.statistics import left_out, summarise
+from mir_benchmarks.statistics import group_notes, left_out, summarise
 from mir_benchmarks.tasks.beats import BeatTask
 from mir_benchmarks.tasks.clips import ClipTask
 from mir_benchmarks.tasks.kind import Options, TaskProbe
@@ -25,6 +25,7 @@ from mir_benchmarks.tasks.registry import TaskSpec
 from mir_benchmarks.tasks.separation import SeparationTask
 from probes.encoders import Encoder
 from probes.features.matrix import Entry, FeatureMatrix
+from probes.features.scaling import SCALINGS
 from probes.results import Result, library_versions
 from probes.sweep import Grid, GridRow, Journal, evaluate
 
@@ -58,9 +59,10 @@ def run_task(
     """
     started = time.perf_counter()
     options, out, corpus = follow(options or Options(), encoder.facts), Path(out), Path(home) / task.corpus
-    grid = options.grid(encoder.facts.layer_names)  # before hours of extraction
     protocol = task.protocol(options.protocol)
-    recorded = {"protocol": options.rules, **protocol, "features": "standardized" if options.standardize else "raw"}
+    scalings = SCALINGS if protocol["features"] == "auto" else (protocol["features"],)
+    grid = options.grid(encoder.facts.layer_names, scalings)  # before hours of extraction
+    recorded = {"protocol": options.rules, **protocol}
     matrix = FeatureMatrix(Path(features or out / "features") / task.corpus, encoder, task.windows_under(protocol))
     limit = limits(task, options, synthetic_facts(corpus) is not None)
     if not overwrite:
@@ -76,14 +78,16 @@ def run_task(
         matrix.extract(clips, lambda extracted: on_clip(extracted, len(clips)))
     probe.prepare()
     on_message(f"{len(grid)} heads to fit")
-    done = evaluate(probe, grid, Journal(out / "journals" / f"{task.name}.jsonl", probe.fingerprint()), on_fit)
+    journal = Journal(out / "journals" / f"{task.name}.jsonl", probe.fingerprint() | {"scalings": scalings})
+    done = evaluate(probe, grid, journal, on_fit)
     outputs = probe.result_outputs(done.outputs_SnC.astype(np.float32))
     waves = {name: entry.wave for name, entry in matrix.entries.items()} | probe.waves
     contents = {name: entry.content for name, entry in matrix.entries.items()} | probe.contents
     metrics, score = summarise(outputs, task.metrics, protocol)
     unchecked = ["the sizes of the splits could not be checked: none are on record"] * (not any(expected.values()))
     notes = [*dataset.notes, *unchecked, *duplicates(dataset, waves), *damaged(dataset, matrix.entries),
-             *probe.notes(done.outputs_SnC), *left_out(outputs, task.metrics), *deviations(task, options)]  # fmt: skip
+             *probe.notes(done.outputs_SnC), *left_out(outputs, task.metrics), *group_notes(outputs),
+             *deviations(task, options)]  # fmt: skip
     result = Result(
         model=model_of(encoder), task=task_of(task, dataset, waves, contents, corpus),
         protocol=recorded, head=probe.head, metrics=metrics, score=score, **done.selection(), notes=notes, limit=limit,

@@ -17,7 +17,7 @@ from mir_benchmarks.datasets.dataset import Dataset
 from mir_benchmarks.tasks.kind import TaskProbe, digest
 from probes.features.clips import Clip, wave_digest
 from probes.features.matrix import FeatureMatrix
-from probes.features.stores import layer_number
+from probes.features.stores import FrameStore, layer_number
 from probes.fit import Policy, Setting
 from probes.metrics import STEMS
 from probes.results import Outputs
@@ -50,9 +50,10 @@ class Pool:
 
 @dataclass(frozen=True)
 class StemHeads:
-    """The four heads of one setting; `score` is minus their mean validation loss."""
+    """The four heads of one setting and their features; `score` is minus their mean validation loss."""
 
     heads: tuple[SeparationFit, ...]
+    store: FrameStore
 
     @property
     def score(self) -> float:
@@ -82,22 +83,22 @@ class SeparationTask(TaskProbe[StemHeads]):
         return [*self.train.clips, *self.valid.clips, *whole]
 
     def prepare(self) -> None:
-        self.store = self.frame_store(self.train.names)
+        self.stores = self.frame_stores(self.train.names)
         self.policy = Policy(self.options.epochs(int(self.protocol["musdb_epochs"])), self.task.patience)
         self.hidden = int(self.protocol["musdb_hidden"])
 
     def fit(self, settings: Sequence[Setting]) -> list[StemHeads]:
         return [StemHeads(tuple(fit_one(
-            self.store, self.train.magnitudes, self.valid.magnitudes, target=target,
+            self.stores[at.scaling], self.train.magnitudes, self.valid.magnitudes, target=target,
             layer=layer_number(self.matrix.layers, at.layer), lr=at.lr, seed=at.seed, hidden=self.hidden,
             policy=self.policy, device=self.options.device,
-        ) for target in STEMS)) for at in settings]  # fmt: skip
+        ) for target in STEMS), self.stores[at.scaling]) for at in settings]  # fmt: skip
 
     def outputs(self, fitted: StemHeads) -> np.ndarray:
         rows = []
         for name, load in self.songs.items():
             song = load()
-            masks = song_masks(fitted.heads, self.store, name, song.mixture_CN.shape[1])
+            masks = song_masks(fitted.heads, fitted.store, name, song.mixture_CN.shape[1])
             rows.append(self.sdrs(song.targets_JCN, separate(song.mixture_CN, masks)))
         return np.array(rows)
 
@@ -108,7 +109,7 @@ class SeparationTask(TaskProbe[StemHeads]):
     def fingerprint(self) -> dict[str, Any]:
         ids = [*self.train.names, *self.valid.names, *self.songs]
         data = digest(self.matrix, (f"{name}:{self.matrix.entries[name].crc32};".encode() for name in ids))
-        rules = repr((self.policy, self.hidden, self.options.standardize, 2))
+        rules = repr((self.policy, self.hidden, 3))
         return {"data": data + self.train.sound + self.valid.sound, "rules": rules}
 
     @property
@@ -119,7 +120,7 @@ class SeparationTask(TaskProbe[StemHeads]):
         }  # fmt: skip
 
     def result_outputs(self, outputs_SnC: np.ndarray) -> Outputs:
-        return Outputs(np.array(list(self.songs)), np.zeros(0), outputs_SnC, COLUMNS)
+        return Outputs(np.array(list(self.songs)), np.zeros(0), outputs_SnC, COLUMNS, self.groups(self.songs))
 
     def notes(self, outputs_SnC: np.ndarray) -> list[str]:
         return [

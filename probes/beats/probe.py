@@ -22,9 +22,10 @@ Beats = Mapping[str, np.ndarray]  # seconds of the beats of each clip
 
 @dataclass(frozen=True)
 class BeatFit:
-    """A fitted head, with the validation F of the epoch that was kept (0: none was)."""
+    """A fitted head, the features it reads, and the validation F of the epoch that was kept (0: none was)."""
 
     head: FrameHead
+    store: FrameStore
     layer: Layer
     lr: float
     seed: int
@@ -73,7 +74,7 @@ def fit_one(
 
         _, number = train(head, lr, policy, epoch, validate)
     valid = float(np.mean(f_measures(head, store, valid_beats, layer, tracking))) if number else 0.0
-    return BeatFit(head, layer, lr, seed, valid, number)
+    return BeatFit(head, store, layer, lr, seed, valid, number)
 
 
 def step(

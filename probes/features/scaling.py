@@ -14,6 +14,7 @@ from torch import Tensor
 
 from probes.features.stores import FrameStore, Layer
 
+SCALINGS = ("standardized", "raw")  # by mean and deviation over the training split, or not at all
 PIECE = 4096  # rows at a time
 
 

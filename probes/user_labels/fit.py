@@ -175,6 +175,7 @@ def card_of(
     summed = [layer for layer in features.layers if layer != "embed"]
     means = {part: {key: float(np.mean([seed[part][key] for seed in seeds])) for key in best[part]}
              | {"n": parts.n[part]} for part in ("valid", "test")}  # fmt: skip
+    grid = [{key: value for key, value in row.as_json().items() if key != "scaling"} for row in done.rows]
     facts = ("window", "hop", "window_frames", "hop_frames", "normalize", "dtype", "sample_rate")
     return HeadCard(
         task=table.task, classes=list(table.classes), layer=done.layer,
@@ -186,6 +187,5 @@ def card_of(
         scores={"metric": monitor, "unit": "points", **means, "seeds": seeds},
         tracking={"post": options.post, "tolerance_s": options.tolerance_s} if table.task == "frames" else None,
         split={"how": parts.how, "seed": parts.seed} | {part: list(files) for part, files in parts.files.items()},
-        counts=counts(table, parts), grid=[row.as_json() for row in done.rows], notes=list(table.notes),
-        versions=library_versions(),
+        counts=counts(table, parts), grid=grid, notes=list(table.notes), versions=library_versions(),
     )  # fmt: skip

@@ -221,6 +221,7 @@ def run(task: TaskSpec | str, encoder: Encoder, home: Path, out: Path, **options
     spec = TASKS[task] if isinstance(task, str) else task
     more = {name: options.pop(name) for name in ("features", "on_fit", "overwrite") if name in options}
     more = {"overwrite": True} | more
+    options["protocol"] = {"features": "standardized"} | options.get("protocol", {})  # half the fits
     return Result.load(run_task(spec, encoder, home=home, out=out, options=Options(**options), **more))
 
 

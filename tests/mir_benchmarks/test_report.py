@@ -197,8 +197,8 @@ def test_switches_show_what_is_not_the_default() -> None:
     outputs = outputs_of("gtzan_beats", 0.8, 20)
     protocol = TASKS["gtzan_beats"].protocol({"beat_tol": "0.02"}) | {"features": "raw"}
     shown = tables.switches(result_of("gtzan_beats", outputs, protocol=protocol))
-    assert {"beat_post=dbn", "beat_tol=0.02!", "beat_agg=mean", "features=raw"} <= set(shown.split())
-    assert shown.count("!") == 1
+    assert {"beat_post=dbn", "beat_tol=0.02!", "beat_agg=mean", "features=raw!"} <= set(shown.split())
+    assert shown.count("!") == 2
 
 
 def test_published_cells_stand_under_their_tasks(folders: list[Path]) -> None:
@@ -207,6 +207,14 @@ def test_published_cells_stand_under_their_tasks(folders: list[Path]) -> None:
     old = rows["MERT-v1-95M", "MARBLE 2023"]
     assert (old["MTT"], old["GS"], old["EMO"], old["MUSDB18"]) == ("91.0/39.3", "63.5", "55.5/76.3", "5.5/5.5/3.8/3.1")
     assert rows["MERT-330M", "MuQ 2025"]["GTZAN genre"] == "78.6?" and rows["nano", "this report"]["average"] == "–"
+    assert "¶" not in "".join(map("".join, found.rows)) + found.note  # features are raw, as MARBLE's
+
+
+def test_scores_on_standardised_features_are_marked_beside_published_ones(tmp_path: Path) -> None:
+    found = tables.published_table(load_runs([save_run(tmp_path, "nano", 0.5, FEW, scaling="standardized")]))
+    cells = dict(zip(found.columns, found.rows[0], strict=True))
+    assert cells["EMO"].endswith("¶") and "¶" not in cells["MTT"] and "¶ features standardised" in found.note
+    assert "¶" not in "".join(map("".join, found.rows[1:]))
 
 
 def test_worst_items_are_the_planted_ones() -> None:
@@ -247,6 +255,8 @@ def test_layer_curves_take_each_layers_best_rate() -> None:
     curve = LayerCurve.of(grid)
     assert curve.layers == ["embed", "layer02", "all"]
     assert curve.mean == pytest.approx([0.1, 0.3, 0.5]) and curve.low[1] == 0.2 and curve.high[1] == 0.4
+    left = {"layer": "layer02", "lr": 1e-3, "seed": 0, "valid": 0.8, "scaling": "raw"}  # after the first seed
+    assert LayerCurve.of([*grid, left]).mean == pytest.approx([0.1, 0.3, 0.5])
 
 
 def test_confusions_count_every_seed_and_leave_out_what_never_occurs() -> None:

@@ -66,7 +66,7 @@ def test_what_was_fitted_otherwise_is_not_compared(suite: Path, tmp_path: Path) 
     base = run(TASK, Small(), suite, tmp_path / "base", **QUICK)
     for name, changes in {
         "head": {"hidden": 0}, "layers": {"layers": ("layer01",)}, "learning rates": {"lrs": (1e-3, 1e-2)},
-        "seeds": {"seeds": (1,)}, "protocol": {"standardize": False},
+        "seeds": {"seeds": (1,)}, "protocol": {"protocol": {"features": "raw"}},
     }.items():  # fmt: skip
         other = run(TASK, Small(), suite, tmp_path / name, features=tmp_path / "base" / "features", **QUICK | changes)
         assert differences(base, other) == differences(other, base) == [name]
@@ -98,10 +98,11 @@ def test_reports_say_what_is_not_alike_and_rank_nothing_of_it(suite: Path, tmp_p
     table = scores_table(runs)
     assert table.columns[-1] == "not alike in" and table.rows[0][-1] == "head, learning rates"
     assert not table.best and len(table.rows) == 1 and "‡" in table.rows[0][2] and "linear head" in table.note
+    assert "~" in table.rows[0][2] and "fewer than 20 independent groups" in table.note
     details = details_table(runs)
     head, grid = (details.columns.index(name) for name in ("head", "grid"))
     assert [(row[head], row[grid]) for row in details.rows] == [
-        ("mlp 512", "1! x 1! x 1!"), ("linear!", "1! x 2! x 1!"),
+        ("mlp 512", "1! x 1! x 1! x 1!"), ("linear!", "1! x 1! x 2! x 1!"),
     ]  # fmt: skip
     assert clear_best(runs, TASK) is None
 
@@ -121,7 +122,7 @@ def test_damaged_audio_is_told(bench: Callable[..., Run], tmp_path: Path) -> Non
     cut.write_bytes(cut.read_bytes()[:20_000])
     soundfile.write(silent, np.zeros(2 * RATE_HZ), RATE_HZ)
     soundfile.write(short, 0.1 * random.standard_normal(360), RATE_HZ)
-    words = ("--lrs", "1e-3", "--seeds", 0, "--layers", "embed", "--max-epochs", 2)
+    words = ("--lrs", "1e-3", "--seeds", 0, "--layers", "embed", "--max-epochs", 2, "--set", "features=standardized")
     said = bench("run", "-m", "small", "-t", "gtzan_genre", "--data-home", home, "-o", tmp_path / "out", *words)
     assert said.code == 0 and "(damaged)" in said.out
     result = Result.load(tmp_path / "out" / "gtzan_genre.json")
@@ -169,9 +170,10 @@ def test_marbles_protocol_is_not_half_followed(
 
 @pytest.fixture(scope="module")
 def whole(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a result of two layers, two rates and two seeds."""
+    """The folder of a result of two layers, two scalings, two rates and two seeds."""
     folder = tmp_path_factory.mktemp("whole")
     options = QUICK | {"layers": ("embed", "layer01"), "lrs": (1e-3, 1e-2), "seeds": (0, 1)}
+    options["protocol"] = {"features": "auto"}
     run(TASK, Small(), suite, folder, **options)
     return folder
 
@@ -182,11 +184,16 @@ CHANGES: dict[str, tuple[Callable[[dict], Any], str]] = {
     "an epoch": (lambda v: v["seeds"][0].update(epoch=77), "the epoch of seed 0"),
     "a seed": (lambda v: v["seeds"][0].update(seed=9), "its seeds are"),
     "the layer": (lambda v: v.update(layer="layer99"), "its grid selects"),
+    "the scaling": (lambda v: v.update(scaling="none"), "its grid selects"),
+    "a fit's scaling": (lambda v: v["grid"][0].update(scaling="none"), "lacks points"),
+    "the choice of scalings": (lambda v: v["protocol"].update(features="raw"), "lacks points"),
+    "the groups": (lambda v: v["score"].update(groups=7), "the groups of score"),
     "the rate": (lambda v: v.update(lr=7.0), "its grid selects"),
     "a point of the grid": (lambda v: v["grid"].pop(), "lacks points"),
     "the grid's scores": (lambda v: [row.update(valid=row["valid"] / 2) for row in v["grid"]], "by its grid"),
     "a fit's epoch": (lambda v: v["grid"][2].update(epoch=55), "by its grid|journal"),
-    "the notes": (lambda v: v.update(notes=["fine"]), "was changed"),
+    "the notes": (lambda v: v.update(notes=["fine"]), "a note is missing"),
+    "a note": (lambda v: v["notes"].append("fine"), "was changed"),
     "the model": (lambda v: v["model"].update(name="small", dtype="int8"), "not the one of the features"),
     "the model's name": (lambda v: v["model"].update(name="mert"), "was changed"),
     "the title": (lambda v: v["task"].update(title="GTZAN"), "the title of the task"),
@@ -233,7 +240,8 @@ WRONG: dict[str, tuple[str, Any]] = {
     "metrics": ("metrics", {"accuracy": [1, 2]}), "score": ("score", {"mean": "high"}), "seeds": ("seeds", {"0": 1}),
     "notes": ("notes", "fine"), "note": ("notes", [1]), "layer": ("layer", None), "lr": ("lr", "1e-3"),
     "protocol": ("protocol", []), "limit": ("limit", 5), "head": ("head", 3), "command": ("command", "mert bench"),
-    "interval": ("score", {"mean": 1.0, "ci95": [1.0], "seeds": [1.0], "n": 3}), "versions": ("versions", [1]),
+    "interval": ("score", {"mean": 1.0, "ci95": [1.0], "seeds": [1.0], "n": 3}), "scaling": ("scaling", None),
+    "versions": ("versions", [1]),
     "classes": ("task", {"name": TASK, "data": "real", "classes": 5}), "rows": ("grid", [{"layer": "embed"}]),
     "validation": ("seeds", [{"seed": 0, "valid": [1]}]), "schema": ("schema", "3"),
     "name": ("task", {"name": 5, "data": "real"}),
@@ -248,7 +256,7 @@ def test_outputs_that_do_not_belong_together_are_refused(
     for name, value in (
         ("outputs", arrays["outputs"][0]), ("outputs", arrays["outputs"][:, 1:]), ("outputs", arrays["outputs"][:0]),
         ("ids", arrays["ids"][:3]), ("columns", arrays["columns"][:3]), ("targets", arrays["targets"][:3]),
-        ("outputs", arrays["outputs"].astype(str)),
+        ("outputs", arrays["outputs"].astype(str)), ("groups", arrays["groups"][:3]),
     ):  # fmt: skip
         np.savez(tmp_path / f"{TASK}.npz", **arrays | {name: value})
         for command in ("validate", "report"):

@@ -41,7 +41,7 @@ from mir_benchmarks.tasks.separation import SeparationTask
 from probes.beats.tracking import Tracking, beat_scores, beat_targets
 from probes.clip_probe import ClipProbe
 from probes.encoders import BASELINES, Encoder, EncoderFacts
-from probes.results import Result
+from probes.results import Result, load_outputs
 from probes.separation.sdr import global_sdrs, ideal_masks, mixture_as_estimate
 from probes.separation.stems import load_stems
 from probes.separation.unmix import separate
@@ -303,7 +303,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
 
 def options(tasks: str, home: Path, out: Path, *more: object, model: str = "small") -> tuple[object, ...]:
     """Words of a quick run."""
-    quick = () if "--lrs" in more else ("--lrs", "1e-3", "--seeds", 0)
+    quick: tuple[object, ...] = () if "--lrs" in more else ("--lrs", "1e-3", "--seeds", 0)
+    quick += () if {"--lrs", "--raw"} & {*more} else ("--set", "features=standardized")
     return ("run", "-m", model, "-t", tasks, "--data-home", home, "-o", out, "--max-epochs", 2, *quick, *more)
 
 
@@ -447,9 +448,11 @@ def test_a_result_says_what_it_is_of(bench: Callable[..., Run], suite: Path, tmp
     assert (task["name"], task["version"], task["data"], task["size"]) == ("gtzan_genre", "1", "synthetic", "tiny")
     assert task["counts"] == {"train": 20, "valid": 10, "test": 10} and len(task["checksum"]) == 64
     assert task["classes"] == list(GENRES)
-    assert values["protocol"] == {"protocol": "hub", "gtzan_jazz54": "keep", "features": "standardized"}
+    assert values["protocol"] == {"protocol": "hub", "gtzan_jazz54": "keep", "features": "auto"}
+    assert values["scaling"] in ("standardized", "raw") and values["score"]["groups"] == 10
     assert values["head"]["hidden"] == 512 and values["head"]["max_epochs"] == 2
-    assert len(values["grid"]) == 16 and {values["layer"]} <= {"embed", "layer01", "layer02", "all"}
+    assert len(values["grid"]) == 4 * 2 * (2 + 1)  # both scalings with the first seed, one of them with the other
+    assert {values["layer"]} <= {"embed", "layer01", "layer02", "all"}
     assert [seed["seed"] for seed in values["seeds"]] == [0, 1]
     accuracy = values["metrics"]["accuracy"]
     assert [seed["test"]["accuracy"] for seed in values["seeds"]] == accuracy["seeds"]
@@ -479,6 +482,30 @@ def test_numbers_are_computed_again_from_the_outputs(bench: Callable[..., Run], 
         Result.load(path)
 
 
+def test_a_result_of_an_earlier_schema_is_read_and_says_what_it_lacks(
+    bench: Callable[..., Run], suite: Path, tmp_path: Path
+) -> None:
+    run("nsynth_pitch", Small(), suite, tmp_path, **QUICK)
+    path = tmp_path / "nsynth_pitch.json"
+    values, outputs = json.loads(path.read_text()), load_outputs(path)
+    instruments = {item.artist for item in TASKS["nsynth_pitch"].read(suite).split("test")}
+    assert outputs.groups is not None and set(outputs.groups) == instruments
+    with np.load(path.with_suffix(".npz")) as held:
+        arrays = {name: held[name] for name in held.files if name not in ("groups", "seal")}
+    np.savez(path.with_suffix(".npz"), **arrays)
+    for summary in (values["score"], *values["metrics"].values()):
+        del summary["groups"]
+        summary["ci95"] = [0.0, 1.0]  # of a bootstrap over items
+    del values["scaling"], values["date"]
+    for row in values["grid"]:
+        del row["scaling"]
+    path.write_text(json.dumps(values | {"schema": 2}))
+    assert Result.load(path).scaling == "standardized"
+    assert bench("validate", tmp_path).code == 0
+    report = bench("report", tmp_path)
+    assert report.code == 0 and "are not on record" in report.out
+
+
 def test_a_result_that_was_made_otherwise_is_replaced_only_if_asked(suite: Path, tmp_path: Path) -> None:
     task, path = "nsynth_pitch", tmp_path / "nsynth_pitch.json"
     first = run(task, Small(), suite, tmp_path, **QUICK)
@@ -490,7 +517,7 @@ def test_a_result_that_was_made_otherwise_is_replaced_only_if_asked(suite: Path,
     for encoder, changes, said in (
         (other, {}, "model"), (Small(), {"seeds": (1,)}, "grid"), (Small(), {"limit": 5}, "limit"),
         (Small(), {"hidden": 0}, "head"),
-        (Small(), {"standardize": False}, "protocol"), (other, {"lrs": (1e-2,)}, "model and grid"),
+        (Small(), {"protocol": {"features": "raw"}}, "protocol"), (other, {"lrs": (1e-2,)}, "model and grid"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=f"is the result of small, made with another {said}; give another -o"):
             run(task, encoder, suite, tmp_path, overwrite=False, **(QUICK | changes))

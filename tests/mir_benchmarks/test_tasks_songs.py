@@ -39,12 +39,15 @@ def test_keys_from_jsonl_are_scored_song_by_song(tmp_path: Path) -> None:
                 gain = (0.1, 1.0)[song % 2]
                 soundfile.write(home / name, gain * music(1.5, 8_000, seed=10 * song + clip), 8_000)
                 label = ("C major", "A minor")[song % 2]
-                lines.append(json.dumps({"audio_path": name, "label": label, "ori_uid": f"{split}{song}"}))
+                facts = {"ori_uid": f"{split}{song}", "artist": f"{split} band" if song < 2 else ""}
+                lines.append(json.dumps({"audio_path": name, "label": label} | facts))
         (home / f"GS.{split}.jsonl").write_text("\n".join(lines))
-    options = Options(lrs=(1e-2,), seeds=(0,), max_epochs=40)
+    options = Options(lrs=(1e-2,), seeds=(0,), max_epochs=40, protocol={"features": "standardized"})
     path = run_task(TASKS["giantsteps_key"], Encoder(FACTS, level), home=tmp_path, out=tmp_path, options=options)
     outputs, result = load_outputs(path), Result.load(path)
     assert outputs.ids.tolist() == ["test0", "test1", "test2", "test3"]
+    assert outputs.groups is not None and outputs.groups[:2].tolist() == ["test band"] * 2
+    assert len(set(outputs.groups)) == 3 and result.score["groups"] == 3
     assert result.score["n"] == 4 and result.score["mean"] == 100.0
     assert any("clips of 14 songs, scored song by song" in note for note in result.notes)
     few, encoder = replace(options, limit=6), Encoder(FACTS, level)  # without features of before

@@ -15,7 +15,7 @@ from probes.clip_probe import ENSEMBLES, ClipConfig, ClipProbe, Labelled
 from probes.features.scaling import Standardizer
 from probes.fit import EarlyStopping, FitData, Setting, Windows, batches, fit, mean_over_clips
 from probes.heads import HeadShape, HeadStack, StackAdam, forward, init
-from probes.sweep import Grid, GridRow, Journal, select, sweep
+from probes.sweep import Grid, GridRow, Journal, groups, select, sweep
 
 
 def blobs(n: int = 300, classes: int = 4, width: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,13 +162,13 @@ class CutError(Exception):
 
 
 def probe_of(labels: np.ndarray, test_labels: np.ndarray | None = None, windows: int = 1, noise: float = 0.3,
-             per_window: bool = False) -> ClipProbe:  # fmt: skip
+             per_window: bool = False, store: type[Table] = Table) -> ClipProbe:  # fmt: skip
     names = tuple(map(str, range(len(labels))))
     third = len(labels) // 3
     told = labels if test_labels is None else test_labels
     config = ClipConfig("classification", tuple("abcdefgh"), "accuracy", 64, 40, (3, 10), per_window=per_window)
     splits = [Labelled(names[i * third : (i + 1) * third], told[i * third : (i + 1) * third]) for i in range(3)]
-    return ClipProbe(Table(labels, windows, noise), *splits, config=config)
+    return ClipProbe(store(labels, windows, noise), *splits, config=config)
 
 
 def accuracy(probe: ClipProbe, swept: object) -> float:
@@ -185,6 +185,31 @@ def test_oracle_features_are_found_and_shuffled_labels_stay_at_chance(tmp_path: 
     shuffled = probe_of(labels, np.random.default_rng(2).permutation(labels), noise=0.05)
     at_chance = accuracy(shuffled, sweep(grid, shuffled.fit, Journal(None, {})))
     assert abs(at_chance - 1 / 8) < 2.6 * (1 / 8 * 7 / 8 / 300) ** 0.5  # 99 % of draws
+
+
+class Faint(Table):
+    """Features whose useful half is a thousandth of their noise: as they are, it is lost."""
+
+    def windows(self, rows: np.ndarray, layer: int | slice) -> np.ndarray:
+        noise = 50 + np.random.default_rng(0).standard_normal((len(rows), 8))
+        return np.concatenate([1e-3 * super().windows(rows, layer), noise], axis=-1).astype(np.float32)
+
+
+def test_scaling_is_chosen_on_validation_with_the_first_seed() -> None:
+    probe, fits = probe_of(np.random.default_rng(6).integers(0, 8, 300), noise=0.05, store=Faint), list[Setting]()
+    grid = Grid(("embed", "answer"), (1e-2,), (0, 1, 2), scalings=("raw", "standardized"))
+
+    def counted(settings: list[Setting]) -> list[object]:
+        fits.extend(settings)
+        return list(probe.fit(settings))
+
+    swept = sweep(grid, counted, Journal(None, {}), together=6)  # type: ignore[arg-type]
+    assert len(fits) == len(grid) == len(swept.rows) == 2 * (2 + 2)
+    assert (swept.layer, swept.scaling) == ("answer", "standardized") and accuracy(probe, swept) > 0.9
+    assert {at.scaling for at in fits if at.layer == "answer" and at.seed} == {"standardized"}
+    assert {at.seed for at in fits if at.scaling == "raw" and at.layer == "answer"} == {0}
+    alone = sweep(Grid(("answer",), (1e-2,), (0, 1, 2), ("standardized",)), probe.fit, Journal(None, {}))
+    assert set(alone.rows) < set(swept.rows)  # a head is the same, whatever else is fitted
 
 
 def test_windows_of_a_clip_are_averaged_as_logits() -> None:
@@ -233,12 +258,22 @@ def test_a_sweep_cut_off_goes_on_and_ends_the_same(tmp_path: Path) -> None:
         sweep(grid, counted, Journal(path, {"key": 2}))  # type: ignore[arg-type]
 
 
+def test_a_fit_that_does_not_converge_leaves_the_choice_of_scaling_to_the_others() -> None:
+    grid, journal = Grid(("a",), (1.0, 0.1), (0, 1), ("standardized", "raw")), Journal(None, {})
+    for scaling, values in {"standardized": (float("nan"), 0.6), "raw": (0.7, float("nan"))}.items():
+        for at, valid in zip(grid.points("a", scaling, (0,)), values, strict=True):
+            journal.add(GridRow(at.layer, at.lr, at.seed, valid, 1, scaling=scaling))
+    assert [group[0].scaling for group in groups(grid, journal, 2)] == ["raw"]
+
+
 def test_selection_takes_the_mean_over_seeds_and_never_a_nan() -> None:
     rows = [GridRow(*row) for row in (
         ("a", 1.0, 0, 0.99, 1), ("a", 1.0, 1, 0.1, 1), ("b", 1.0, 0, 0.6, 1), ("b", 1.0, 1, 0.6, 1),
         ("c", 1.0, 0, float("nan"), 0), ("c", 1.0, 1, 1.0, 1),
     )]  # fmt: skip
-    assert select(rows) == ("b", 1.0)
+    assert select(rows) == ("b", 1.0, "standardized")
+    left = GridRow("d", 1.0, 0, 1.0, 1, scaling="raw")  # of its scaling only the first seed was fitted
+    assert select([*rows, left]) == ("b", 1.0, "standardized")
     with pytest.raises(MertError, match="no fit has a finite"):
         select(rows[4:5])
 

@@ -411,7 +411,7 @@ def test_labels_and_features_must_meet(house: House, tmp_path: Path, write_label
     run = fit(fewer + "\nflute/99.wav,flute", "--partial")
     assert run.code == 0, run.err
     assert "1 labelled files without features" in run.out and "1 features without a label" in run.out
-    run = fit(classes_csv("flute/00,flute"))
+    run = fit(classes_csv("flute/00,flute"), "--overwrite")
     assert run.code == 1 and "flute/00 and flute/00.wav are one recording" in run.err
 
 
