@@ -1,6 +1,6 @@
 """Speed of `embed` beside other programs: seconds for 30 s of audio, at one and two threads, beside 0 to 2 busy cores.
 
-`python tests/bench/busy.py`; three minutes on two idle cores. "default" is OpenMP as torch sets it up, whose threads
+`python tests/bench/busy.py`; seven minutes on two idle cores. "default" is OpenMP as torch sets it up, whose threads
 spin while they wait for each other; "passive" is what `import mert` asks for, unless OMP_WAIT_POLICY is set.
 """
 

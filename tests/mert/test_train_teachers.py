@@ -96,9 +96,9 @@ def test_a_teacher_that_is_there_is_replaced_only_if_asked(tmp_path: Path, write
     assert {path.name: path.read_bytes() for path in out.iterdir()} != written
 
 
-@pytest.mark.parametrize("n, clips, heard", [(10, 4, 4), (7, 4, 4), (3, 4, 3), (9, 5, 5)])
-def test_a_teacher_hears_at_most_so_many_clips(n: int, clips: int, heard: int) -> None:
-    from mert.cli.train import _waves
+@pytest.mark.parametrize("n, clips, fitted", [(10, 4, 4), (7, 4, 4), (3, 4, 3), (9, 5, 5)])
+def test_a_teacher_is_fitted_to_at_most_so_many_clips(n: int, clips: int, fitted: int) -> None:
+    from mert.cli.train import _Waves
     from mert.train.corpus import GeneratedCorpus
 
     class Ones:
@@ -110,4 +110,4 @@ def test_a_teacher_hears_at_most_so_many_clips(n: int, clips: int, heard: int) -
         def read(self, index: int) -> np.ndarray:
             return np.ones(2_400, np.float32)
 
-    assert heard // 2 < len(list(_waves(GeneratedCorpus(Ones(), 24_000), clips))) <= heard
+    assert fitted // 2 < len(list(_Waves(GeneratedCorpus(Ones(), 24_000), clips))) <= fitted
