@@ -20,6 +20,11 @@ MINIMA = {
     "class_width": 1, "mask_length": 1, "max_bad_steps": 1, "seed": 0, "validate_clips": 0, "clips_at_once": 0,
     "warmup_steps": 0, "extra_classes": 0, "clip_s": 0,
 }  # fmt: skip
+MAX_DEPTH = 50  # of a recipe file
+OPENING = (
+    yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken,
+)  # fmt: skip
+CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,13 +203,15 @@ def read_values(config: str) -> dict[str, Any]:
 
 
 def plain_yaml(text: str) -> Any:
-    """The values in a YAML text; YAMLError for aliases, by which a few lines stand for gigabytes."""
-    try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+    """The values in a YAML text; YAMLError for aliases, by which a few lines stand for gigabytes, and deep nesting."""
+    depth = 0
+    for token in yaml.scan(text):
+        depth += isinstance(token, OPENING) - isinstance(token, CLOSING)
+        if isinstance(token, yaml.AliasToken):
             raise yaml.YAMLError("it uses aliases (*name): write the values out")
-        return yaml.safe_load(text)
-    except RecursionError:
-        raise yaml.YAMLError("it is nested too deeply") from None
+        if depth > MAX_DEPTH:  # reading takes the square of the depth
+            raise yaml.YAMLError(f"it is nested more than {MAX_DEPTH} deep")
+    return yaml.safe_load(text)
 
 
 def parse_override(text: str) -> tuple[str, Any]:

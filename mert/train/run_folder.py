@@ -189,6 +189,13 @@ def _layout(name: object) -> torch.layout:
     return torch.strided
 
 
+def _member(kind: object, name: object) -> object:
+    """A memory format, which Python before 3.11.4 pickles as an attribute of its enumeration."""
+    if kind is not dcp_metadata._MEM_FORMAT_ENCODING:
+        raise ValueError("it asks for an attribute")
+    return dcp_metadata._MEM_FORMAT_ENCODING[str(name)]
+
+
 METADATA_CLASSES = {
     f"{module.__name__}.{name}": getattr(module, name)
     for module, names in {
@@ -199,7 +206,10 @@ METADATA_CLASSES = {
     }.items()
     for name in names
 }  # fmt: skip
-METADATA_CLASSES |= {"torch.serialization._get_layout": _layout, f"{dcp_metadata.__name__}.MetadataIndex": _Index}
+METADATA_CLASSES |= {
+    "torch.serialization._get_layout": _layout, "builtins.getattr": _member,
+    f"{dcp_metadata.__name__}.MetadataIndex": _Index,
+}  # fmt: skip
 
 
 def _load(path: Path, state: dict[str, Any], alone: bool) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+import torch.distributed.checkpoint.metadata as dcp_metadata
 from harness.forks import FORKS
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict
@@ -87,6 +88,31 @@ def test_metadata_runs_no_code(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is damaged"):
         load(saved)
     assert not (tmp_path / "ran").exists()
+
+
+class Attribute:
+    """An object that is read as an attribute of another."""
+
+    def __init__(self, owner: object, name: str) -> None:
+        self.asked = owner, name
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, str]]:
+        return getattr, self.asked
+
+
+def test_metadata_of_any_python_are_read_and_no_other_attribute(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = dcp_metadata._MEM_FORMAT_ENCODING
+    metadata = dcp.FileSystemReader(saved).read_metadata()
+    for encoding, owner, name in ((kind.TORCH_CONTIGUOUS_FORMAT, kind, "TORCH_CONTIGUOUS_FORMAT"), (None, os, "mkdir")):
+        states = (torch.float32, torch.strided, False, Attribute(owner, name), False)
+        monkeypatch.setattr(dcp_metadata.TensorProperties, "__getstate__", lambda self, states=states: states)
+        (saved / ".metadata").write_bytes(pickle.dumps(metadata))
+        mark(saved)
+        if encoding:
+            load(saved)
+        else:
+            with pytest.raises(CheckpointError, match="is damaged"):
+                load(saved)
 
 
 def test_settings_of_an_optimizer_run_no_code_and_change_nothing(tmp_path: Path) -> None:
