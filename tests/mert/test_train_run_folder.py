@@ -103,10 +103,9 @@ class Attribute:
 def test_metadata_of_any_python_are_read_and_no_other_attribute(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = dcp_metadata._MEM_FORMAT_ENCODING
     metadata = dcp.FileSystemReader(saved).read_metadata()
-    for encoding, owner, name in (
-        (kind.TORCH_CONTIGUOUS_FORMAT, kind, "TORCH_CONTIGUOUS_FORMAT"),
-        (None, dcp_metadata.Metadata, "__init__"),
-    ):
+    for is_member, owner, name in (
+        (True, kind, "TORCH_CONTIGUOUS_FORMAT"), (False, dcp_metadata.Metadata, "__init__"),
+    ):  # fmt: skip
         states = (torch.float32, torch.strided, False, Attribute(owner, name), False)
         monkeypatch.setattr(dcp_metadata.TensorProperties, "__getstate__", lambda self, states=states: states)
         (saved / ".metadata").write_bytes(pickle.dumps(metadata))
