@@ -20,6 +20,9 @@ pytest.importorskip("matplotlib")
 
 from harness.small_runs import same_end, small_recipe, write_recordings
 
+from mert.files import temporary_key
+from mert.train.run_folder import MARKER
+
 pytestmark = [
     pytest.mark.check,
     pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated"),
@@ -61,7 +64,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, recordings: Path) -> dict[st
     [
         ("ddp", "group:5:3", 1, 4),  # between the groups of an update that crosses the border of an epoch
         ("fsdp", "tensor:step_00000004:20", 1, 2),  # one of two shards is cut off
-        ("ddp", "change:step_00000004/.COMPLETE:2", 0, 2),  # all is written but the marker
+        ("ddp", f"change:step_00000004/.{temporary_key(MARKER)}:2", 0, 2),  # all is written but the marker
     ],
 )
 def test_a_killed_process_is_started_again_and_no_bit_is_lost(
