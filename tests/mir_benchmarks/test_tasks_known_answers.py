@@ -100,7 +100,8 @@ def test_every_result_says_what_it_is_of(whole: Whole) -> None:
         assert task["version"] == spec.version and set(result.protocol) == {*spec.switches, "features", "protocol"}
         assert result.model["name"] == "random-nano" and len(result.model["sha256"]) == 64
         assert result.limit is None and result.layer == "layer03" and result.lr == 5e-3
-        assert tuple(result.metrics) == spec.metrics and len(result.grid) == len(result.seeds) == 1
+        fits = {(row["layer"], row["lr"], row["seed"]) for row in result.grid}  # of both scalings
+        assert tuple(result.metrics) == spec.metrics and len(fits) == len(result.seeds) == 1
         low, high = result.score["ci95"]
         assert low <= high and np.isfinite([low, high]).all() and result.score["n"] >= task["counts"]["test"]
         assert set(result.seeds[0]["test"]) >= set(spec.metrics) and result.versions["torch"]
