@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import mert
-from mert.cli.terminal import Executor, counted, progress
+from mert.cli.terminal import Executor, Overwrite, counted, progress
 from mert.errors import MertError, UsageError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def fit_teacher(
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of the teacher.")] = None,
     clips: Annotated[int, typer.Option(min=1, help="Maximum number of recordings to fit to.")] = 1000,
     rate_hz: Annotated[int, typer.Option(min=1000, help="Sample rate.")] = 24_000,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the teacher that OUT holds.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Fit a teacher on a sample of a corpus."""
     from mert.train.corpus import open_corpus

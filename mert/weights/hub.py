@@ -193,10 +193,13 @@ def _download(repo: str, filename: str, revision: str) -> Path | None:
     """
     moved = None
     for _ in range(2):
-        cached = _cached(repo, filename, revision)
-        if cached is huggingface_hub._CACHED_NO_EXIST and re.fullmatch("[0-9a-f]{40}", revision):
+        cached, is_fixed = _cached(repo, filename, revision), bool(re.fullmatch("[0-9a-f]{40}", revision))
+        if cached is huggingface_hub._CACHED_NO_EXIST and is_fixed:
             return None
-        file = _from_hub(repo, filename, revision)
+        if isinstance(cached, str) and is_fixed:  # no branch that may have moved: nothing to ask the hub for
+            file: Path | None = Path(cached)
+        else:
+            file = _from_hub(repo, filename, revision)
         if file is None or (isinstance(cached, str) and filename in _WEIGHTS):
             return file
         if (said := _said_by_hub(file)) is None or said == _hash_like(said, file):

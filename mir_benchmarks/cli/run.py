@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mert.cli.terminal import Device, HeadKind, Numbers, Precision, Revision, check_device, console, progress
+from mert.cli.terminal import Device, HeadKind, Numbers, Overwrite, Precision, Revision, check_device, console, progress
 from mert.errors import MertError, UsageError
 from mir_benchmarks.cli.options import MODELS, Context, Rules, Suite, tasks_of, words_of
 
@@ -47,7 +47,7 @@ def run(
     dtype: Annotated[Precision, typer.Option(help="Of the model's computation.")] = "float32",
     features: Annotated[Path | None, typer.Option(help="Where features are kept; default: OUT/features.")] = None,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Fewer than the task's own.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that were made otherwise.")] = False,
+    overwrite: Overwrite = False,
     raw: Annotated[bool, typer.Option("--raw", help="Short for --set features=raw: features are not scaled.")] = False,
     protocol: Annotated[Rules, typer.Option(help="marble: as MARBLE fits, where that can be set.")] = "hub",
     device: Device = "auto",

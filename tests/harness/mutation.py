@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ODD = (b"\x00", b"\xff" * 8, b"NaN", b"1e999", b"null", b"[]", b"{}", b'""', b"-1", b"9" * 30, b"\xe2\x80\xa8", b"../")
+
+
+class Canary:
+    """An object whose unrestricted reading makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.folder),)
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:

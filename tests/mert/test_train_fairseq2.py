@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import soundfile
 import torch
 from harness.commands import mert_command
 from harness.forks import pretrain_together
+from harness.mutation import Canary
 from harness.sounds import music, tiny_config, tiny_embedder
 
 pytest.importorskip("yaml")
@@ -152,16 +153,6 @@ def test_a_damaged_checkpoint_is_moved_aside_and_an_older_one_used(
 )
 def test_what_cannot_go_well_is_refused(what: str, message: str, scenarios: tuple[Path, dict[str, Any], str]) -> None:
     assert re.match(message, str(scenarios[1][what]))
-
-
-class Canary:
-    """An object whose unrestricted reading makes a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (str(self.folder),)
 
 
 @pytest.mark.parametrize("kind", ["model", "optimizer", "trainer", "data_reader"])

@@ -1,6 +1,5 @@
 """The folder of a run may come from a stranger: reading its checkpoints runs no code in them, and always ends."""
 
-import os
 import pickle
 import threading
 from collections.abc import Callable
@@ -11,6 +10,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 import torch.distributed.checkpoint.metadata as dcp_metadata
 from harness.forks import FORKS
+from harness.mutation import Canary
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict
 
@@ -21,16 +21,6 @@ from mert.train.run_folder import Checkpoints, damage, only_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is", "ignore:TypedStorage is deprecated")
 ALONE = World(0, 1, torch.device("cpu"))
-
-
-class Canary:
-    """An object whose unrestricted reading makes a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (str(self.folder),)
 
 
 def trained() -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -222,6 +223,21 @@ def test_what_the_hub_does_not_have_is_said(server: Hub, published: str, tmp_pat
     ):
         with pytest.raises(CheckpointError, match=match):
             mert.load(name, revision)
+
+
+def test_files_of_a_commit_in_the_cache_need_no_connection(
+    server: Hub, published: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where packets are dropped, each attempt takes ten seconds."""
+    fetch(REPO)
+    server.requests.clear()
+    attempts: list[object] = []
+    connect = socket.create_connection
+    monkeypatch.setattr(socket, "create_connection", lambda *to, **how: (attempts.append(to), connect(*to, **how))[1])
+    assert same(mert.load(REPO, published, "cpu").model, tiny())
+    assert server.requests == [] and attempts == []
+    assert same(mert.load(REPO, device="cpu").model, tiny())
+    assert len(attempts) == 1  # asks where the branch is
 
 
 def test_an_unreachable_hub_is_at_once_an_error_or_the_cache(
