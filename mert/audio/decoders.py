@@ -15,7 +15,7 @@ from mert.errors import AudioError, install
 JOINED = (b"OggS", b"fLaC")  # which must be read to their end to see whether they are several files in one
 
 
-class _ForwardFile(soundfile.SoundFile):
+class ForwardFile(soundfile.SoundFile):
     """A SoundFile read without seeking: by default a seek follows each block, and the header limits the length."""
 
     def __init__(self, file: View) -> None:
@@ -34,7 +34,7 @@ class SoundFileDecoder(FileDecoder):
         self._contents = whole(file) if header_only and peek(file, 0, 4) in JOINED else contents(file)
         formats, self.claimed_s = [], 0.0
         for part in self._contents.parts:
-            with _ForwardFile(part.whole) as probe:
+            with ForwardFile(part.whole) as probe:
                 formats.append((probe.samplerate, probe.channels))
                 n = part.announced or probe.frames
                 self.claimed_s += n / probe.samplerate if n < 2**62 and probe.samplerate else np.inf
@@ -62,7 +62,7 @@ class SoundFileDecoder(FileDecoder):
         n, failure, rate_hz, channels = 0, "", self.rate_hz, self.channels
         while True:
             try:
-                with _ForwardFile(part.file) as sound:
+                with ForwardFile(part.file) as sound:
                     rate_hz, channels = sound.samplerate, sound.channels
                     step = max(1, int(BLOCK_S * sound.samplerate))
                     while len(samples_NC := sound.read(step, dtype="float32", always_2d=True)):
@@ -91,11 +91,17 @@ class SoundFileDecoder(FileDecoder):
 
 def contents(file: BinaryIO) -> Contents:
     """The parts of a file of any kind; a tag in front of it is none of its business."""
-    at = tag_length(file, 0)
-    if at and peek(file, at, 4) in (b"fLaC", b"OggS", *chunks.KINDS):
-        file = cast(BinaryIO, View(file, [range(at, size_of(file))]))
+    file = behind_tag(file)
     found = (kind.contents(file) for kind in (chunks, ogg, flac, mp3))
     return next((held for held in found if held), None) or whole(file)
+
+
+def behind_tag(file: BinaryIO) -> BinaryIO:
+    """A file without the tag in front of it, where it is of a kind that has none."""
+    at = tag_length(file, 0)
+    if at and peek(file, at, 4) in (b"fLaC", b"OggS", *chunks.KINDS):
+        return cast(BinaryIO, View(file, [range(at, size_of(file))]))
+    return file
 
 
 def decoder_of(file: BinaryIO, name: str, warnings: list[str], header_only: bool = False) -> Decoder:

@@ -73,6 +73,12 @@ class Recording:
             pass
         return fresh.seconds
 
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """Its bytes, as a file that can be read from any position."""
+        with _opened(self._source, self.name) as file:
+            yield file
+
     def claimed_seconds(self) -> float:
         """The length the header announces, which may be wrong; infinite where it announces none, or it is not known."""
         with self._decoder([], header_only=True) as decoder:
@@ -80,19 +86,24 @@ class Recording:
 
     def blocks(self, rate_hz: int, max_seconds: float | None = None) -> Iterator[np.ndarray]:
         """Mono float32 blocks at `rate_hz`; decoding more than `max_seconds` is an AudioError."""
+        for from_hz, run in self.runs(max_seconds):
+            yield from resampled(run, from_hz, rate_hz)
+
+    def runs(self, max_seconds: float | None = None) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
+        """Stretches of one rate, which a stream may change: the rate in Hz, and its mono float32 blocks."""
         with self._decoder(self.warnings) as decoder:
-            self._check_format(decoder.rate_hz, decoder.channels)
-            runs = groupby(self._checked(decoder.read(), max_seconds), key=itemgetter(0))
-            for from_hz, run in runs:  # a stream may change its rate
-                yield from resampled((mono_N for _, mono_N in run), from_hz, rate_hz)
+            self.check_format(decoder.rate_hz, decoder.channels)
+            for from_hz, run in groupby(self._checked(decoder.read(), max_seconds), key=itemgetter(0)):
+                yield from_hz, (mono_N for _, mono_N in run)
             self._conclude(decoder)
 
     @contextmanager
     def _decoder(self, warnings: list[str], header_only: bool = False) -> Iterator[Decoder]:
-        with _opened(self._source, self.name) as file:
+        with self.opened() as file:
             yield decoder_of(file, self.name, warnings, header_only)
 
-    def _check_format(self, rate_hz: int, channels: int) -> None:
+    def check_format(self, rate_hz: int, channels: int) -> None:
+        """Refuse absurd numbers of channels and rates."""
         if not 1 <= channels <= MAX_CHANNELS:
             raise AudioError(self.name, f"{channels} channels", f"give 1 to {MAX_CHANNELS} channels")
         if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
@@ -105,7 +116,7 @@ class Recording:
         known: tuple[int, int] | None = None
         for rate_hz, samples_NC in blocks:
             if known != (rate_hz, samples_NC.shape[1]):
-                self._check_format(rate_hz, samples_NC.shape[1])
+                self.check_format(rate_hz, samples_NC.shape[1])
                 if known and known[0] != rate_hz:
                     n, before_s = 0, self.seconds
                 known = rate_hz, samples_NC.shape[1]

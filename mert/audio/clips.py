@@ -1,0 +1,141 @@
+"""Clips from anywhere in a recording, without decoding from its beginning; the bits are those of the whole recording.
+
+Shapes: N samples, C channels.
+"""
+
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import soundfile
+
+from mert.audio import chunks, flac, mp3
+from mert.audio.contents import Block, explained, whole
+from mert.audio.decoders import ForwardFile, behind_tag
+from mert.audio.pieces import clip, in_pieces, needed
+from mert.audio.recording import MIN_RATE_HZ, Recording, Source, check_samples, mixed
+from mert.audio.views import View, peek
+from mert.errors import AudioError
+
+SEEKABLE = frozenset(  # subtypes of libsndfile whose samples do not depend on those before them
+    {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
+)
+
+
+class Layout(NamedTuple):
+    """What is needed to decode any clip of a recording, found once, without decoding where that is possible.
+
+    `kind` is how decoding starts in its midst: libsndfile seeks ("samples"), or it cannot ("start": a file that is
+    damaged, joined, or of a format without places to start at).
+    """
+
+    rate_hz: int  # of the file
+    n_samples: int  # at that rate; at most as many where the rate changes on the way
+    kind: str
+    points: tuple[tuple[int, int], ...] = ()  # (sample, byte) where decoding can start
+
+
+def layout_of(source: Source | Recording) -> Layout:
+    """The layout of a recording that can be read again; AudioError for what cannot be used."""
+    recording = source if isinstance(source, Recording) else Recording(source)
+    with recording.opened() as file, explained(recording.name):
+        layout = _seekable(file, recording)
+    return layout or _by_decoding(recording)
+
+
+def n_samples_at(layout: Layout, rate_hz: int) -> int:
+    """The length of a recording at another rate.
+
+    >>> n_samples_at(Layout(44_100, 88_201, "samples"), 24_000)
+    48000
+    """
+    return layout.n_samples * rate_hz // layout.rate_hz
+
+
+def signal(recording: Recording, rate_hz: int) -> Iterator[np.ndarray]:
+    """The whole recording from its beginning: mono float32 blocks at `rate_hz`, in constant memory.
+
+    They are resampled in pieces (see mert.audio.pieces), which start anew where the rate of the recording changes.
+    """
+    for from_hz, run in recording.runs():
+        yield from in_pieces(run, from_hz, rate_hz)
+
+
+def read_clip(source: Source | Recording, layout: Layout, rate_hz: int, start: int, n_samples: int) -> np.ndarray:
+    """Float32 [N], mono: samples `start` to `start + n_samples` of the `signal` of a recording, bit for bit.
+
+    AudioError where the recording ends before, or is not as long as its layout has it.
+    """
+    recording = source if isinstance(source, Recording) else Recording(source)
+    stop = start + n_samples
+    if layout.kind == "start" or stop > n_samples_at(layout, rate_hz):
+        return _from_start(recording, rate_hz, start, stop)
+    wanted = needed(start, stop, layout.rate_hz, rate_hz)
+    wanted = range(wanted.start, min(wanted.stop, layout.n_samples))
+    try:
+        with recording.opened() as file, explained(recording.name):
+            block, length = _samples(file, wanted)
+    except AudioError:  # it is damaged there
+        return _from_start(recording, rate_hz, start, stop)
+    recording.check_format(block.rate_hz, block.samples_NC.shape[1])
+    if (block.rate_hz, length) != (layout.rate_hz, layout.n_samples) or len(block.samples_NC) != len(wanted):
+        end_s = min(length, wanted.start + len(block.samples_NC)) / block.rate_hz
+        reason = f"ends after {end_s:.2f} s, and its header announces {layout.n_samples / layout.rate_hz:.2f} s"
+        raise AudioError(recording.name, reason, "repair the recording, or convert it to FLAC")
+    check_samples(block.samples_NC, recording.name, wanted.start, block.rate_hz)
+    return clip(mixed(block.samples_NC), wanted.start, start, stop, block.rate_hz, rate_hz)
+
+
+def _seekable(file: BinaryIO, recording: Recording) -> Layout | None:
+    """The layout of a file in whose midst decoding can start; None for others."""
+    file = behind_tag(file)
+    magic = peek(file, 0, 4)
+    if magic == b"OggS" or (magic == flac.MAGIC and not flac.is_alone(file)):
+        return None
+    held = chunks.contents(file) or flac.seekable(file)
+    if not held and mp3.Scan(file).has_frames():
+        return None
+    try:
+        with ForwardFile(_view(file)) as sound:
+            recording.check_format(sound.samplerate, sound.channels)
+            return Layout(sound.samplerate, sound.frames, "samples") if sound.subtype in SEEKABLE else None
+    except soundfile.LibsndfileError:
+        return None
+
+
+def _view(file: BinaryIO) -> View:
+    """A file as libsndfile is to read it where it seeks by itself."""
+    file = behind_tag(file)
+    return flac.seekable(file) or (chunks.contents(file) or whole(file)).parts[0].file
+
+
+def _samples(file: BinaryIO, wanted: range) -> tuple[Block, int]:
+    """A range of samples, or as many of them as there are, and the length that libsndfile sees."""
+    with ForwardFile(view := _view(file)) as sound:
+        sound.seek(min(wanted.start, sound.frames))
+        samples_NC = sound.read(len(wanted), dtype="float32", always_2d=True)
+        if view.error:
+            raise view.error
+        return Block(sound.samplerate, samples_NC), sound.frames
+
+
+def _by_decoding(recording: Recording) -> Layout:
+    """The layout of a recording that must be decoded to know its length, and to read any of it."""
+    lengths = [(rate_hz, sum(map(len, run))) for rate_hz, run in recording.runs()]
+    first_hz = lengths[0][0] if lengths else 1
+    if len(lengths) < 2:
+        return Layout(first_hz, sum(n for _, n in lengths), "start")
+    seconds = sum(n / rate_hz for rate_hz, n in lengths) - len(lengths) / MIN_RATE_HZ
+    return Layout(first_hz, max(0, int(seconds * first_hz)), "start")
+
+
+def _from_start(recording: Recording, rate_hz: int, start: int, stop: int) -> np.ndarray:
+    """Samples [start, stop) of the signal, decoded from its beginning."""
+    blocks, end = [], 0
+    for block_N in signal(recording, rate_hz):
+        blocks.append(block_N[max(0, start - end) :])
+        end += len(block_N)
+        if end >= stop:
+            return np.concatenate(blocks)[: stop - start]
+    reason = f"ends after {end / rate_hz:.2f} s, before a clip up to {stop / rate_hz:.2f} s"
+    raise AudioError(recording.name, reason, "leave recordings alone while they are read")
