@@ -4,13 +4,13 @@ Shapes: N samples, C channels.
 """
 
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
 
-from mert.audio import chunks, flac, mp3
-from mert.audio.contents import Block, explained, whole
+from mert.audio import chunks, clips_mp3, flac
+from mert.audio.contents import Block, Layout, Stretch, explained, whole
 from mert.audio.decoders import ForwardFile, behind_tag
 from mert.audio.pieces import clip, in_pieces, needed
 from mert.audio.recording import MIN_RATE_HZ, Recording, Source, check_samples, mixed
@@ -22,24 +22,11 @@ SEEKABLE = frozenset(  # subtypes of libsndfile whose samples do not depend on t
 )
 
 
-class Layout(NamedTuple):
-    """What is needed to decode any clip of a recording, found once, without decoding where that is possible.
-
-    `kind` is how decoding starts in its midst: libsndfile seeks ("samples"), or it cannot ("start": a file that is
-    damaged, joined, or of a format without places to start at).
-    """
-
-    rate_hz: int  # of the file
-    n_samples: int  # at that rate; at most as many where the rate changes on the way
-    kind: str
-    points: tuple[tuple[int, int], ...] = ()  # (sample, byte) where decoding can start
-
-
 def layout_of(source: Source | Recording) -> Layout:
     """The layout of a recording that can be read again; AudioError for what cannot be used."""
     recording = source if isinstance(source, Recording) else Recording(source)
     with recording.opened() as file, explained(recording.name):
-        layout = _seekable(file, recording)
+        layout = _found(file, recording)
     return layout or _by_decoding(recording)
 
 
@@ -74,49 +61,57 @@ def read_clip(source: Source | Recording, layout: Layout, rate_hz: int, start: i
     wanted = range(wanted.start, min(wanted.stop, layout.n_samples))
     try:
         with recording.opened() as file, explained(recording.name):
-            block, length = _samples(file, wanted)
+            block = _decoded(file, layout, wanted)
     except AudioError:  # it is damaged there
+        block = None
+    if block is None:
         return _from_start(recording, rate_hz, start, stop)
     recording.check_format(block.rate_hz, block.samples_NC.shape[1])
-    if (block.rate_hz, length) != (layout.rate_hz, layout.n_samples) or len(block.samples_NC) != len(wanted):
-        end_s = min(length, wanted.start + len(block.samples_NC)) / block.rate_hz
+    if block.rate_hz != layout.rate_hz or len(block.samples_NC) < len(wanted):
+        end_s = (wanted.start + len(block.samples_NC)) / block.rate_hz
         reason = f"ends after {end_s:.2f} s, and its header announces {layout.n_samples / layout.rate_hz:.2f} s"
         raise AudioError(recording.name, reason, "repair the recording, or convert it to FLAC")
     check_samples(block.samples_NC, recording.name, wanted.start, block.rate_hz)
     return clip(mixed(block.samples_NC), wanted.start, start, stop, block.rate_hz, rate_hz)
 
 
-def _seekable(file: BinaryIO, recording: Recording) -> Layout | None:
+def _found(file: BinaryIO, recording: Recording) -> Layout | None:
     """The layout of a file in whose midst decoding can start; None for others."""
     file = behind_tag(file)
     magic = peek(file, 0, 4)
     if magic == b"OggS" or (magic == flac.MAGIC and not flac.is_alone(file)):
         return None
-    held = chunks.contents(file) or flac.seekable(file)
-    if not held and mp3.Scan(file).has_frames():
-        return None
+    if magic not in (flac.MAGIC, *chunks.KINDS) and (found := clips_mp3.layout(file)):
+        recording.check_format(found.rate_hz, 1)
+        return found
     try:
-        with ForwardFile(_view(file)) as sound:
+        with ForwardFile(_seekable(file)) as sound:
             recording.check_format(sound.samplerate, sound.channels)
             return Layout(sound.samplerate, sound.frames, "samples") if sound.subtype in SEEKABLE else None
     except soundfile.LibsndfileError:
         return None
 
 
-def _view(file: BinaryIO) -> View:
+def _seekable(file: BinaryIO) -> View:
     """A file as libsndfile is to read it where it seeks by itself."""
-    file = behind_tag(file)
     return flac.seekable(file) or (chunks.contents(file) or whole(file)).parts[0].file
 
 
-def _samples(file: BinaryIO, wanted: range) -> tuple[Block, int]:
-    """A range of samples, or as many of them as there are, and the length that libsndfile sees."""
-    with ForwardFile(view := _view(file)) as sound:
-        sound.seek(min(wanted.start, sound.frames))
-        samples_NC = sound.read(len(wanted), dtype="float32", always_2d=True)
-        if view.error:
-            raise view.error
-        return Block(sound.samplerate, samples_NC), sound.frames
+def _decoded(file: BinaryIO, layout: Layout, wanted: range) -> Block | None:
+    """A range of samples, or as many of them as there are; None where it must be decoded from the beginning."""
+    file = behind_tag(file)
+    stretch = clips_mp3.stretch(file, layout, wanted) if layout.kind == "mp3" else Stretch(_seekable(file), 0)
+    if not stretch:
+        return None
+    with ForwardFile(stretch.file) as sound:
+        if layout.kind == "samples":
+            skip = sound.seek(min(wanted.start, sound.frames)) * 0
+        else:
+            skip = wanted.start - stretch.begins
+        samples_NC = sound.read(skip + len(wanted), dtype="float32", always_2d=True)[skip:]
+        if stretch.file.error:
+            raise stretch.file.error
+        return Block(sound.samplerate, samples_NC)
 
 
 def _by_decoding(recording: Recording) -> Layout:

@@ -58,6 +58,27 @@ class Damage:
         return f"the file is damaged {where}: {self.lost_s:.2f} s could not be decoded and {become}"
 
 
+class Layout(NamedTuple):
+    """What is needed to decode any clip of a recording, found once, without decoding where that is possible.
+
+    `kind` is how decoding starts in its midst: libsndfile seeks ("samples"), at frames of an "mp3", at pages of an
+    "ogg", or it cannot ("start": a file that is damaged, joined, or of a format without places to start at).
+    """
+
+    rate_hz: int  # of the file
+    n_samples: int  # at that rate; at most as many where the rate changes on the way
+    kind: str
+    points: tuple[tuple[int, int], ...] = ()  # (sample, byte) where decoding can start, the last where all ends
+
+
+class Stretch(NamedTuple):
+    """A part of a file that libsndfile decodes, and the sample of the recording at which it begins or ends."""
+
+    file: View
+    begins: int | None = None
+    ends: int | None = None
+
+
 class Decoder(Protocol):
     """A reader of one recording: the rate and channels it begins with, the length announced, samples block by block."""
 

@@ -28,6 +28,7 @@ BITRATES = (
 RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 SAMPLES = {1: 384, 2: 1152, 3: 1152}  # of a frame, by layer; half as many in MPEG-2, layer III
 FRAMES, BYTES = 1, 2  # flags of a Xing tag: what it announces
+RESERVOIR = 511  # bytes before a frame that may hold a part of its sound, at most
 IN_A_ROW = 3  # frames that show that one found among other bytes is no accident
 
 
@@ -89,8 +90,8 @@ class Run:
 
 def contents(file: BinaryIO) -> Contents | None:
     """The frames of an MP3 file; None for other files."""
-    scan, head = Scan(file), peek(file, 0, 4)
-    if head[:3] != b"ID3" and not (scan.frame(0) and scan.has_frames()):
+    scan = Scan(file)
+    if not scan.is_mp3():
         return None
     runs: list[Run] = []
     gaps: list[tuple[float, float, bool]] = []
@@ -118,11 +119,12 @@ def contents(file: BinaryIO) -> Contents | None:
     runs = [run for run in runs if run.frames > 1]  # of a single frame there is no sound, and mpg123 prints a remark
     if not runs:
         return None
-    frames, announced = sum(run.frames for run in runs), _announced(file, runs[0])
+    frames, first = sum(run.frames for run in runs), runs[0].first
+    known = announced(peek(file, runs[0].pieces[0].start, first.length), first)
     return Contents(
         tuple(Part(_view(file, run)) for run in runs),
-        announced=max(1.0, (announced or 0) / frames),
-        announces_less=announced is not None and announced < runs[0].frames - 1,
+        announced=max(1.0, (known or 0) / frames),
+        announces_less=known is not None and known < runs[0].frames - 1,
         left_over=unexplained(file, end, scan.size),
         gaps=tuple(gaps),
     )
@@ -154,6 +156,10 @@ class Scan:
             if frame is None or not frame.continues(first):
                 return False
         return frame is not None
+
+    def is_mp3(self) -> bool:
+        """Whether the file begins with a tag or with frames."""
+        return peek(self.file, 0, 3) == b"ID3" or (self.frame(0) is not None and self.has_frames())
 
     def has_frames(self) -> bool:
         """Whether frames follow each other near the beginning, perhaps behind damage."""
@@ -226,11 +232,11 @@ def _lost_seconds(file: BinaryIO, start: int, end: int, run: Run) -> float:
     return frames * run.frame_s
 
 
-def _announced(file: BinaryIO, run: Run) -> int | None:
+def announced(data: bytes, first: Frame) -> int | None:
     """The number of frames that a Xing tag in the first frame announces."""
-    data, at = peek(file, run.pieces[0].start, run.first.length), run.first.tag
+    at = first.tag
     if (
-        run.first.layer == 3
+        first.layer == 3
         and data[at : at + 4] in (b"Xing", b"Info")
         and len(data) >= at + 12
         and data[at + 7] & FRAMES
@@ -239,18 +245,30 @@ def _announced(file: BinaryIO, run: Run) -> int | None:
     return None
 
 
-def _view(file: BinaryIO, run: Run) -> View:
-    """The frames, with a tag in front that announces as many as there are; a true one stays as it is."""
-    start, at, length = run.pieces[0].start, run.first.tag, run.first.length
-    data, announced = peek(file, start, length), _announced(file, run)
-    rest = [range(start + len(data), run.pieces[0].stop), *run.pieces[1:]]
-    if run.first.layer != 3:
-        return View(file, run.pieces)
-    if announced is None:  # a tag in front of all, in a silent frame of the format of the first
-        tag = data[:4] + bytes(at - 4) + b"Info" + struct.pack(">II", FRAMES, run.frames)
-        return View(file, [tag + bytes(length - len(tag)), data, *rest] if length >= len(tag) else [data, *rest])
-    if abs(announced - run.frames) > 1:
-        data = data[: at + 8] + struct.pack(">I", run.frames - 1) + data[at + 12 :]
+def tag(header: bytes, frames: int) -> bytes:
+    """A silent frame that announces how many frames follow; the length of the frame is that of the header."""
+    first = frame_of(header)
+    assert first
+    data = header + bytes(first.tag - 4) + b"Info" + struct.pack(">II", FRAMES, frames)
+    return data + bytes(first.length - len(data))
+
+
+def beginning(data: bytes, first: Frame, frames: int, n_bytes: int) -> list[bytes]:
+    """The first of some frames, with a tag in front that announces as many as there are; a true one stays as it is."""
+    at, known = first.tag, announced(data, first)
+    if first.layer != 3:
+        return [data]
+    if known is None:  # a tag in front of all, in a silent frame of the format of the first
+        return [tag(data[:4], frames), data] if first.length >= at + 12 else [data]
+    if abs(known - frames) > 1:
+        data = data[: at + 8] + struct.pack(">I", frames - 1) + data[at + 12 :]
     if data[at + 7] & BYTES and len(data) >= at + 16:  # else mpg123 prints a remark
-        data = data[: at + 12] + struct.pack(">I", min(run.n_bytes, 0xFFFFFFFF)) + data[at + 16 :]
-    return View(file, [data, *rest])
+        data = data[: at + 12] + struct.pack(">I", min(n_bytes, 0xFFFFFFFF)) + data[at + 16 :]
+    return [data]
+
+
+def _view(file: BinaryIO, run: Run) -> View:
+    """The frames, the first of them as they should begin."""
+    data = peek(file, run.pieces[0].start, run.first.length)
+    rest = [range(run.pieces[0].start + len(data), run.pieces[0].stop), *run.pieces[1:]]
+    return View(file, [*beginning(data, run.first, run.frames, run.n_bytes), *rest])
