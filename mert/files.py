@@ -3,6 +3,7 @@
 import atexit
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -14,8 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mert.errors import CheckpointError, OutputError
+from mert.errors import CheckpointError, OutputError, UsageError
 
+log = logging.getLogger("mert")
 _UMASK = os.umask(0o022)  # the only portable way to read it is to set it
 os.umask(_UMASK)
 _TEMPORARY = re.compile(
@@ -232,6 +234,27 @@ def _is_alive(pid: int) -> bool:
 def _remove_unfinished() -> None:
     for folder in list(_unfinished):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def only_process(folder: Path, name: str, doing: str) -> Iterator[None]:
+    """Create a folder and hold the lock `name` in it; UsageError if another process holds it, on any machine.
+
+    `doing` completes the message: "another run trains into it".
+    """
+    import fcntl  # absent on Windows, where nothing else here needs it
+
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / name, "w")  # noqa: SIM115
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(folder, doing, "wait for its end, or name another folder") from None
+        except OSError as error:  # some network disks have no locks
+            log.warning("%s cannot be locked (%s): start nothing else that writes there", folder, error)
+        yield
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

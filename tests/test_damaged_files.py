@@ -88,9 +88,9 @@ def manifest(folder: Path) -> Path:
 
 
 def read_manifest(path: Path) -> object:
-    from mert.train.corpus import _manifest_sources
+    from mert.train.corpus.sources import _of_manifest
 
-    return list(_manifest_sources(path))
+    return list(_of_manifest(path))
 
 
 def labels(folder: Path) -> Path:

@@ -15,12 +15,13 @@ import typer
 from mert.cli import models
 from mert.cli.embed import embed
 from mert.cli.plot import app as plot
+from mert.cli.prepare import prepare
 from mert.cli.similar import similar
 from mert.cli.terminal import plugins, printable, settings
 from mert.cli.train import continue_pretrain, fit_teacher, pretrain, tokenize
 from mert.errors import MertError, UsageError, explained
 
-TRAINING = ["pretrain"], ["continue-pretrain"], ["fit-teacher"], ["tokenize"]
+TRAINING = ["pretrain"], ["continue-pretrain"], ["prepare"], ["fit-teacher"], ["tokenize"]
 REPORT = "this is a bug: please report this with the command and your versions (mert --version)"
 
 app = typer.Typer(
@@ -29,7 +30,7 @@ app = typer.Typer(
     help="Music representations of MERT models: embed recordings, find, check and publish models.",
 )  # fmt: skip
 commands: list[Callable[..., None]] = [
-    embed, similar, pretrain, continue_pretrain, fit_teacher, tokenize,
+    embed, similar, prepare, pretrain, continue_pretrain, fit_teacher, tokenize,
     models.models, models.info, models.verify, models.convert, models.export, models.push,
 ]  # fmt: skip
 for command in commands:

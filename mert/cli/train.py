@@ -19,7 +19,7 @@ from mert.errors import MertError, UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from mert.train.corpus import Corpus
+    from mert.train.corpus.base import Corpus
     from mert.train.recipe import Recipe
     from teachers import TargetSource
 
@@ -97,7 +97,7 @@ def fit_teacher(
     overwrite: Overwrite = False,
 ) -> None:
     """Fit a teacher on a sample of a corpus."""
-    from mert.train.corpus import open_corpus
+    from mert.train.corpus.opening import open_corpus
     from mert.train.recipe import parse_override
     from teachers import fit_teacher as fit
     from teachers.registry import settings_of
@@ -131,7 +131,7 @@ class _Waves:
         return len(self.chosen)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        return (self.corpus.read(index, 0, self.corpus.n_samples(index)) for index in self.chosen)
+        return (self.corpus.read(index, 0, int(self.corpus.lengths[index])) for index in self.chosen)
 
 
 @teachers_explain()
@@ -198,10 +198,11 @@ def _report(recipe: Recipe, step: int) -> None:
 
 
 def _corpus(recipe: Recipe, overfit: int | None) -> Corpus:
-    from mert.train.corpus import FirstClips, open_corpus
+    from mert.train.corpus.base import FirstRecordings
+    from mert.train.corpus.opening import open_corpus
 
-    corpus = open_corpus(recipe.data, recipe.model.sample_rate, recipe.clip_samples, recipe.data_options)
-    return FirstClips(corpus, overfit) if overfit else corpus
+    corpus = open_corpus(recipe.data, recipe.model.sample_rate, recipe.min_samples, recipe.data_options)
+    return FirstRecordings(corpus, overfit) if overfit else corpus
 
 
 def _show(recipe: Recipe, engine: Any, corpus: Corpus) -> None:

@@ -73,10 +73,15 @@ def _start_worker(options: JobOptions, threads: int, count: Any) -> None:
     with count.get_lock():
         count.value += 1
         options = replace(options, device=device_of(count.value - 1, options.device, torch.cuda.device_count()))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    start_quietly(threads)
+    _stage = EmbedStage(options)
+
+
+def start_quietly(threads: int) -> None:
+    """Begin a worker process: its parent decides about Ctrl-C, and when it ends, so does the worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    _stage = EmbedStage(options)
 
 
 def _end_with_parent() -> None:
@@ -110,7 +115,7 @@ def _run_pool(left: deque[list[Job]], options: JobOptions, workers: int) -> Gene
     """
     threads = max(1, (os.cpu_count() or 1) // workers)
     running: dict[Future[list[Row]], list[Job]] = {}
-    processes = _fresh_processes()
+    processes = fresh_processes()
     start = options, threads, processes.Value("i", 0)
     with ProcessPoolExecutor(workers, processes, _start_worker, start) as pool:
         try:
@@ -128,7 +133,7 @@ def _run_pool(left: deque[list[Job]], options: JobOptions, workers: int) -> Gene
     return [job for jobs in running.values() for job in jobs]
 
 
-def _fresh_processes() -> Any:
+def fresh_processes() -> Any:
     """How workers start: as forks of a process that has imported torch and this job once, where the system forks."""
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")

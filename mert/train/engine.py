@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from mert.errors import MertError
 from mert.files import write_whole
 from mert.models.mert import Mert
-from mert.train.batches import DROPOUT, Batches, torch_seed
-from mert.train.corpus import Corpus
+from mert.train.batches import Batches
+from mert.train.corpus.base import Corpus
+from mert.train.draw import DROPOUT, torch_seed
 from mert.train.initialisation import PretrainerConfig, new_pretrainer
 from mert.train.objective import Group, add_parts, recompute_blocks
 from mert.train.parallel import World, parallelize, sync_gradients
@@ -78,8 +79,8 @@ class Update:
         self.batches, self.world, self.step = batches, world, step
         self.share = world.share(batches.recipe.n_groups)
         # Masks need no audio, so this comes before the first forward pass.
-        count = sum(batches.n_masked(step, number) for number in self.share)
-        self.n_masked = float(world.total(torch.tensor(float(count), device=world.device)))
+        counts = [batches.counts(step, number) for number in self.share]
+        self.n_masked, self.n_frames = world.total(torch.tensor(counts, device=world.device).double().sum(0)).tolist()
         recipe = batches.recipe
         self.clips_at_once = recipe.clips_at_once or recipe.group_clips
         self.n_micro_steps = len(self.share) * -(-recipe.group_clips // self.clips_at_once)
@@ -89,10 +90,7 @@ class Update:
         """Losses of the micro-steps, scaled so that the gradients of all processes add up to that of the mean loss."""
         seed, last = self.batches.recipe.seed, len(self.share) - 1
         for position, number in enumerate(self.share):
-            group = self.batches.group(self.step, number)
-            following = (self.step, self.share[position + 1]) if position < last else (self.step + 1, self.share[0])
-            if following[0] <= self.batches.recipe.steps:
-                self.batches.read_ahead(*following)
+            group = self.batches.next_group(self.step, number)
             parts = group.split(self.clips_at_once)
             torch.manual_seed(torch_seed(seed, DROPOUT, self.step, number))
             skip = self.batches.skipped_layers(self.step, position)
@@ -115,8 +113,7 @@ class Update:
         for name, part in self._sums.items():
             values, means = means[: part.numel()], means[part.numel() :]
             row |= {name: values[0]} if part.ndim == 0 else {f"{name}_{k}": value for k, value in enumerate(values)}
-        n_frames = self.batches.recipe.batch_clips * self.batches.n_frames
-        return {"step": self.step, "loss": row.pop("loss")} | row | {"masked_share": self.n_masked / n_frames}
+        return {"step": self.step, "loss": row.pop("loss")} | row | {"masked_share": self.n_masked / self.n_frames}
 
 
 class Engine:
@@ -132,7 +129,7 @@ class Engine:
     ) -> None:
         self.recipe, self.world = recipe, world
         self.share = world.share(recipe.n_groups)
-        self.batches = Batches(recipe, corpus, teachers, world.device)
+        self.batches = Batches(recipe, corpus, teachers, world.device, self.share)
         codebooks = {name: teacher.codebooks() for name, teacher in teachers.items()} if recipe.codebook_start else {}
         self.objective = new_pretrainer(PretrainerConfig.of(recipe, teachers), codebooks, model)
         if recipe.activation_checkpointing:
@@ -199,7 +196,7 @@ class Engine:
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip_norm)
         row["grad_norm"] = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         self._apply(step, row)
-        return row | {"seconds": time.perf_counter() - started}
+        return row | self.batches.times(time.perf_counter() - started)
 
     def _apply(self, step: int, row: dict[str, Any]) -> None:
         """Apply the gradients, unless the guard skips the update; TrainingError after too many skips in a row."""

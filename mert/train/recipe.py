@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
@@ -18,7 +19,7 @@ from mert.weights.registry import bundled
 MINIMA = {
     "steps": 1, "batch_clips": 1, "group_clips": 1, "checkpoint_every": 1, "validate_every": 1, "keep_checkpoints": 1,
     "class_width": 1, "mask_length": 1, "max_bad_steps": 1, "seed": 0, "validate_clips": 0, "clips_at_once": 0,
-    "warmup_steps": 0, "extra_classes": 0, "clip_s": 0,
+    "warmup_steps": 0, "extra_classes": 0, "clip_s": 0, "min_clip_s": 0,
 }  # fmt: skip
 MAX_DEPTH = 50  # of a recipe file
 OPENING = (
@@ -41,6 +42,8 @@ class Recipe:
     out: str = "run"
     data: str = "synth"
     data_options: dict[str, Any] = field(default_factory=dict)
+    data_weights: tuple[float, ...] = ()
+    loader_workers: int | str = "auto"
     teachers: tuple[str, ...] = ("random_projection", "cqt")
     model: MertConfig = field(default_factory=nano)
     seed: int = 1337
@@ -48,11 +51,14 @@ class Recipe:
     checkpoint_every: int = 200
     validate_every: int = 200
     validate_clips: int = 32
+    validate_share: float = 0.1
+    validate_on: str = ""
     keep_checkpoints: int = 2
     batch_clips: int = 16
     group_clips: int = 16
     clips_at_once: int = 0
     clip_s: float = 5.0
+    min_clip_s: float = 0.0
     lr: float = 5e-4
     warmup_steps: int = 100
     weight_decay: float = 0.01
@@ -88,6 +94,14 @@ class Recipe:
             (bool(self.teachers), "teachers", "name at least one teacher"),
             (self.clip_samples >= 2 * self.model.receptive_field, "clip_s", f"give at least {clip_s:.4f}"),
             (good_betas, "betas", "give two numbers from 0 to below 1"),
+            (self.min_clip_s <= self.clip_s, "min_clip_s", f"give at most clip_s={self.clip_s:g}"),
+            (0 <= self.validate_share <= 0.5, "validate_share", "give 0 to 0.5"),
+            (all(weight > 0 for weight in self.data_weights), "data_weights", "give numbers above 0"),
+            (
+                self.loader_workers == "auto" or _is_count(self.loader_workers),
+                "loader_workers",
+                "give auto, or 0 or more",
+            ),
             (0 <= self.mask_probability <= 1, "mask_probability", "give 0 to 1"),
             (0 <= mixing.apply_prob <= 1, "mixing.apply_prob", "give 0 to 1"),
             (self.clip_norm > 0, "clip_norm", "give a number above 0"),
@@ -108,6 +122,11 @@ class Recipe:
     def clip_samples(self) -> int:
         """Samples of a training clip."""
         return round(self.clip_s * self.model.sample_rate)
+
+    @property
+    def min_samples(self) -> int:
+        """Samples of the shortest recording that is trained on: a clip, unless `min_clip_s` is given."""
+        return round((self.min_clip_s or self.clip_s) * self.model.sample_rate)
 
     def lr_at(self, step: int) -> float:
         """Learning rate of update `step` (from 1): linear warm-up, then linear decay to 0 at `steps`.
@@ -189,6 +208,10 @@ def read_recipe(config: str, overrides: Sequence[str] = ()) -> Recipe:
     return changed(recipe, values, f"{config}: ")
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
 def read_values(config: str) -> dict[str, Any]:
     """The mapping in a recipe file; UsageError if it cannot be read."""
     path = bundled(config) or Path(config)
@@ -215,18 +238,18 @@ def plain_yaml(text: str) -> Any:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Key and value of `key=value`; UsageError unless the value is YAML.
+    """Key and value of `key=value`: the value is YAML, or else text.
 
-    >>> parse_override("mixing.apply_prob=0")
-    ('mixing.apply_prob', 0)
+    >>> parse_override("mixing.apply_prob=0"), parse_override("validate_on=*/live/*")
+    (('mixing.apply_prob', 0), ('validate_on', '*/live/*'))
     """
     key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise UsageError(text, "is not key=value", "write for example steps=1000")
     try:
-        if key and equals:
-            return key, plain_yaml(value)
-    except yaml.YAMLError:
-        pass
-    raise UsageError(text, "is not key=value", "write for example steps=1000")
+        return key, plain_yaml(value)
+    except yaml.YAMLError:  # a pattern such as *.wav
+        return key, value
 
 
 def changed(instance: Any, values: Any, path: str) -> Any:
@@ -250,7 +273,10 @@ def changed(instance: Any, values: Any, path: str) -> Any:
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
     origin = get_origin(kind) or kind
-    if origin is tuple:
+    if origin is UnionType:
+        if isinstance(value, get_args(kind)) and not isinstance(value, bool):
+            return value
+    elif origin is tuple:
         items = value.split(",") if isinstance(value, str) else value
         if isinstance(items, list | tuple):
             stripped = [item.strip() if isinstance(item, str) else item for item in items]

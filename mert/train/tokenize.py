@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from mert.errors import MertError, UsageError
 from mert.files import read_json, write_json, write_whole
-from mert.train.corpus import Corpus, open_corpus
+from mert.train.corpus.base import Corpus
+from mert.train.corpus.opening import open_corpus
 from teachers import Teacher, load_teacher
 from teachers.labels import CODEBOOKS, DESCRIPTION, describe, shard_name
 
@@ -73,7 +74,7 @@ class TokenizeStage:
             datasets.Dataset.from_dict(columns, features=features).to_parquet(temporary)
 
     def _row(self, index: int) -> dict[str, Any]:
-        n_samples = self.corpus.n_samples(index)
+        n_samples = int(self.corpus.lengths[index])
         wave_N = self.corpus.read(index, 0, n_samples)
         codes = self.teacher.targets(torch.from_numpy(wave_N)[None]).codes
         assert codes is not None

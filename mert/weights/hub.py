@@ -219,8 +219,8 @@ def _cached(repo: str, filename: str, revision: str) -> object:
 def _from_hub(repo: str, filename: str, revision: str) -> Path | None:
     """What the client of the hub downloads, or has in its cache."""
     try:
-        with _without_retry_messages():
-            local = not _is_reachable(constants.ENDPOINT)
+        with without_retry_messages():
+            local = not is_reachable(constants.ENDPOINT)
             return Path(huggingface_hub.hf_hub_download(repo, filename, revision=revision, local_files_only=local))
     except errors.LocalEntryNotFoundError:
         if constants.HF_HUB_OFFLINE and filename != "config.json":
@@ -243,7 +243,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _is_reachable(endpoint: str) -> bool:
+def is_reachable(endpoint: str) -> bool:
     """Whether the hub accepts connections: else its client tries for half a minute. A proxy decides for itself."""
     address = urlsplit(endpoint)
     if constants.HF_HUB_OFFLINE or address.scheme in getproxies():
@@ -257,7 +257,7 @@ def _is_reachable(endpoint: str) -> bool:
 
 
 @contextmanager
-def _without_retry_messages() -> Iterator[None]:
+def without_retry_messages() -> Iterator[None]:
     """The client of the hub logs each attempt with the text of its exceptions; the last one becomes our error."""
     logger = logging.getLogger("huggingface_hub.utils._http")
     before = logger.level

@@ -39,7 +39,7 @@ from rich.table import Table
 from mert.models.config import base_95m
 from mert.train import engine as engines
 from mert.train.batches import Batches
-from mert.train.corpus import GeneratedCorpus
+from mert.train.corpus.base import GeneratedCorpus
 from mert.train.engine import Engine
 from mert.train.parallel import World
 from mert.train.recipe import Recipe

@@ -22,7 +22,7 @@ from mert.cli.models import export_run
 from mert.cli.train import load_teachers
 from mert.errors import MertError
 from mert.train.batches import Batches
-from mert.train.corpus import open_corpus
+from mert.train.corpus.opening import open_corpus
 from mert.train.fairseq2 import pretrain, write_asset_card
 from mert.train.fairseq2.unit import PretrainUnit
 from mert.train.recipe import Recipe, read_recipe
@@ -58,7 +58,7 @@ def train_on_nan(recipe: Recipe) -> int | str:
         made.wave_BN[0, 100] = float("nan")
         return made
 
-    Batches.group = with_nan  # type: ignore[method-assign]
+    Batches.next_group = with_nan  # type: ignore[method-assign]
     done = train(recipe)
     Batches.group = group  # type: ignore[method-assign]
     return done

@@ -76,14 +76,14 @@ def at_tensor(word: str, number: int) -> None:
 def at_group(step: str, number: int) -> None:
     from mert.train.batches import Batches
 
-    honest = Batches.group
+    honest = Batches.next_group
 
-    def group(self: Batches, at: int, wanted: int) -> Any:
+    def next_group(self: Batches, at: int, wanted: int) -> Any:
         if (at, wanted) == (int(step), number):
             die()
         return honest(self, at, wanted)
 
-    Batches.group = group  # type: ignore[method-assign]
+    Batches.next_group = next_group  # type: ignore[method-assign]
 
 
 def limit(number: int) -> None:
@@ -94,7 +94,7 @@ def limit(number: int) -> None:
 def train(config: str, moment: str = "", until: int | None = None) -> None:
     """What `mert pretrain` does, in a forked process and up to a step."""
     from mert.cli.train import load_teachers
-    from mert.train.corpus import open_corpus
+    from mert.train.corpus.opening import open_corpus
     from mert.train.engine import Engine
     from mert.train.parallel import World
     from mert.train.recipe import read_recipe

@@ -15,6 +15,7 @@ from harness.sounds import music, tiny_config
 from mert.train.parallel import World
 from mert.train.run_folder import Checkpoints
 
+TIMES = {"seconds", "wait_s", "targets_s", "clips_per_s"}  # of a row of metrics, which differ from run to run
 ALONE = World(0, 1, torch.device("cpu"))
 
 
@@ -43,7 +44,7 @@ def small_recipe(folder: Path, data: Path, **changes: Any) -> str:
 def rows(run: Path) -> list[dict[str, Any]]:
     """The metrics of a run without its times."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in found]
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in found]
 
 
 def newest(run: Path) -> Path:

@@ -18,15 +18,19 @@ import soundfile
 import torch
 from harness.commands import Started, run_mert
 from harness.forks import pretrain_together
+from harness.small_runs import TIMES
 from harness.sounds import music, tiny_config
 
 pytest.importorskip("yaml")
 pytest.importorskip("tensorboard")
 pytest.importorskip("matplotlib")
 
-from mert.errors import AudioError, UsageError
+from mert.errors import UsageError
 from mert.train.batches import Batches
-from mert.train.corpus import CorpusError, FileCorpus, open_corpus
+from mert.train.corpus.base import CorpusError, from_16_bits, to_16_bits
+from mert.train.corpus.opening import open_corpus
+from mert.train.corpus.recordings import FileCorpus
+from mert.train.corpus.sources import Listed
 from mert.train.engine import Engine, TrainingError
 from mert.train.parallel import World
 from mert.train.recipe import Recipe, read_recipe
@@ -68,7 +72,7 @@ def engine(recipe: Recipe) -> Engine:
 
 def rows(out: Path) -> list[dict[str, Any]]:
     timed = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in timed]
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in timed]
 
 
 def run(config: Path, *overrides: str, processes: int = 1) -> None:
@@ -144,8 +148,9 @@ def test_recordings_of_a_dataset_have_names_of_their_own_and_stay_on_the_disk(tm
     datasets.Dataset.from_dict({"audio": sounds}, features).to_parquet(tmp_path / "data" / "train.parquet")
     corpus = open_corpus(f"hf:{tmp_path / 'data'}", 24_000, 1_000, {})
     assert [corpus.name(i) for i in range(3)] == ["0:audio.wav", "1:audio.wav", "2:audio.wav"]
-    assert all(np.array_equal(corpus.read(i, 0, len(waves[i])), waves[i]) for i in range(3))
-    assert all(callable(source) for _, source, _ in corpus._items)  # type: ignore[attr-defined]
+    for i, wave in enumerate(waves):
+        np.testing.assert_array_equal(corpus.read(i, 0, len(wave)), from_16_bits(to_16_bits(wave)))
+    assert all(callable(listed.source) for listed in corpus._listed)  # type: ignore[attr-defined]
 
 
 def test_batches_are_pure_functions_of_seed_and_step(recordings: Path, tmp_path: Path) -> None:
@@ -156,7 +161,7 @@ def test_batches_are_pure_functions_of_seed_and_step(recordings: Path, tmp_path:
     assert torch.equal(one.wave_BN, other.wave_BN)
     assert torch.equal(one.mask_BT, other.mask_BT)
     assert all(torch.equal(one.codes[name], other.codes[name]) for name in one.codes)
-    assert made[0].n_masked(2, 1) == one.n_masked
+    assert made[0].counts(2, 1)[0] == one.n_masked
     assert not torch.equal(one.wave_BN, made[0].group(3, 1).wave_BN)
     changed = Batches(read_recipe(str(tmp_path / "recipe.yaml"), ["group_clips=3", "seed=8"]), made[0].corpus,
                       made[0].teachers, made[0].device)  # fmt: skip
@@ -171,23 +176,26 @@ def test_groups_are_read_ahead_and_a_failure_comes_in_its_own_step(recordings: P
     def read(index: int, start: int, n_samples: int) -> np.ndarray:
         threads.append(current_thread().name)
         if len(threads) > 5 * 3:
-            raise AudioError("a.wav", "is gone", "leave it")
+            raise CorpusError("the disk", "is gone", "leave it")
         return type(corpus).read(corpus, index, start, n_samples)
 
     corpus.read = read  # type: ignore[method-assign]
     trained.step(1)
     trained.step(2)
-    with pytest.raises(AudioError, match="is gone"):
+    with pytest.raises(CorpusError, match="is gone"):
         trained.step(3)
     assert threads[:3] == [current_thread().name] * 3
     assert all(name.startswith("read-ahead") for name in threads[3:])
 
 
 def test_an_epoch_takes_each_training_recording_once_and_none_held_out(recordings: Path, tmp_path: Path) -> None:
-    batches = engine(read_recipe(str(recipe_file(tmp_path, recordings)))).batches
-    epoch = [batches._recording(place) for place in range(13)]
-    assert sorted(epoch) == list(range(13))
-    assert [batches._recording(place) for place in range(13, 26)] != epoch
+    batches = engine(read_recipe(str(recipe_file(tmp_path, recordings)), ["validate_share=0.2"])).batches
+    cuts = [batches.draw.cut(step, number) for step in range(1, 14) for number in range(6)]
+    drawn = [index for cut in cuts for index in cut.recordings]
+    epochs = [drawn[start : start + 13] for start in range(0, 78, 13)]
+    held_out = set(range(N_RECORDINGS)) - set(drawn)
+    assert all(sorted(epoch) == sorted(set(drawn)) for epoch in epochs) and epochs[0] != epochs[1]
+    assert len(held_out) == 2 and held_out == set(batches.draw.held_out.tolist())
     assert sum(group.mask_BT.shape[0] for group in batches.validation()) == 2
 
 
@@ -324,7 +332,7 @@ def test_bad_steps_are_skipped_and_logged_and_too_many_stop_the_run_with_the_bat
             group.wave_BN[0, 100] = float("nan")
         return group
 
-    monkeypatch.setattr(broken.batches, "group", with_nan)
+    monkeypatch.setattr(broken.batches, "next_group", with_nan)
     with pytest.raises(TrainingError, match="2 bad steps in a row"):
         broken.run()
     assert "nan" in rows(Path(recipe.out))[1]["skipped"]
@@ -338,13 +346,8 @@ def test_a_recording_that_cannot_be_fetched_is_dropped_by_its_name(tmp_path: Pat
 
     soundfile.write(tmp_path / "a.wav", music(1.0), 24_000)
     good = (tmp_path / "a.wav").read_bytes()
-    sources: list[tuple[str, Any]] = [
-        ("0:gone", fetch),
-        ("1:a", lambda: good),
-        ("2:text", lambda: b"x"),
-        ("3:none", None),
-    ]
-    corpus = FileCorpus(sources, 24_000, 12_000)
+    sources: dict[str, Any] = {"0:gone": fetch, "1:a": lambda: good, "2:text": lambda: b"x", "3:none": None}
+    corpus = FileCorpus([Listed(name, source, (1, 0)) for name, source in sources.items()], 24_000, 12_000)
     assert [corpus.name(i) for i in range(len(corpus))] == ["1:a"]
     assert corpus.dropped["0:gone"] == "ValueError: the row is damaged"
     assert corpus.dropped["2:text"].startswith("2:text: ") and set(corpus.dropped) == {"0:gone", "2:text", "3:none"}
@@ -380,7 +383,7 @@ def test_a_crop_of_a_recording_is_that_part_of_it(tmp_path: Path) -> None:
             open_corpus(str(tmp_path / "list.jsonl"), 24_000, 12_000, {})
     (tmp_path / "list.jsonl").write_text('{"path": "a.flac"}\n\n')
     corpus = open_corpus(str(tmp_path / "list.jsonl"), 24_000, 12_000, {})
-    everything = corpus.read(0, 0, corpus.n_samples(0))
+    everything = corpus.read(0, 0, int(corpus.lengths[0]))
     assert len(everything) == 48_000
     np.testing.assert_array_equal(corpus.read(0, 9600, 12_000), everything[9600:21_600])
 
@@ -431,5 +434,5 @@ def test_a_group_in_parts_has_the_losses_of_the_whole(clips: int, tmp_path: Path
     for step in (1, 2, 3):
         row, wanted = parts.step(step), whole.step(step)
         assert row.keys() == wanted.keys() and row["masked_share"] == wanted["masked_share"]
-        for name in set(row) - {"seconds"}:
+        for name in set(row) - TIMES:
             assert row[name] == pytest.approx(wanted[name], rel=1e-4 if name == "grad_norm" else 1e-5), name

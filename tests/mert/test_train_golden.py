@@ -16,7 +16,7 @@ pytest.importorskip("yaml")
 pytest.importorskip("tensorboard")
 pytest.importorskip("nnAudio")
 
-from mert.train.corpus import GeneratedCorpus
+from mert.train.corpus.base import GeneratedCorpus
 from mert.train.corruption import Mixing
 from mert.train.engine import Engine
 from mert.train.parallel import World

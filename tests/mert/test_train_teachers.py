@@ -10,7 +10,7 @@ import pytest
 import torch
 from harness.sounds import music, tiny_config
 
-from mert.train.corpus import open_corpus
+from mert.train.corpus.opening import open_corpus
 from mert.train.engine import Engine
 from mert.train.parallel import World
 from mert.train.recipe import nano_recipe
@@ -99,7 +99,7 @@ def test_a_teacher_that_is_there_is_replaced_only_if_asked(tmp_path: Path, write
 @pytest.mark.parametrize("n, clips, fitted", [(10, 4, 4), (7, 4, 4), (3, 4, 3), (9, 5, 5)])
 def test_a_teacher_is_fitted_to_at_most_so_many_clips(n: int, clips: int, fitted: int) -> None:
     from mert.cli.train import _Waves
-    from mert.train.corpus import GeneratedCorpus
+    from mert.train.corpus.base import GeneratedCorpus
 
     class Ones:
         seconds = 0.1

@@ -19,7 +19,7 @@ from mert.cli.train import load_teachers
 from mert.errors import UsageError
 from mert.train import tokenize as tokenizing
 from mert.train.batches import Batches
-from mert.train.corpus import open_corpus
+from mert.train.corpus.opening import open_corpus
 from mert.train.corruption import Mixing
 from mert.train.recipe import Recipe
 from mert.train.tokenize import TokenizeOptions, TokenizeStage, tokenize
@@ -55,7 +55,7 @@ def test_a_store_holds_what_the_teacher_says_of_each_recording(options: Tokenize
     assert isinstance(teacher, Teacher)
     total = 0
     for i in range(5):
-        n = corpus.n_samples(i)
+        n = int(corpus.lengths[i])
         wanted = teacher.targets(torch.from_numpy(corpus.read(i, 0, n))[None]).codes
         assert wanted is not None
         np.testing.assert_array_equal(store.codes(corpus.name(i), n, 0, 10**6), wanted[0])

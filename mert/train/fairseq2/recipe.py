@@ -31,7 +31,7 @@ from fairseq2.trainer import Trainer
 from torch.optim import Optimizer
 
 from mert.train.batches import Batches
-from mert.train.corpus import Corpus
+from mert.train.corpus.base import Corpus
 from mert.train.engine import TrainingError, Update, facts
 from mert.train.fairseq2.checkpoints import resume_point
 from mert.train.fairseq2.family import PRETRAINER, register

@@ -125,7 +125,7 @@ class PretrainUnit(TrainUnit[MicroStep]):
         """Complete the row, pass it to fairseq2's recorders, and write it unless validation adds to it."""
         self.row["grad_norm"] = float(values["grad_norm"])  # type: ignore[arg-type]
         self.row["lr"] = self.batches.recipe.lr_at(self.row["step"])
-        self.row["seconds"] = time.perf_counter() - self._started
+        self.row |= self.batches.times(time.perf_counter() - self._started)
         values.update({name: value for name, value in self.row.items() if name != "step"})
         if self.runlog and not self.batches.validates(self.row["step"]):
             self.runlog.write_row(self.row)

@@ -1,0 +1,1 @@
+"""Music to train on: folders, manifests, datasets, prepared stores, generators and mixtures of them."""
