@@ -27,6 +27,7 @@ from teachers import TeacherError, load_teacher
 
 pytestmark = [pytest.mark.check, pytest.mark.timeout(600)]
 TRIES, MOST_S = 100, 10.0  # versions of each file; seconds for one of them
+LABELLED = [(name, 32_080) for name in "abcd"]
 
 
 class Reader(NamedTuple):
@@ -125,6 +126,32 @@ def teacher(folder: Path) -> Path:
 
 
 def store(folder: Path) -> Path:
+    """A shard; its description and the index are beside it."""
+    from teachers.labels import shard_name, write_index, write_shard
+
+    store_of_version_1(folder).unlink()
+    about = json.loads((folder / "store.json").read_text())
+    (folder / "store.json").write_text(json.dumps(about | {"version": 2}))
+    codes = np.random.default_rng(0).integers(0, 8, (4, 1, 100))
+    write_shard(folder / shard_name(0), [(*row, codes_KT) for row, codes_KT in zip(LABELLED, codes, strict=True)])
+    write_index(folder / "index.arrow", folder, 1)
+    return folder / shard_name(0)
+
+
+def labels_index(folder: Path) -> Path:
+    return store(folder).with_name("index.arrow")
+
+
+def read_store(path: Path) -> object:
+    """What opens must also be read."""
+    from teachers.labels import LabelStore
+
+    store = LabelStore(path.parent)
+    store.check_recordings(LABELLED)
+    return store.counts()
+
+
+def store_of_version_1(folder: Path) -> Path:
     """A shard; its description is beside it."""
     from pyarrow import parquet, table
 
@@ -191,8 +218,10 @@ READERS = {
     "labels": Reader(labels, read_labels),
     "records of a run": Reader(rows, read_rows),
     "a teacher": Reader(teacher, load_folder),
-    "a shard of labels": Reader(store, load_folder),
-    "a store of labels": Reader(description, load_folder),
+    "a shard of labels": Reader(store, read_store),
+    "an index of labels": Reader(labels_index, read_store),
+    "a store of labels": Reader(description, read_store),
+    "a shard of labels, version 1": Reader(store_of_version_1, read_store),
     "a head": Reader(head, read_head),
 }
 

@@ -17,7 +17,19 @@ from mert.files import read_json, write_json, write_whole
 from mert.train.corpus.base import Corpus
 from mert.train.corpus.opening import open_corpus
 from teachers import Teacher, load_teacher
-from teachers.labels import CODEBOOKS, DESCRIPTION, describe, shard_name
+from teachers.labels import (
+    CODEBOOKS,
+    DESCRIPTION,
+    INDEX,
+    MAX_CLASSES,
+    VERSION,
+    add_counts,
+    describe,
+    read_shard,
+    shard_name,
+    write_index,
+    write_shard,
+)  # fmt: skip
 
 SHARD_RECORDINGS = 64
 
@@ -46,6 +58,8 @@ class TokenizeStage:
         if not teacher.n_classes:
             remedy = "name a code teacher; the targets of frame teachers are computed while training"
             raise UsageError(options.teacher, "gives frames, not codes", remedy)
+        if (most := max(teacher.n_classes)) > MAX_CLASSES:
+            raise UsageError(options.teacher, f"has {most} classes", f"fit one with at most {MAX_CLASSES}")
         self.teacher, rate_hz = teacher, teacher.sample_rate
         self.corpus: Corpus = open_corpus(options.data, rate_hz, rate_hz, options.data_options)
         self.n_shards = -(-len(self.corpus) // SHARD_RECORDINGS)
@@ -54,26 +68,20 @@ class TokenizeStage:
         path = self.out / shard_name(number)
         if not path.exists():
             self._write(path, number)
-        from pyarrow import parquet
-
-        counts = np.zeros((len(self.teacher.n_classes), max(self.teacher.n_classes)), np.int64)
-        for codes in parquet.read_table(path, columns=["codes"])["codes"].to_pylist():
-            codes_KT = np.asarray(codes, np.int64).reshape(-1, len(counts)).T
-            counts += np.stack([np.bincount(codes_T, minlength=counts.shape[1]) for codes_T in codes_KT])
-        return counts
+        rows, n_codebooks = read_shard(path), len(self.teacher.n_classes)
+        counts_KC = np.zeros((n_codebooks, max(self.teacher.n_classes)), np.int64)
+        for row, hash_64 in enumerate(rows.hash_R):
+            add_counts(counts_KC, rows.checked_codes(row, hash_64, path).reshape(-1, n_codebooks).T)
+        return counts_KC
 
     def _write(self, path: Path, number: int) -> None:
-        import datasets
-
         first = number * SHARD_RECORDINGS
         rows = [self._row(index) for index in range(first, min(len(self.corpus), first + SHARD_RECORDINGS))]
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
-        types = {"name": datasets.Value("string"), "n_samples": datasets.Value("int64")}
-        features = datasets.Features(types | {"codes": datasets.List(datasets.Value("int16"))})
         with write_whole(path) as temporary:
-            datasets.Dataset.from_dict(columns, features=features).to_parquet(temporary)
+            write_shard(temporary, rows)
 
-    def _row(self, index: int) -> dict[str, Any]:
+    def _row(self, index: int) -> tuple[str, int, np.ndarray]:
+        """Name, samples and codes [K, T] of a recording."""
         n_samples = int(self.corpus.lengths[index])
         wave_N = self.corpus.read(index, 0, n_samples)
         codes = self.teacher.targets(torch.from_numpy(wave_N)[None]).codes
@@ -81,7 +89,7 @@ class TokenizeStage:
         codes_KT = codes[0].numpy()
         if (codes_KT < 0).any() or (codes_KT >= np.array(self.teacher.n_classes)[:, None]).any():
             raise MertError(self.corpus.name(index), "its codes are out of range", "fit the teacher again")
-        return {"name": self.corpus.name(index), "n_samples": n_samples, "codes": codes_KT.T.flatten().astype(np.int16)}
+        return self.corpus.name(index), n_samples, codes_KT
 
 
 def tokenize(options: TokenizeOptions, executor: str = "local", workers: int = 1) -> Iterator[np.ndarray]:
@@ -92,8 +100,12 @@ def tokenize(options: TokenizeOptions, executor: str = "local", workers: int = 1
     stage = TokenizeStage(options)
     about = describe(stage.teacher, stage.corpus.fingerprint, stage.n_shards)
     path = stage.out / DESCRIPTION
-    if path.exists() and read_json(path) != about:
-        raise UsageError(path, "is the store of another teacher or corpus", "choose another -o")
+    if path.exists() and (old := read_json(path)) != about:
+        of_another = "is the store of another teacher or corpus"
+        reason = (
+            of_another if old.get("version") == VERSION else "is a store of another version, which is read as it is"
+        )
+        raise UsageError(path, reason, "choose another -o")
     with write_whole(stage.out / CODEBOOKS) as temporary:
         codebooks = enumerate(stage.teacher.codebooks())
         save_file({str(k): codebook_CD.contiguous().cpu() for k, codebook_CD in codebooks}, temporary)
@@ -102,6 +114,8 @@ def tokenize(options: TokenizeOptions, executor: str = "local", workers: int = 1
         yield from _on_ray(options, stage.n_shards, workers)
     else:
         yield from map(stage, range(stage.n_shards))
+    with write_whole(stage.out / INDEX) as temporary:
+        write_index(temporary, stage.out, stage.n_shards)
 
 
 class _RayStage:
