@@ -13,15 +13,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mert.errors import MertError
 from mert.files import write_whole
-from mert.models.mert import Mert
 from mert.train.batches import DROPOUT, Batches, torch_seed
 from mert.train.corpus import Corpus
-from mert.train.initialisation import PretrainerConfig, new_pretrainer
+from mert.train.initialisation import PretrainerConfig, Start, new_pretrainer
 from mert.train.objective import Group, add_parts, recompute_blocks
 from mert.train.parallel import World, parallelize, sync_gradients
 from mert.train.recipe import Recipe
+from mert.train.record import TrainingError, continued, facts
 from mert.train.run_folder import Checkpoints, RunLog, only_run
 from mert.train.validation import held_out_metrics, summary
 from teachers.base import TargetSource
@@ -31,10 +30,6 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 SPIKE_RATIO = 2.0  # a loss above this many times its running mean is a spike
 MEAN_DECAY = 0.98  # of the running mean
 MIN_STEPS = 20  # accepted steps before spikes are looked for
-
-
-class TrainingError(MertError):
-    """Training cannot continue."""
 
 
 @dataclass
@@ -128,13 +123,14 @@ class Engine:
     """
 
     def __init__(
-        self, recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], world: World, model: Mert | None = None
-    ) -> None:
+        self, recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], world: World,
+        start: Start | None = None,
+    ) -> None:  # fmt: skip
         self.recipe, self.world = recipe, world
         self.share = world.share(recipe.n_groups)
         self.batches = Batches(recipe, corpus, teachers, world.device)
         codebooks = {name: teacher.codebooks() for name, teacher in teachers.items()} if recipe.codebook_start else {}
-        self.objective = new_pretrainer(PretrainerConfig.of(recipe, teachers), codebooks, model)
+        self.objective = new_pretrainer(PretrainerConfig.of(recipe, teachers), codebooks, start)
         if recipe.activation_checkpointing:
             recompute_blocks(self.objective.model)
         if recipe.compile:
@@ -148,7 +144,7 @@ class Engine:
         init_moments(self.optimizer)
         self.guard = Guard()
         self.checkpoints = Checkpoints(Path(recipe.out), world, recipe.keep_checkpoints)
-        self.facts = facts(corpus, teachers)
+        self.facts = facts(corpus, teachers, start.base if start else None)
 
     def run(self, resume: bool = True, until: int | None = None) -> int:
         """Train to the last step (or to `until`); returns the last step done. SIGTERM and SIGUSR1 stop after a step.
@@ -220,10 +216,7 @@ class Engine:
         if (path := self.checkpoints.newest()) is None:
             return 0
         step, state = self.checkpoints.load(path, self.module, self.optimizer)
-        for name, fact in self.facts.items():
-            if state[name] != fact:
-                remedy = "use the same data and teachers, or another out="
-                raise TrainingError(path, f"it was trained with another {name}", remedy)
+        self.facts = continued(path, state, self.facts)
         self.guard = Guard(**state["guard"])
         log.warning("going on after step %d from %s", step, path)
         return step
@@ -241,15 +234,6 @@ class Engine:
     def _anyone_stops(self) -> bool:
         asked = torch.tensor(float(self._stop), device=self.world.device)
         return bool(self.world.total(asked) > 0)
-
-
-def facts(corpus: Corpus, teachers: dict[str, TargetSource]) -> dict[str, Any]:
-    """What must stay the same when a run resumes, and the licences that its model inherits."""
-    return {
-        "corpus": corpus.fingerprint,
-        "teachers": {name: teacher.fingerprint for name, teacher in teachers.items()},
-        "licences": {name: teacher.licence for name, teacher in teachers.items()},
-    }
 
 
 def init_moments(optimizer: torch.optim.Optimizer) -> None:
