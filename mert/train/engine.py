@@ -2,7 +2,6 @@
 
 import logging
 import math
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,11 +21,11 @@ from mert.train.parallel import World, parallelize, sync_gradients
 from mert.train.recipe import Recipe
 from mert.train.record import TrainingError, continued, facts
 from mert.train.run_folder import Checkpoints, RunLog, only_run
+from mert.train.signals import StopRequest, undisturbed
 from mert.train.validation import held_out_metrics, summary
 from teachers.base import TargetSource
 
 log = logging.getLogger("mert")
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 SPIKE_RATIO = 2.0  # a loss above this many times its running mean is a spike
 MEAN_DECAY = 0.98  # of the running mean
 MIN_STEPS = 20  # accepted steps before spikes are looked for
@@ -143,22 +142,31 @@ class Engine:
         )  # fmt: skip
         init_moments(self.optimizer)
         self.guard = Guard()
+        self.stop = StopRequest()
         self.checkpoints = Checkpoints(Path(recipe.out), world, recipe.keep_checkpoints)
         self.facts = facts(corpus, teachers, start.base if start else None)
 
     def run(self, resume: bool = True, until: int | None = None) -> int:
-        """Train to the last step (or to `until`); returns the last step done. SIGTERM and SIGUSR1 stop after a step.
+        """Train to the last step (or to `until`); returns the last step done.
 
-        UsageError if another run trains into the same folder.
+        SIGTERM, SIGUSR1, Ctrl-C and `stop.ask()` end it after a step, with a checkpoint; Ctrl-C then raises
+        KeyboardInterrupt. UsageError if another run trains into the same folder.
         """
+        done = undisturbed(lambda: self._run_alone(resume, until), self.stop)
+        stop, self.stop = self.stop, StopRequest()
+        if stop.interrupted:
+            raise KeyboardInterrupt
+        return done
+
+    def _run_alone(self, resume: bool, until: int | None) -> int:
+        if self.world.device.type == "cuda":
+            torch.cuda.set_device(self.world.device)  # each thread has its own
         with only_run(Path(self.recipe.out), self.world.rank):
             return self._run(resume, until)
 
     def _run(self, resume: bool, until: int | None) -> int:
         done = self._resume() if resume else 0
         runlog = RunLog(self.recipe, done) if self.world.rank == 0 else None
-        self._stop = False
-        before = {number: signal.signal(number, self._ask_to_stop) for number in SIGNALS}
         try:
             for step in range(done + 1, (until or self.recipe.steps) + 1):
                 row = self.step(step)
@@ -175,11 +183,9 @@ class Engine:
                     self.checkpoints.save(step, self.module, self.optimizer, state)
                 done = step
                 if stopping:
-                    log.warning("stopped after step %d by a signal; the same command resumes", step)
+                    log.warning("stopped after step %d; the same command resumes", step)
                     break
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             if runlog:
                 runlog.close()
         return done
@@ -228,11 +234,8 @@ class Engine:
             save_file({f"wave_{i}": group.wave_BN.cpu().contiguous() for i, group in groups}, temporary)
         return path
 
-    def _ask_to_stop(self, number: int, frame: object) -> None:
-        self._stop = True
-
     def _anyone_stops(self) -> bool:
-        asked = torch.tensor(float(self._stop), device=self.world.device)
+        asked = torch.tensor(float(self.stop.asked), device=self.world.device)
         return bool(self.world.total(asked) > 0)
 
 

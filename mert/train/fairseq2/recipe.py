@@ -5,7 +5,6 @@ OUT holds the files that our engine writes, `checkpoints/` in fairseq2's format,
 
 import logging
 import os
-import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 # isort: split
 import fairseq2.recipe.base  # noqa: F401
 from fairseq2.error import OperationalError
+from fairseq2.gang import set_gangs
 from fairseq2.optim.lr_schedulers import LRScheduler
 from fairseq2.recipe import config as fs
 from fairseq2.recipe.base import Recipe as Fairseq2Recipe
@@ -41,6 +41,7 @@ from mert.train.parallel import World
 from mert.train.recipe import Recipe
 from mert.train.record import TrainingError, facts
 from mert.train.run_folder import RunLog
+from mert.train.signals import undisturbed
 from teachers.base import TargetSource
 
 
@@ -185,16 +186,24 @@ class Pretraining(Task):
         if self.recipe.done >= self.recipe.recipe.steps:
             self.gangs.close()
             return
-        before = signal.signal(signal.SIGTERM, lambda number, frame: self.request_stop())
+        stop = self.unit.stop_request
         try:
-            self.trainer.run()
+            undisturbed(self._run_trainer, stop)
         finally:
-            signal.signal(signal.SIGTERM, before)
             self.recipe.done = self.trainer.step_nr
+        if stop.interrupted:
+            raise KeyboardInterrupt
+
+    def _run_trainer(self) -> None:
+        """Train in the thread that calls this."""
+        with set_gangs(self.gangs):  # each thread has its own
+            if self.gangs.root.device.type == "cuda":
+                torch.cuda.set_device(self.gangs.root.device)
+            self.trainer.run()
 
     def request_stop(self) -> None:
-        """fairseq2 calls this at SIGUSR1."""
-        self.unit.wants_to_stop = True
+        """fairseq2 calls this where it takes SIGUSR1 itself."""
+        self.unit.stop_request.ask()
 
     @property
     def step_nr(self) -> int:
