@@ -213,6 +213,7 @@ def _facts(training: Training) -> list[tuple[str, str]]:
     steps, skipped = training.rows[-1]["step"], sum("skipped" in row for row in training.rows)
     return [
         ("data", f"{source}{options}; corpus {str(training.state.get('corpus', UNKNOWN))[:12]}"),
+        *_base(training),
         *_teachers(training),
         ("steps", f"{steps:,} of {recipe['steps']:,}" + f", {skipped} of them skipped" * bool(skipped)),
         ("batch", f"{recipe['batch_clips']} clips of {recipe['clip_s']:g} s in groups of {recipe['group_clips']}"),
@@ -227,6 +228,12 @@ def _facts(training: Training) -> list[tuple[str, str]]:
         ("seed, precision", f"{recipe['seed']}, {recipe['dtype']}"),
         ("time", took),
     ]  # fmt: skip
+
+
+def _base(training: Training) -> list[tuple[str, str]]:
+    """The row of the weights that the run went on from, if there are any."""
+    base = training.state.get("base")
+    return [("on from", f"{base['name']}, {base['licence']}, sha256 {base['sha256'][:12]}")] if base else []
 
 
 def _teachers(training: Training) -> list[tuple[str, str]]:

@@ -69,7 +69,7 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a model for other software, or a finished run as a model (always in our format then)."""
-    from mert.weights.checkpoints import export_hubert
+    from mert.weights.publish import save_hubert
 
     if check and to != "onnx":
         raise UsageError("--check", "goes with --to onnx", "check other formats with `mert verify`")
@@ -80,7 +80,7 @@ def export(
     if (Path(name) / "recipe.yaml").exists() and not (Path(name) / "config.json").exists():
         export_run(Path(name), out, half)
     elif to == "hubert" and not half:
-        export_hubert(mert.load(name, device="cpu").model, out)
+        save_hubert(mert.load(name, device="cpu"), out)
     else:
         mert.save_pretrained(mert.load(name, device="cpu"), out, half=half)
     if to == "fairseq2":
@@ -98,10 +98,10 @@ def refuse_model(folder: Path, overwrite: bool) -> None:
 
 def export_run(run: Path, out: Path, half: bool = False) -> Path:
     """Write a run of either engine as a model; returns the folder."""
-    from mert.train import fairseq2, run_folder
+    from mert.train import run_folder
+    from mert.train.fairseq2 import load_run
 
-    load = fairseq2.load_newest if fairseq2.is_run(run) else run_folder.load_newest
-    return run_folder.export_run(run, out, half, load)
+    return run_folder.export_run(run, out, half, load_run)
 
 
 def as_onnx(name: str, out: Path, check: bool) -> str:

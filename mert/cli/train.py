@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-import mert
 from mert.cli.terminal import Executor, Overwrite, counted, progress
 from mert.errors import MertError, UsageError
 
@@ -20,14 +20,22 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mert.train.corpus.base import Corpus
+    from mert.train.corpus.sources import Listed
+    from mert.train.initialisation import Start
+    from mert.train.parallel import World
     from mert.train.recipe import Recipe
     from teachers import TargetSource
 
 log = logging.getLogger("mert")
-Config = Annotated[str, typer.Argument(help="nano, mert-nano, v0_95m, v1_95m, v1_330m, or a YAML file.")]
+Config = Annotated[str, typer.Argument(help="adapt, nano, mert-nano, v0_95m, v1_95m, v1_330m, or a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as steps=500 mixing.apply_prob=0.")]
 Resume = Annotated[
     Literal["auto", "never"], typer.Option(help="auto resumes from the newest checkpoint; never starts anew.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the recipe and one step, write nothing.")]
+Overfit = Annotated[int | None, typer.Option(min=1, help="Train on the first clips only, so many.")]
+TrainingEngine = Annotated[
+    Literal["torch", "fairseq2"], typer.Option("--engine", help="Our own engine on torch, or fairseq2's trainer.")
 ]
 Data = Annotated[str, typer.Argument(help="A folder, manifest, hf:NAME or synth.")]
 
@@ -48,42 +56,36 @@ def pretrain(
     config: Config,
     overrides: Overrides = None,
     resume: Resume = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the recipe and one step, write nothing.")] = False,
-    overfit: Annotated[int | None, typer.Option(min=1, help="Train on the first clips only, so many.")] = None,
-    engine: Annotated[
-        Literal["torch", "fairseq2"], typer.Option(help="Our own engine on torch, or fairseq2's trainer.")
-    ] = "torch",
+    dry_run: DryRun = False,
+    overfit: Overfit = None,
+    engine: TrainingEngine = "torch",
 ) -> None:
-    """Train a MERT. Start it under torchrun for many processes; stop it with SIGTERM, and the same command resumes."""
-    from mert.train.recipe import read_recipe
+    """Train a MERT, from nothing or on from init=NAME. Stop it with SIGTERM or Ctrl-C; the same command resumes."""
+    from mert.train.parallel import World
 
-    recipe = read_recipe(config, overrides or [])
+    plan = _plan(config, overrides or [])
     if engine == "fairseq2" and not dry_run:  # a dry run's step is the same
-        from mert.train.fairseq2 import pretrain as train
-        from mert.train.run_folder import only_run
-
-        rank = int(os.environ.get("RANK", "0"))
-        with only_run(Path(recipe.out), rank):
-            step = train(recipe, _corpus(recipe, overfit), load_teachers(recipe.teachers), resume == "auto")
-        if rank == 0:
-            _report(recipe, step)
-    else:
-        _train(recipe, None, resume, dry_run, overfit)
+        _train_by_fairseq2(plan, resume, overfit)
+        return
+    world = World.join()
+    try:
+        world.share(plan.recipe.n_groups)
+        _train(plan, world, resume, dry_run, overfit)
+    finally:
+        world.leave()
 
 
-@teachers_explain()
 def continue_pretrain(
-    name: Annotated[str, typer.Argument(help="A model folder, or a name on the hub.")],
-    config: Config,
+    name: Annotated[str, typer.Argument(help="A model by name or folder, a run, or a fairseq .pt file.")],
+    config: Config = "adapt",
     overrides: Overrides = None,
     resume: Resume = "auto",
+    dry_run: DryRun = False,
+    overfit: Overfit = None,
+    engine: TrainingEngine = "torch",
 ) -> None:
-    """Train on from the weights of a published model; heads begin anew."""
-    from mert.train.recipe import read_recipe
-
-    model = mert.load(name, device="cpu").model.requires_grad_(True)
-    recipe = replace(read_recipe(config, overrides or []), model=model.config)
-    _train(recipe, model, resume, False, None)
+    """Train on from the weights of a model: short for `mert pretrain CONFIG init=NAME`."""
+    pretrain(config, [*(overrides or []), f"init={json.dumps(name)}"], resume, dry_run, overfit, engine)
 
 
 @teachers_explain()
@@ -159,49 +161,92 @@ def tokenize(
 
 
 def load_teachers(names: Sequence[str]) -> dict[str, TargetSource]:
-    """The teachers of a recipe, keyed by their own names; a warning names a licence that the model inherits."""
+    """The teachers of a recipe by the keys of their heads; a warning names a licence that the model inherits."""
+    from mert.train.record import keyed
+    from mert.weights.licences import is_non_commercial
     from teachers import load_teacher
 
-    teachers: dict[str, TargetSource] = {}
-    for name in names:
-        teacher = load_teacher(name)
-        if teacher.name in teachers:
-            raise UsageError(f"teachers={','.join(names)}", f"names {teacher.name} twice", "name each teacher once")
-        teachers[teacher.name] = teacher
-        if "NC" in teacher.licence:
+    teachers = [load_teacher(name) for name in names]
+    for name, teacher in zip(names, teachers, strict=True):
+        if is_non_commercial(teacher.licence):
             log.warning("%s is under %s; a model trained on its targets inherits this", name, teacher.licence)
-    return teachers
+    return keyed(teachers)
 
 
-def _train(recipe: Recipe, model: Any, resume: str, dry_run: bool, overfit: int | None) -> None:
+class Plan(NamedTuple):
+    """What a run is to do, as known before its music is opened."""
+
+    recipe: Recipe
+    start: Start | None
+    teachers: dict[str, TargetSource]
+
+
+def _plan(config: str, overrides: Sequence[str]) -> Plan:
+    from mert.train.fairseq2 import load_run
+    from mert.train.start import read_plan
+
+    recipe, start = read_plan(config, overrides, load_run)
+    return Plan(recipe, start, load_teachers(recipe.teachers))
+
+
+def _train(plan: Plan, world: World, resume: str, dry_run: bool, overfit: int | None) -> None:
     from mert.train.engine import Engine
-    from mert.train.parallel import World
 
-    world = World.join()
-    try:
-        corpus = _corpus(recipe, overfit)
-        engine = Engine(recipe, corpus, load_teachers(recipe.teachers), world, model)
-        if dry_run:
-            _show(recipe, engine, corpus)
-            return
-        if world.rank == 0:
-            typer.echo(f"{recipe.out}: {recipe.steps} steps on {recipe.data}; SIGTERM stops it, this command resumes")
-        step = engine.run(resume == "auto")
-        if world.rank == 0:
-            _report(recipe, step)
-    finally:
-        world.leave()
+    recipe = replace(plan.recipe, validate_clips=0) if overfit else plan.recipe
+    corpus = _corpus(recipe, overfit, None if dry_run else Path(recipe.out))
+    engine = Engine(recipe, corpus, plan.teachers, world, plan.start)
+    if world.rank == 0 and plan.start:
+        typer.echo(f"{recipe.out}: {_beginning(plan, engine)}")
+    if dry_run:
+        _show(recipe, engine, corpus)
+        return
+    if world.rank == 0:
+        typer.echo(f"{recipe.out}: {recipe.steps} steps on {recipe.data}; SIGTERM stops it, this command resumes")
+    step = engine.run(resume == "auto")
+    if world.rank == 0:
+        _report(recipe, step)
+
+
+def _beginning(plan: Plan, engine: Any) -> str:
+    """Which weights a run goes on from, and which heads are kept."""
+    from mert.train.initialisation import PretrainerConfig, kept_heads
+    from mert.train.record import described
+
+    assert plan.start
+    kept = kept_heads(PretrainerConfig.of(plan.recipe, plan.teachers), engine.objective, plan.start)
+    new = [name for name in plan.teachers if name not in kept]
+    heads = (f"heads of {', '.join(names)} {what}" for names, what in ((kept, "kept"), (new, "new")) if names)
+    return f"on from {described(plan.start.base)}, {plan.start.base['licence']}; {'; '.join(heads)}"
+
+
+def _train_by_fairseq2(plan: Plan, resume: str, overfit: int | None) -> None:
+    from mert.train.fairseq2 import pretrain as train
+    from mert.train.run_folder import only_run
+
+    recipe, start, teachers = plan
+    rank = int(os.environ.get("RANK", "0"))
+    with only_run(Path(recipe.out), rank):
+        step = train(recipe, _corpus(recipe, overfit, Path(recipe.out)), teachers, resume == "auto", start)
+    if rank == 0:
+        _report(recipe, step)
 
 
 def _report(recipe: Recipe, step: int) -> None:
     typer.echo(f"{recipe.out}: step {step} of {recipe.steps}, metrics.jsonl, curves.png")
 
 
-def _corpus(recipe: Recipe, overfit: int | None) -> Corpus:
+def _corpus(recipe: Recipe, overfit: int | None, folder: Path | None) -> Corpus:
+    """The corpus of a recipe; an index of its headers is kept in `folder`."""
     from mert.train.corpus.base import FirstRecordings
     from mert.train.corpus.opening import open_corpus
 
-    corpus = open_corpus(recipe.data, recipe.model.sample_rate, recipe.min_samples, recipe.data_options)
+    size = recipe.model.sample_rate, recipe.min_samples
+    with progress(transient=True) as bar:
+
+        def track(listed: Sequence[Listed]) -> Iterable[Listed]:
+            return bar.track(listed, description="reading headers")
+
+        corpus = open_corpus(recipe.data, *size, recipe.data_options, folder, recipe.data_weights, track)
     return FirstRecordings(corpus, overfit) if overfit else corpus
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,29 +12,24 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mert.errors import MertError
 from mert.files import write_whole
-from mert.models.mert import Mert
 from mert.train.batches import Batches
 from mert.train.corpus.base import Corpus
 from mert.train.draw import DROPOUT, torch_seed
-from mert.train.initialisation import PretrainerConfig, new_pretrainer
+from mert.train.initialisation import PretrainerConfig, Start, new_pretrainer
 from mert.train.objective import Group, add_parts, recompute_blocks
 from mert.train.parallel import World, parallelize, sync_gradients
 from mert.train.recipe import Recipe
+from mert.train.record import TrainingError, continued, facts
 from mert.train.run_folder import Checkpoints, RunLog, only_run
+from mert.train.signals import StopRequest, undisturbed
 from mert.train.validation import held_out_metrics, summary
 from teachers.base import TargetSource
 
 log = logging.getLogger("mert")
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 SPIKE_RATIO = 2.0  # a loss above this many times its running mean is a spike
 MEAN_DECAY = 0.98  # of the running mean
 MIN_STEPS = 20  # accepted steps before spikes are looked for
-
-
-class TrainingError(MertError):
-    """Training cannot continue."""
 
 
 @dataclass
@@ -125,13 +119,14 @@ class Engine:
     """
 
     def __init__(
-        self, recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], world: World, model: Mert | None = None
-    ) -> None:
+        self, recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], world: World,
+        start: Start | None = None,
+    ) -> None:  # fmt: skip
         self.recipe, self.world = recipe, world
         self.share = world.share(recipe.n_groups)
         self.batches = Batches(recipe, corpus, teachers, world.device, self.share)
         codebooks = {name: teacher.codebooks() for name, teacher in teachers.items()} if recipe.codebook_start else {}
-        self.objective = new_pretrainer(PretrainerConfig.of(recipe, teachers), codebooks, model)
+        self.objective = new_pretrainer(PretrainerConfig.of(recipe, teachers), codebooks, start)
         if recipe.activation_checkpointing:
             recompute_blocks(self.objective.model)
         if recipe.compile:
@@ -144,22 +139,31 @@ class Engine:
         )  # fmt: skip
         init_moments(self.optimizer)
         self.guard = Guard()
+        self.stop = StopRequest()
         self.checkpoints = Checkpoints(Path(recipe.out), world, recipe.keep_checkpoints)
-        self.facts = facts(corpus, teachers)
+        self.facts = facts(corpus, teachers, start.base if start else None)
 
     def run(self, resume: bool = True, until: int | None = None) -> int:
-        """Train to the last step (or to `until`); returns the last step done. SIGTERM and SIGUSR1 stop after a step.
+        """Train to the last step (or to `until`); returns the last step done.
 
-        UsageError if another run trains into the same folder.
+        SIGTERM, SIGUSR1, Ctrl-C and `stop.ask()` end it after a step, with a checkpoint; Ctrl-C then raises
+        KeyboardInterrupt. UsageError if another run trains into the same folder.
         """
+        done = undisturbed(lambda: self._run_alone(resume, until), self.stop)
+        stop, self.stop = self.stop, StopRequest()
+        if stop.interrupted:
+            raise KeyboardInterrupt
+        return done
+
+    def _run_alone(self, resume: bool, until: int | None) -> int:
+        if self.world.device.type == "cuda":
+            torch.cuda.set_device(self.world.device)  # each thread has its own
         with only_run(Path(self.recipe.out), self.world.rank):
             return self._run(resume, until)
 
     def _run(self, resume: bool, until: int | None) -> int:
         done = self._resume() if resume else 0
         runlog = RunLog(self.recipe, done) if self.world.rank == 0 else None
-        self._stop = False
-        before = {number: signal.signal(number, self._ask_to_stop) for number in SIGNALS}
         try:
             for step in range(done + 1, (until or self.recipe.steps) + 1):
                 row = self.step(step)
@@ -176,11 +180,10 @@ class Engine:
                     self.checkpoints.save(step, self.module, self.optimizer, state)
                 done = step
                 if stopping:
-                    log.warning("stopped after step %d by a signal; the same command resumes", step)
+                    log.warning("stopped after step %d; the same command resumes", step)
                     break
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            self.batches.close()
             if runlog:
                 runlog.close()
         return done
@@ -217,10 +220,7 @@ class Engine:
         if (path := self.checkpoints.newest()) is None:
             return 0
         step, state = self.checkpoints.load(path, self.module, self.optimizer)
-        for name, fact in self.facts.items():
-            if state[name] != fact:
-                remedy = "use the same data and teachers, or another out="
-                raise TrainingError(path, f"it was trained with another {name}", remedy)
+        self.facts = continued(path, state, self.facts)
         self.guard = Guard(**state["guard"])
         log.warning("going on after step %d from %s", step, path)
         return step
@@ -232,21 +232,9 @@ class Engine:
             save_file({f"wave_{i}": group.wave_BN.cpu().contiguous() for i, group in groups}, temporary)
         return path
 
-    def _ask_to_stop(self, number: int, frame: object) -> None:
-        self._stop = True
-
     def _anyone_stops(self) -> bool:
-        asked = torch.tensor(float(self._stop), device=self.world.device)
+        asked = torch.tensor(float(self.stop.asked), device=self.world.device)
         return bool(self.world.total(asked) > 0)
-
-
-def facts(corpus: Corpus, teachers: dict[str, TargetSource]) -> dict[str, Any]:
-    """What must stay the same when a run resumes, and the licences that its model inherits."""
-    return {
-        "corpus": corpus.fingerprint,
-        "teachers": {name: teacher.fingerprint for name, teacher in teachers.items()},
-        "licences": {name: teacher.licence for name, teacher in teachers.items()},
-    }
 
 
 def init_moments(optimizer: torch.optim.Optimizer) -> None:

@@ -1,4 +1,4 @@
-"""Initial weights: at random, or informed, so that a small model learns in an hour.
+"""Initial weights: at random, informed, so that a small model learns in an hour, or those of a trained model.
 
 Shapes: C channels or codes, K taps, F filters, N samples, E embedding width, D dimensions of a codeword.
 """
@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mert.errors import UsageError
 from mert.models.config import MertConfig, nano
@@ -26,9 +26,10 @@ LEVEL_HZ = 667.0  # gain 1 here, rising by 6 dB per octave: the median band of m
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainerConfig:
-    """All that determines a new `Pretrainer`; `n_classes` and `n_bins` are keyed by the name of the teacher.
+    """All that determines a new `Pretrainer`; `n_classes`, `n_bins` and `teachers` are keyed by the key of the teacher.
 
-    `codebook_start` lists the teachers (names or folders) whose codewords initialise the class embeddings.
+    `codebook_start` lists the teachers (names or folders) whose codewords initialise the class embeddings. `init` names
+    the weights to go on from, `heads` says which heads are kept, and `teachers` holds their fingerprints.
     """
 
     model: MertConfig = field(default_factory=nano)
@@ -40,6 +41,9 @@ class PretrainerConfig:
     seed: int = 1337
     filterbank_start: bool = False
     codebook_start: tuple[str, ...] = ()
+    init: str = ""
+    heads: str = "auto"
+    teachers: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, recipe: Recipe, teachers: Mapping[str, TargetSource]) -> Self:
@@ -51,29 +55,103 @@ class PretrainerConfig:
             class_width=recipe.class_width, extra_classes=recipe.extra_classes, weights=recipe.weights,
             seed=recipe.seed, filterbank_start=recipe.filterbank_start,
             codebook_start=recipe.teachers if recipe.codebook_start else (),
+            init=recipe.init, heads=recipe.heads,
+            teachers={name: teacher.fingerprint for name, teacher in teachers.items()},
         )  # fmt: skip
 
 
-def new_pretrainer(
-    config: PretrainerConfig, codebooks: Mapping[str, Sequence[Tensor]], model: Mert | None = None
-) -> Pretrainer:
-    """A pretrainer with initial weights drawn from the seed, or around a trained `model`.
+@dataclass(frozen=True, kw_only=True)
+class TrainedHead:
+    """The tensors of a head under our names, and the fingerprint of its teacher, if it is on record."""
 
-    `codebooks` holds the codewords of the teachers in `config.codebook_start`, keyed by teacher.
+    state: Mapping[str, Tensor]
+    teacher: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A trained model that a run goes on from: its configuration, weights and heads, and the record of it (`base`).
+
+    `base` has `name`, `sha256`, `licence` and `revision`; `heads` are keyed by teacher.
+    """
+
+    config: MertConfig
+    state: Mapping[str, Tensor]
+    base: Mapping[str, str | None]
+    heads: Mapping[str, TrainedHead] = field(default_factory=dict)
+
+
+def new_pretrainer(
+    config: PretrainerConfig, codebooks: Mapping[str, Sequence[Tensor]], start: Start | None = None
+) -> Pretrainer:
+    """A pretrainer with initial weights drawn from the seed, or with a model that goes on from trained ones.
+
+    `codebooks` holds the codewords of the teachers in `config.codebook_start`, keyed by teacher. UsageError if a head
+    is to be kept and cannot be.
     """
     torch.manual_seed(config.seed)
     objective = Pretrainer(
-        model or Mert(config.model), config.n_classes, config.n_bins, config.class_width, config.weights,
-        config.extra_classes,
-    )  # fmt: skip
-    if config.filterbank_start and model is None:
+        Mert(config.model), config.n_classes, config.n_bins, config.class_width, config.weights, config.extra_classes
+    )
+    if start:
+        objective.model.load_state_dict(start.state)
+    elif config.filterbank_start:
         init_filterbank(objective.model.frontend, config.model.sample_rate)
     for name in config.n_classes:
         if config.codebook_start:
             head = objective.code_heads[name]
             assert isinstance(head, CodeHead)
             init_classes(head, codebooks[name], name)
+    for name, state in kept_heads(config, objective, start).items():
+        head_of(objective, name).load_state_dict(state)
     return objective
+
+
+def head_of(objective: Pretrainer, name: str) -> nn.Module:
+    """The head of a teacher."""
+    return (objective.code_heads if name in objective.code_heads else objective.frame_heads)[name]
+
+
+def kept_heads(config: PretrainerConfig, objective: Pretrainer, start: Start | None) -> dict[str, dict[str, Tensor]]:
+    """The tensors of the heads that go on, by teacher: those that were trained on the same one, and have its shapes.
+
+    UsageError if all are to be kept, and one cannot be.
+    """
+    kept: dict[str, dict[str, Tensor]] = {}
+    for name, fingerprint in config.teachers.items():
+        head = head_of(objective, name)
+        trained = {} if start is None or config.heads == "new" else start.heads
+        same = [
+            other.state
+            for key, other in trained.items()
+            if (other.teacher == fingerprint if other.teacher else key == name)
+        ]
+        wanted = {key: tensor.shape for key, tensor in head.state_dict().items()}
+        fitting = [state for found in same if shapes(state := without_unused(found, head)) == wanted]
+        if fitting:
+            kept[name] = fitting[0]
+        elif config.heads == "keep":
+            reason = f"{config.init or 'random weights'} has no head of {name} with these classes and class_width"
+            raise UsageError("heads=keep", reason, "give heads=auto to begin anew where none fits")
+    return kept
+
+
+def shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """The shape of each tensor."""
+    return {name: tensor.shape for name, tensor in state.items()}
+
+
+def without_unused(state: Mapping[str, Tensor], head: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a trained head without the unused classes before its codes that this head does not have.
+
+    fairseq puts four before the codes of each codebook.
+    """
+    if isinstance(head, CodeHead) and len(set(head.sizes)) == 1 and "classes" in state:
+        n_more, rest = divmod(len(state["classes"]) - sum(head.sizes), len(head.sizes))
+        if n_more > 0 and not rest:
+            classes_KCE = state["classes"].unflatten(0, (len(head.sizes), -1))
+            return dict(state) | {"classes": classes_KCE[:, n_more:].flatten(0, 1)}
+    return dict(state)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ Shapes: B clips of a group, N samples.
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from mert.collection.executors import fresh_processes, start_quietly
 from mert.errors import MertError
 from mert.train.corpus.base import Corpus, CorpusError
 from mert.train.draw import Cut, Draw
+from mert.train.signals import STOPS
 
 log = logging.getLogger("mert")
 Key = tuple[int, int]  # step and number of a group
@@ -169,7 +171,8 @@ def spare_cores() -> int:
 
     The processes of torchrun share the cores of their machine.
     """
-    each = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    each = cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return min(MAX_WORKERS, each - 2) if each >= 4 else 0
 
 
@@ -186,6 +189,9 @@ def death_of_worker(error: RuntimeError) -> Exception:
 
 
 def _start(worker: int) -> None:
+    """Begin a process that reads: signals are for the one that trains, which ends this one."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
     start_quietly(1)
 
 

@@ -1,7 +1,7 @@
 """Recipes: everything a pretraining run depends on, as one frozen configuration; named ones are functions."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -19,8 +19,15 @@ from mert.weights.registry import bundled
 MINIMA = {
     "steps": 1, "batch_clips": 1, "group_clips": 1, "checkpoint_every": 1, "validate_every": 1, "keep_checkpoints": 1,
     "class_width": 1, "mask_length": 1, "max_bad_steps": 1, "seed": 0, "validate_clips": 0, "clips_at_once": 0,
-    "warmup_steps": 0, "extra_classes": 0, "clip_s": 0, "min_clip_s": 0,
+    "warmup_steps": 0, "extra_classes": 0, "clip_s": 0, "min_clip_s": 0, "frozen_frontend_steps": 0,
 }  # fmt: skip
+FREE_OF_MODEL = {
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "input_dropout",
+    "layer_drop",
+}  # of trained weights
 MAX_DEPTH = 50  # of a recipe file
 OPENING = (
     yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken,
@@ -33,10 +40,13 @@ class Recipe:
     """One pretraining run. The batch, the masks and the learning rate are pure functions of it and of the step.
 
     `data` is a folder, a JSONL manifest, `synth`, or `hf:NAME` for the datasets library; `teachers` are names or
-    folders. A batch is `batch_clips` clips in groups of `group_clips`, the unit of mixing and masking. `clips_at_once`
-    (0: all of a group) bounds the memory: the model takes that many clips at a time, and gradients add up. The informed
-    initialisation of `mert.train.initialisation` (`filterbank_start`, `codebook_start`) is ours; the paper's weights
-    begin at random. UsageError names the field that is out of range, its value, and what it may be.
+    folders. `init` names trained weights to go on from (a model, a run, or a fairseq file), whose configuration is then
+    `model`; `heads` are kept where they were trained on the same teacher (auto), or all of them (keep), or begin anew
+    (new). The front end does not change in the first `frozen_frontend_steps`. A batch is `batch_clips` clips in groups
+    of `group_clips`, the unit of mixing and masking. `clips_at_once` (0: all of a group) bounds the memory: the model
+    takes that many clips at a time, and gradients add up. The informed initialisation of `mert.train.initialisation`
+    (`filterbank_start`, `codebook_start`) is ours; the paper's weights begin at random. UsageError names the field that
+    is out of range, its value, and what it may be.
     """
 
     out: str = "run"
@@ -45,6 +55,9 @@ class Recipe:
     data_weights: tuple[float, ...] = ()
     loader_workers: int | str = "auto"
     teachers: tuple[str, ...] = ("random_projection", "cqt")
+    init: str = ""
+    heads: str = "auto"
+    frozen_frontend_steps: int = 0
     model: MertConfig = field(default_factory=nano)
     seed: int = 1337
     steps: int = 1000
@@ -89,6 +102,7 @@ class Recipe:
         rules = [
             (self.batch_clips % self.group_clips == 0, "batch_clips", f"give a multiple of {group}"),
             (self.parallel in ("ddp", "fsdp"), "parallel", "give ddp or fsdp"),
+            (self.heads in ("auto", "keep", "new"), "heads", "give auto, keep or new"),
             (self.dtype in ("float32", "bfloat16"), "dtype", "give float32 or bfloat16"),
             (self.warmup_steps < self.steps, "warmup_steps", f"give 0 to {self.steps - 1}, or more steps"),
             (bool(self.teachers), "teachers", "name at least one teacher"),
@@ -177,21 +191,56 @@ def v0_95m() -> Recipe:
     return replace(v1_95m(), out="v0_95m_run", teachers=("kmeans_teacher",), model=model)
 
 
-NAMED = {"nano": nano_recipe, "v0_95m": v0_95m, "v1_95m": v1_95m, "v1_330m": v1_330m}
+def adapt(model: MertConfig | None = None) -> Recipe:
+    """`adapt`: on from trained weights (`init`), on clips as long as they were trained on, at a low learning rate."""
+    model = model or replace(nano(), window_s=1.0)
+    window_samples = round(model.window_s * model.sample_rate)
+    return Recipe(
+        out="adapt_run", data="music", model=model, clip_s=model.window_s, steps=1000, warmup_steps=100, lr=1e-4,
+        batch_clips=16, clip_norm=1.0, weights=Weights(frames=1.0, penalty=0.1, feature_grad=0.1),
+        mixing=Mixing(shortest=window_samples // 10, longest=window_samples // 5), codebook_start=True,
+    )  # fmt: skip
 
 
-def read_recipe(config: str, overrides: Sequence[str] = ()) -> Recipe:
+NAMED: dict[str, Callable[[], Recipe]] = {
+    "nano": nano_recipe, "v0_95m": v0_95m, "v1_95m": v1_95m, "v1_330m": v1_330m, "adapt": adapt,
+}  # fmt: skip
+
+
+def read_recipe(
+    config: str, overrides: Sequence[str] = (), model_of: Callable[[str], MertConfig] | None = None
+) -> Recipe:
     """A named recipe, that of a bundled model or of a folder, or a YAML file (with a `base`), changed by `key=value`.
 
     Keys may be dotted (`mixing.apply_prob=0`); values are YAML, checked against the type of their field. Where `steps`
-    is given without `warmup_steps`, the warm-up is that of the base, but at most a tenth of the steps. UsageError for
-    unknown keys and values that do not fit.
+    is given without `warmup_steps`, the warm-up is that of the base, but at most a tenth of the steps; likewise groups
+    are no larger than a given batch. `model_of` gives the configuration of the weights that `init` names. UsageError
+    for unknown keys and values that do not fit.
     """
+    base, values = read_settings(config, overrides)
+    recipe, prefix = NAMED[base](), f"{config}: "
+    init = _typed(f"{prefix}init", values.get("init", recipe.init), str)
+    if base == "adapt" and model_of and not init:
+        raise UsageError(config, "goes on from trained weights", "give init=NAME, such as init=mert-nano")
+    if init and model_of:
+        trained = model_of(init)
+        recipe = adapt(trained) if base == "adapt" else replace(recipe, model=trained)
+    for given, derived in (("steps", "warmup_steps"), ("batch_clips", "group_clips")):
+        if given in values and derived not in values:
+            most = _typed(f"{prefix}{given}", values[given], int)
+            values[derived] = min(getattr(recipe, derived), max(most // 10, 0) if given == "steps" else max(most, 1))
+    recipe = changed(recipe, values, prefix)
+    if init and model_of:
+        refuse_other_model(recipe, trained)
+    return recipe
+
+
+def read_settings(config: str, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """The name of the base of a recipe, and the values that differ from it, nested as in a file."""
     values = {} if config in NAMED else read_values(config)
     base = values.pop("base", "nano") if config not in NAMED else config
     if not isinstance(base, str) or base not in NAMED:
         raise UsageError(f"{config}: base={base}", "is no recipe", f"give one of {', '.join(NAMED)}")
-    recipe = NAMED[base]()
     for override in overrides:
         key, value = parse_override(override)
         target = values
@@ -202,10 +251,15 @@ def read_recipe(config: str, overrides: Sequence[str] = ()) -> Recipe:
                 reason = f"{parent}={target} of {config} has no keys of its own"
                 raise UsageError(override, reason, f"give {parent}=VALUE")
         target[last] = value
-    if "steps" in values and "warmup_steps" not in values:
-        steps = _typed(f"{config}: steps", values["steps"], int)
-        values["warmup_steps"] = min(recipe.warmup_steps, max(0, steps) // 10)
-    return changed(recipe, values, f"{config}: ")
+    return base, values
+
+
+def refuse_other_model(recipe: Recipe, trained: MertConfig) -> None:
+    """UsageError if the recipe asks for another model than the weights it goes on from can fill."""
+    for key, old in trained.to_dict().items():
+        if key not in FREE_OF_MODEL and (new := recipe.model.to_dict()[key]) != old:
+            remedy = f"leave it out; of trained weights only {', '.join(sorted(FREE_OF_MODEL))} can change"
+            raise UsageError(f"model.{key}={new}", f"the weights of init={recipe.init} have {old}", remedy)
 
 
 def _is_count(value: object) -> bool:

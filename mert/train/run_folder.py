@@ -35,7 +35,9 @@ from mert.files import read_json, read_rows, sha256_file, write_json, write_whol
 from mert.models.mert import Mert
 from mert.train.parallel import World
 from mert.train.recipe import Recipe, read_recipe
+from mert.train.record import licences_of
 from mert.weights.checkpoints import digest
+from mert.weights.licences import named, strictest
 from mert.weights.pickles import Key, read_records, read_tensor
 from mert.weights.publish import save_pretrained
 from mert.weights.registry import ModelInfo
@@ -318,19 +320,45 @@ def load_newest(model: Mert, run: Path) -> dict[str, Any]:
     return read_json(path / MARKER)
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a training run."""
+    return (folder / "recipe.yaml").exists() and not (folder / "config.json").exists()
+
+
+def read_heads(run: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors of the heads in the newest checkpoint of our engine, by teacher; none without a checkpoint."""
+    if (path := Checkpoints(run, World(0, 1, torch.device("cpu")), 1).newest()) is None:
+        return {}
+    kinds = ("model.code_heads.", "model.frame_heads.")
+    n_bytes = sum(file.stat().st_size for file in path.iterdir())
+    heads: dict[str, torch.Tensor] = {}
+    for name, about in Reader(path).read_metadata().state_dict_metadata.items():
+        if name.startswith(kinds) and isinstance(about, dcp_metadata.TensorStorageMetadata):
+            if about.size.numel() > n_bytes:
+                raise CheckpointError(path, f"{name} is larger than the checkpoint", "use another checkpoint")
+            heads[name.removeprefix("model.")] = torch.empty(about.size)
+    _load(path, {"model": heads}, alone=True)
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in heads.items():
+        _, teacher, key = name.split(".", 2)
+        found.setdefault(teacher, {})[key] = tensor
+    return found
+
+
 def export_run(
     run: Path, out: Path, half: bool = False, load: Callable[[Mert, Path], dict[str, Any]] = load_newest
 ) -> Path:
     """Write config, safetensors, golden states, card, curves and metrics of a run; returns the folder.
 
     `load` fills a model with the newest weights of the run, and returns the step and the facts of the run (`state`).
-    CheckpointError if it has no complete checkpoint. The model inherits the restrictions of its teachers' licences.
+    CheckpointError if it has no complete checkpoint. The model has the strictest licence of its base, its teachers and
+    its data.
     """
     recipe = read_recipe(str(run / "recipe.yaml"))
     model = Mert(replace(recipe.model, window_s=recipe.clip_s))  # its window is the context it was trained on
     marker = load(model, run)
-    restricted = any("NC" in licence for licence in marker["state"]["licences"].values())
-    info = ModelInfo.of(model, out.resolve().name, licence="CC BY-NC 4.0" if restricted else "Apache-2.0")
+    licence = strictest(licence for _, licence in licences_of(marker["state"]))
+    info = ModelInfo.of(model, out.resolve().name, licence=licence)
     info = replace(info, note=training_note(recipe, marker, read_rows(run / "metrics.jsonl")))
     save_pretrained(Embedder(model, info, digest(model), "cpu"), out, half=half)
     for name in ("curves.png", "metrics.jsonl", "recipe.yaml"):
@@ -340,7 +368,7 @@ def export_run(
 
 
 def training_note(recipe: Recipe, marker: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """One line for the model card: data, teachers, steps, and the last held-out loss."""
+    """One line for the model card: data, teachers, base, steps, what restricts the model, and the held-out loss."""
     synthetic = ", synthesised music" if recipe.data == "synth" else ""
     hours = marker["step"] * recipe.batch_clips * recipe.clip_s / 3600
     teachers = ", ".join(f"{name} {fingerprint[:12]}" for name, fingerprint in marker["state"]["teachers"].items())
@@ -348,5 +376,9 @@ def training_note(recipe: Recipe, marker: dict[str, Any], rows: list[dict[str, A
         f"trained by mert pretrain: {marker['step']} of {recipe.steps} steps, {hours:.1f} h of audio from "
         f"{Path(recipe.data).name}{synthetic} (corpus {marker['state']['corpus'][:12]}); teachers {teachers}"
     )
+    if base := marker["state"].get("base"):
+        text += f"; it went on from {base['name']} (sha256 {base['sha256'][:12]})"
+    if restricting := named(licences_of(marker["state"])):
+        text += f"; licence bound by {restricting}"
     held_out = [row for row in rows if "valid/loss" in row and row["step"] <= marker["step"]]
     return text + (f"; held-out loss {held_out[-1]['valid/loss']:.3f}" if held_out else "")

@@ -184,6 +184,13 @@ def _checkpoint(source: OpenWeights, config: MertConfig, weights: Path, style: f
     return Checkpoint(config, state, dropped, weights, sha256_file(weights), style or "mert-hub")
 
 
+def read_heads(path: Path) -> dict[str, Tensor]:
+    """The tensors of the training heads in a fairseq checkpoint under their published names, without fixed kernels."""
+    with open_torch(path, "model") as source:
+        names = formats.training_heads(source.shapes)
+        return {name: source.read(name).to(torch.float32, copy=True) for name in names}
+
+
 @contextmanager
 def open_safetensors(path: Path) -> Iterator[OpenWeights]:
     """A safetensors file, with its metadata as `objects`; CheckpointError if it cannot be read."""

@@ -104,6 +104,15 @@ def to_ours(
     return kept, dropped
 
 
+def training_heads(published: Iterable[str]) -> list[str]:
+    """The names of training heads in a fairseq checkpoint, without the fixed kernels of a transform beside them.
+
+    >>> training_heads(["final_proj.weight", "encoder_cqt_model.spec_layer.lenghts", "mask_emb"])
+    ['final_proj.weight']
+    """
+    return [name for name in published if _TRAINING_HEADS.fullmatch(name) and ".spec_layer." not in name]
+
+
 def from_huggingface(
     values: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None, source: str = "config.json"
 ) -> MertConfig:

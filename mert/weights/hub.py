@@ -22,6 +22,7 @@ from mert.models.mert import Mert
 from mert.weights import registry
 from mert.weights.checkpoints import load_model
 from mert.weights.golden import GOLDEN, verify
+from mert.weights.licences import UNKNOWN, is_non_commercial
 from mert.weights.publish import read_card
 from mert.weights.registry import ModelInfo
 
@@ -44,10 +45,10 @@ def load_weights(name_or_dir: str | Path, revision: str | None = None) -> tuple[
         model, info = _load_bundled(folder, registry.info(name), revision)
     else:
         model, info = (_load_local if Path(name).exists() else _load_hub)(name, revision)
-    if info.licence != "unknown" and info.name not in _licences_shown:
+    if info.licence != UNKNOWN and info.name not in _licences_shown:
         _licences_shown.add(info.name)
-        restricted = "nc" in info.licence.lower()
-        log.log(logging.WARNING if restricted else logging.INFO, "%s: weights under %s", info.name, info.licence)
+        level = logging.WARNING if is_non_commercial(info.licence) else logging.INFO
+        log.log(level, "%s: weights under %s", info.name, info.licence)
     return model, info
 
 
@@ -124,7 +125,10 @@ def _load_local(name: str, revision: str | None) -> tuple[Mert, ModelInfo]:
     log.info("%s: %s", name, report)
     folder = checkpoint.weights_file.resolve().parent
     title = Path(name).stem if checkpoint.source_format == "fairseq" else folder.name
-    return model, replace(_info(model, folder, title, name), sha256=checkpoint.sha256)
+    record = replace(_info(model, folder, title, name), sha256=checkpoint.sha256)
+    if record.licence == UNKNOWN and (known := registry.with_weights(checkpoint.sha256)):
+        record = replace(record, licence=known.licence)  # a copy of published weights, without their card
+    return model, record
 
 
 def _load_bundled(folder: Path, record: ModelInfo, revision: str | None) -> tuple[Mert, ModelInfo]:
@@ -183,7 +187,7 @@ def _record(name: str) -> ModelInfo | None:
 
 def _info(model: Mert, folder: Path, name: str, repo: str) -> ModelInfo:
     card = read_card(folder)
-    return ModelInfo.of(model, name, repo, card.get("license") or "unknown", card.get("note", ""))
+    return ModelInfo.of(model, name, repo, card.get("license") or UNKNOWN, card.get("note", ""))
 
 
 def _download(repo: str, filename: str, revision: str) -> Path | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mert.errors import CheckpointError
 from mert.models.config import MertConfig, base_95m, large_330m, nano
+from mert.weights.licences import UNKNOWN
 
 if TYPE_CHECKING:
     from mert.models.mert import Mert
@@ -34,7 +35,7 @@ class ModelInfo:
     note: str = ""
 
     @classmethod
-    def of(cls, model: Mert, name: str, repo: str = "", licence: str = "unknown", note: str = "") -> ModelInfo:
+    def of(cls, model: Mert, name: str, repo: str = "", licence: str = UNKNOWN, note: str = "") -> ModelInfo:
         """The record of a model at hand."""
         return cls.of_config(model.config, name=name, repo=repo, licence=licence, note=note)
 
@@ -105,6 +106,11 @@ def list_models(pattern: str = "*") -> list[str]:
     ['mert-v1-95m', 'mert-v1-330m']
     """
     return [name for name in REGISTRY if fnmatchcase(name, pattern.lower())]
+
+
+def with_weights(sha256: str) -> ModelInfo | None:
+    """The registered model whose weights have this hash."""
+    return next((model for model in REGISTRY.values() if model.sha256 == sha256), None)
 
 
 def info(name_or_repo: str) -> ModelInfo:

@@ -43,6 +43,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", 
 needs_fairseq2 = pytest.mark.skipif(find_spec("fairseq2") is None, reason="fairseq2 is not installed")
 ALONE = World(0, 1, torch.device("cpu"))
 SECRET = "abc123"
+MADE_OF = {"corpus": "c", "teachers": {}, "licences": {}, "base": None, "data_licences": []}
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +162,9 @@ def test_a_strangers_run_is_refused_before_its_code_runs(kind: str, tmp_path: Pa
         file = tmp_path / "run" / "checkpoints" / "step_2" / name / "dp_00.pt"
         file.parent.mkdir(parents=True)
         torch.save({"w": Canary(tmp_path / "ran") if name == kind else torch.zeros(2)}, file)
-    (tmp_path / "run" / BEGUN).write_text("{}")
+    (tmp_path / "run" / BEGUN).write_text(json.dumps(MADE_OF))
     with pytest.raises(CheckpointError, match=rf"{kind}.*it holds a posix\.mkdir"):
-        resume_point(tmp_path / "run", {}, World(0, 1, torch.device("cpu")), resume=True)
+        resume_point(tmp_path / "run", MADE_OF, {}, World(0, 1, torch.device("cpu")), resume=True)
     assert not (tmp_path / "ran").exists()
 
 
@@ -185,25 +186,25 @@ def test_export_writes_the_card_beside_the_weights(tmp_path: Path) -> None:
 
 
 def test_another_number_of_processes_is_refused_and_a_run_of_our_engine_too(tmp_path: Path) -> None:
-    assert resume_point(tmp_path, {"processes": 2}, ALONE, True) == 0
+    assert resume_point(tmp_path, MADE_OF, {"processes": 2}, ALONE, True) == 0
     for kind in ("trainer", "model", "optimizer", "data_reader"):
         (tmp_path / "checkpoints/step_4" / kind).mkdir(parents=True)
         torch.save({}, tmp_path / "checkpoints/step_4" / kind / "rank_00.pt")
     (tmp_path / "checkpoints/step_5.tmp").mkdir()
-    assert resume_point(tmp_path, {"processes": 2}, ALONE, True) == 4
+    assert resume_point(tmp_path, MADE_OF, {"processes": 2}, ALONE, True) == 4
     with pytest.raises(TrainingError, match="processes is 1 and was 2 when the run began"):
-        resume_point(tmp_path, {"processes": 1}, ALONE, True)
-    assert json.loads((tmp_path / BEGUN).read_text()) == {"processes": 2}
+        resume_point(tmp_path, MADE_OF, {"processes": 1}, ALONE, True)
+    assert json.loads((tmp_path / BEGUN).read_text()) == MADE_OF | {"processes": 2}
     (tmp_path / "ckpt").mkdir()
     with pytest.raises(UsageError, match="holds a run of our own engine"):
-        resume_point(tmp_path, {"processes": 2}, ALONE, True)
+        resume_point(tmp_path, MADE_OF, {"processes": 2}, ALONE, True)
 
 
 def test_a_run_of_fairseq2_without_a_whole_checkpoint_is_not_exported(tmp_path: Path, recordings: Path) -> None:
     config = config_file(tmp_path, recordings)
     (tmp_path / "run").mkdir()
     config.rename(tmp_path / "run/recipe.yaml")
-    (tmp_path / "run" / BEGUN).write_text("{}")
+    (tmp_path / "run" / BEGUN).write_text(json.dumps(MADE_OF))
     (tmp_path / "run/checkpoints/step_4").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
         export_run(tmp_path / "run", tmp_path / "model")

@@ -12,11 +12,10 @@ from mert.errors import need
 
 if TYPE_CHECKING:
     from mert.train.fairseq2.asset_card import write_asset_card as write_asset_card
-    from mert.train.fairseq2.checkpoints import is_run as is_run
-    from mert.train.fairseq2.checkpoints import load_newest as load_newest
+    from mert.train.fairseq2.checkpoints import load_run as load_run
     from mert.train.fairseq2.recipe import pretrain as pretrain
 
-_ROOMS = {"write_asset_card": "asset_card", "is_run": "checkpoints", "load_newest": "checkpoints", "pretrain": "recipe"}
+_ROOMS = {"write_asset_card": "asset_card", "load_run": "checkpoints", "pretrain": "recipe"}
 
 
 def __getattr__(name: str) -> Any:

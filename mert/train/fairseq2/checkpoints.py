@@ -16,8 +16,9 @@ import torch
 from mert.errors import CheckpointError, UsageError
 from mert.files import read_json, write_json
 from mert.models.mert import Mert
-from mert.train.engine import TrainingError
+from mert.train import run_folder
 from mert.train.parallel import World
+from mert.train.record import TrainingError, continued
 from mert.weights.pickles import check_plain, open_torch
 
 log = logging.getLogger("mert")
@@ -29,10 +30,11 @@ def is_run(folder: Path) -> bool:
     return (folder / BEGUN).exists()
 
 
-def resume_point(out: Path, facts: dict[str, Any], world: World, resume: bool) -> int:
+def resume_point(out: Path, made_of: dict[str, Any], fixed: dict[str, Any], world: World, resume: bool) -> int:
     """The step of the newest undamaged checkpoint, or 0; damaged ones are moved aside, because fairseq2 stops at them.
 
-    TrainingError if the run began with other facts: fairseq2 would fail, or silently lose part of its state.
+    TrainingError if the run is not made of what it was, or if what must stay `fixed` changed: fairseq2 would fail, or
+    silently lose part of its state.
     """
     if (out / "ckpt").exists():
         raise UsageError(out, "holds a run of our own engine", "give another out=")
@@ -49,15 +51,16 @@ def resume_point(out: Path, facts: dict[str, Any], world: World, resume: bool) -
         check_plain(file)  # fairseq2 reads it as an unrestricted pickle
     if existing and not resume:
         raise UsageError(out, "holds checkpoints, from which fairseq2 would go on", "give another out=, or remove them")
-    begun = read_json(out / BEGUN) if existing else facts
-    for name, fact in facts.items():
+    begun = read_json(out / BEGUN) if existing else made_of | fixed
+    made_of = continued(out / BEGUN, begun, made_of)
+    for name, fact in fixed.items():
         if (old := begun.get(name)) != fact:
             was = "is not what it was" if isinstance(fact, dict) else f"is {fact} and was {old}"
             reason = f"{name} {was} when the run began, and fairseq2 cannot change it"
             raise TrainingError(out / BEGUN, reason, "go on as it began, or begin anew with another out=")
     world.barrier()
     if world.rank == 0:
-        write_json(out / BEGUN, facts)
+        write_json(out / BEGUN, made_of | fixed)
     return step_of(existing[-1]) if existing else 0
 
 
@@ -104,3 +107,8 @@ def load_newest(model: Mert, run: Path) -> dict[str, Any]:
                     tensors.append(source.read(f"model.{name}"))
     model.load_state_dict({name: torch.cat(tensors) for name, tensors in parts.items()})
     return {"step": step_of(folder), "state": read_json(run / BEGUN)}
+
+
+def load_run(model: Mert, run: Path) -> dict[str, Any]:
+    """Load the newest weights of a run of either engine; returns its step and the facts of the run."""
+    return (load_newest if is_run(run) else run_folder.load_newest)(model, run)

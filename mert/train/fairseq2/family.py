@@ -20,8 +20,11 @@ from torch import nn
 from mert.models.config import MertConfig, base_95m, large_330m, nano
 from mert.models.mert import Mert
 from mert.train.fairseq2.asset_card import FAMILY
+from mert.train.fairseq2.checkpoints import load_run
 from mert.train.initialisation import PretrainerConfig, new_pretrainer
 from mert.train.objective import Pretrainer, recompute_blocks
+from mert.train.record import keyed
+from mert.train.start import open_start
 from teachers import load_teacher
 
 PRETRAINER = "mert_pretrainer"
@@ -45,8 +48,9 @@ def pretrainer(config: PretrainerConfig) -> Pretrainer:
     """The objective with the initial weights of our own engine, on torch's default device."""
     device = torch.get_default_device()
     with torch.device("cpu"):  # where our engine draws them
-        teachers = map(load_teacher, config.codebook_start)
-        objective = new_pretrainer(config, {teacher.name: teacher.codebooks() for teacher in teachers})
+        teachers = keyed(map(load_teacher, config.codebook_start))
+        start = open_start(config.init, load_run) if config.init else None
+        objective = new_pretrainer(config, {name: teacher.codebooks() for name, teacher in teachers.items()}, start)
     return objective.to(device)
 
 

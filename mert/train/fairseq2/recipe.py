@@ -5,7 +5,6 @@ OUT holds the files that our engine writes, `checkpoints/` in fairseq2's format,
 
 import logging
 import os
-import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 # isort: split
 import fairseq2.recipe.base  # noqa: F401
 from fairseq2.error import OperationalError
+from fairseq2.gang import set_gangs
 from fairseq2.optim.lr_schedulers import LRScheduler
 from fairseq2.recipe import config as fs
 from fairseq2.recipe.base import Recipe as Fairseq2Recipe
@@ -32,24 +32,28 @@ from torch.optim import Optimizer
 
 from mert.train.batches import Batches
 from mert.train.corpus.base import Corpus
-from mert.train.engine import TrainingError, Update, facts
+from mert.train.engine import Update
 from mert.train.fairseq2.checkpoints import resume_point
 from mert.train.fairseq2.family import PRETRAINER, register
 from mert.train.fairseq2.unit import HeldOutUnit, PretrainUnit, RecipeLR, Steps
-from mert.train.initialisation import PretrainerConfig
+from mert.train.initialisation import PretrainerConfig, Start
 from mert.train.parallel import World
 from mert.train.recipe import Recipe
+from mert.train.record import TrainingError, facts
 from mert.train.run_folder import RunLog
+from mert.train.signals import undisturbed
 from teachers.base import TargetSource
 
 
-def pretrain(recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], resume: bool = True) -> int:
+def pretrain(
+    recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], resume: bool = True, start: Start | None = None
+) -> int:
     """Train to the last step, from the newest undamaged checkpoint; returns the last step done.
 
     SIGTERM and SIGUSR1 stop the run after a step, with a checkpoint. TrainingError if a checkpoint does not fit the
     recipe, UsageError if `out` holds another run.
     """
-    task = MertRecipe(recipe, corpus, teachers, resume)
+    task = MertRecipe(recipe, corpus, teachers, resume, start)
     logging.getLogger("fairseq2").addFilter(hide_environment)
     try:
         with suppress(TaskStopException):  # every run ends so: see Pretraining
@@ -119,8 +123,10 @@ def sections(recipe: Recipe) -> Sections:
 class MertRecipe(Fairseq2Recipe):
     """The recipe object that fairseq2 runs."""
 
-    def __init__(self, recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], resume: bool) -> None:
-        self.recipe, self.corpus, self.teachers, self.resume = recipe, corpus, teachers, resume
+    def __init__(
+        self, recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], resume: bool, start: Start | None
+    ) -> None:
+        self.recipe, self.corpus, self.teachers, self.resume, self.start = recipe, corpus, teachers, resume, start
         self.done = 0
 
     @property
@@ -147,7 +153,7 @@ class MertRecipe(Fairseq2Recipe):
         recipe, root = self.recipe, context.gangs.root
         world = World(root.rank, root.size, context.device)
         world.share(recipe.n_groups)  # UsageError if the groups cannot be shared evenly
-        self.done = resume_point(Path(recipe.out), self.facts(world), world, self.resume)
+        self.done = resume_point(Path(recipe.out), self.made_of(), self.fixed(world), world, self.resume)
         batches = Batches(recipe, self.corpus, self.teachers, world.device)
         objective: Any = context.get_model()
         runlog = RunLog(recipe, self.done) if world.rank == 0 else None
@@ -158,11 +164,14 @@ class MertRecipe(Fairseq2Recipe):
         trainer = context.create_trainer(unit, steps, held_out, readers)
         return Pretraining(self, trainer, unit, context)
 
-    def facts(self, world: World) -> dict[str, Any]:
-        """What must stay the same when a run resumes."""
+    def made_of(self) -> dict[str, Any]:
+        """The facts of the run that our engine records, too."""
+        return facts(self.corpus, self.teachers, self.start.base if self.start else None)
+
+    def fixed(self, world: World) -> dict[str, Any]:
+        """What fairseq2 cannot change when a run resumes."""
         kept = {name: getattr(self.recipe, name) for name in ("parallel", "steps", "warmup_steps", "lr")}
-        model = self.recipe.model.to_dict()
-        return {"processes": world.size, "model": model, **kept, **facts(self.corpus, self.teachers)}
+        return {"processes": world.size, "model": self.recipe.model.to_dict(), **kept}
 
 
 class Pretraining(Task):
@@ -177,16 +186,24 @@ class Pretraining(Task):
         if self.recipe.done >= self.recipe.recipe.steps:
             self.gangs.close()
             return
-        before = signal.signal(signal.SIGTERM, lambda number, frame: self.request_stop())
+        stop = self.unit.stop_request
         try:
-            self.trainer.run()
+            undisturbed(self._run_trainer, stop)
         finally:
-            signal.signal(signal.SIGTERM, before)
             self.recipe.done = self.trainer.step_nr
+        if stop.interrupted:
+            raise KeyboardInterrupt
+
+    def _run_trainer(self) -> None:
+        """Train in the thread that calls this."""
+        with set_gangs(self.gangs):  # each thread has its own
+            if self.gangs.root.device.type == "cuda":
+                torch.cuda.set_device(self.gangs.root.device)
+            self.trainer.run()
 
     def request_stop(self) -> None:
-        """fairseq2 calls this at SIGUSR1."""
-        self.unit.wants_to_stop = True
+        """fairseq2 calls this where it takes SIGUSR1 itself."""
+        self.unit.stop_request.ask()
 
     @property
     def step_nr(self) -> int:

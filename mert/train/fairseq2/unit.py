@@ -20,11 +20,13 @@ from fairseq2.trainer import TrainUnit
 from torch import Tensor, nn
 
 from mert.train.batches import Batches
-from mert.train.engine import TrainingError, Update
+from mert.train.engine import Update
 from mert.train.objective import Pretrainer
 from mert.train.parallel import World
 from mert.train.recipe import Recipe
+from mert.train.record import TrainingError
 from mert.train.run_folder import RunLog
+from mert.train.signals import StopRequest
 from mert.train.validation import held_out_metrics, summary
 
 
@@ -86,13 +88,13 @@ class RecipeLR(AbstractLRScheduler):
 class PretrainUnit(TrainUnit[MicroStep]):
     """The updates of our engine. The first process writes a row of metrics.jsonl per step.
 
-    All processes must stop at the same step, or some would wait for the others for ever. A signal sets
-    `wants_to_stop` on any of them; all exchange it as a step begins, and then all call `stop`.
+    All processes must stop at the same step, or some would wait for the others for ever. A signal asks
+    any of them; all exchange it as a step begins, and then all call `stop`.
     """
 
     def __init__(self, module: nn.Module, batches: Batches, world: World, runlog: RunLog | None) -> None:
         self.module, self.batches, self.world, self.runlog = module, batches, world, runlog
-        self.wants_to_stop = False
+        self.stop_request = StopRequest()
         self.stop: Callable[[], None] = lambda: None
         self.row: dict[str, Any] = {}
 
@@ -104,7 +106,7 @@ class PretrainUnit(TrainUnit[MicroStep]):
         self._started = time.perf_counter()
         self._update = Update(self.batches, self.world, step_nr)
         self._losses = self._update.losses(self.module)
-        asked = self.world.total(torch.tensor(float(self.wants_to_stop), device=self.world.device))
+        asked = self.world.total(torch.tensor(float(self.stop_request.asked), device=self.world.device))
         if step_nr == self.batches.recipe.steps or asked > 0:
             self.stop()
 
