@@ -9,9 +9,9 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from mert.audio import chunks, clips_mp3, flac
-from mert.audio.contents import Block, Layout, Stretch, explained, whole
-from mert.audio.decoders import ForwardFile, behind_tag
+from mert.audio import chunks, clips_mp3, clips_ogg, flac
+from mert.audio.contents import Block, ForwardFile, Layout, Stretch, explained, whole
+from mert.audio.decoders import behind_tag
 from mert.audio.pieces import clip, in_pieces, needed
 from mert.audio.recording import MIN_RATE_HZ, Recording, Source, check_samples, mixed
 from mert.audio.views import View, peek
@@ -27,7 +27,9 @@ def layout_of(source: Source | Recording) -> Layout:
     recording = source if isinstance(source, Recording) else Recording(source)
     with recording.opened() as file, explained(recording.name):
         layout = _found(file, recording)
-    return layout or _by_decoding(recording)
+    layout = layout or _by_decoding(recording)
+    recording.check_format(layout.rate_hz, 1)
+    return layout
 
 
 def n_samples_at(layout: Layout, rate_hz: int) -> int:
@@ -79,12 +81,13 @@ def _found(file: BinaryIO, recording: Recording) -> Layout | None:
     """The layout of a file in whose midst decoding can start; None for others."""
     file = behind_tag(file)
     magic = peek(file, 0, 4)
-    if magic == b"OggS" or (magic == flac.MAGIC and not flac.is_alone(file)):
-        return None
-    if magic not in (flac.MAGIC, *chunks.KINDS) and (found := clips_mp3.layout(file)):
-        recording.check_format(found.rate_hz, 1)
-        return found
     try:
+        if magic == b"OggS":
+            return clips_ogg.layout(file)
+        if magic == flac.MAGIC and not flac.is_alone(file):
+            return None
+        if magic not in (flac.MAGIC, *chunks.KINDS) and (found := clips_mp3.layout(file)):
+            return found
         with ForwardFile(_seekable(file)) as sound:
             recording.check_format(sound.samplerate, sound.channels)
             return Layout(sound.samplerate, sound.frames, "samples") if sound.subtype in SEEKABLE else None
@@ -100,18 +103,27 @@ def _seekable(file: BinaryIO) -> View:
 def _decoded(file: BinaryIO, layout: Layout, wanted: range) -> Block | None:
     """A range of samples, or as many of them as there are; None where it must be decoded from the beginning."""
     file = behind_tag(file)
-    stretch = clips_mp3.stretch(file, layout, wanted) if layout.kind == "mp3" else Stretch(_seekable(file), 0)
+    stretch = FINDERS[layout.kind](file, layout, wanted)
     if not stretch:
         return None
     with ForwardFile(stretch.file) as sound:
-        if layout.kind == "samples":
-            skip = sound.seek(min(wanted.start, sound.frames)) * 0
-        else:
-            skip = wanted.start - stretch.begins
-        samples_NC = sound.read(skip + len(wanted), dtype="float32", always_2d=True)[skip:]
+        begins = stretch.begins if stretch.ends is None else stretch.ends - sound.frames
+        if begins is None:
+            begins = sound.seek(min(wanted.start, sound.frames))
+        if begins > wanted.start:
+            return None
+        skipped = wanted.start - begins
+        samples_NC = sound.read(skipped + len(wanted), dtype="float32", always_2d=True)[skipped:]
         if stretch.file.error:
             raise stretch.file.error
         return Block(sound.samplerate, samples_NC)
+
+
+FINDERS = {
+    "samples": lambda file, *_: Stretch(_seekable(file)),
+    "mp3": clips_mp3.stretch,
+    "ogg": clips_ogg.stretch,
+}
 
 
 def _by_decoding(recording: Recording) -> Layout:

@@ -235,12 +235,7 @@ def _lost_seconds(file: BinaryIO, start: int, end: int, run: Run) -> float:
 def announced(data: bytes, first: Frame) -> int | None:
     """The number of frames that a Xing tag in the first frame announces."""
     at = first.tag
-    if (
-        first.layer == 3
-        and data[at : at + 4] in (b"Xing", b"Info")
-        and len(data) >= at + 12
-        and data[at + 7] & FRAMES
-    ):
+    if first.layer == 3 and data[at : at + 4] in (b"Xing", b"Info") and len(data) >= at + 12 and data[at + 7] & FRAMES:
         return int(struct.unpack(">I", data[at + 8 : at + 12])[0])
     return None
 
