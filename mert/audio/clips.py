@@ -10,8 +10,9 @@ import numpy as np
 import soundfile
 
 from mert.audio import chunks, clips_mp3, clips_ogg, flac
-from mert.audio.contents import Block, ForwardFile, Layout, Stretch, explained, whole
-from mert.audio.decoders import behind_tag
+from mert.audio.clips_ffmpeg import SegmentDecoder, is_mp4
+from mert.audio.contents import Block, Decoder, ForwardFile, Layout, Stretch, explained, whole
+from mert.audio.decoders import behind_tag, decoder_of
 from mert.audio.pieces import clip, in_pieces, needed
 from mert.audio.recording import MIN_RATE_HZ, Recording, Source, check_samples, mixed
 from mert.audio.views import View, peek
@@ -46,7 +47,7 @@ def signal(recording: Recording, rate_hz: int) -> Iterator[np.ndarray]:
 
     They are resampled in pieces (see mert.audio.pieces), which start anew where the rate of the recording changes.
     """
-    for from_hz, run in recording.runs():
+    for from_hz, run in recording.runs(choose=_decoder):
         yield from in_pieces(run, from_hz, rate_hz)
 
 
@@ -63,7 +64,7 @@ def read_clip(source: Source | Recording, layout: Layout, rate_hz: int, start: i
     wanted = range(wanted.start, min(wanted.stop, layout.n_samples))
     try:
         with recording.opened() as file, explained(recording.name):
-            block = _decoded(file, layout, wanted)
+            block = _decoded(file, layout, wanted, recording.name)
     except AudioError:  # it is damaged there
         block = None
     if block is None:
@@ -92,7 +93,22 @@ def _found(file: BinaryIO, recording: Recording) -> Layout | None:
             recording.check_format(sound.samplerate, sound.channels)
             return Layout(sound.samplerate, sound.frames, "samples") if sound.subtype in SEEKABLE else None
     except soundfile.LibsndfileError:
+        segments = _segments(file, recording.name, [])
+        return segments.layout if segments else None
+
+
+def _segments(file: BinaryIO, name: str, warnings: list[str]) -> SegmentDecoder | None:
+    """The decoder in segments of a file that can be decoded so; None for others."""
+    try:
+        decoder = SegmentDecoder(file, name, warnings) if is_mp4(file) else None
+    except (ImportError, AudioError):  # which the decoder of all others explains
         return None
+    return decoder if decoder and decoder.layout else None
+
+
+def _decoder(file: BinaryIO, name: str, warnings: list[str], header_only: bool) -> Decoder:
+    """The decoder of a whole recording: in segments where it can be."""
+    return _segments(file, name, warnings) or decoder_of(file, name, warnings, header_only)
 
 
 def _seekable(file: BinaryIO) -> View:
@@ -100,8 +116,10 @@ def _seekable(file: BinaryIO) -> View:
     return flac.seekable(file) or (chunks.contents(file) or whole(file)).parts[0].file
 
 
-def _decoded(file: BinaryIO, layout: Layout, wanted: range) -> Block | None:
+def _decoded(file: BinaryIO, layout: Layout, wanted: range, name: str) -> Block | None:
     """A range of samples, or as many of them as there are; None where it must be decoded from the beginning."""
+    if layout.kind == "ffmpeg":
+        return SegmentDecoder(file, name, [], layout).clip(wanted)
     file = behind_tag(file)
     stretch = FINDERS[layout.kind](file, layout, wanted)
     if not stretch:
