@@ -9,9 +9,10 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from mert.audio import chunks, clips_mp3, flac
-from mert.audio.contents import Block, Layout, Stretch, explained, whole
-from mert.audio.decoders import ForwardFile, behind_tag
+from mert.audio import chunks, clips_mp3, clips_ogg, flac
+from mert.audio.clips_ffmpeg import SegmentDecoder, is_mp4
+from mert.audio.contents import Block, Decoder, ForwardFile, Layout, Stretch, explained, whole
+from mert.audio.decoders import behind_tag, decoder_of
 from mert.audio.pieces import clip, in_pieces, needed
 from mert.audio.recording import MIN_RATE_HZ, Recording, Source, check_samples, mixed
 from mert.audio.views import View, peek
@@ -27,7 +28,9 @@ def layout_of(source: Source | Recording) -> Layout:
     recording = source if isinstance(source, Recording) else Recording(source)
     with recording.opened() as file, explained(recording.name):
         layout = _found(file, recording)
-    return layout or _by_decoding(recording)
+    layout = layout or _by_decoding(recording)
+    recording.check_format(layout.rate_hz, 1)
+    return layout
 
 
 def n_samples_at(layout: Layout, rate_hz: int) -> int:
@@ -44,7 +47,7 @@ def signal(recording: Recording, rate_hz: int) -> Iterator[np.ndarray]:
 
     They are resampled in pieces (see mert.audio.pieces), which start anew where the rate of the recording changes.
     """
-    for from_hz, run in recording.runs():
+    for from_hz, run in recording.runs(choose=_decoder):
         yield from in_pieces(run, from_hz, rate_hz)
 
 
@@ -61,7 +64,7 @@ def read_clip(source: Source | Recording, layout: Layout, rate_hz: int, start: i
     wanted = range(wanted.start, min(wanted.stop, layout.n_samples))
     try:
         with recording.opened() as file, explained(recording.name):
-            block = _decoded(file, layout, wanted)
+            block = _decoded(file, layout, wanted, recording.name)
     except AudioError:  # it is damaged there
         block = None
     if block is None:
@@ -79,17 +82,33 @@ def _found(file: BinaryIO, recording: Recording) -> Layout | None:
     """The layout of a file in whose midst decoding can start; None for others."""
     file = behind_tag(file)
     magic = peek(file, 0, 4)
-    if magic == b"OggS" or (magic == flac.MAGIC and not flac.is_alone(file)):
-        return None
-    if magic not in (flac.MAGIC, *chunks.KINDS) and (found := clips_mp3.layout(file)):
-        recording.check_format(found.rate_hz, 1)
-        return found
     try:
+        if magic == b"OggS":
+            return clips_ogg.layout(file)
+        if magic == flac.MAGIC and not flac.is_alone(file):
+            return None
+        if magic not in (flac.MAGIC, *chunks.KINDS) and (found := clips_mp3.layout(file)):
+            return found
         with ForwardFile(_seekable(file)) as sound:
             recording.check_format(sound.samplerate, sound.channels)
             return Layout(sound.samplerate, sound.frames, "samples") if sound.subtype in SEEKABLE else None
     except soundfile.LibsndfileError:
+        segments = _segments(file, recording.name, [])
+        return segments.layout if segments else None
+
+
+def _segments(file: BinaryIO, name: str, warnings: list[str]) -> SegmentDecoder | None:
+    """The decoder in segments of a file that can be decoded so; None for others."""
+    try:
+        decoder = SegmentDecoder(file, name, warnings) if is_mp4(file) else None
+    except (ImportError, AudioError):  # which the decoder of all others explains
         return None
+    return decoder if decoder and decoder.layout else None
+
+
+def _decoder(file: BinaryIO, name: str, warnings: list[str], header_only: bool) -> Decoder:
+    """The decoder of a whole recording: in segments where it can be."""
+    return _segments(file, name, warnings) or decoder_of(file, name, warnings, header_only)
 
 
 def _seekable(file: BinaryIO) -> View:
@@ -97,21 +116,32 @@ def _seekable(file: BinaryIO) -> View:
     return flac.seekable(file) or (chunks.contents(file) or whole(file)).parts[0].file
 
 
-def _decoded(file: BinaryIO, layout: Layout, wanted: range) -> Block | None:
+def _decoded(file: BinaryIO, layout: Layout, wanted: range, name: str) -> Block | None:
     """A range of samples, or as many of them as there are; None where it must be decoded from the beginning."""
+    if layout.kind == "ffmpeg":
+        return SegmentDecoder(file, name, [], layout).clip(wanted)
     file = behind_tag(file)
-    stretch = clips_mp3.stretch(file, layout, wanted) if layout.kind == "mp3" else Stretch(_seekable(file), 0)
+    stretch = FINDERS[layout.kind](file, layout, wanted)
     if not stretch:
         return None
     with ForwardFile(stretch.file) as sound:
-        if layout.kind == "samples":
-            skip = sound.seek(min(wanted.start, sound.frames)) * 0
-        else:
-            skip = wanted.start - stretch.begins
-        samples_NC = sound.read(skip + len(wanted), dtype="float32", always_2d=True)[skip:]
+        begins = stretch.begins if stretch.ends is None else stretch.ends - sound.frames
+        if begins is None:
+            begins = sound.seek(min(wanted.start, sound.frames))
+        if begins > wanted.start:
+            return None
+        skipped = wanted.start - begins
+        samples_NC = sound.read(skipped + len(wanted), dtype="float32", always_2d=True)[skipped:]
         if stretch.file.error:
             raise stretch.file.error
         return Block(sound.samplerate, samples_NC)
+
+
+FINDERS = {
+    "samples": lambda file, *_: Stretch(_seekable(file)),
+    "mp3": clips_mp3.stretch,
+    "ogg": clips_ogg.stretch,
+}
 
 
 def _by_decoding(recording: Recording) -> Layout:

@@ -5,6 +5,7 @@ later ones refer to (the reservoir), two more whose sound overlaps, and a number
 which its filter bank sums in the same order.
 """
 
+from itertools import pairwise
 from typing import BinaryIO
 
 from mert.audio.contents import Layout, Stretch
@@ -59,7 +60,7 @@ def stretch(file: BinaryIO, layout: Layout, wanted: range) -> Stretch | None:
     starts = _starts(data, first, {})
     if len(starts) <= stop - i:
         return None
-    frames = [data[one:other] for one, other in zip(starts[: stop - i], starts[1:], strict=False)]
+    frames = [data[one:other] for one, other in pairwise(starts[: stop - i + 1])]
     if (j := _preroll(frames, first, goal - i, (is_tagged - i) % PHASES)) is None or i + j <= is_tagged:
         if i:
             return None
@@ -125,7 +126,8 @@ def _sound(data: bytes, first: Frame) -> int:
 
 def _muted(frames: list[bytes]) -> list[bytes]:
     """Frames, the first of them without sound as long as they refer to bytes before all: mpg123 would take others."""
-    held, pieces = 0, []
+    pieces: list[bytes] = []
+    held = 0
     for i, data in enumerate(frames):
         frame = frame_of(data[:4])
         assert frame

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
+import soundfile
 
 from mert.audio.views import View, size_of
 from mert.errors import AudioError
@@ -72,11 +73,23 @@ class Layout(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """A part of a file that libsndfile decodes, and the sample of the recording at which it begins or ends."""
+    """A part of a file that libsndfile decodes, and the sample of the recording at which it begins or ends; without
+    either, libsndfile seeks in it."""
 
     file: View
     begins: int | None = None
     ends: int | None = None
+
+
+class ForwardFile(soundfile.SoundFile):
+    """A SoundFile read without seeking: by default a seek follows each block, and the header limits the length."""
+
+    def __init__(self, file: View) -> None:
+        file.seek(0)
+        super().__init__(file)
+
+    def seekable(self) -> bool:
+        return False
 
 
 class Decoder(Protocol):

@@ -7,23 +7,23 @@ import numpy as np
 import soundfile
 
 from mert.audio import chunks, flac, mp3, ogg
-from mert.audio.contents import BLOCK_S, Block, Contents, Decoder, FileDecoder, Part, explained, silence, whole
+from mert.audio.contents import (
+    BLOCK_S,
+    Block,
+    Contents,
+    Decoder,
+    FileDecoder,
+    ForwardFile,
+    Part,
+    explained,
+    silence,
+    whole,
+)
 from mert.audio.ffmpeg import FfmpegDecoder
 from mert.audio.views import View, peek, size_of, tag_length
 from mert.errors import AudioError, install
 
 JOINED = (b"OggS", b"fLaC")  # which must be read to their end to see whether they are several files in one
-
-
-class ForwardFile(soundfile.SoundFile):
-    """A SoundFile read without seeking: by default a seek follows each block, and the header limits the length."""
-
-    def __init__(self, file: View) -> None:
-        file.seek(0)
-        super().__init__(file)
-
-    def seekable(self) -> bool:
-        return False
 
 
 class SoundFileDecoder(FileDecoder):

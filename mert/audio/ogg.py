@@ -5,8 +5,9 @@ between two of them is known.
 """
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import soundfile
 
@@ -28,6 +29,11 @@ class Page:
     samples: int
     serial: bytes
     number: int
+
+    def follows(self, last: "Page") -> bool:
+        """Whether nothing is missing between a page and this one."""
+        is_missing = self.serial == last.serial and self.number != last.number + 1 and self.number > last.number
+        return self.place.start == last.place.stop and not is_missing
 
 
 @dataclass
@@ -79,13 +85,21 @@ class Run(Part):
                 n, rate_hz = len(first.read(dtype="float32")), first.samplerate
         except soundfile.LibsndfileError:
             return None
-        end, skipped = pages[until].samples, _opus_skip(_first_page(self._source, self._link))
+        end, skipped = pages[until].samples, opus_skip(_first_page(self._source, self._link))
         start = (end - skipped) * rate_hz // OPUS_HZ - n if skipped is not None else end - n
         return start if 0 <= start <= MAX_GAP_S * rate_hz else None
 
 
-def contents(file: BinaryIO) -> Contents | None:
-    """The links of an Ogg file; None for other files."""
+class Found(NamedTuple):
+    """The links of a file, where the last page ends, and whether the end of a link is missing."""
+
+    links: list[Link]
+    end: int
+    is_cut: bool
+
+
+def found(file: BinaryIO) -> Found | None:
+    """What an Ogg file holds; None for other files."""
     if peek(file, 0, 4) != b"OggS":
         return None
     size = size_of(file)
@@ -93,49 +107,66 @@ def contents(file: BinaryIO) -> Contents | None:
     at, is_cut, end = 0, False, 0
     last: Page | None = None
     while at < size:
-        page = _page(file, at, size)
+        page = _page(file, at)
         if page is None:
-            if (found := search(file, b"OggS", at + 1, size)) is None:
+            if (place := search(file, b"OggS", at + 1, size)) is None:
                 break
-            at = found
+            at = place
             continue
         if page.flags & FIRST and not (links and last and last.flags & FIRST):
             is_cut |= last is not None and not last.flags & LAST
             links.append(Link([[]]))
-        elif links and last and (page.place.start != last.place.stop or _is_missing(last, page)):
+        elif links and last and not page.follows(last):
             links[-1].runs.append([])
         if links:
             links[-1].runs[-1].append(page)
         at = end = page.place.stop
         last = page
-    if not links or not last:
+    return Found(links, end, is_cut or not last.flags & LAST) if links and last else None
+
+
+def contents(file: BinaryIO) -> Contents | None:
+    """The links of an Ogg file; None for other files."""
+    if not (held := found(file)):
         return None
-    parts = tuple(Part(View(file, _places(link.runs[0]))) if link.is_whole() else Run(file, link, 0) for link in links)
-    return Contents(parts, left_over=unexplained(file, end, size), is_cut=is_cut or not last.flags & LAST)
+    parts = tuple(
+        Part(View(file, _places(link.runs[0]))) if link.is_whole() else Run(file, link, 0) for link in held.links
+    )
+    return Contents(parts, left_over=unexplained(file, held.end, size_of(file)), is_cut=held.is_cut)
 
 
-def _page(file: BinaryIO, at: int, size: int) -> Page | None:
-    """The page at a position, if it is whole and its checksum is right."""
+def _page(file: BinaryIO, at: int) -> Page | None:
     header = peek(file, at, 27 + 255)
-    if header[:4] != b"OggS" or len(header) < 27:
+    is_page = header[:4] == b"OggS" and len(header) >= 27
+    return page_of(peek(file, at, 27 + header[26] + sum(header[27 : 27 + header[26]])), at) if is_page else None
+
+
+def page_of(data: bytes, at: int = 0) -> Page | None:
+    """The page at the beginning of bytes from position `at` of a file, if it is whole and its checksum is right."""
+    if data[:4] != b"OggS" or len(data) < 27:
         return None
-    length = 27 + header[26] + sum(header[27 : 27 + header[26]])
-    data = peek(file, at, length)
-    if len(data) < length or _checksum(data[:22] + bytes(4) + data[26:]) != data[22:26]:
+    length = 27 + data[26] + sum(data[27 : 27 + data[26]])
+    if len(data) < length or _checksum(data[:22] + bytes(4) + data[26:length]) != data[22:26]:
         return None
     samples, number = int.from_bytes(data[6:14], "little"), int.from_bytes(data[18:22], "little")
     return Page(range(at, at + length), data[5], samples, data[14:18], number)
+
+
+def pages_of(data: bytes, at: int) -> Iterator[Page]:
+    """The pages that follow each other in bytes from position `at` of a file."""
+    i = 0
+    while i + 27 <= len(data):
+        end = i + 27 + data[i + 26] + sum(data[i + 27 : i + 27 + data[i + 26]])
+        if (page := page_of(data[i:end], at + i)) is None:
+            return
+        yield page
+        i = end
 
 
 def _checksum(page: bytes) -> bytes:
     """The CRC of a page: that of zlib without its inversions, and with the bits of all bytes in the other order."""
     crc = zlib.crc32(page.translate(MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return crc.to_bytes(4, "big").translate(MIRRORED)
-
-
-def _is_missing(last: Page, page: Page) -> bool:
-    """Whether pages between two of one stream are missing."""
-    return page.serial == last.serial and page.number != last.number + 1 and page.number > last.number
 
 
 def _places(pages: list[Page]) -> list[range]:
@@ -147,17 +178,21 @@ def _first_page(file: BinaryIO, link: Link) -> bytes:
     return peek(file, place.start, len(place))
 
 
-def _opus_skip(page: bytes) -> int | None:
+def opus_skip(page: bytes) -> int | None:
     """How many samples an Opus stream begins with that are no sound; None for other streams."""
     at = page.find(b"OpusHead")
     return int.from_bytes(page[at + 10 : at + 12], "little") if at > 0 else None
 
 
+def without_skip(page: bytes) -> bytes:
+    """The first page of a stream, so that nothing is skipped at the beginning."""
+    if not opus_skip(page):
+        return page
+    at = page.find(b"OpusHead") + 10
+    page = page[:22] + bytes(4) + page[26:at] + bytes(2) + page[at + 2 :]
+    return page[:22] + _checksum(page) + page[26:]
+
+
 def _view(file: BinaryIO, link: Link, pages: list[Page]) -> View:
     """Pages from the midst of a link behind its headers; nothing is skipped at their beginning."""
-    first = _first_page(file, link)
-    if _opus_skip(first):
-        at = first.find(b"OpusHead") + 10
-        first = first[:22] + bytes(4) + first[26:at] + bytes(2) + first[at + 2 :]
-        first = first[:22] + _checksum(first) + first[26:]
-    return View(file, [first, *_places([*link.headers[1:], *pages])])
+    return View(file, [without_skip(_first_page(file, link)), *_places([*link.headers[1:], *pages])])

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
@@ -89,18 +89,25 @@ class Recording:
         for from_hz, run in self.runs(max_seconds):
             yield from resampled(run, from_hz, rate_hz)
 
-    def runs(self, max_seconds: float | None = None) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
-        """Stretches of one rate, which a stream may change: the rate in Hz, and its mono float32 blocks."""
-        with self._decoder(self.warnings) as decoder:
+    def runs(
+        self, max_seconds: float | None = None, choose: Callable[..., Decoder] = decoder_of
+    ) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
+        """Stretches of one rate, which a stream may change: the rate in Hz, and its mono float32 blocks.
+
+        `choose` opens the decoder, as `decoder_of` does.
+        """
+        with self._decoder(self.warnings, choose=choose) as decoder:
             self.check_format(decoder.rate_hz, decoder.channels)
             for from_hz, run in groupby(self._checked(decoder.read(), max_seconds), key=itemgetter(0)):
                 yield from_hz, (mono_N for _, mono_N in run)
             self._conclude(decoder)
 
     @contextmanager
-    def _decoder(self, warnings: list[str], header_only: bool = False) -> Iterator[Decoder]:
+    def _decoder(
+        self, warnings: list[str], header_only: bool = False, choose: Callable[..., Decoder] = decoder_of
+    ) -> Iterator[Decoder]:
         with self.opened() as file:
-            yield decoder_of(file, self.name, warnings, header_only)
+            yield choose(file, self.name, warnings, header_only)
 
     def check_format(self, rate_hz: int, channels: int) -> None:
         """Refuse absurd numbers of channels and rates."""
@@ -166,7 +173,7 @@ class ArrayRecording(Recording):
             yield Block(self.rate_hz, self._samples_NC[start : start + step])
 
     @contextmanager
-    def _decoder(self, warnings: list[str], header_only: bool = False) -> Iterator[Decoder]:
+    def _decoder(self, *_: Any, **__: Any) -> Iterator[Decoder]:
         yield self
 
 
