@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mert.files import write_whole
+from mert.files import read_json, write_whole
 from mert.train.batches import DROPOUT, Batches, torch_seed
 from mert.train.corpus import Corpus
+from mert.train.history import Change, changes_after
 from mert.train.initialisation import PretrainerConfig, Start, new_pretrainer
 from mert.train.objective import Group, add_parts, recompute_blocks
 from mert.train.parallel import World, parallelize, sync_gradients
 from mert.train.recipe import Recipe
 from mert.train.record import TrainingError, continued, facts
-from mert.train.run_folder import Checkpoints, RunLog, only_run
+from mert.train.run_folder import MARKER, Checkpoints, RunLog, only_run, step_of
 from mert.train.signals import StopRequest, undisturbed
 from mert.train.validation import held_out_metrics, summary
 from teachers.base import TargetSource
@@ -146,29 +147,30 @@ class Engine:
         self.checkpoints = Checkpoints(Path(recipe.out), world, recipe.keep_checkpoints)
         self.facts = facts(corpus, teachers, start.base if start else None)
 
-    def run(self, resume: bool = True, until: int | None = None) -> int:
+    def run(self, resume: bool = True, until: int | None = None, allow_changes: bool = False) -> int:
         """Train to the last step (or to `until`); returns the last step done.
 
         SIGTERM, SIGUSR1, Ctrl-C and `stop.ask()` end it after a step, with a checkpoint; Ctrl-C then raises
-        KeyboardInterrupt. UsageError if another run trains into the same folder.
+        KeyboardInterrupt. UsageError if another run trains into the same folder, or if the recipe is not the one that
+        the run began with (more steps are), unless `allow_changes`.
         """
-        done = undisturbed(lambda: self._run_alone(resume, until), self.stop)
+        done = undisturbed(lambda: self._run_alone(resume, until, allow_changes), self.stop)
         stop, self.stop = self.stop, StopRequest()
         if stop.interrupted:
             raise KeyboardInterrupt
         return done
 
-    def _run_alone(self, resume: bool, until: int | None) -> int:
+    def _run_alone(self, resume: bool, until: int | None, allow_changes: bool) -> int:
         if self.world.device.type == "cuda":
             torch.cuda.set_device(self.world.device)  # each thread has its own
         with only_run(Path(self.recipe.out), self.world.rank):
-            return self._run(resume, until)
+            done, changes = self._resume(allow_changes) if resume else (0, [])
+            return self._train(done, until or self.recipe.steps, changes)
 
-    def _run(self, resume: bool, until: int | None) -> int:
-        done = self._resume() if resume else 0
-        runlog = RunLog(self.recipe, done) if self.world.rank == 0 else None
+    def _train(self, done: int, last: int, changes: Sequence[Change]) -> int:
+        runlog = RunLog(self.recipe, done, changes, self.world) if self.world.rank == 0 else None
         try:
-            for step in range(done + 1, (until or self.recipe.steps) + 1):
+            for step in range(done + 1, last + 1):
                 row = self.step(step)
                 if self.batches.validates(step):
                     metrics = held_out_metrics(self.objective, self.batches, self.world.size == 1)
@@ -218,14 +220,17 @@ class Engine:
             remedy = f"look at {path}; lower lr, or leave the recordings out"
             raise TrainingError(f"step {step}", f"{self.guard.bad_in_a_row} bad steps in a row ({reason})", remedy)
 
-    def _resume(self) -> int:
+    def _resume(self, allow_changes: bool) -> tuple[int, list[Change]]:
         if (path := self.checkpoints.newest()) is None:
-            return 0
+            return 0, []
+        self.facts = continued(path, read_json(path / MARKER)["state"], self.facts)
+        changes = changes_after(Path(self.recipe.out), step_of(path), self.recipe, allow_changes)
         step, state = self.checkpoints.load(path, self.module, self.optimizer)
-        self.facts = continued(path, state, self.facts)
         self.guard = Guard(**state["guard"])
         log.warning("going on after step %d from %s", step, path)
-        return step
+        for change in changes:
+            log.warning("from now on %s", change)
+        return step, changes
 
     def _keep_batch(self, step: int) -> Path:
         path = Path(self.recipe.out) / f"bad_step_{step:08d}_rank_{self.world.rank}.safetensors"

@@ -225,7 +225,7 @@ def test_a_full_disk_ends_the_run_and_costs_no_bit(disk: Path, recordings: Path,
     recipe = (run / "recipe.yaml").read_text()
     code, said = command("pretrain", config)
     assert code == 1
-    assert f"error: {run}/recipe.yaml: cannot be written (No space left on device); check" in said
+    assert f"error: {run}/metrics.jsonl: cannot be written (No space left on device); check" in said
     assert (run / "recipe.yaml").read_text() == recipe
     (disk / "more").unlink()
     subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
