@@ -200,6 +200,9 @@ class Engine:
         for loss in update.losses(self.module):
             loss.backward()
         row = update.row()
+        if step <= self.recipe.frozen_frontend_steps:
+            for parameter in self.objective.model.frontend.parameters():
+                parameter.grad = None  # neither moved nor decayed
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip_norm)
         row["grad_norm"] = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         self._apply(step, row)
