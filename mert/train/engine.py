@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mert.errors import OutputError
 from mert.files import read_json, write_whole
 from mert.train.batches import DROPOUT, Batches, torch_seed
 from mert.train.corpus import Corpus
@@ -30,6 +31,7 @@ log = logging.getLogger("mert")
 SPIKE_RATIO = 2.0  # a loss above this many times its running mean is a spike
 MEAN_DECAY = 0.98  # of the running mean
 MIN_STEPS = 20  # accepted steps before spikes are looked for
+SAVE_S = 15 * 60.0  # a checkpoint is never older when steps are shorter
 
 
 @dataclass
@@ -144,6 +146,7 @@ class Engine:
         init_moments(self.optimizer)
         self.guard = Guard()
         self.stop = StopRequest()
+        self._between_steps = True  # not while an update changes the weights
         self.checkpoints = Checkpoints(Path(recipe.out), world, recipe.keep_checkpoints)
         self.facts = facts(corpus, teachers, start.base if start else None)
 
@@ -154,8 +157,11 @@ class Engine:
         KeyboardInterrupt. UsageError if another run trains into the same folder, or if the recipe is not the one that
         the run began with (more steps are), unless `allow_changes`.
         """
-        done = undisturbed(lambda: self._run_alone(resume, until, allow_changes), self.stop)
-        stop, self.stop = self.stop, StopRequest()
+        stop = self.stop
+        try:
+            done = undisturbed(lambda: self._run_alone(resume, until, allow_changes), stop)
+        finally:
+            self.stop = StopRequest()
         if stop.interrupted:
             raise KeyboardInterrupt
         return done
@@ -169,28 +175,55 @@ class Engine:
 
     def _train(self, done: int, last: int, changes: Sequence[Change]) -> int:
         runlog = RunLog(self.recipe, done, changes, self.world) if self.world.rank == 0 else None
+        saved, saved_s, state = done, time.monotonic(), self._state()
         try:
             for step in range(done + 1, last + 1):
-                row = self.step(step)
-                if self.batches.validates(step):
-                    metrics = held_out_metrics(self.objective, self.batches, self.world.size == 1)
-                    row |= {f"valid/{name}": value for name, value in metrics.items()}
-                    if runlog:
-                        runlog.print(summary(step, metrics))
-                if runlog:  # before the save: a resume drops later rows, but cannot add missing ones
-                    runlog.write_row(row)
-                stopping = self._anyone_stops()
-                if stopping or step % self.recipe.checkpoint_every == 0 or step == self.recipe.steps:
-                    state = {"guard": asdict(self.guard), **self.facts}
+                self._record(self.step(step), runlog)
+                done, state, self._between_steps = step, self._state(), True
+                is_late = time.monotonic() - saved_s > SAVE_S
+                stopping, due = self._anyone(self.stop.asked, is_late and self.world.rank == 0)
+                if stopping or due or step % self.recipe.checkpoint_every == 0 or step == self.recipe.steps:
                     self.checkpoints.save(step, self.module, self.optimizer, state)
-                done = step
+                    saved, saved_s = step, time.monotonic()
                 if stopping:
                     log.warning("stopped after step %d; the same command resumes", step)
                     break
+        except Exception as error:
+            self._rescue(done, saved, state, error)
+            raise
         finally:
             if runlog:
                 runlog.close()
         return done
+
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the tensors."""
+        return {"guard": asdict(self.guard), **self.facts}
+
+    def _record(self, row: dict[str, Any], runlog: RunLog | None) -> None:
+        """Complete the row of a step by validation, where it is due, and write it: a resume could not add it later."""
+        if self.batches.validates(row["step"]):
+            metrics = held_out_metrics(self.objective, self.batches, self.world.size == 1)
+            row |= {f"valid/{name}": value for name, value in metrics.items()}
+            if runlog:
+                runlog.print(summary(row["step"], metrics))
+        if runlog:
+            runlog.write_row(row)
+
+    def _rescue(self, done: int, saved: int, state: dict[str, Any], error: Exception) -> None:
+        """Save the state after the last step when the next one failed, where that is possible, and say what there is.
+
+        All processes must save together, so if others train too, all must have failed alike. A failed update may have
+        changed some of the weights, and a disk that refuses to write does so again.
+        """
+        alike = self.world.size == 1 or isinstance(error, TrainingError)  # the guard judges sums over all processes
+        if done > saved and self._between_steps and alike and not isinstance(error, OutputError):
+            self.checkpoints.save(done, self.module, self.optimizer, state)
+            saved = done
+        if done:
+            log.error(
+                "step %d failed; %s", done + 1, f"the run goes on after step {saved}" if saved else "nothing is saved"
+            )
 
     def step(self, step: int) -> dict[str, Any]:
         """One update; returns its row of metrics. Losses are means over the masked frames of the whole batch."""
@@ -214,6 +247,7 @@ class Engine:
             settings["lr"] = row["lr"] = self.recipe.lr_at(step)
         reason = self.guard.judge(row["loss"], row["grad_norm"])
         if reason is None:
+            self._between_steps = False
             self.optimizer.step()
             return
         row["skipped"] = reason
@@ -242,9 +276,9 @@ class Engine:
             save_file({f"wave_{i}": group.wave_BN.cpu().contiguous() for i, group in groups}, temporary)
         return path
 
-    def _anyone_stops(self) -> bool:
-        asked = torch.tensor(float(self.stop.asked), device=self.world.device)
-        return bool(self.world.total(asked) > 0)
+    def _anyone(self, *conditions: bool) -> list[bool]:
+        """Which of these conditions hold in any process."""
+        return (self.world.total(torch.tensor(conditions, dtype=torch.float32, device=self.world.device)) > 0).tolist()
 
 
 def init_moments(optimizer: torch.optim.Optimizer) -> None:

@@ -287,6 +287,52 @@ def test_a_recording_that_changes_while_it_is_trained_on_ends_the_run_by_name(tm
         engine.step(1)
 
 
+@pytest.mark.parametrize("error", [AudioError("00.wav", "is gone", "look for it"), RuntimeError("a bug")])
+def test_a_step_that_fails_costs_no_step_before_it_and_no_bit(
+    error: Exception, tmp_path: Path, recordings: Path, whole: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = small_recipe(tmp_path, recordings, checkpoint_every=100)
+    engine = made(config)
+    group = engine.batches.group
+
+    def failing(step: int, number: int) -> Any:
+        if (step, number) == (5, 1):
+            raise error
+        return group(step, number)
+
+    engine.batches.group = failing  # type: ignore[method-assign]
+    with pytest.raises(type(error), match=str(error)):
+        engine.run()
+    assert "step 5 failed; the run goes on after step 4" in caplog.text
+    assert newest(tmp_path / "run").name == "step_00000004"
+    check_resume(config, tmp_path / "run", whole)
+
+
+def test_an_update_that_fails_midway_is_not_saved(tmp_path: Path, recordings: Path, whole: Path) -> None:
+    engine = made(small_recipe(tmp_path, recordings))
+    update = engine.optimizer.step
+
+    def failing() -> None:
+        update()
+        if len(rows(tmp_path / "run")) == 3:
+            raise RuntimeError("out of memory")
+
+    engine.optimizer.step = failing  # type: ignore[assignment, method-assign]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        engine.run()
+    assert newest(tmp_path / "run").name == "step_00000002"
+    check_resume(str(tmp_path / "recipe.yaml"), tmp_path / "run", whole)
+
+
+def test_a_checkpoint_is_written_by_the_clock_too(
+    tmp_path: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mert.train.engine.SAVE_S", 0.0)
+    engine = made(small_recipe(tmp_path, recordings, checkpoint_every=100, keep_checkpoints=9))
+    engine.run(until=3)
+    assert [path.name[-1] for path in sorted((tmp_path / "run/ckpt").iterdir())] == ["1", "2", "3"]
+
+
 def test_a_generator_of_clips_shorter_than_the_crop_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"clips of 0\.40 s are shorter than a clip to train on, 0\.50 s; lower clip_s"
