@@ -34,6 +34,9 @@ Resume = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the recipe and one step, write nothing.")]
 Overfit = Annotated[int | None, typer.Option(min=1, help="Train on the first clips only, so many.")]
+AllowChanges = Annotated[
+    bool, typer.Option("--allow-changes", help="Go on with another recipe than the run began with, and record that.")
+]
 TrainingEngine = Annotated[
     Literal["torch", "fairseq2"], typer.Option("--engine", help="Our own engine on torch, or fairseq2's trainer.")
 ]
@@ -58,19 +61,20 @@ def pretrain(
     resume: Resume = "auto",
     dry_run: DryRun = False,
     overfit: Overfit = None,
+    allow_changes: AllowChanges = False,
     engine: TrainingEngine = "torch",
 ) -> None:
     """Train a MERT, from nothing or on from init=NAME. Stop it with SIGTERM or Ctrl-C; the same command resumes."""
     from mert.train.parallel import World
 
-    plan = _plan(config, overrides or [])
+    plan = _plan(config, overrides or [], resume == "auto")
     if engine == "fairseq2" and not dry_run:  # a dry run's step is the same
-        _train_by_fairseq2(plan, resume, overfit)
+        _train_by_fairseq2(plan, resume, overfit, allow_changes)
         return
     world = World.join()
     try:
         world.share(plan.recipe.n_groups)
-        _train(plan, world, resume, dry_run, overfit)
+        _train(plan, world, resume, dry_run, overfit, allow_changes)
     finally:
         world.leave()
 
@@ -82,10 +86,11 @@ def continue_pretrain(
     resume: Resume = "auto",
     dry_run: DryRun = False,
     overfit: Overfit = None,
+    allow_changes: AllowChanges = False,
     engine: TrainingEngine = "torch",
 ) -> None:
     """Train on from the weights of a model: short for `mert pretrain CONFIG init=NAME`."""
-    pretrain(config, [*(overrides or []), f"init={json.dumps(name)}"], resume, dry_run, overfit, engine)
+    pretrain(config, [*(overrides or []), f"init={json.dumps(name)}"], resume, dry_run, overfit, allow_changes, engine)
 
 
 @teachers_explain()
@@ -181,15 +186,15 @@ class Plan(NamedTuple):
     teachers: dict[str, TargetSource]
 
 
-def _plan(config: str, overrides: Sequence[str]) -> Plan:
+def _plan(config: str, overrides: Sequence[str], resume: bool) -> Plan:
     from mert.train.fairseq2 import load_run
     from mert.train.start import read_plan
 
-    recipe, start = read_plan(config, overrides, load_run)
+    recipe, start = read_plan(config, overrides, load_run, resume)
     return Plan(recipe, start, load_teachers(recipe.teachers))
 
 
-def _train(plan: Plan, world: World, resume: str, dry_run: bool, overfit: int | None) -> None:
+def _train(plan: Plan, world: World, resume: str, dry_run: bool, overfit: int | None, allow_changes: bool) -> None:
     from mert.train.engine import Engine
 
     recipe = replace(plan.recipe, validate_clips=0) if overfit else plan.recipe
@@ -202,7 +207,7 @@ def _train(plan: Plan, world: World, resume: str, dry_run: bool, overfit: int | 
         return
     if world.rank == 0:
         typer.echo(f"{recipe.out}: {recipe.steps} steps on {recipe.data}; SIGTERM stops it, this command resumes")
-    step = engine.run(resume == "auto")
+    step = engine.run(resume == "auto", allow_changes=allow_changes)
     if world.rank == 0:
         _report(recipe, step)
 
@@ -219,14 +224,15 @@ def _beginning(plan: Plan, engine: Any) -> str:
     return f"on from {described(plan.start.base)}, {plan.start.base['licence']}; {'; '.join(heads)}"
 
 
-def _train_by_fairseq2(plan: Plan, resume: str, overfit: int | None) -> None:
+def _train_by_fairseq2(plan: Plan, resume: str, overfit: int | None, allow_changes: bool) -> None:
     from mert.train.fairseq2 import pretrain as train
     from mert.train.run_folder import only_run
 
     recipe, start, teachers = plan
     rank = int(os.environ.get("RANK", "0"))
     with only_run(Path(recipe.out), rank):
-        step = train(recipe, _corpus(recipe, overfit, Path(recipe.out)), teachers, resume == "auto", start)
+        corpus = _corpus(recipe, overfit, Path(recipe.out))
+        step = train(recipe, corpus, teachers, resume == "auto", start, allow_changes)
     if rank == 0:
         _report(recipe, step)
 

@@ -137,8 +137,16 @@ def fresh_processes() -> Any:
     """How workers start: as forks of a process that has imported torch and this job once, where the system forks."""
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
+    from multiprocessing import forkserver
+
     context = get_context("forkserver")
     context.set_forkserver_preload(["mert.collection.job"])
+    # The server inherits the signals that this thread blocks: without SIGCHLD it never learns that a fork has ended.
+    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     return context
 
 

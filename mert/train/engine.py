@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mert.files import write_whole
+from mert.errors import OutputError
+from mert.files import read_json, write_whole
 from mert.train.batches import Batches
 from mert.train.corpus.base import Corpus
 from mert.train.draw import DROPOUT, torch_seed
+from mert.train.history import Change, changes_after
 from mert.train.initialisation import PretrainerConfig, Start, new_pretrainer
 from mert.train.objective import Group, add_parts, recompute_blocks
 from mert.train.parallel import World, parallelize, sync_gradients
 from mert.train.recipe import Recipe
 from mert.train.record import TrainingError, continued, facts
-from mert.train.run_folder import Checkpoints, RunLog, only_run
+from mert.train.run_folder import MARKER, Checkpoints, RunLog, only_run, step_of
 from mert.train.signals import StopRequest, undisturbed
 from mert.train.validation import held_out_metrics, summary
 from teachers.base import TargetSource
@@ -30,6 +32,7 @@ log = logging.getLogger("mert")
 SPIKE_RATIO = 2.0  # a loss above this many times its running mean is a spike
 MEAN_DECAY = 0.98  # of the running mean
 MIN_STEPS = 20  # accepted steps before spikes are looked for
+SAVE_S = 15 * 60.0  # a checkpoint is never older when steps are shorter
 
 
 @dataclass
@@ -140,53 +143,85 @@ class Engine:
         init_moments(self.optimizer)
         self.guard = Guard()
         self.stop = StopRequest()
+        self._between_steps = True  # not while an update changes the weights
         self.checkpoints = Checkpoints(Path(recipe.out), world, recipe.keep_checkpoints)
         self.facts = facts(corpus, teachers, start.base if start else None)
 
-    def run(self, resume: bool = True, until: int | None = None) -> int:
+    def run(self, resume: bool = True, until: int | None = None, allow_changes: bool = False) -> int:
         """Train to the last step (or to `until`); returns the last step done.
 
         SIGTERM, SIGUSR1, Ctrl-C and `stop.ask()` end it after a step, with a checkpoint; Ctrl-C then raises
-        KeyboardInterrupt. UsageError if another run trains into the same folder.
+        KeyboardInterrupt. UsageError if another run trains into the same folder, or if the recipe is not the one that
+        the run began with (more steps are), unless `allow_changes`.
         """
-        done = undisturbed(lambda: self._run_alone(resume, until), self.stop)
-        stop, self.stop = self.stop, StopRequest()
+        stop = self.stop
+        try:
+            done = undisturbed(lambda: self._run_alone(resume, until, allow_changes), stop)
+        finally:
+            self.stop = StopRequest()
         if stop.interrupted:
             raise KeyboardInterrupt
         return done
 
-    def _run_alone(self, resume: bool, until: int | None) -> int:
+    def _run_alone(self, resume: bool, until: int | None, allow_changes: bool) -> int:
         if self.world.device.type == "cuda":
             torch.cuda.set_device(self.world.device)  # each thread has its own
         with only_run(Path(self.recipe.out), self.world.rank):
-            return self._run(resume, until)
+            done, changes = self._resume(allow_changes) if resume else (0, [])
+            return self._train(done, until or self.recipe.steps, changes)
 
-    def _run(self, resume: bool, until: int | None) -> int:
-        done = self._resume() if resume else 0
-        runlog = RunLog(self.recipe, done) if self.world.rank == 0 else None
+    def _train(self, done: int, last: int, changes: Sequence[Change]) -> int:
+        runlog = RunLog(self.recipe, done, changes, self.world) if self.world.rank == 0 else None
+        saved, saved_s, state = done, time.monotonic(), self._state()
         try:
-            for step in range(done + 1, (until or self.recipe.steps) + 1):
-                row = self.step(step)
-                if self.batches.validates(step):
-                    metrics = held_out_metrics(self.objective, self.batches, self.world.size == 1)
-                    row |= {f"valid/{name}": value for name, value in metrics.items()}
-                    if runlog:
-                        runlog.print(summary(step, metrics))
-                if runlog:  # before the save: a resume drops later rows, but cannot add missing ones
-                    runlog.write_row(row)
-                stopping = self._anyone_stops()
-                if stopping or step % self.recipe.checkpoint_every == 0 or step == self.recipe.steps:
-                    state = {"guard": asdict(self.guard), **self.facts}
+            for step in range(done + 1, last + 1):
+                self._record(self.step(step), runlog)
+                done, state, self._between_steps = step, self._state(), True
+                is_late = time.monotonic() - saved_s > SAVE_S
+                stopping, due = self._anyone(self.stop.asked, is_late and self.world.rank == 0)
+                if stopping or due or step % self.recipe.checkpoint_every == 0 or step == self.recipe.steps:
                     self.checkpoints.save(step, self.module, self.optimizer, state)
-                done = step
+                    saved, saved_s = step, time.monotonic()
                 if stopping:
                     log.warning("stopped after step %d; the same command resumes", step)
                     break
+        except Exception as error:
+            self._rescue(done, saved, state, error)
+            raise
         finally:
             self.batches.close()
             if runlog:
                 runlog.close()
         return done
+
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the tensors."""
+        return {"guard": asdict(self.guard), **self.facts}
+
+    def _record(self, row: dict[str, Any], runlog: RunLog | None) -> None:
+        """Complete the row of a step by validation, where it is due, and write it: a resume could not add it later."""
+        if self.batches.validates(row["step"]):
+            metrics = held_out_metrics(self.objective, self.batches, self.world.size == 1)
+            row |= {f"valid/{name}": value for name, value in metrics.items()}
+            if runlog:
+                runlog.print(summary(row["step"], metrics))
+        if runlog:
+            runlog.write_row(row)
+
+    def _rescue(self, done: int, saved: int, state: dict[str, Any], error: Exception) -> None:
+        """Save the state after the last step when the next one failed, where that is possible, and say what there is.
+
+        All processes must save together, so if others train too, all must have failed alike. A failed update may have
+        changed some of the weights, and a disk that refuses to write does so again.
+        """
+        alike = self.world.size == 1 or isinstance(error, TrainingError)  # the guard judges sums over all processes
+        if done > saved and self._between_steps and alike and not isinstance(error, OutputError):
+            self.checkpoints.save(done, self.module, self.optimizer, state)
+            saved = done
+        if done:
+            log.error(
+                "step %d failed; %s", done + 1, f"the run goes on after step {saved}" if saved else "nothing is saved"
+            )
 
     def step(self, step: int) -> dict[str, Any]:
         """One update; returns its row of metrics. Losses are means over the masked frames of the whole batch."""
@@ -196,6 +231,9 @@ class Engine:
         for loss in update.losses(self.module):
             loss.backward()
         row = update.row()
+        if step <= self.recipe.frozen_frontend_steps:
+            for parameter in self.objective.model.frontend.parameters():
+                parameter.grad = None  # neither moved nor decayed
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip_norm)
         row["grad_norm"] = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         self._apply(step, row)
@@ -207,6 +245,7 @@ class Engine:
             settings["lr"] = row["lr"] = self.recipe.lr_at(step)
         reason = self.guard.judge(row["loss"], row["grad_norm"])
         if reason is None:
+            self._between_steps = False
             self.optimizer.step()
             return
         row["skipped"] = reason
@@ -216,14 +255,17 @@ class Engine:
             remedy = f"look at {path}; lower lr, or leave the recordings out"
             raise TrainingError(f"step {step}", f"{self.guard.bad_in_a_row} bad steps in a row ({reason})", remedy)
 
-    def _resume(self) -> int:
+    def _resume(self, allow_changes: bool) -> tuple[int, list[Change]]:
         if (path := self.checkpoints.newest()) is None:
-            return 0
+            return 0, []
+        self.facts = continued(path, read_json(path / MARKER)["state"], self.facts)
+        changes = changes_after(Path(self.recipe.out), step_of(path), self.recipe, allow_changes)
         step, state = self.checkpoints.load(path, self.module, self.optimizer)
-        self.facts = continued(path, state, self.facts)
         self.guard = Guard(**state["guard"])
         log.warning("going on after step %d from %s", step, path)
-        return step
+        for change in changes:
+            log.warning("from now on %s", change)
+        return step, changes
 
     def _keep_batch(self, step: int) -> Path:
         path = Path(self.recipe.out) / f"bad_step_{step:08d}_rank_{self.world.rank}.safetensors"
@@ -232,9 +274,9 @@ class Engine:
             save_file({f"wave_{i}": group.wave_BN.cpu().contiguous() for i, group in groups}, temporary)
         return path
 
-    def _anyone_stops(self) -> bool:
-        asked = torch.tensor(float(self.stop.asked), device=self.world.device)
-        return bool(self.world.total(asked) > 0)
+    def _anyone(self, *conditions: bool) -> list[bool]:
+        """Which of these conditions hold in any process."""
+        return (self.world.total(torch.tensor(conditions, dtype=torch.float32, device=self.world.device)) > 0).tolist()
 
 
 def init_moments(optimizer: torch.optim.Optimizer) -> None:

@@ -12,7 +12,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,6 @@ import torch
 import torch.distributed.checkpoint as dcp
 import torch.distributed.checkpoint.filesystem as dcp_files
 import torch.distributed.checkpoint.metadata as dcp_metadata
-import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
@@ -33,8 +32,9 @@ from mert.embedding.embedder import Embedder
 from mert.errors import CheckpointError, OutputError, UsageError, need
 from mert.files import read_json, read_rows, sha256_file, write_json, write_whole, writing
 from mert.models.mert import Mert
+from mert.train.history import CHANGES, RECIPE, Change, begun_recipe, read_changes, record_start
 from mert.train.parallel import World
-from mert.train.recipe import Recipe, read_recipe
+from mert.train.recipe import Recipe
 from mert.train.record import licences_of
 from mert.weights.checkpoints import digest
 from mert.weights.licences import named, strictest
@@ -225,6 +225,11 @@ def _load(path: Path, state: dict[str, Any], alone: bool) -> None:
         raise CheckpointError(path, reason, "resume with its own recipe") from error
 
 
+def step_of(path: Path) -> int:
+    """The step of a checkpoint, by its name."""
+    return int(path.name.removeprefix("step_"))
+
+
 def cause(error: BaseException) -> str:
     """The first reason for a failed save or load, on whichever process."""
     if isinstance(error, dcp.api.CheckpointException):
@@ -250,16 +255,15 @@ def damage(path: Path) -> str | None:
 
 
 class RunLog:
-    """recipe.yaml, metrics.jsonl, TensorBoard, curves.png and the progress bar of a run, written by its first process.
+    """The history, metrics.jsonl, TensorBoard, curves.png and the progress bar of a run, written by its first process.
 
     At a resume, rows of steps after the checkpoint are dropped: those steps are trained again.
     """
 
-    def __init__(self, recipe: Recipe, resumed_step: int) -> None:
+    def __init__(self, recipe: Recipe, resumed_step: int, changes: Sequence[Change], world: World) -> None:
         tensorboard = need("torch.utils.tensorboard", "train", "mert pretrain")
         self.folder = Path(recipe.out)
-        with write_whole(self.folder / "recipe.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+        record_start(recipe, resumed_step, changes, world)
         self._metrics = self.folder / "metrics.jsonl"
         kept = [row for row in read_rows(self._metrics) if row["step"] <= resumed_step]
         with write_whole(self._metrics) as temporary:
@@ -345,6 +349,13 @@ def read_heads(run: Path) -> dict[str, dict[str, torch.Tensor]]:
     return found
 
 
+def recipe_of(run: Path) -> Recipe:
+    """The recipe that a run follows by now; CheckpointError for a folder without one."""
+    if (recipe := begun_recipe(run)) is None:
+        raise CheckpointError(run, "holds no recipe.yaml", "name the folder of a run (out=)")
+    return recipe
+
+
 def export_run(
     run: Path, out: Path, half: bool = False, load: Callable[[Mert, Path], dict[str, Any]] = load_newest
 ) -> Path:
@@ -354,21 +365,22 @@ def export_run(
     CheckpointError if it has no complete checkpoint. The model has the strictest licence of its base, its teachers and
     its data.
     """
-    recipe = read_recipe(str(run / "recipe.yaml"))
+    recipe = recipe_of(run)
     model = Mert(replace(recipe.model, window_s=recipe.clip_s))  # its window is the context it was trained on
     marker = load(model, run)
     licence = strictest(licence for _, licence in licences_of(marker["state"]))
     info = ModelInfo.of(model, out.resolve().name, licence=licence)
-    info = replace(info, note=training_note(recipe, marker, read_rows(run / "metrics.jsonl")))
+    rows = [row for row in read_rows(run / "metrics.jsonl") if row["step"] <= marker["step"]]
+    info = replace(info, note=training_note(recipe, marker, rows, read_changes(run)))
     save_pretrained(Embedder(model, info, digest(model), "cpu"), out, half=half)
-    for name in ("curves.png", "metrics.jsonl", "recipe.yaml"):
+    for name in ("curves.png", "metrics.jsonl", RECIPE, CHANGES):
         if (run / name).exists():
             shutil.copyfile(run / name, out / name)
     return out
 
 
-def training_note(recipe: Recipe, marker: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """One line for the model card: data, teachers, base, steps, what restricts the model, and the held-out loss."""
+def training_note(recipe: Recipe, marker: dict[str, Any], rows: list[dict[str, Any]], changes: Sequence[Change]) -> str:
+    """One line for the model card: data, teachers, base, steps, changes on the way, restrictions, held-out loss."""
     synthetic = ", synthesised music" if recipe.data == "synth" else ""
     hours = marker["step"] * recipe.batch_clips * recipe.clip_s / 3600
     teachers = ", ".join(f"{name} {fingerprint[:12]}" for name, fingerprint in marker["state"]["teachers"].items())
@@ -380,5 +392,7 @@ def training_note(recipe: Recipe, marker: dict[str, Any], rows: list[dict[str, A
         text += f"; it went on from {base['name']} (sha256 {base['sha256'][:12]})"
     if restricting := named(licences_of(marker["state"])):
         text += f"; licence bound by {restricting}"
-    held_out = [row for row in rows if "valid/loss" in row and row["step"] <= marker["step"]]
+    for change in changes:
+        text += f"; after step {change.step} {change}"
+    held_out = [row for row in rows if "valid/loss" in row]
     return text + (f"; held-out loss {held_out[-1]['valid/loss']:.3f}" if held_out else "")

@@ -10,8 +10,9 @@ from torch import Tensor
 from mert.models.config import MertConfig
 from mert.models.mert import Mert
 from mert.train import run_folder
+from mert.train.history import begun_recipe
 from mert.train.initialisation import Start, TrainedHead
-from mert.train.recipe import Recipe, read_recipe
+from mert.train.recipe import Recipe, read_recipe, read_settings
 from mert.train.record import licences_of
 from mert.weights.checkpoints import digest
 from mert.weights.checkpoints import read_heads as read_fairseq_heads
@@ -22,9 +23,12 @@ LoadRun = Callable[[Mert, Path], dict[str, Any]]  # fills a model with a run's n
 
 
 def read_plan(
-    config: str, overrides: Sequence[str] = (), load_run: LoadRun = run_folder.load_newest
+    config: str, overrides: Sequence[str] = (), load_run: LoadRun = run_folder.load_newest, resume: bool = True
 ) -> tuple[Recipe, Start | None]:
-    """A recipe as `read_recipe` reads it, and the weights that it goes on from, if it names any."""
+    """A recipe as `read_recipe` reads it, and the weights that it goes on from, if it names any.
+
+    The warm-up of a run that is to `resume` with more steps stays as it was, unless it is given.
+    """
     opened: dict[str, Start] = {}
 
     def model_of(init: str) -> MertConfig:
@@ -32,6 +36,10 @@ def read_plan(
         return opened[init].config
 
     recipe = read_recipe(config, overrides, model_of)
+    run = Path(recipe.out)
+    begun = begun_recipe(run) if resume and any(run.glob("*/step_*")) else None
+    if begun and begun.steps <= recipe.steps and "warmup_steps" not in read_settings(config, overrides)[1]:
+        recipe = replace(recipe, warmup_steps=begun.warmup_steps)
     return recipe, opened.get(recipe.init)
 
 
@@ -50,7 +58,7 @@ def open_start(init: str, load_run: LoadRun = run_folder.load_newest) -> Start:
 
 
 def _of_run(run: Path, load_run: LoadRun) -> Start:
-    recipe = read_recipe(str(run / "recipe.yaml"))
+    recipe = run_folder.recipe_of(run)
     model = Mert(replace(recipe.model, window_s=recipe.clip_s))
     marker = load_run(model, run)
     made_of = marker["state"]

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 import tomllib
 from dataclasses import replace
 from importlib import import_module
@@ -44,6 +45,8 @@ def train_until(recipe: Recipe, step: int, number: signal.Signals) -> int | str:
     def with_signal(unit: PretrainUnit, now: int) -> None:
         if now == step:
             os.kill(os.getpid(), number)
+            while not unit.stop_request.asked:  # the main thread takes it
+                time.sleep(0.001)
         set_step_nr(unit, now)
 
     PretrainUnit.set_step_nr = with_signal  # type: ignore[method-assign]

@@ -225,7 +225,7 @@ def test_a_full_disk_ends_the_run_and_costs_no_bit(disk: Path, recordings: Path,
     recipe = (run / "recipe.yaml").read_text()
     code, said = command("pretrain", config)
     assert code == 1
-    assert f"error: {run}/recipe.yaml: cannot be written (No space left on device); check" in said
+    assert f"error: {run}/metrics.jsonl: cannot be written (No space left on device); check" in said
     assert (run / "recipe.yaml").read_text() == recipe
     (disk / "more").unlink()
     subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
@@ -279,6 +279,52 @@ def test_what_shows_only_when_a_clip_is_read_costs_that_clip(tmp_path: Path, spo
     assert code == 0, said
     assert re.search(r"dropped a clip: .*07_nan\.wav: sample \d+ \(0\.\d+ s\) is nan", said)
     assert len(rows(tmp_path / "run")) == 12
+
+
+@pytest.mark.parametrize("error", [AudioError("00.wav", "is gone", "look for it"), RuntimeError("a bug")])
+def test_a_step_that_fails_costs_no_step_before_it_and_no_bit(
+    error: Exception, tmp_path: Path, recordings: Path, whole: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = small_recipe(tmp_path, recordings, checkpoint_every=100)
+    engine = made(config)
+    group = engine.batches.group
+
+    def failing(step: int, number: int) -> Any:
+        if (step, number) == (5, 1):
+            raise error
+        return group(step, number)
+
+    engine.batches.group = failing  # type: ignore[method-assign]
+    with pytest.raises(type(error), match=str(error)):
+        engine.run()
+    assert "step 5 failed; the run goes on after step 4" in caplog.text
+    assert newest(tmp_path / "run").name == "step_00000004"
+    check_resume(config, tmp_path / "run", whole)
+
+
+def test_an_update_that_fails_midway_is_not_saved(tmp_path: Path, recordings: Path, whole: Path) -> None:
+    engine = made(small_recipe(tmp_path, recordings))
+    update = engine.optimizer.step
+
+    def failing() -> None:
+        update()
+        if len(rows(tmp_path / "run")) == 3:
+            raise RuntimeError("out of memory")
+
+    engine.optimizer.step = failing  # type: ignore[assignment, method-assign]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        engine.run()
+    assert newest(tmp_path / "run").name == "step_00000002"
+    check_resume(str(tmp_path / "recipe.yaml"), tmp_path / "run", whole)
+
+
+def test_a_checkpoint_is_written_by_the_clock_too(
+    tmp_path: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mert.train.engine.SAVE_S", 0.0)
+    engine = made(small_recipe(tmp_path, recordings, checkpoint_every=100, keep_checkpoints=9))
+    engine.run(until=3)
+    assert [path.name[-1] for path in sorted((tmp_path / "run/ckpt").iterdir())] == ["1", "2", "3"]
 
 
 def test_a_generator_of_clips_shorter_than_the_crop_is_refused(tmp_path: Path) -> None:

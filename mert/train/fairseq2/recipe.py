@@ -30,12 +30,14 @@ from fairseq2.task import Task, TaskStopException
 from fairseq2.trainer import Trainer
 from torch.optim import Optimizer
 
+from mert.errors import UsageError
 from mert.train.batches import Batches
 from mert.train.corpus.base import Corpus
 from mert.train.engine import Update
 from mert.train.fairseq2.checkpoints import resume_point
 from mert.train.fairseq2.family import PRETRAINER, register
 from mert.train.fairseq2.unit import HeldOutUnit, PretrainUnit, RecipeLR, Steps
+from mert.train.history import changes_after
 from mert.train.initialisation import PretrainerConfig, Start
 from mert.train.parallel import World
 from mert.train.recipe import Recipe
@@ -46,14 +48,17 @@ from teachers.base import TargetSource
 
 
 def pretrain(
-    recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], resume: bool = True, start: Start | None = None
-) -> int:
+    recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], resume: bool = True, start: Start | None = None,
+    allow_changes: bool = False,
+) -> int:  # fmt: skip
     """Train to the last step, from the newest undamaged checkpoint; returns the last step done.
 
     SIGTERM and SIGUSR1 stop the run after a step, with a checkpoint. TrainingError if a checkpoint does not fit the
-    recipe, UsageError if `out` holds another run.
+    recipe, UsageError if `out` holds another run, or one of another recipe (unless `allow_changes`).
     """
-    task = MertRecipe(recipe, corpus, teachers, resume, start)
+    if recipe.frozen_frontend_steps:
+        raise UsageError("frozen_frontend_steps", "is not for fairseq2's trainer", "train with our own engine")
+    task = MertRecipe(recipe, corpus, teachers, resume, start, allow_changes)
     logging.getLogger("fairseq2").addFilter(hide_environment)
     try:
         with suppress(TaskStopException):  # every run ends so: see Pretraining
@@ -124,9 +129,11 @@ class MertRecipe(Fairseq2Recipe):
     """The recipe object that fairseq2 runs."""
 
     def __init__(
-        self, recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], resume: bool, start: Start | None
-    ) -> None:
+        self, recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], resume: bool, start: Start | None,
+        allow_changes: bool,
+    ) -> None:  # fmt: skip
         self.recipe, self.corpus, self.teachers, self.resume, self.start = recipe, corpus, teachers, resume, start
+        self.allow_changes = allow_changes
         self.done = 0
 
     @property
@@ -153,10 +160,13 @@ class MertRecipe(Fairseq2Recipe):
         recipe, root = self.recipe, context.gangs.root
         world = World(root.rank, root.size, context.device)
         world.share(recipe.n_groups)  # UsageError if the groups cannot be shared evenly
-        self.done = resume_point(Path(recipe.out), self.made_of(), self.fixed(world), world, self.resume)
+        out = Path(recipe.out)
+        self.done = resume_point(out, self.made_of(), self.fixed(world), world, self.resume)
+        changes = changes_after(out, self.done, recipe, self.allow_changes) if self.done else []
+        world.barrier()
         batches = Batches(recipe, self.corpus, self.teachers, world.device)
         objective: Any = context.get_model()
-        runlog = RunLog(recipe, self.done) if world.rank == 0 else None
+        runlog = RunLog(recipe, self.done, changes, world) if world.rank == 0 else None
         unit = PretrainUnit(context.get_data_parallel_model(), batches, world, runlog)
         held_out = [HeldOutUnit(unit, objective)] if batches.n_held_out else None
         readers = [Steps(1, 0)] if batches.n_held_out else None
