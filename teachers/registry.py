@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin
 import numpy as np
 
 from teachers.base import TargetSource, Teacher, TeacherError, read_folder
+from teachers.clustering import DEFAULT, Fitting
 
 # name: (module, class, constructor without data, constructor from data); imported when used, as some need extras
 _TEACHERS: dict[str, tuple[str, str, str | None, str | None]] = {
@@ -66,11 +67,11 @@ def settings_of(name: str) -> dict[str, Parameter]:
     parameters = dict(signature(kind.fit, eval_str=True).parameters)
     if parameters.pop("settings", None):  # **settings, passed on
         parameters |= signature(kind.seeded, eval_str=True).parameters
-    return {key: parameter for key, parameter in parameters.items() if key != "waves"}
+    return {key: parameter for key, parameter in parameters.items() if key not in ("waves", "how")}
 
 
-def fit_teacher(name: str, waves: Iterable[np.ndarray], **settings: Any) -> Teacher:
-    """Fit a teacher to float32 mono waves at its sample rate; reproducible from `seed`.
+def fit_teacher(name: str, waves: Iterable[np.ndarray], how: Fitting = DEFAULT, **settings: Any) -> Teacher:
+    """Fit a teacher to float32 mono waves at its sample rate; reproducible from `seed`, on one kind of device.
 
     TeacherError for a name that cannot be fitted, unknown settings, values of a wrong type or not above 0, or too
     little data.
@@ -80,7 +81,7 @@ def fit_teacher(name: str, waves: Iterable[np.ndarray], **settings: Any) -> Teac
         raise TeacherError(name, f"unknown settings {unknown}", f"choose from {sorted(known)}")
     for key, value in settings.items():
         check_setting(name, known[key], value)
-    return teacher_class(name).fit(waves, **settings)
+    return teacher_class(name).fit(waves, how=how, **settings)
 
 
 def check_setting(name: str, setting: Parameter, value: Any) -> None:

@@ -59,7 +59,7 @@ def test_a_model_learns_from_every_acoustic_teacher(name: str, tmp_path: Path, w
 
 def test_a_teacher_is_fitted_at_the_rate_of_its_music(tmp_path: Path, write: Callable[..., Path]) -> None:
     """k-means listens at 16 kHz of itself, as HuBERT's did: the command tells it what it is given."""
-    from mert.cli.train import fit_teacher as command
+    from mert.cli.teachers import fit_teacher as command
     from mert.errors import UsageError
 
     for i in range(3):
@@ -82,7 +82,7 @@ def test_a_teacher_is_fitted_at_the_rate_of_its_music(tmp_path: Path, write: Cal
 
 
 def test_a_teacher_that_is_there_is_replaced_only_if_asked(tmp_path: Path, write: Callable[..., Path]) -> None:
-    from mert.cli.train import fit_teacher as command
+    from mert.cli.teachers import fit_teacher as command
     from mert.errors import UsageError
 
     write("music/0.wav", music(1.2))
@@ -98,7 +98,7 @@ def test_a_teacher_that_is_there_is_replaced_only_if_asked(tmp_path: Path, write
 
 @pytest.mark.parametrize("n, clips, fitted", [(10, 4, 4), (7, 4, 4), (3, 4, 3), (9, 5, 5)])
 def test_a_teacher_is_fitted_to_at_most_so_many_clips(n: int, clips: int, fitted: int) -> None:
-    from mert.cli.train import _Waves
+    from mert.cli.teachers import Pieces
     from mert.train.corpus import GeneratedCorpus
 
     class Ones:
@@ -110,4 +110,4 @@ def test_a_teacher_is_fitted_to_at_most_so_many_clips(n: int, clips: int, fitted
         def read(self, index: int) -> np.ndarray:
             return np.ones(2_400, np.float32)
 
-    assert fitted // 2 < len(list(_Waves(GeneratedCorpus(Ones(), 24_000), clips))) <= fitted
+    assert fitted // 2 < len(list(Pieces(GeneratedCorpus(Ones(), 24_000), clips))) <= fitted
