@@ -22,7 +22,6 @@ Data = Annotated[str, typer.Argument(help="A folder, manifest, hf:NAME or synth.
 DataOptions = Annotated[
     list[str] | None, typer.Option("--data-option", "-O", help="key=value of hf: or synth, such as split=train.")
 ]
-RateHz = Annotated[int, typer.Option(min=1000, help="Sample rate.")]
 
 
 @teachers_explain()
@@ -32,7 +31,7 @@ def fit_teacher(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the teacher.")],
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of the teacher.")] = None,
     clips: Annotated[int, typer.Option(min=1, help="Maximum number of recordings to fit to.")] = 1000,
-    rate_hz: RateHz = 24_000,
+    rate_hz: Annotated[int, typer.Option(min=1000, help="Sample rate.")] = 24_000,
     device: Device = "auto",
     data_options: DataOptions = None,
     overwrite: Overwrite = False,
@@ -93,6 +92,7 @@ def tokenize(
     teacher: Annotated[str, typer.Option(help="A fitted teacher's folder, or a name.")],
     executor: Annotated[Executor, typer.Option(help="Where the work runs.")] = "local",
     workers: Annotated[int, typer.Option(min=1, help="Ray actors.")] = 1,
+    rate_hz: Annotated[int, typer.Option(min=1000, help="Sample rate of a teacher given by name.")] = 24_000,
     device: Device = "auto",
     data_options: DataOptions = None,
 ) -> None:
@@ -107,7 +107,7 @@ def tokenize(
     if executor == "local":
         check_device(device)
     quiet_datasets(data)
-    options = TokenizeOptions(data, teacher, str(out), dict(map(parse_override, data_options or [])), device)
+    options = TokenizeOptions(data, teacher, str(out), dict(map(parse_override, data_options or [])), device, rate_hz)
     counts: Any = 0
     with progress() as bar:
         task = bar.add_task("opening the corpus", total=None)

@@ -46,6 +46,7 @@ class TokenizeOptions:
     out: str
     data_options: dict[str, Any]
     device: str = "cpu"
+    rate_hz: int = 24_000  # of a teacher that is made by its name
 
 
 class TokenizeStage:
@@ -57,7 +58,7 @@ class TokenizeStage:
 
     def __init__(self, options: TokenizeOptions) -> None:
         self.out = Path(options.out)
-        teacher = load_teacher(options.teacher)
+        teacher = load_teacher(options.teacher, options.rate_hz)
         if not isinstance(teacher, Teacher):
             raise UsageError(options.teacher, "is a label store", "name the teacher itself")
         if not isinstance(teacher, CodeTeacher):

@@ -137,6 +137,15 @@ def test_a_store_of_another_teacher_or_corpus_is_refused(options: TokenizeOption
         store.codes("0.wav", 99, 0, 10)
 
 
+def test_a_teacher_by_name_gets_the_rate_that_is_asked_for(options: TokenizeOptions, tmp_path: Path) -> None:
+    out = tmp_path / "slow"
+    words = ["tokenize", options.data, "-o", out, "--teacher", "random_projection", "--rate-hz", 16_000, "-d", "cpu"]
+    assert run_mert(*words).code == 0
+    store = LabelStore(out)
+    assert (store.sample_rate, store.rate_hz) == (16_000, 50.0)
+    assert store.fingerprint == load_teacher("random_projection", 16_000).fingerprint
+
+
 def test_a_frame_teacher_has_nothing_to_store(options: TokenizeOptions) -> None:
     with pytest.raises(UsageError, match="frames, not codes"):
         TokenizeStage(replace(options, teacher="cqt"))

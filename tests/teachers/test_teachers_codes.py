@@ -389,6 +389,30 @@ def test_recordings_that_are_none(wave: np.ndarray) -> None:
         fit_teacher("mel_rvq", [music(1), wave])
 
 
+def test_ready_teachers_are_made_for_the_rate_of_the_music() -> None:
+    """Those of 24 kHz have kept their fingerprints, to which runs and stores are bound."""
+    needs("random_projection")
+    at_24_khz = {
+        "cqt": "048d52484582a3700f4d9bd735a55b3bc34a864a9227515efc6efca4ac6a6be1",
+        "random_projection": "a1eda50a2a0aea0ada587e785609626c8bffd2814037f0383122a3a6f902e7bb",
+    }
+    for name, fingerprint in at_24_khz.items():
+        assert load_teacher(name).fingerprint == load_teacher(name, 24_000).fingerprint == fingerprint
+        slow: Any = load_teacher(name, 16_000)
+        assert (slow.sample_rate, slow.rate_hz) == (16_000, 50.0) and slow.fingerprint != fingerprint
+        targets = slow.targets(clips(slow, n=1, seconds=1))
+        assert (targets.codes if targets.frames is None else targets.frames.transpose(1, 2)).shape[2] >= 49
+    with pytest.raises(TeacherError, match=r"cqt: cannot work at 8000 Hz \(336 bins reach 6046 Hz"):
+        load_teacher("cqt", 8_000)
+    with pytest.raises(TeacherError, match="encodec: works at 24000 Hz, and is asked for 16000 Hz"):
+        load_teacher("encodec", 16_000)
+
+
+def test_a_teacher_in_a_folder_keeps_its_rate(tmp_path: Path) -> None:
+    load_teacher("cqt", 16_000).save(tmp_path)  # type: ignore[attr-defined]
+    assert load_teacher(tmp_path).sample_rate == 16_000
+
+
 def test_names_and_settings_that_do_not_exist(tmp_path: Path) -> None:
     needs("mel_rvq")
     for name, reason in [("mel_rvq", "must be fitted"), ("nonsense", "is neither"), (str(tmp_path), "is neither")]:
