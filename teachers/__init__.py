@@ -4,6 +4,7 @@ from teachers.base import Targets as Targets
 from teachers.base import TargetSource as TargetSource
 from teachers.base import Teacher as Teacher
 from teachers.base import TeacherError as TeacherError
+from teachers.clustering import Fitting as Fitting
 from teachers.registry import FITTED as FITTED
 from teachers.registry import READY as READY
 from teachers.registry import fit_teacher as fit_teacher

@@ -8,12 +8,13 @@ import importlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -21,6 +22,7 @@ from torch import Tensor
 
 AGAIN = "fit it or download it again"
 STRIDE, FIELD = 320, 400  # samples: frame t of the model covers [320 t, 320 t + 400)
+PIECE_FRAMES = 1500  # of a long recording are computed at a time: 20 s at 24 kHz
 
 IS_CHECKOUT = Path(__file__).parents[1].joinpath("pyproject.toml").exists()
 INSTALL = 'pip install -e ".[{}]"' if IS_CHECKOUT else 'pip install "mert-hub[{}]"'
@@ -168,11 +170,45 @@ class Teacher(TargetSource):
 
 
 class CodeTeacher(Teacher):
-    """A teacher that gives codes; subclasses add `_codes`, those of one clip."""
+    """A teacher that gives codes; subclasses add `_codes`, those of one clip, and say how far these reach.
+
+    A code depends on the samples of its own frame and of `frames_before` and `frames_after` it; what it takes from
+    further back than that is in the state of `_following`.
+    """
+
+    frames_before, frames_after = 0, 0
 
     def _codes(self, wave_1N: Tensor) -> Tensor:
         """Codes int64 [K, T] of one clip, computed without autocast."""
         raise NotImplementedError
+
+    def _following(self, wave_1N: Tensor, n_known: int, state: Any) -> tuple[Tensor, Any]:
+        """Codes [K, T] of a piece but for its first `n_known` frames, and the state to go on with.
+
+        `state` is None at the beginning of a recording, and otherwise that after the known frames.
+        """
+        return self._codes(wave_1N)[:, n_known:], None
+
+    @torch.no_grad()
+    def recording_codes(
+        self, read: Callable[[int, int], np.ndarray], n_samples: int, device: torch.device | None = None
+    ) -> Tensor:
+        """Codes int64 [K, ceil(N / 320)] of a recording of any length, on the CPU, in memory for a piece of it.
+
+        `read(start, n)` gives float32 samples [n]. The codes are those of `targets` of the whole recording, but where
+        a library's rounding depends on the length of what is computed together.
+        """
+        device = device or torch.device("cpu")
+        n_frames, parts, state = -(-n_samples // STRIDE), [], None
+        with whole_float32(device), torch.autocast(device.type, enabled=False):
+            for first in range(0, n_frames, PIECE_FRAMES):
+                last, begin = min(first + PIECE_FRAMES, n_frames), max(0, first - self.frames_before)
+                end = min((last + self.frames_after) * STRIDE, n_samples)
+                wave_N = np.array(read(begin * STRIDE, end - begin * STRIDE), np.float32)
+                wave_1N = check_wave(torch.from_numpy(wave_N)[None], self.name).to(device)
+                codes_KT, state = self._following(wave_1N, first - begin, state)
+                parts.append(codes_KT[:, : last - first].cpu())
+        return torch.cat(parts, 1)
 
     @torch.no_grad()
     def targets(self, wave_BN: Tensor) -> Targets:

@@ -4,6 +4,8 @@ Shapes: N samples or rows, T frames, F features, C classes, K codebooks.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +13,31 @@ from torch import Tensor
 
 from teachers.base import TeacherError, require
 
+CPU = torch.device("cpu")
 PIECE_S = 60  # longer recordings are read in pieces of this length
+
+
+def untracked(items: Iterable[Any], description: str = "") -> Iterable[Any]:
+    """The items as they are."""
+    return items
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How a fit runs: on which device, and with what around its loops, such as the `track` of a rich progress bar.
+
+    What is fitted depends on neither, but for the rounding of the device.
+    """
+
+    device: torch.device = CPU
+    track: Callable[..., Iterable[Any]] = untracked
+
+    def extractor(self, extract: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """The function of a wave, computed on the device; its result is on the CPU."""
+        return lambda wave_1N: extract(wave_1N.to(self.device)).cpu()
+
+
+DEFAULT = Fitting()
 
 
 class Reservoir:
@@ -100,10 +126,12 @@ def kmeans(rows_NF: np.ndarray, n_classes: int, seed: int, source: str) -> Tenso
     return torch.from_numpy(model.fit(rows_NF).cluster_centers_.astype(np.float32))
 
 
-def residual_kmeans(rows_NF: np.ndarray, n_codebooks: int, n_classes: int, seed: int, source: str) -> Tensor:
+def residual_kmeans(
+    rows_NF: np.ndarray, n_codebooks: int, n_classes: int, seed: int, source: str, how: Fitting = DEFAULT
+) -> Tensor:
     """Codebooks [K, C, F], each fitted to the residual of the ones before it."""
     rest_NF, codebooks = torch.from_numpy(rows_NF), []
-    for k in range(n_codebooks):
+    for k in how.track(range(n_codebooks), description="codebooks"):
         centres_CF = kmeans(rest_NF.numpy(), n_classes, seed + k, source)
         rest_NF = rest_NF - centres_CF[nearest(rest_NF, centres_CF)]
         codebooks.append(centres_CF)

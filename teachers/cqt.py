@@ -197,7 +197,7 @@ def kernel_spectra(cqt: Cqt, bin_M: np.ndarray, block_M: np.ndarray, n_cells: in
 class CqtTeacher(Teacher):
     """Frame targets [B, T, 336] at 75 Hz: linear constant-Q magnitudes, as MERT regresses them.
 
-    `settings` are those of `Cqt`; `Cqt(rate_hz=16_000)` has 50 frames per second, for the v0 family.
+    `settings` are those of `Cqt`.
     """
 
     name = "cqt"
@@ -207,6 +207,11 @@ class CqtTeacher(Teacher):
         super().__init__(asdict(self.cqt), {})
         self.sample_rate, self.rate_hz = self.cqt.rate_hz, self.cqt.rate_hz / self.cqt.hop
         self.n_bins = self.cqt.n_bins
+
+    @classmethod
+    def at_rate(cls, sample_rate: int = 24_000) -> Self:
+        """The same bins for music of another rate; at 16 kHz there are 50 frames a second, as in the v0 family."""
+        return cls(Cqt(rate_hz=sample_rate))
 
     @classmethod
     def from_parts(cls, settings: dict[str, Any], weights: dict[str, Tensor]) -> Self:

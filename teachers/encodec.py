@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from teachers.base import CodeTeacher, TeacherError, require
-from teachers.clustering import residual_kmeans, sample_rows
+from teachers.clustering import DEFAULT, Fitting, residual_kmeans, sample_rows
 
 LICENCE = "CC BY-NC 4.0"
 PUBLISHED = "encodec_24khz-d7cc33bc.th"
@@ -37,6 +37,19 @@ class Architecture:
     n_classes: int = 1024
     sample_rate: int = 24_000
     hop: int = 320  # ratios 8, 5, 4, 2
+
+    @property
+    def reach(self) -> int:
+        """Samples before its last one that a frame of the convolutions, which come before the LSTM, depends on.
+
+        >>> Architecture().reach
+        797
+        """
+        total, stride = 6, 1  # of the first convolution
+        for ratio in (2, 4, 5, 8):
+            total += (2 * (2**self.n_residual_layers - 1) + 2 * ratio - 1) * stride
+            stride *= ratio
+        return total
 
 
 def encodec_package() -> Any:
@@ -76,7 +89,8 @@ def layers(parts: nn.ModuleDict) -> Any:
 class EncodecTeacher(CodeTeacher):
     """Code targets [B, 8, T] of 1024 classes each at 75 Hz (24 kHz, 6 kbit/s); code t ends at sample 320 (t + 1).
 
-    A clip is encoded in one pass, so memory grows with its length: about 1.1 GB per minute.
+    A clip is encoded in one pass, so memory grows with its length: about 1.1 GB per minute. A long recording is encoded
+    in pieces, between which the state of the LSTM is kept.
     """
 
     name = "encodec"
@@ -91,6 +105,7 @@ class EncodecTeacher(CodeTeacher):
             self.parts = build(architecture)
         self.parts.load_state_dict(self.weights)
         self.parts.eval().requires_grad_(False)
+        self.frames_before = -(-architecture.reach // architecture.hop)
         if not all(layer._codebook.inited for layer in layers(self.parts)):
             raise ValueError("the codebooks were never fitted: all codes would be zero")
 
@@ -140,9 +155,30 @@ class EncodecTeacher(CodeTeacher):
         return cls(architecture, parts.state_dict())
 
     def _codes(self, wave_1N: Tensor) -> Tensor:
+        return self._following(wave_1N, 0, None)[0]
+
+    def _following(self, wave_1N: Tensor, n_known: int, state: Any) -> tuple[Tensor, Any]:
         self.parts.to(wave_1N.device)
         quantizer: Any = self.parts["quantizer"]
-        return quantizer.encode(self.parts["encoder"](wave_1N[None]), round(self.rate_hz))[:, 0]
+        latents_1DT, state = self.latents(wave_1N, n_known, state)
+        return quantizer.encode(latents_1DT, round(self.rate_hz))[:, 0], state
+
+    def latents(self, wave_1N: Tensor, n_known: int, state: Any) -> tuple[Tensor, Any]:
+        """What the encoder makes [1, D, T] of a piece but for its first `n_known` frames, and the state to go on with.
+
+        The state is that of the LSTM, and its last outputs, which the last convolution reads.
+        """
+        encoder: Any = self.parts["encoder"]
+        *convolutions, recurrent, nonlinearity, last = encoder.model
+        x_1CT = wave_1N[None]
+        for layer in convolutions:
+            x_1CT = layer(x_1CT)
+        x_T1C = x_1CT[:, :, n_known:].permute(2, 0, 1)
+        memory, before_1CT = state or (None, x_1CT[:, :, :0])
+        y_T1C, memory = recurrent.lstm(x_T1C, memory)
+        y_1CT = torch.cat([before_1CT, (y_T1C + x_T1C if recurrent.skip else y_T1C).permute(1, 2, 0)], 2)
+        latents_1DT = last(nonlinearity(y_1CT))[:, :, before_1CT.shape[2] :]
+        return latents_1DT, (memory, y_1CT[:, :, 1 - last.conv.conv.kernel_size[0] :])
 
 
 def tones(rate_hz: int) -> Tensor:
@@ -163,7 +199,7 @@ class SmallEncodecTeacher(EncodecTeacher):
     def fit(
         cls, waves: Iterable[np.ndarray], *, steps: int = 2000, batch_clips: int = 8, crop_s: float = 1.0,
         sample_clips: int = 2048, lr: float = 3e-4, seed: int = 0, n_filters: int = 8, dimension: int = 64,
-        lstm: int = 1, n_codebooks: int = 8, n_classes: int = 1024,
+        lstm: int = 1, n_codebooks: int = 8, n_classes: int = 1024, how: Fitting = DEFAULT,
     ) -> Self:  # fmt: skip
         """Train on a bounded sample of crops, then refit the codebooks by residual k-means on the trained latents.
 
@@ -178,12 +214,13 @@ class SmallEncodecTeacher(EncodecTeacher):
             waves, lambda wave_1N: wave_1N[:, : wave_1N.shape[1] // n * n].view(1, -1, n), rate_hz, sample_clips, seed,
             cls.name, f"crops of {crop_s:g} s", "give longer recordings or a smaller crop_s",
         ))  # fmt: skip
-        with torch.random.fork_rng(devices=[]):  # the package draws from torch's global generator
+        # The package draws from torch's global generators.
+        with torch.random.fork_rng(devices=[how.device] if how.device.type == "cuda" else []):
             torch.manual_seed(seed)
-            parts = build(architecture, decoder=True)
-            losses = train(parts, crops_MN, steps, batch_clips, lr, rate_hz // hop)
-            latents_ND = encode(parts, crops_MN)
-        codebooks_KCD = residual_kmeans(latents_ND, n_codebooks, n_classes, seed, cls.name)
+            parts = build(architecture, decoder=True).to(how.device)
+            losses = train(parts, crops_MN, steps, batch_clips, lr, rate_hz // hop, how)
+            latents_ND = encode(parts, crops_MN, how.device)
+        codebooks_KCD = residual_kmeans(latents_ND, n_codebooks, n_classes, seed, cls.name, how)
         for layer, embed_CD in zip(layers(parts), codebooks_KCD, strict=True):
             layer._codebook.embed.copy_(embed_CD)
             layer._codebook.inited.fill_(1)
@@ -193,13 +230,15 @@ class SmallEncodecTeacher(EncodecTeacher):
         return teacher
 
 
-def train(parts: nn.ModuleDict, crops_MN: Tensor, steps: int, batch_clips: int, lr: float, rate_hz: int) -> list[float]:
+def train(
+    parts: nn.ModuleDict, crops_MN: Tensor, steps: int, batch_clips: int, lr: float, rate_hz: int, how: Fitting
+) -> list[float]:
     """Minimise reconstruction plus commitment loss over random batches; the loss of each step."""
     optimizer = torch.optim.Adam(parts.parameters(), lr=lr, betas=(0.5, 0.9))
     losses = []
     parts.train()
-    for _ in range(steps):
-        wave_B1N = crops_MN[torch.randint(len(crops_MN), (batch_clips,))][:, None]
+    for _ in how.track(range(steps), description="steps"):
+        wave_B1N = crops_MN[torch.randint(len(crops_MN), (batch_clips,))][:, None].to(how.device)
         quantised = parts["quantizer"](parts["encoder"](wave_B1N), rate_hz)
         restored_B1N = parts["decoder"](quantised.quantized)[..., : wave_B1N.shape[2]]
         loss = reconstruction(restored_B1N[:, 0], wave_B1N[:, 0]) + quantised.penalty
@@ -228,8 +267,8 @@ def log_spectrum(wave_BN: Tensor, n_fft: int) -> Tensor:
 
 
 @torch.no_grad()
-def encode(parts: nn.ModuleDict, crops_MN: Tensor) -> np.ndarray:
+def encode(parts: nn.ModuleDict, crops_MN: Tensor, device: torch.device) -> np.ndarray:
     """The latents [M * T, D] of all crops, a few at a time."""
     parts.eval()
-    latents = [parts["encoder"](crops_BN[:, None]).transpose(1, 2).flatten(0, 1) for crops_BN in crops_MN.split(8)]
-    return torch.cat(latents).numpy()
+    latents = [parts["encoder"](crops_BN[:, None].to(device)).cpu() for crops_BN in crops_MN.split(8)]
+    return torch.cat([latents_BDT.transpose(1, 2).flatten(0, 1) for latents_BDT in latents]).numpy()

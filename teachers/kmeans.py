@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from teachers.base import CodeTeacher, TeacherError
-from teachers.clustering import kmeans, nearest, sample_rows, standard
+from teachers.clustering import DEFAULT, Fitting, kmeans, nearest, sample_rows, standard
 from teachers.spectral import Spectral
 
 # The streams behind a name, of HuBERT and of the MERT paper: kind, n_fft, features, classes.
@@ -27,6 +27,8 @@ class KmeansTeacher(CodeTeacher):
     def __init__(self, streams: dict[str, Spectral], weights: dict[str, Tensor]) -> None:
         super().__init__({"streams": {key: asdict(value) for key, value in streams.items()}}, weights)
         self.streams = streams
+        reaches = [stream.reach for stream in streams.values()]
+        self.frames_before, self.frames_after = (max(ends) for ends in zip(*reaches, strict=True))
         first = next(iter(streams.values()))
         self.sample_rate, self.rate_hz = first.sample_rate, first.sample_rate / first.hop
         self.n_classes = tuple(len(weights[f"{key}.centres"]) for key in streams)
@@ -41,7 +43,7 @@ class KmeansTeacher(CodeTeacher):
     @classmethod
     def fit(
         cls, waves: Iterable[np.ndarray], *, features: str = "mfcc", n_classes: int | tuple[int, ...] | None = None,
-        sample_rate: int = 16_000, sample_frames: int = 100_000, seed: int = 0,
+        sample_rate: int = 16_000, sample_frames: int = 100_000, seed: int = 0, how: Fitting = DEFAULT,
     ) -> Self:  # fmt: skip
         """Cluster a sample of a corpus; classes default to 100 for mfcc (HuBERT), 300 and 200 for mel_chroma (MERT)."""
         if features not in STREAMS:
@@ -56,10 +58,11 @@ class KmeansTeacher(CodeTeacher):
         def extract(wave_BN: Tensor) -> Tensor:
             return torch.cat([stream(wave_BN) for stream in streams.values()], 2)
 
-        rows_NF = sample_rows(waves, extract, sample_rate, sample_frames, seed, cls.name)
+        rows_NF = sample_rows(waves, how.extractor(extract), sample_rate, sample_frames, seed, cls.name)
         weights: dict[str, Tensor] = {}
         columns = np.cumsum([stream.n_features for stream in streams.values()])[:-1]
-        for key, n, part_NF in zip(streams, per_stream, np.split(rows_NF, columns, axis=1), strict=True):
+        parts = zip(streams, per_stream, np.split(rows_NF, columns, axis=1), strict=True)
+        for key, n, part_NF in how.track(list(parts), description="streams"):
             mean_F, std_F = standard(part_NF, alike=key != "mfcc")
             rows = ((torch.from_numpy(part_NF) - mean_F) / std_F).numpy()
             centres_CF = kmeans(rows, n, seed, cls.name)

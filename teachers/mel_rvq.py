@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from teachers.clustering import residual_codes, residual_kmeans, sample_rows, standard
+from teachers.clustering import DEFAULT, Fitting, residual_codes, residual_kmeans, sample_rows, standard
 from teachers.spectral import MelCodeTeacher, Spectral
 
 
@@ -25,14 +25,14 @@ class MelRvqTeacher(MelCodeTeacher):
     @classmethod
     def fit(
         cls, waves: Iterable[np.ndarray], *, n_codebooks: int = 8, n_classes: int = 1024, sample_rate: int = 24_000,
-        n_mels: int = 128, sample_frames: int = 100_000, seed: int = 0,
+        n_mels: int = 128, sample_frames: int = 100_000, seed: int = 0, how: Fitting = DEFAULT,
     ) -> Self:  # fmt: skip
         """Fit to a sample of a corpus of float32 mono waves; TeacherError if it has too few distinct frames."""
         mel = Spectral("mel", sample_rate, n_features=n_mels)
-        rows_NF = sample_rows(waves, mel, sample_rate, sample_frames, seed, cls.name)
+        rows_NF = sample_rows(waves, how.extractor(mel), sample_rate, sample_frames, seed, cls.name)
         mean_F, std_F = standard(rows_NF)
         rows = ((torch.from_numpy(rows_NF) - mean_F) / std_F).numpy()
-        codebooks_KCF = residual_kmeans(rows, n_codebooks, n_classes, seed, cls.name)
+        codebooks_KCF = residual_kmeans(rows, n_codebooks, n_classes, seed, cls.name, how)
         return cls(mel, {"mean": mean_F, "std": std_F, "codebooks": codebooks_KCF})
 
     def _codes(self, wave_1N: Tensor) -> Tensor:

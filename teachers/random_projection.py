@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from teachers.clustering import sample_rows, standard
+from teachers.clustering import DEFAULT, Fitting, sample_rows, standard
 from teachers.spectral import MelCodeTeacher, Spectral
 
 LEVEL, KEPT = -8.0, 0.3  # of log-mel over music, between silence (-11.5) and loud passages (-4); the share kept
@@ -46,10 +46,13 @@ class RandomProjectionTeacher(MelCodeTeacher):
         return cls(Spectral("mel", sample_rate, n_features=n_mels), weights)
 
     @classmethod
-    def fit(cls, waves: Iterable[np.ndarray], *, seed: int = 0, sample_frames: int = 100_000, **settings: int) -> Self:
+    def fit(
+        cls, waves: Iterable[np.ndarray], *, seed: int = 0, sample_frames: int = 100_000, how: Fitting = DEFAULT,
+        **settings: int,
+    ) -> Self:  # fmt: skip
         """As `seeded`, with the mean and standard deviation of each mel band of a corpus."""
         drawn = cls.seeded(seed, **settings)
-        rows_NF = sample_rows(waves, drawn.levelled, drawn.sample_rate, sample_frames, seed, cls.name)
+        rows_NF = sample_rows(waves, how.extractor(drawn.levelled), drawn.sample_rate, sample_frames, seed, cls.name)
         mean_F, std_F = standard(rows_NF)
         return cls(drawn.mel, drawn.weights | {"mean": mean_F, "std": std_F})
 

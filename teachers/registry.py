@@ -1,6 +1,6 @@
 """Teachers by name or saved folder, and fitting by name."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from inspect import Parameter, signature
 from numbers import Integral, Real
@@ -10,10 +10,11 @@ from typing import Any, get_args, get_origin
 import numpy as np
 
 from teachers.base import TargetSource, Teacher, TeacherError, read_folder
+from teachers.clustering import DEFAULT, Fitting
 
 # name: (module, class, constructor without data, constructor from data); imported when used, as some need extras
 _TEACHERS: dict[str, tuple[str, str, str | None, str | None]] = {
-    "cqt": ("teachers.cqt", "CqtTeacher", "", None),
+    "cqt": ("teachers.cqt", "CqtTeacher", "at_rate", None),
     "encodec": ("teachers.encodec", "EncodecTeacher", "pretrained", None),
     "encodec_small": ("teachers.encodec", "SmallEncodecTeacher", None, "fit"),
     "kmeans": ("teachers.kmeans", "KmeansTeacher", None, "fit"),
@@ -32,18 +33,18 @@ def teacher_class(name: str) -> Any:
     return getattr(import_module(module), kind)
 
 
-def load_teacher(name_or_folder: str | Path) -> TargetSource:
+def load_teacher(name_or_folder: str | Path, sample_rate: int = 24_000) -> TargetSource:
     """A teacher that needs no fitting, by name, or a saved one or a label store, by folder; TeacherError for others.
 
-    A folder may also be that of EnCodec's published weights.
+    One by name is made for music of `sample_rate`, with a frame every 320 samples; TeacherError if it has none of this
+    rate. One in a folder has the rate that it was made for. A folder may also be that of EnCodec's published weights.
 
-    >>> load_teacher("cqt").n_bins
-    336
+    >>> load_teacher("cqt").n_bins, load_teacher("cqt", 16_000).rate_hz
+    (336, 50.0)
     """
     name = str(name_or_folder)
     if isinstance(name_or_folder, str) and name in READY:
-        kind, maker = teacher_class(name), _TEACHERS[name][2]
-        return getattr(kind, maker)() if maker else kind()
+        return ready_teacher(name, sample_rate)
     folder = Path(name_or_folder)
     if (folder / "store.json").is_file():
         from teachers.labels import LabelStore
@@ -58,6 +59,21 @@ def load_teacher(name_or_folder: str | Path) -> TargetSource:
     raise TeacherError(name, "is neither a saved teacher nor a name", f"name a folder or one of {', '.join(READY)}")
 
 
+def ready_teacher(name: str, sample_rate: int) -> Teacher:
+    """A teacher by its name alone, for music of a rate; TeacherError if it has no such rate."""
+    kind = teacher_class(name)
+    make: Callable[..., Teacher] = getattr(kind, str(_TEACHERS[name][2]))
+    if "sample_rate" in signature(make).parameters:
+        try:
+            return make(sample_rate=sample_rate)
+        except ValueError as error:
+            raise TeacherError(name, f"cannot work at {sample_rate} Hz ({error})", "give a higher rate") from None
+    if kind.sample_rate != sample_rate:
+        reason = f"works at {kind.sample_rate} Hz, and is asked for {sample_rate} Hz"
+        raise TeacherError(name, reason, "use another teacher, or a model of its rate")
+    return make()
+
+
 def settings_of(name: str) -> dict[str, Parameter]:
     """The settings that fitting a teacher takes, with types and defaults; TeacherError if it cannot be fitted."""
     kind = teacher_class(name)
@@ -66,11 +82,11 @@ def settings_of(name: str) -> dict[str, Parameter]:
     parameters = dict(signature(kind.fit, eval_str=True).parameters)
     if parameters.pop("settings", None):  # **settings, passed on
         parameters |= signature(kind.seeded, eval_str=True).parameters
-    return {key: parameter for key, parameter in parameters.items() if key != "waves"}
+    return {key: parameter for key, parameter in parameters.items() if key not in ("waves", "how")}
 
 
-def fit_teacher(name: str, waves: Iterable[np.ndarray], **settings: Any) -> Teacher:
-    """Fit a teacher to float32 mono waves at its sample rate; reproducible from `seed`.
+def fit_teacher(name: str, waves: Iterable[np.ndarray], how: Fitting = DEFAULT, **settings: Any) -> Teacher:
+    """Fit a teacher to float32 mono waves at its sample rate; reproducible from `seed`, on one kind of device.
 
     TeacherError for a name that cannot be fitted, unknown settings, values of a wrong type or not above 0, or too
     little data.
@@ -80,7 +96,7 @@ def fit_teacher(name: str, waves: Iterable[np.ndarray], **settings: Any) -> Teac
         raise TeacherError(name, f"unknown settings {unknown}", f"choose from {sorted(known)}")
     for key, value in settings.items():
         check_setting(name, known[key], value)
-    return teacher_class(name).fit(waves, **settings)
+    return teacher_class(name).fit(waves, how=how, **settings)
 
 
 def check_setting(name: str, setting: Parameter, value: Any) -> None:

@@ -39,6 +39,17 @@ class Spectral:
             raise ValueError(f"n_features={self.n_features} of mfcc must be a multiple of 3")
         require("nnAudio.features", f"{self.kind} frames", "train")
 
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Frames before and after a frame on whose samples it depends.
+
+        >>> Spectral("mel").reach, Spectral("mfcc", n_fft=1024, n_features=39).reach
+        ((3, 3), (5, 6))
+        """
+        deltas = 4 if self.kind == "mfcc" else 0
+        before, after = self.n_fft // 2 - FIELD // 2, self.n_fft // 2 + FIELD // 2 - self.hop
+        return -(-before // self.hop) + deltas, -(-after // self.hop) + deltas
+
     def __call__(self, wave_BN: Tensor) -> Tensor:
         """Frames [B, T, F]; without gradient, in float32 even under autocast."""
         n = wave_BN.shape[1]
@@ -85,6 +96,7 @@ class MelCodeTeacher(CodeTeacher):
     def __init__(self, mel: Spectral, weights: dict[str, Tensor]) -> None:
         super().__init__({"mel": asdict(mel)}, weights)
         self.mel = mel
+        self.frames_before, self.frames_after = mel.reach
         self.sample_rate, self.rate_hz = mel.sample_rate, mel.sample_rate / mel.hop
         n_codebooks, n_classes, _ = weights["codebooks"].shape
         self.n_classes = (n_classes,) * n_codebooks

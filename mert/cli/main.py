@@ -17,8 +17,9 @@ from mert.cli.embed import embed
 from mert.cli.plot import app as plot
 from mert.cli.prepare import prepare
 from mert.cli.similar import similar
+from mert.cli.teachers import fit_teacher, tokenize
 from mert.cli.terminal import plugins, printable, settings
-from mert.cli.train import continue_pretrain, fit_teacher, pretrain, tokenize
+from mert.cli.train import continue_pretrain, pretrain
 from mert.errors import MertError, UsageError, explained
 
 TRAINING = ["pretrain"], ["continue-pretrain"], ["prepare"], ["fit-teacher"], ["tokenize"]

@@ -8,33 +8,25 @@ from typing import Annotated
 
 import typer
 
+from mert.cli.teachers import DataOptions, quiet_datasets
 from mert.cli.terminal import Executor, counted, printable, progress
 from mert.errors import UsageError
-
-DataOptions = Annotated[
-    list[str] | None, typer.Option("--option", "-O", help="key=value of a dataset or generator, such as split=test.")
-]
-
-
-def data_options(settings: list[str] | None) -> dict[str, object]:
-    """The options of a corpus, as `key=value` gives them."""
-    from mert.train.recipe import parse_override
-
-    return dict(map(parse_override, settings or []))
 
 
 def prepare(
     data: Annotated[str, typer.Argument(metavar="AUDIO", help="A folder, a .jsonl manifest or hf:NAME.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the store.")],
     rate_hz: Annotated[int, typer.Option("--rate", min=1000, help="Sample rate, that of the model.")] = 24_000,
-    options: DataOptions = None,
+    data_options: DataOptions = None,
     executor: Annotated[Executor, typer.Option(help="Where the work runs.")] = "local",
     workers: Annotated[int, typer.Option(min=1, help="Processes, or Ray actors.")] = 1,
 ) -> None:
     """Decode, mix and resample music once, into a store to train on: data=STORE. Run it again to go on."""
     from mert.train.corpus.prepare import REPORT, PrepareOptions, planned, prepare, preparing
+    from mert.train.recipe import parse_override
 
-    settings = PrepareOptions(data, str(out), rate_hz, data_options(options))
+    quiet_datasets(data)
+    settings = PrepareOptions(data, str(out), rate_hz, dict(map(parse_override, data_options or [])))
     with preparing(settings):
         with progress(transient=True) as bar:
             plan = planned(settings, lambda listed: bar.track(listed, description="reading headers"))

@@ -1,4 +1,4 @@
-"""The commands that train: `mert pretrain`, `continue-pretrain`, `fit-teacher` and `tokenize`."""
+"""The commands that train: `mert pretrain` and `continue-pretrain`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from mert.cli.terminal import Executor, Overwrite, counted, progress
-from mert.errors import MertError, UsageError
+from mert.cli.terminal import counted, progress
+from mert.errors import MertError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from mert.train.corpus.base import Corpus
     from mert.train.corpus.sources import Listed
     from mert.train.initialisation import Start
@@ -40,7 +38,6 @@ AllowChanges = Annotated[
 TrainingEngine = Annotated[
     Literal["torch", "fairseq2"], typer.Option("--engine", help="Our own engine on torch, or fairseq2's trainer.")
 ]
-Data = Annotated[str, typer.Argument(help="A folder, manifest, hf:NAME or synth.")]
 
 
 @contextmanager
@@ -93,85 +90,13 @@ def continue_pretrain(
     pretrain(config, [*(overrides or []), f"init={json.dumps(name)}"], resume, dry_run, overfit, allow_changes, engine)
 
 
-@teachers_explain()
-def fit_teacher(
-    name: Annotated[str, typer.Argument(help="kmeans, mel_rvq, random_projection or encodec_small.")],
-    data: Data,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the teacher.")],
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of the teacher.")] = None,
-    clips: Annotated[int, typer.Option(min=1, help="Maximum number of recordings to fit to.")] = 1000,
-    rate_hz: Annotated[int, typer.Option(min=1000, help="Sample rate.")] = 24_000,
-    overwrite: Overwrite = False,
-) -> None:
-    """Fit a teacher on a sample of a corpus."""
-    from mert.train.corpus.opening import open_corpus
-    from mert.train.recipe import parse_override
-    from teachers import fit_teacher as fit
-    from teachers.registry import settings_of
-
-    if (out / "teacher.json").exists() and not overwrite:
-        reason = "holds a teacher, on which runs and label stores may depend"
-        raise UsageError(out, reason, "give another -o, or --overwrite to replace it")
-    values = dict(map(parse_override, settings or []))
-    if "sample_rate" in settings_of(name):
-        values.setdefault("sample_rate", rate_hz)
-    if (asked := values.get("sample_rate", rate_hz)) != rate_hz:
-        reason = f"is asked for {asked} Hz, and the music comes at {rate_hz} Hz"
-        raise UsageError(f"teacher {name}", reason, f"give --rate-hz {asked}")
-    corpus = open_corpus(data, rate_hz, rate_hz, {})
-    with progress(transient=True) as bar:
-        teacher = fit(name, bar.track(_Waves(corpus, clips), description="recordings"), **values)
-    if teacher.sample_rate != rate_hz:
-        reason = f"works at {teacher.sample_rate} Hz, and the music came at {rate_hz} Hz"
-        raise UsageError(f"teacher {name}", reason, f"give --rate-hz {teacher.sample_rate}")
-    teacher.save(out)
-    typer.echo(f"{out}: {name}, {teacher.n_classes} classes, fingerprint {teacher.fingerprint[:12]}")
-
-
-class _Waves:
-    """At most so many whole recordings, evenly from a corpus."""
-
-    def __init__(self, corpus: Corpus, clips: int) -> None:
-        self.corpus, self.chosen = corpus, range(0, len(corpus), -(-len(corpus) // clips))
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (self.corpus.read(index, 0, int(self.corpus.lengths[index])) for index in self.chosen)
-
-
-@teachers_explain()
-def tokenize(
-    data: Data,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the label store.")],
-    teacher: Annotated[str, typer.Option(help="A fitted teacher's folder, or a name.")],
-    executor: Annotated[Executor, typer.Option(help="Where the work runs.")] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="Ray actors.")] = 1,
-    items: Annotated[int | None, typer.Option(min=1, help="Clips of a generator (synth) to take.")] = None,
-) -> None:
-    """Compute the codes of a corpus once; training reads them with teachers=STORE. Run it again to resume."""
-    from torch import from_numpy
-
-    from mert.train.tokenize import TokenizeOptions
-    from mert.train.tokenize import tokenize as shards
-    from teachers.base import perplexity
-
-    options = TokenizeOptions(data, teacher, str(out), {"n_items": items} if items else {})
-    with progress() as bar:
-        counts: Any = sum(bar.track(shards(options, executor, workers), description="shards"))
-    for k, counts_C in enumerate(counts):
-        in_use = perplexity(from_numpy(counts_C).double())
-        typer.echo(f"codebook {k}: {counts_C.sum()} codes, {(counts_C > 0).sum()} distinct, perplexity {in_use:.1f}")
-
-
-def load_teachers(names: Sequence[str]) -> dict[str, TargetSource]:
+def load_teachers(names: Sequence[str], sample_rate: int = 24_000) -> dict[str, TargetSource]:
     """The teachers of a recipe by the keys of their heads; a warning names a licence that the model inherits."""
     from mert.train.record import keyed
     from mert.weights.licences import is_non_commercial
     from teachers import load_teacher
 
-    teachers = [load_teacher(name) for name in names]
+    teachers = [load_teacher(name, sample_rate) for name in names]
     for name, teacher in zip(names, teachers, strict=True):
         if is_non_commercial(teacher.licence):
             log.warning("%s is under %s; a model trained on its targets inherits this", name, teacher.licence)
@@ -191,7 +116,7 @@ def _plan(config: str, overrides: Sequence[str], resume: bool) -> Plan:
     from mert.train.start import read_plan
 
     recipe, start = read_plan(config, overrides, load_run, resume)
-    return Plan(recipe, start, load_teachers(recipe.teachers))
+    return Plan(recipe, start, load_teachers(recipe.teachers, recipe.model.sample_rate))
 
 
 def _train(plan: Plan, world: World, resume: str, dry_run: bool, overfit: int | None, allow_changes: bool) -> None:

@@ -173,6 +173,11 @@ def started_ray() -> Any:
     return ray
 
 
+def resources_of_an_actor(ray: Any, device: str) -> dict[str, int]:
+    """What an actor asks of Ray: a core, and a GPU if the device may be one and the cluster has any."""
+    return {"num_cpus": 1, "num_gpus": 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0}
+
+
 def _run_ray(jobs: Iterable[Job], options: JobOptions, workers: int) -> Iterator[Row]:
     ray = started_ray()
     # JSON, because Arrow takes no names that are not UTF-8
@@ -180,7 +185,7 @@ def _run_ray(jobs: Iterable[Job], options: JobOptions, workers: int) -> Iterator
     table = ray.data.from_items(items, override_num_blocks=max(1, min(len(items), 1000)))
     actors = ray.data.ActorPoolStrategy(size=workers)
     stage: Any = _RayStage
-    gpus = 1 if options.device != "cpu" and ray.cluster_resources().get("GPU") else 0
-    rows = table.flat_map(stage, fn_constructor_args=(options, os.getcwd()), compute=actors, num_cpus=1, num_gpus=gpus)
+    asked = resources_of_an_actor(ray, options.device)
+    rows = table.flat_map(stage, fn_constructor_args=(options, os.getcwd()), compute=actors, **asked)
     for row in rows.iter_rows():
         yield json.loads(row["row"])

@@ -3,8 +3,9 @@
 Shapes: K codebooks, T frames, C classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from mert.errors import MertError, UsageError
+from mert.collection.executors import resources_of_an_actor, started_ray
+from mert.errors import AudioError, MertError, UsageError
 from mert.files import read_json, write_json, write_whole
+from mert.inference.runner import chosen_device
 from mert.train.corpus.base import Corpus
 from mert.train.corpus.opening import open_corpus
 from teachers import Teacher, load_teacher
+from teachers.base import CodeTeacher
 from teachers.labels import (
     CODEBOOKS,
     DESCRIPTION,
@@ -42,27 +46,36 @@ class TokenizeOptions:
     teacher: str
     out: str
     data_options: dict[str, Any]
+    device: str = "cpu"
+    rate_hz: int = 24_000  # of a teacher that is made by its name
 
 
 class TokenizeStage:
     """Computes one shard per call: `stage(number)` writes it if it is missing, and returns its code counts [K, C].
 
-    UsageError for a frame teacher or a label store in the place of a teacher.
+    Recordings are read in pieces, so that their length is not limited by memory. UsageError for a frame teacher or a
+    label store in the place of a teacher.
     """
 
     def __init__(self, options: TokenizeOptions) -> None:
         self.out = Path(options.out)
-        teacher = load_teacher(options.teacher)
+        teacher = load_teacher(options.teacher, options.rate_hz)
         if not isinstance(teacher, Teacher):
             raise UsageError(options.teacher, "is a label store", "name the teacher itself")
-        if not teacher.n_classes:
+        if not isinstance(teacher, CodeTeacher):
             remedy = "name a code teacher; the targets of frame teachers are computed while training"
             raise UsageError(options.teacher, "gives frames, not codes", remedy)
         if (most := max(teacher.n_classes)) > MAX_CLASSES:
             raise UsageError(options.teacher, f"has {most} classes", f"fit one with at most {MAX_CLASSES}")
+        self.device_name = options.device
         self.teacher, rate_hz = teacher, teacher.sample_rate
         self.corpus: Corpus = open_corpus(options.data, rate_hz, rate_hz, options.data_options)
         self.n_shards = -(-len(self.corpus) // SHARD_RECORDINGS)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Chosen where codes are computed: who sends work to Ray may have no GPU."""
+        return chosen_device(self.device_name)
 
     def __call__(self, number: int) -> np.ndarray:
         path = self.out / shard_name(number)
@@ -83,21 +96,27 @@ class TokenizeStage:
     def _row(self, index: int) -> tuple[str, int, np.ndarray]:
         """Name, samples and codes [K, T] of a recording."""
         n_samples = int(self.corpus.lengths[index])
-        wave_N = self.corpus.read(index, 0, n_samples)
-        codes = self.teacher.targets(torch.from_numpy(wave_N)[None]).codes
-        assert codes is not None
-        codes_KT = codes[0].numpy()
+        try:
+            codes_KT = self.teacher.recording_codes(partial(self.corpus.read, index), n_samples, self.device).numpy()
+        except AudioError as error:
+            remedy = "take it out of the corpus, or tokenize a store: mert prepare leaves such recordings out"
+            raise AudioError(self.corpus.name(index), error.reason, remedy) from error
         if (codes_KT < 0).any() or (codes_KT >= np.array(self.teacher.n_classes)[:, None]).any():
             raise MertError(self.corpus.name(index), "its codes are out of range", "fit the teacher again")
         return self.corpus.name(index), n_samples, codes_KT
 
 
-def tokenize(options: TokenizeOptions, executor: str = "local", workers: int = 1) -> Iterator[np.ndarray]:
+def tokenize(
+    options: TokenizeOptions, executor: str = "local", workers: int = 1,
+    on_start: Callable[[TokenizeStage], None] = lambda stage: None,
+) -> Iterator[np.ndarray]:  # fmt: skip
     """Write a label store; yields the code counts [K, C] of each shard. The store is complete after the last.
 
-    UsageError if the folder holds a store of another teacher or corpus.
+    `on_start` receives the stage, with teacher and corpus, before any work begins. UsageError if the folder holds a
+    store of another teacher or corpus.
     """
     stage = TokenizeStage(options)
+    on_start(stage)
     about = describe(stage.teacher, stage.corpus.fingerprint, stage.n_shards)
     path = stage.out / DESCRIPTION
     if path.exists() and (old := read_json(path)) != about:
@@ -129,10 +148,9 @@ class _RayStage:
 
 
 def _on_ray(options: TokenizeOptions, n_shards: int, workers: int) -> Iterator[np.ndarray]:
-    from mert.collection.executors import started_ray
-
     ray = started_ray()
     rows = ray.data.from_items([{"number": number} for number in range(n_shards)])
-    mapped = rows.map(_RayStage, fn_constructor_args=(options,), compute=ray.data.ActorPoolStrategy(size=workers))
+    actors, asked = ray.data.ActorPoolStrategy(size=workers), resources_of_an_actor(ray, options.device)
+    mapped = rows.map(_RayStage, fn_constructor_args=(options,), compute=actors, **asked)
     for row in mapped.iter_rows():
         yield np.asarray(row["counts"])

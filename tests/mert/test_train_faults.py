@@ -28,7 +28,7 @@ pytest.importorskip("matplotlib")
 from harness.small_runs import ALONE, newest, rows, same_bits, same_end, small_recipe, write_recordings
 
 from mert.cli.train import load_teachers
-from mert.errors import UsageError
+from mert.errors import AudioError, UsageError
 from mert.files import temporary_key
 from mert.train.corpus.opening import open_corpus
 from mert.train.engine import Engine, TrainingError
@@ -287,14 +287,14 @@ def test_a_step_that_fails_costs_no_step_before_it_and_no_bit(
 ) -> None:
     config = small_recipe(tmp_path, recordings, checkpoint_every=100)
     engine = made(config)
-    group = engine.batches.group
+    group = engine.batches.next_group
 
     def failing(step: int, number: int) -> Any:
         if (step, number) == (5, 1):
             raise error
         return group(step, number)
 
-    engine.batches.group = failing  # type: ignore[method-assign]
+    engine.batches.next_group = failing  # type: ignore[method-assign]
     with pytest.raises(type(error), match=str(error)):
         engine.run()
     assert "step 5 failed; the run goes on after step 4" in caplog.text

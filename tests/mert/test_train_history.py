@@ -19,7 +19,7 @@ from harness.small_runs import ALONE, rows, small_recipe, write_recordings
 from mert.cli.train import load_teachers
 from mert.errors import UsageError
 from mert.files import read_rows
-from mert.train.corpus import open_corpus
+from mert.train.corpus.opening import open_corpus
 from mert.train.engine import Engine
 from mert.train.history import CHANGES, FREE, RECIPE, STARTS, begun_recipe, changes_after, flat
 from mert.train.recipe import Recipe, read_recipe

@@ -24,7 +24,7 @@ from mert.cli.train import load_teachers
 from mert.errors import MertError, UsageError
 from mert.models.config import nano
 from mert.models.mert import Mert
-from mert.train.corpus import open_corpus
+from mert.train.corpus.opening import open_corpus
 from mert.train.engine import Engine
 from mert.train.initialisation import PretrainerConfig, new_pretrainer
 from mert.train.objective import CodeHead

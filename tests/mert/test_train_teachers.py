@@ -59,7 +59,7 @@ def test_a_model_learns_from_every_acoustic_teacher(name: str, tmp_path: Path, w
 
 def test_a_teacher_is_fitted_at_the_rate_of_its_music(tmp_path: Path, write: Callable[..., Path]) -> None:
     """k-means listens at 16 kHz of itself, as HuBERT's did: the command tells it what it is given."""
-    from mert.cli.train import fit_teacher as command
+    from mert.cli.teachers import fit_teacher as command
     from mert.errors import UsageError
 
     for i in range(3):
@@ -81,8 +81,27 @@ def test_a_teacher_is_fitted_at_the_rate_of_its_music(tmp_path: Path, write: Cal
     assert not (tmp_path / "x").exists()
 
 
+def test_a_model_of_16_khz_learns_from_k_means_and_the_constant_q_transform(
+    tmp_path: Path, write: Callable[..., Path]
+) -> None:
+    waves = [music(1.2, 16_000, seed=i) for i in range(3)]
+    for i, wave_N in enumerate(waves):
+        write(f"music/{i}.wav", wave_N, 16_000)
+    fit_teacher("kmeans", waves, n_classes=8).save(tmp_path / "km")
+    recipe = replace(
+        nano_recipe(), out=str(tmp_path / "run"), data=str(tmp_path / "music"), teachers=("km", "cqt"),
+        model=tiny_config(pre_norm=True, sample_rate=16_000), filterbank_start=False, codebook_start=False,
+        batch_clips=2, group_clips=2, clip_s=0.6, steps=2, warmup_steps=0, validate_clips=1, class_width=8,
+    )  # fmt: skip
+    names = (str(tmp_path / "km"), "cqt", "random_projection")
+    teachers = {teacher.name: teacher for teacher in (load_teacher(name, 16_000) for name in names)}
+    corpus = open_corpus(recipe.data, 16_000, recipe.clip_samples, {})
+    row = Engine(recipe, corpus, teachers, ALONE).step(1)
+    assert {"kmeans/loss_0", "cqt/loss", "random_projection/loss_3"} <= set(row)
+
+
 def test_a_teacher_that_is_there_is_replaced_only_if_asked(tmp_path: Path, write: Callable[..., Path]) -> None:
-    from mert.cli.train import fit_teacher as command
+    from mert.cli.teachers import fit_teacher as command
     from mert.errors import UsageError
 
     write("music/0.wav", music(1.2))
@@ -98,7 +117,7 @@ def test_a_teacher_that_is_there_is_replaced_only_if_asked(tmp_path: Path, write
 
 @pytest.mark.parametrize("n, clips, fitted", [(10, 4, 4), (7, 4, 4), (3, 4, 3), (9, 5, 5)])
 def test_a_teacher_is_fitted_to_at_most_so_many_clips(n: int, clips: int, fitted: int) -> None:
-    from mert.cli.train import _Waves
+    from mert.cli.teachers import Pieces
     from mert.train.corpus.base import GeneratedCorpus
 
     class Ones:
@@ -110,4 +129,4 @@ def test_a_teacher_is_fitted_to_at_most_so_many_clips(n: int, clips: int, fitted
         def read(self, index: int) -> np.ndarray:
             return np.ones(2_400, np.float32)
 
-    assert fitted // 2 < len(list(_Waves(GeneratedCorpus(Ones(), 24_000), clips))) <= fitted
+    assert fitted // 2 < len(list(Pieces(GeneratedCorpus(Ones(), 24_000), clips))) <= fitted

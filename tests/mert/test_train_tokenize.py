@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from harness.commands import run_mert
 from harness.sounds import music, tiny_config
 
 pytest.importorskip("datasets")
 pytest.importorskip("nnAudio")
 
+from mert.cli.teachers import Pieces
 from mert.cli.train import load_teachers
 from mert.errors import UsageError
 from mert.train import tokenize as tokenizing
 from mert.train.batches import Batches
+from mert.train.corpus.base import GeneratedCorpus
 from mert.train.corpus.opening import open_corpus
 from mert.train.corruption import Mixing
 from mert.train.recipe import Recipe
 from mert.train.tokenize import TokenizeOptions, TokenizeStage, tokenize
-from teachers import Teacher, TeacherError, load_teacher
+from teachers import Fitting, Teacher, TeacherError, fit_teacher, load_teacher
 from teachers.base import perplexity
 from teachers.labels import INDEX, LabelStore, read_shard, shard_name
 from teachers.random_projection import RandomProjectionTeacher
@@ -44,8 +49,10 @@ def contents(folder: str) -> dict[str, bytes]:
 
 
 def test_a_store_holds_what_the_teacher_says_of_each_recording(options: TokenizeOptions) -> None:
-    counts = sum(tokenize(options))
-    store, teacher = LabelStore(options.out), load_teacher(options.teacher)
+    announced: list[int] = []
+    all_counts: Any = list(tokenize(options, on_start=lambda stage: announced.append(stage.n_shards)))
+    assert announced == [len(all_counts)]
+    counts, store, teacher = sum(all_counts), LabelStore(options.out), load_teacher(options.teacher)
     corpus = open_corpus(options.data, 24_000, 24_000, {})
     assert len(store) == len(corpus) == 5
     assert (store.fingerprint, store.n_classes, store.rate_hz) == (teacher.fingerprint, (32, 32), 75.0)
@@ -131,6 +138,15 @@ def test_a_store_of_another_teacher_or_corpus_is_refused(options: TokenizeOption
         store.codes("0.wav", 99, 0, 10)
 
 
+def test_a_teacher_by_name_gets_the_rate_that_is_asked_for(options: TokenizeOptions, tmp_path: Path) -> None:
+    out = tmp_path / "slow"
+    words = ["tokenize", options.data, "-o", out, "--teacher", "random_projection", "--rate-hz", 16_000, "-d", "cpu"]
+    assert run_mert(*words).code == 0
+    store = LabelStore(out)
+    assert (store.sample_rate, store.rate_hz) == (16_000, 50.0)
+    assert store.fingerprint == load_teacher("random_projection", 16_000).fingerprint
+
+
 def test_a_frame_teacher_has_nothing_to_store(options: TokenizeOptions) -> None:
     with pytest.raises(UsageError, match="frames, not codes"):
         TokenizeStage(replace(options, teacher="cqt"))
@@ -144,3 +160,66 @@ def test_ray_makes_the_same_store(options: TokenizeOptions, monkeypatch: pytest.
     elsewhere = replace(options, out=str(tmp_path / "by_ray"))
     list(tokenize(elsewhere, "ray"))
     assert contents(elsewhere.out) == contents(options.out)
+
+
+class Long:
+    """A generator of one piece of music, longer than two seconds."""
+
+    seconds = 3.3
+
+    def __init__(self) -> None:
+        self.wave_N = music(self.seconds, seed=3)
+
+    def __len__(self) -> int:
+        return 1
+
+    def read(self, index: int) -> np.ndarray:
+        return self.wave_N
+
+
+def test_a_teacher_is_fitted_to_pieces_as_it_would_be_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("teachers.clustering.PIECE_S", 2)
+    corpus = GeneratedCorpus(Long(), 24_000)
+    pieces = Pieces(corpus, 1)
+    assert [len(piece_N) for piece_N in pieces] == [48_000, 31_200] and len(pieces) == 2
+    whole = [corpus.read(0, 0, int(corpus.lengths[0]))]
+    settings = {"n_codebooks": 2, "n_classes": 8, "sample_frames": 300}
+    fitted = [fit_teacher("mel_rvq", waves, **settings).fingerprint for waves in (pieces, whole)]
+    assert fitted[0] == fitted[1]
+
+
+def test_the_commands_take_options_of_the_data_and_a_device(tmp_path: Path) -> None:
+    options = ["-O", "n_items=3", "-O", "seconds=1.2"]
+    fit = ["fit-teacher", "mel_rvq", "synth", "-o", tmp_path / "rvq", "--set", "n_codebooks=1", "--set", "n_classes=4"]
+    done = run_mert(*fit, "--device", "cpu", *options)
+    assert done.code == 0 and "mel_rvq, (4,) classes" in done.out
+    make = ["tokenize", "synth", "-o", tmp_path / "store", "--teacher", tmp_path / "rvq"]
+    done = run_mert(*make, "-d", "cpu", *options)
+    assert done.code == 0 and "codebook 0: 270 codes" in done.out
+    store, corpus = LabelStore(tmp_path / "store"), open_corpus("synth", 24_000, 24_000, {"n_items": 3, "seconds": 1.2})
+    store.check_recordings((corpus.name(i), int(corpus.lengths[i])) for i in range(3))
+    for words, reason in (
+        ([*make, "-d", "nonsense"], "--device nonsense: torch knows no such device"),
+        ([*fit, "-d", "cuda:99", "--overwrite"], "--device cuda:99"),
+        ([*make, "-O", "n_items"], "n_items: is not key=value"),
+        ([*make, "-O", "colour=red"], "synth takes no such options"),
+        ([*make, "-O", "n_items=4"], "is the store of another teacher or corpus"),
+    ):
+        done = run_mert(*words)
+        assert done.code == 2 and reason in done.err
+
+
+def test_progress_of_a_fit_covers_reading_and_fitting(tmp_path: Path) -> None:
+    followed: dict[str, int] = {}
+
+    def track(items: Sized, description: str) -> Sized:
+        followed[description] = len(items)
+        return items
+
+    how = Fitting(track=track)
+    waves = [music(1.0, seed=i) for i in range(2)]
+    fit_teacher("mel_rvq", waves, how, n_codebooks=3, n_classes=4)
+    assert followed == {"codebooks": 3}
+    followed.clear()
+    fit_teacher("kmeans", waves, how, features="mel_chroma", n_classes=4)
+    assert followed == {"streams": 2}

@@ -22,6 +22,7 @@ from teachers.base import perplexity, read_folder
 from teachers.clustering import Reservoir, kmeans, residual_codes, residual_kmeans
 from teachers.cqt import Cqt
 from teachers.registry import teacher_class
+from teachers.spectral import Spectral
 
 NAMES = ["kmeans_mfcc", "kmeans_mel_chroma", "mel_rvq", "random_projection", "encodec", "encodec_small"]
 CLASSES = {
@@ -121,6 +122,58 @@ def test_deterministic_and_rows_independent(teacher: Any) -> None:
     assert torch.equal(together, codes_of(teacher, wave_BN))
     for b in range(3):
         assert torch.equal(together[b], codes_of(teacher, wave_BN[b : b + 1])[0])
+
+
+@pytest.mark.parametrize("n", [1, 320 * 60, 320 * 120 + 1, 320 * 147 + 77])
+def test_a_long_recording_in_pieces_has_the_codes_of_the_whole(
+    teacher: Any, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if teacher.name == "encodec_small":
+        pytest.skip("after a few steps its latents hardly differ, and rounding decides its codes")
+    wave_1N = clips(teacher, n=1, seconds=3)[:, :n]
+    asked: list[int] = []
+
+    def read(start: int, n_samples: int) -> np.ndarray:
+        asked.append(n_samples)
+        return wave_1N[0, start : start + n_samples].numpy()
+
+    monkeypatch.setattr("teachers.base.PIECE_FRAMES", 60)
+    codes_KT = teacher.recording_codes(read, n)
+    assert torch.equal(codes_KT, codes_of(teacher, wave_1N)[0])
+    assert len(asked) == -(-n // (320 * 60)) and max(asked) <= 320 * (60 + 6 + 7)
+
+
+@pytest.mark.parametrize(("n_residual_layers", "lstm"), [(1, 2), (2, 1), (3, 1)])
+def test_pieces_for_encodec_have_the_latents_of_the_whole(n_residual_layers: int, lstm: int) -> None:
+    needs("encodec")
+    sizes = {"n_filters": 4, "dimension": 16, "n_classes": 32, "n_residual_layers": n_residual_layers, "lstm": lstm}
+    teacher = teacher_class("encodec").random(**sizes)
+    wave_1N, before, state, pieces = clips(teacher, n=1)[:, :-77], teacher.frames_before, None, []
+    with torch.no_grad():
+        whole_1DT = teacher.parts["encoder"](wave_1N[None])
+        for first in range(0, whole_1DT.shape[2], 40):
+            begin = max(0, first - before)
+            piece_1DT, state = teacher.latents(wave_1N[:, begin * 320 : (first + 40) * 320], first - begin, state)
+            pieces.append(piece_1DT)
+    apart = float((torch.cat(pieces, 2) - whole_1DT).abs().max())
+    assert apart < 1e-3 * float(whole_1DT.std(2).mean())
+
+
+@pytest.mark.parametrize(("kind", "n_fft", "n"), [("mel", 2048, 128), ("mfcc", 1024, 39), ("chroma", 4096, 264)])
+def test_frames_depend_on_as_many_samples_as_they_say(kind: str, n_fft: int, n: int) -> None:
+    needs("kmeans_mfcc")
+    spectral = Spectral(kind, n_fft=n_fft, n_features=n)
+    wave_1N, (before, after) = torch.from_numpy(music(1))[None], spectral.reach
+    frame_F = spectral(wave_1N)[0, 30]
+    for fewer_before, fewer_after in ((0, 0), (2, 0), (0, 2)):  # windows end softly
+        first, last = 30 - before + fewer_before, 30 + after - fewer_after
+        part_F = spectral(wave_1N[:, 320 * first : 320 * (last + 1)])[0, 30 - first]
+        assert torch.allclose(part_F, frame_F, atol=1e-5) == (fewer_before == fewer_after == 0)
+
+
+def test_a_read_that_gives_no_mono_sound_is_an_error(teacher: Any) -> None:
+    with pytest.raises(ValueError, match="wants clips"):
+        teacher.recording_codes(lambda start, n: np.zeros((2, n)), 9_000)
 
 
 def test_autocast_and_gradients_change_nothing(teacher: Any) -> None:
@@ -334,6 +387,30 @@ def test_recordings_that_are_none(wave: np.ndarray) -> None:
     needs("mel_rvq")
     with pytest.raises(TeacherError, match="recording 1 is"):
         fit_teacher("mel_rvq", [music(1), wave])
+
+
+def test_ready_teachers_are_made_for_the_rate_of_the_music() -> None:
+    """Those of 24 kHz have kept their fingerprints, to which runs and stores are bound."""
+    needs("random_projection")
+    at_24_khz = {
+        "cqt": "048d52484582a3700f4d9bd735a55b3bc34a864a9227515efc6efca4ac6a6be1",
+        "random_projection": "a1eda50a2a0aea0ada587e785609626c8bffd2814037f0383122a3a6f902e7bb",
+    }
+    for name, fingerprint in at_24_khz.items():
+        assert load_teacher(name).fingerprint == load_teacher(name, 24_000).fingerprint == fingerprint
+        slow: Any = load_teacher(name, 16_000)
+        assert (slow.sample_rate, slow.rate_hz) == (16_000, 50.0) and slow.fingerprint != fingerprint
+        targets = slow.targets(clips(slow, n=1, seconds=1))
+        assert (targets.codes if targets.frames is None else targets.frames.transpose(1, 2)).shape[2] >= 49
+    with pytest.raises(TeacherError, match=r"cqt: cannot work at 8000 Hz \(336 bins reach 6046 Hz"):
+        load_teacher("cqt", 8_000)
+    with pytest.raises(TeacherError, match="encodec: works at 24000 Hz, and is asked for 16000 Hz"):
+        load_teacher("encodec", 16_000)
+
+
+def test_a_teacher_in_a_folder_keeps_its_rate(tmp_path: Path) -> None:
+    load_teacher("cqt", 16_000).save(tmp_path)  # type: ignore[attr-defined]
+    assert load_teacher(tmp_path).sample_rate == 16_000
 
 
 def test_names_and_settings_that_do_not_exist(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""The GPU script, with tiny models on a CPU: every section runs, and what was measured is kept when it is cut."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("yaml")
+pytestmark = pytest.mark.check
+SCRIPT = Path(__file__).parent / "bench" / "gpu.py"
+
+
+def command(out: Path, *words: str) -> list[str]:
+    return [sys.executable, str(SCRIPT), "--tiny", "--device", "cpu", "--out", str(out), *words]
+
+
+def read(out: Path) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads(out.read_text())
+    return results
+
+
+def test_every_section_measures_something_or_says_what_is_missing(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "gpu.json"
+    done = subprocess.run(command(out), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    results = read(out)
+    sections = results["sections"]
+    assert list(sections)[:2] == ["matrix products", "embedding tiny"] and len(sections) == 8
+    for name, section in sections.items():
+        assert section["status"] == "done" or section["status"].startswith("skipped: "), (name, section)
+        assert section["rows"] or section["status"] != "done"
+        for row in section["rows"]:
+            assert row.get("seconds", 1) > 0 and row.get("tflops", 1) > 0, row
+    cosines = [row["worst_layer_cosine"] for row in sections["embedding tiny"]["rows"] if "worst_layer_cosine" in row]
+    assert len(cosines) == 1 and 0.99 < cosines[0] < 1.0001
+    eager, compiled = (sections[f"training step tiny{how}"]["rows"][0]["tflops"] for how in ("", ", compiled"))
+    assert 0.01 < eager / compiled < 100
+    text = out.with_suffix(".md").read_text()
+    assert done.stdout.endswith(text) and all(f"| {name} |" in text for name in sections)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["gpu.json", "gpu.md"]
+
+
+def test_a_small_budget_keeps_what_was_measured(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    done = subprocess.run(command(out, "--budget-s", "0.5"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    statuses = [section["status"] for section in read(out)["sections"].values()]
+    assert statuses[0] == "done" and statuses[-1] == "cut: the budget is used up" and len(statuses) == 8
+
+
+def test_a_killed_run_leaves_a_file_of_what_was_measured(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    with subprocess.Popen(command(out), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 100
+        while not out.exists():
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert read(out)["sections"]["matrix products"]["status"] == "done"
