@@ -138,7 +138,7 @@ class Loader:
             self._coming = iter(self._processes(key))
         try:
             read = next(self._coming)
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:
             self._coming = None
             raise death_of_worker(error) from error
         self._expected = self._after(key)
@@ -176,13 +176,14 @@ def spare_cores() -> int:
     return min(MAX_WORKERS, each - 2) if each >= 4 else 0
 
 
-def death_of_worker(error: RuntimeError) -> Exception:
+def death_of_worker(error: Exception) -> Exception:
     """Why a process that reads ended, in one line; the error itself if that is not what happened."""
     text = str(error)
     if "shared memory" in text or "Bus error" in text:
         remedy = "enlarge it (docker run --shm-size 8g), or lower loader_workers"
         return CorpusError("/dev/shm", "is too small for the clips that are read ahead", remedy)
-    if "exited unexpectedly" in text or "is killed by signal" in text:
+    is_cut_off = isinstance(error, OSError | EOFError)  # while it passed clips on
+    if is_cut_off or "exited unexpectedly" in text or "is killed by signal" in text:
         remedy = "lower loader_workers; the same command resumes"
         return CorpusError("a process that reads clips", "died (killed, or out of memory)", remedy)
     return error

@@ -170,7 +170,7 @@ def shares(engine: Engine, number: int) -> dict[str, float]:
     spent: dict[str, float] = {}
     start = time.perf_counter()
     with (
-        stopwatch(engine.batches, "group", spent, "batch"),
+        stopwatch(engine.batches, "next_group", spent, "batch"),
         stopwatch(engine.batches, "n_masked", spent, "masks counted"),
         stopwatch(engine.batches.teachers["cqt"], "targets", spent, "CQT"),
         stopwatch(engines.Update, "loss", spent, "forward"),

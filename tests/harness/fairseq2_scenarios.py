@@ -28,7 +28,7 @@ from mert.train.fairseq2 import pretrain, write_asset_card
 from mert.train.fairseq2.unit import PretrainUnit
 from mert.train.recipe import Recipe, read_recipe
 
-group, set_step_nr = Batches.group, PretrainUnit.set_step_nr
+next_group, set_step_nr = Batches.next_group, PretrainUnit.set_step_nr
 
 
 def train(recipe: Recipe, resume: bool = True) -> int | str:
@@ -57,13 +57,13 @@ def train_until(recipe: Recipe, step: int, number: signal.Signals) -> int | str:
 
 def train_on_nan(recipe: Recipe) -> int | str:
     def with_nan(batches: Batches, step: int, number: int) -> Any:
-        made = group(batches, step, number)
+        made = next_group(batches, step, number)
         made.wave_BN[0, 100] = float("nan")
         return made
 
     Batches.next_group = with_nan  # type: ignore[method-assign]
     done = train(recipe)
-    Batches.group = group  # type: ignore[method-assign]
+    Batches.next_group = next_group  # type: ignore[method-assign]
     return done
 
 

@@ -110,7 +110,7 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line_and_costs_no_bit(
     assert rows(tmp_path / "run") == whole
 
 
-def test_a_full_shared_memory_is_one_line() -> None:
+def test_a_full_shared_memory_and_a_cut_connection_are_one_line() -> None:
     """torch says so in two ways, by where the write fails."""
     killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ...")
     refused = RuntimeError("unable to allocate shared memory(shm) for file </torch_7_8>: No space left on device (28)")
@@ -118,6 +118,8 @@ def test_a_full_shared_memory_is_one_line() -> None:
         assert str(death_of_worker(error)).startswith(
             "/dev/shm: is too small for the clips that are read ahead; enlarge"
         )
+    for error in (ConnectionResetError(104, "Connection reset by peer"), EOFError()):
+        assert "died (killed, or out of memory)" in str(death_of_worker(error))
     bug = RuntimeError("Caught KeyError in DataLoader worker process 0.")
     assert death_of_worker(bug) is bug
 

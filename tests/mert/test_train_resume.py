@@ -60,18 +60,25 @@ def whole(tmp_path_factory: pytest.TempPathFactory, recordings: Path) -> dict[st
 
 
 @pytest.mark.parametrize(
-    ("parallel", "moment", "rank", "after"),
+    ("parallel", "moment", "rank", "after", "workers"),
     [
-        ("ddp", "group:5:3", 1, 4),  # between the groups of an update that crosses the border of an epoch
-        ("fsdp", "tensor:step_00000004:20", 1, 2),  # one of two shards is cut off
-        ("ddp", f"change:step_00000004/.{temporary_key(MARKER)}:2", 0, 2),  # all is written but the marker
+        ("ddp", "group:5:3", 1, 4, 2),  # between the groups of an update that crosses the border of an epoch
+        ("fsdp", "tensor:step_00000004:20", 1, 2, 0),  # one of two shards is cut off
+        ("ddp", f"change:step_00000004/.{temporary_key(MARKER)}:2", 0, 2, 0),  # all is written but the marker
     ],
 )
 def test_a_killed_process_is_started_again_and_no_bit_is_lost(
-    parallel: str, moment: str, rank: int, after: int, tmp_path: Path, recordings: Path, whole: dict[str, Path]
+    parallel: str,
+    moment: str,
+    rank: int,
+    after: int,
+    workers: int,
+    tmp_path: Path,
+    recordings: Path,
+    whole: dict[str, Path],
 ) -> None:
     config = small_recipe(tmp_path, recordings, batch_clips=8, group_clips=2, parallel=parallel)
-    said = two_processes(moment, rank, config)
+    said = two_processes(moment, rank, config, f"loader_workers={workers}")
     assert f"going on after step {after} from" in said
     assert same_end(tmp_path / "run", whole[parallel])
 
