@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from teachers.base import TeacherError, require
+from teachers.base import TeacherError, require, whole_float32
 
 CPU = torch.device("cpu")
 PIECE_S = 60  # longer recordings are read in pieces of this length
@@ -33,8 +33,13 @@ class Fitting:
     track: Callable[..., Iterable[Any]] = untracked
 
     def extractor(self, extract: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """The function of a wave, computed on the device; its result is on the CPU."""
-        return lambda wave_1N: extract(wave_1N.to(self.device)).cpu()
+        """The function of a wave, computed on the device as targets are; its result is on the CPU."""
+
+        def extracted(wave_1N: Tensor) -> Tensor:
+            with whole_float32(self.device):
+                return extract(wave_1N.to(self.device)).cpu()
+
+        return extracted
 
 
 DEFAULT = Fitting()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
-from teachers.base import CodeTeacher, TeacherError, require
+from teachers.base import CodeTeacher, TeacherError, require, whole_float32
 from teachers.clustering import DEFAULT, Fitting, residual_kmeans, sample_rows
 
 LICENCE = "CC BY-NC 4.0"
@@ -219,7 +219,8 @@ class SmallEncodecTeacher(EncodecTeacher):
             torch.manual_seed(seed)
             parts = build(architecture, decoder=True).to(how.device)
             losses = train(parts, crops_MN, steps, batch_clips, lr, rate_hz // hop, how)
-            latents_ND = encode(parts, crops_MN, how.device)
+            with whole_float32(how.device):
+                latents_ND = encode(parts, crops_MN, how.device)
         codebooks_KCD = residual_kmeans(latents_ND, n_codebooks, n_classes, seed, cls.name, how)
         for layer, embed_CD in zip(layers(parts), codebooks_KCD, strict=True):
             layer._codebook.embed.copy_(embed_CD)

@@ -87,7 +87,7 @@ def tiny(device: torch.device) -> Scale:
     )  # fmt: skip
 
 
-class OutOfTimeError(Exception):
+class OutOfTimeError(BaseException):  # so that no library takes it for an error of its own
     """The budget of a section is used up."""
 
 

@@ -153,6 +153,7 @@ def test_a_frame_teacher_has_nothing_to_store(options: TokenizeOptions) -> None:
 
 
 @pytest.mark.check
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of ray
 def test_ray_makes_the_same_store(options: TokenizeOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     monkeypatch.setattr(tokenizing, "SHARD_RECORDINGS", 64)  # actors do not see the smaller number

@@ -17,7 +17,7 @@ from harness.sounds import music
 from torch import Tensor
 
 import teachers
-from teachers import Teacher, TeacherError, fit_teacher, load_teacher
+from teachers import Fitting, Teacher, TeacherError, fit_teacher, load_teacher
 from teachers.base import perplexity, read_folder
 from teachers.clustering import Reservoir, kmeans, residual_codes, residual_kmeans
 from teachers.cqt import Cqt
@@ -141,6 +141,27 @@ def test_a_long_recording_in_pieces_has_the_codes_of_the_whole(
     codes_KT = teacher.recording_codes(read, n)
     assert torch.equal(codes_KT, codes_of(teacher, wave_1N)[0])
     assert len(asked) == -(-n // (320 * 60)) and max(asked) <= 320 * (60 + 6 + 7)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_codes_on_a_gpu_are_those_of_the_cpu_but_for_near_ties(teacher: Any) -> None:
+    wave_1N = clips(teacher, n=1, seconds=25)
+    read = lambda start, n: wave_1N[0, start : start + n].numpy()  # noqa: E731
+    codes_KT = teacher.recording_codes(read, wave_1N.shape[1])
+    there_KT = teacher.recording_codes(read, wave_1N.shape[1], torch.device("cuda"))
+    assert there_KT.device.type == "cpu"
+    assert float((there_KT != codes_KT).float().mean()) < (0.5 if teacher.name == "encodec_small" else 0.01)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", ["kmeans", "mel_rvq", "random_projection", "encodec_small"])
+def test_a_fit_on_a_gpu_gives_a_teacher_for_any_device(name: str) -> None:
+    needs(name)
+    settings = {"n_classes": 24} if name in ("kmeans", "mel_rvq") else {}
+    codec = {"steps": 12, **SMALL_CODEC} if name == "encodec_small" else {}
+    made = fit_teacher(name, corpus(), Fitting(torch.device("cuda")), **settings, **codec)
+    assert all(value.device.type == "cpu" for value in made.weights.values())
+    assert codes_of(made, clips(made)).device.type == "cpu"
 
 
 @pytest.mark.parametrize(("n_residual_layers", "lstm"), [(1, 2), (2, 1), (3, 1)])
