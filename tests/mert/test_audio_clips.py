@@ -83,12 +83,9 @@ LIBSNDFILE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("channels", [1, 2, 6])
 @pytest.mark.parametrize(("container", "subtype"), LIBSNDFILE)
-def test_where_libsndfile_seeks_a_clip_has_the_bits_of_the_whole(container: str, subtype: str, channels: int) -> None:
-    if container == "VOC" and channels > 2:
-        pytest.skip("VOC has two channels at most")
-    sound = wave(channels=channels, seconds=3.3)
+def test_where_libsndfile_seeks_a_clip_has_the_bits_of_the_whole(container: str, subtype: str) -> None:
+    sound = wave(channels={"PCM_24": 1, "FLOAT": 6}.get(subtype, 2), seconds=3.3)
     data = encoded(sound, RATE, container, subtype)
     layout = check(data, 24_000)
     assert layout == Layout(RATE, len(sound), "samples")
@@ -100,12 +97,14 @@ def test_a_format_whose_samples_depend_on_others_is_decoded_from_its_beginning(s
     assert check(encoded(wave(seconds=3.3), RATE, "WAV", subtype), 24_000).kind == "start"
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("rate_hz", [44_100, 22_050, 8_000])
 @pytest.mark.parametrize(
-    ("mode", "compression"),
-    [("CONSTANT", 0.0), ("CONSTANT", 0.99), ("VARIABLE", 0.2), ("VARIABLE", 0.99), ("AVERAGE", 0.6)],
-)
+    ("mode", "compression", "rate_hz", "channels"),
+    [
+        ("CONSTANT", 0.0, 44_100, 2), ("CONSTANT", 0.99, 44_100, 2), ("CONSTANT", 0.99, 22_050, 2),
+        ("CONSTANT", 0.6, 8_000, 1), ("VARIABLE", 0.2, 48_000, 2), ("VARIABLE", 0.99, 44_100, 1),
+        ("VARIABLE", 0.99, 16_000, 2), ("VARIABLE", 0.2, 22_050, 1), ("AVERAGE", 0.6, 32_000, 1),
+    ],
+)  # fmt: skip
 def test_an_mp3_of_any_bitrate(mode: str, compression: float, rate_hz: int, channels: int, capfd: Any) -> None:
     data = mp3(wave(rate_hz, channels), rate_hz, mode, compression)
     layout = check(data, 24_000)
@@ -122,8 +121,9 @@ def test_ogg_vorbis(rate_hz: int, channels: int) -> None:
     check(data, rate_hz, layout)
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("rate_hz", [48_000, 24_000, 16_000, 12_000, 8_000])
+@pytest.mark.parametrize(
+    ("rate_hz", "channels"), [(48_000, 1), (48_000, 2), (24_000, 2), (16_000, 1), (12_000, 1), (8_000, 2)]
+)
 def test_opus_is_itself_again_after_a_second_and_a_half(rate_hz: int, channels: int) -> None:
     layout = check(encoded(wave(rate_hz, channels), rate_hz, "OGG", "OPUS"), 24_000)
     assert layout.kind == "ogg" and layout.n_samples == len(wave(rate_hz, channels))
@@ -145,7 +145,7 @@ def test_m4a(codec: str, block: int, channels: int) -> None:
     got, wanted = whole(data, RATE), decoded(data)[0]
     assert len(got) == len(wanted)
     if codec == "aac":  # FFmpeg's draws noise in some packets
-        assert off_by(got, wanted) < 0.03
+        assert off_by(got, wanted) < 0.1
     else:
         np.testing.assert_array_equal(got, wanted)
 
@@ -205,8 +205,11 @@ def test_an_array_has_a_signal_too() -> None:
 # ----------------------------------------------------------------------------------------------- tags, lengths, sources
 
 
-@pytest.mark.parametrize("front", [0, 90_000])
-@pytest.mark.parametrize("behind", [b"", b"TAG" + bytes(125), bytes(3000), id3(60_000)], ids=len)
+@pytest.mark.parametrize(
+    ("front", "behind"),
+    [(90_000, b""), (0, b"TAG" + bytes(125)), (0, bytes(3000)), (50, id3(60_000))],
+    ids=["in front", "id3v1", "zeros", "both"],
+)
 @pytest.mark.parametrize("make", ["mp3", "flac", "ogg", "wav"])
 def test_tags_are_no_sound(make: str, front: int, behind: bytes) -> None:
     data = mp3(wave(seconds=2.2), RATE) if make == "mp3" else encoded(wave(seconds=2.2), RATE, make.upper())
