@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from mert.audio import chunks, clips_mp3, clips_ogg, flac
+from mert.audio import chunks, clips_mp3, clips_ogg, flac, mp3
 from mert.audio.clips_ffmpeg import SegmentDecoder, is_mp4
 from mert.audio.contents import Block, Decoder, ForwardFile, Layout, Stretch, explained, whole
 from mert.audio.decoders import behind_tag, decoder_of
@@ -72,7 +72,8 @@ def read_clip(source: Source | Recording, layout: Layout, rate_hz: int, start: i
     recording.check_format(block.rate_hz, block.samples_NC.shape[1])
     if block.rate_hz != layout.rate_hz or len(block.samples_NC) < len(wanted):
         end_s = (wanted.start + len(block.samples_NC)) / block.rate_hz
-        reason = f"ends after {end_s:.2f} s, and its header announces {layout.n_samples / layout.rate_hz:.2f} s"
+        ends = f"ends {'after' if len(block.samples_NC) else 'before'} {end_s:.2f} s"
+        reason = f"{ends}, and its header announces {layout.n_samples / layout.rate_hz:.2f} s"
         raise AudioError(recording.name, reason, "repair the recording, or convert it to FLAC")
     check_samples(block.samples_NC, recording.name, wanted.start, block.rate_hz)
     return clip(mixed(block.samples_NC), wanted.start, start, stop, block.rate_hz, rate_hz)
@@ -87,8 +88,8 @@ def _found(file: BinaryIO, recording: Recording) -> Layout | None:
             return clips_ogg.layout(file)
         if magic == flac.MAGIC and not flac.is_alone(file):
             return None
-        if magic not in (flac.MAGIC, *chunks.KINDS) and (found := clips_mp3.layout(file)):
-            return found
+        if magic not in (flac.MAGIC, *chunks.KINDS) and mp3.Scan(file).is_mp3():
+            return clips_mp3.layout(file)
         with ForwardFile(_seekable(file)) as sound:
             recording.check_format(sound.samplerate, sound.channels)
             return Layout(sound.samplerate, sound.frames, "samples") if sound.subtype in SEEKABLE else None
@@ -120,9 +121,7 @@ def _decoded(file: BinaryIO, layout: Layout, wanted: range, name: str) -> Block 
     """A range of samples, or as many of them as there are; None where it must be decoded from the beginning."""
     if layout.kind == "ffmpeg":
         return SegmentDecoder(file, name, [], layout).clip(wanted)
-    file = behind_tag(file)
-    stretch = FINDERS[layout.kind](file, layout, wanted)
-    if not stretch:
+    if not (stretch := _stretch(behind_tag(file), layout, wanted)):
         return None
     with ForwardFile(stretch.file) as sound:
         begins = stretch.begins if stretch.ends is None else stretch.ends - sound.frames
@@ -137,11 +136,14 @@ def _decoded(file: BinaryIO, layout: Layout, wanted: range, name: str) -> Block 
         return Block(sound.samplerate, samples_NC)
 
 
-FINDERS = {
-    "samples": lambda file, *_: Stretch(_seekable(file)),
-    "mp3": clips_mp3.stretch,
-    "ogg": clips_ogg.stretch,
-}
+def _stretch(file: BinaryIO, layout: Layout, wanted: range) -> Stretch | None:
+    match layout.kind:
+        case "mp3":
+            return clips_mp3.stretch(file, layout, wanted)
+        case "ogg":
+            return clips_ogg.stretch(file, layout, wanted)
+        case _:
+            return Stretch(_seekable(file))
 
 
 def _by_decoding(recording: Recording) -> Layout:

@@ -15,16 +15,18 @@ from mert.audio.views import CHUNK, View, behind_tags, peek
 POINTS_S = 10.0
 DELAY = 529  # samples that mpg123 leaves out at the beginning behind any tag, for its own delay
 OVERLAPPING = 2  # frames
+FURTHER = 2  # frames, for mpg123 prints a remark on a single one
 PHASES = 8  # frames after which the filter bank is where it was
 MOST = 300  # frames that hold the bytes of a reservoir
+FIELDS = {1: 4, 2: 4, 4: 100, 8: 4}  # of a Xing tag, by flag: bytes; what LAME adds stands behind them
 ENDLESS = 1 << 30  # frames
 BEST = 0xE0  # the bits of the highest bitrate in a header
 
 
 def layout(file: BinaryIO) -> Layout | None:
-    """The layout of a file that holds frames of one format, tags and nothing else; None for others."""
+    """The layout of an MP3 file that holds frames of one format, tags and nothing else; None for others."""
     scan = Scan(file)
-    start, first = next(scan.frames(), (0, None)) if scan.is_mp3() else (0, None)
+    start, first = next(scan.frames(), (0, None))
     if not first or first.layer != 3:
         return None
     step = max(1, int(POINTS_S * first.rate_hz / first.samples))
@@ -34,7 +36,7 @@ def layout(file: BinaryIO) -> Layout | None:
         places += [(n + i, at + starts[i]) for i in range(-n % step, len(starts) - 1, step)]
         n, last, at = n + len(starts) - 1, at + starts[-2], at + starts[-1]
     is_cut = at > scan.size  # mpg123 leaves out what is no whole frame
-    if not is_cut and behind_tags(file, at, scan.size) < scan.size:
+    if n < 1 + FURTHER or (not is_cut and behind_tags(file, at, scan.size) < scan.size):
         return None
     if (trimmed := _trimmed(peek(file, start, first.length), first, n, n - is_cut)) is None:
         return None
@@ -60,7 +62,7 @@ def stretch(file: BinaryIO, layout: Layout, wanted: range) -> Stretch | None:
     starts = _starts(data, first, {})
     if len(starts) <= stop - i:
         return None
-    frames = [data[one:other] for one, other in pairwise(starts[: stop - i + 1])]
+    frames = [data[one:other] for one, other in pairwise(starts[: stop - i + 1 + FURTHER])]
     if (j := _preroll(frames, first, goal - i, (is_tagged - i) % PHASES)) is None or i + j <= is_tagged:
         if i:
             return None
@@ -94,8 +96,7 @@ def _trimmed(data: bytes, first: Frame, frames: int, whole: int) -> tuple[int, i
         skip = DELAY if first.length >= first.tag + 12 else 0  # no tag fits in front of all
         return -skip, whole * first.samples - skip
     known = known if abs(known - frames) <= 1 else frames - 1
-    flags, at = data[first.tag + 7], first.tag + 8
-    at += 4 * (flags & 1) + 2 * (flags & 2) + 25 * (flags & 4) + (flags & 8) // 2
+    at = first.tag + 8 + sum(n for flag, n in FIELDS.items() if data[first.tag + 7] & flag)
     delay, padding = 0, 0
     if len(data) >= at + 24 and data[at]:
         both = int.from_bytes(data[at + 21 : at + 24], "big")

@@ -63,7 +63,7 @@ class Layout(NamedTuple):
     """What is needed to decode any clip of a recording, found once, without decoding where that is possible.
 
     `kind` is how decoding starts in its midst: libsndfile seeks ("samples"), at frames of an "mp3", at pages of an
-    "ogg", or it cannot ("start": a file that is damaged, joined, or of a format without places to start at).
+    "ogg", at packets by "ffmpeg", or it cannot ("start": a file that is damaged or joined, or of another format).
     """
 
     rate_hz: int  # of the file

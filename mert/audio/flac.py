@@ -15,7 +15,7 @@ SYNC = b"\xff"  # and 0xf8 or 0xf9
 RATES = {1: 88_200, 2: 176_400, 3: 192_000, 4: 8_000, 5: 16_000, 6: 22_050, 7: 24_000, 8: 32_000, 9: 44_100, 10: 48_000}
 BITS = {1: 8, 2: 12, 4: 16, 5: 20, 6: 24, 7: 32}
 FRAME_BYTES = 8  # fewer than any frame has
-PROBES = 8
+PROBES, PROBED = 8, 8 * CHUNK  # places where a file is looked into, if it is longer
 BUFFERED = 1 << 16  # bytes that libsndfile and libFLAC may have read ahead
 
 
@@ -97,9 +97,10 @@ def is_alone(file: BinaryIO) -> bool:
     last = _frames(file, info, max(stream.begin, sound.stop - tail), sound.stop)
     if not any(start + n == stream.announced for _, start, n in last):
         return False
-    step = max(1, (sound.stop - tail - stream.begin) // PROBES)
+    if sound.stop <= PROBED:
+        return search(file, MAGIC + INFO, 4, sound.stop) is None
     starts = [-1]  # those of a second stream begin at 0 again
-    for at in range(stream.begin, sound.stop - tail, step):
+    for at in range(stream.begin, sound.stop - tail, (sound.stop - stream.begin) // PROBES):
         starts += [start for _, start, _ in islice(_frames(file, info, at, sound.stop), 1)]
     return all(one < other for one, other in pairwise([*starts, stream.announced]))
 
