@@ -20,6 +20,7 @@ from mert.train.history import Change, changes_after
 from mert.train.initialisation import PretrainerConfig, Start, new_pretrainer
 from mert.train.objective import Group, add_parts, recompute_blocks
 from mert.train.parallel import World, parallelize, sync_gradients
+from mert.train.probing import open_monitor, probe_scores
 from mert.train.recipe import Recipe
 from mert.train.record import TrainingError, continued, facts
 from mert.train.run_folder import MARKER, Checkpoints, RunLog, only_run, step_of
@@ -148,6 +149,7 @@ class Engine:
         self.stop = StopRequest()
         self._between_steps = True  # not while an update changes the weights
         self.checkpoints = Checkpoints(Path(recipe.out), world, recipe.keep_checkpoints)
+        self.monitor = open_monitor(recipe) if world.rank == 0 else None
         self.facts = facts(corpus, teachers, start.base if start else None)
 
     def run(self, resume: bool = True, until: int | None = None, allow_changes: bool = False) -> int:
@@ -201,12 +203,14 @@ class Engine:
         return {"guard": asdict(self.guard), **self.facts}
 
     def _record(self, row: dict[str, Any], runlog: RunLog | None) -> None:
-        """Complete the row of a step by validation, where it is due, and write it: a resume could not add it later."""
+        """Complete the row of a step by what is due after it, and write it: a resume could not add it later."""
         if self.batches.validates(row["step"]):
             metrics = held_out_metrics(self.objective, self.batches, self.world.size == 1)
             row |= {f"valid/{name}": value for name, value in metrics.items()}
             if runlog:
                 runlog.print(summary(row["step"], metrics))
+        if self.recipe.probes(row["step"]):
+            row |= probe_scores(self.module, self.objective.model, self.monitor, self.world)
         if runlog:
             runlog.write_row(row)
 

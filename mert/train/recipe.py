@@ -18,7 +18,7 @@ from mert.weights.registry import bundled
 MINIMA = {
     "steps": 1, "batch_clips": 1, "group_clips": 1, "checkpoint_every": 1, "validate_every": 1, "keep_checkpoints": 1,
     "class_width": 1, "mask_length": 1, "max_bad_steps": 1, "seed": 0, "validate_clips": 0, "clips_at_once": 0,
-    "warmup_steps": 0, "extra_classes": 0, "clip_s": 0, "frozen_frontend_steps": 0,
+    "warmup_steps": 0, "extra_classes": 0, "clip_s": 0, "frozen_frontend_steps": 0, "probe_every": 0,
 }  # fmt: skip
 FREE_OF_MODEL = {
     "dropout",
@@ -61,6 +61,8 @@ class Recipe:
     checkpoint_every: int = 200
     validate_every: int = 200
     validate_clips: int = 32
+    probe_every: int = 0
+    probe_tasks: tuple[str, ...] = ("nsynth_pitch", "nsynth_instrument", "gtzan_genre", "giantsteps_key")
     keep_checkpoints: int = 2
     batch_clips: int = 16
     group_clips: int = 16
@@ -122,6 +124,10 @@ class Recipe:
     def clip_samples(self) -> int:
         """Samples of a training clip."""
         return round(self.clip_s * self.model.sample_rate)
+
+    def probes(self, step: int) -> bool:
+        """Whether heads are fitted and scored after this step."""
+        return self.probe_every > 0 and (step % self.probe_every == 0 or step == self.steps)
 
     def lr_at(self, step: int) -> float:
         """Learning rate of update `step` (from 1): linear warm-up, then linear decay to 0 at `steps`.

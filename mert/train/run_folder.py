@@ -36,6 +36,7 @@ from mert.train.history import CHANGES, RECIPE, Change, begun_recipe, read_chang
 from mert.train.parallel import World
 from mert.train.recipe import Recipe
 from mert.train.record import licences_of
+from mert.train.validation import accuracies, most_frequent, right
 from mert.weights.checkpoints import digest
 from mert.weights.licences import named, strictest
 from mert.weights.pickles import Key, read_records, read_tensor
@@ -274,6 +275,7 @@ class RunLog:
         description = TextColumn("{task.description}")
         self._progress = Progress(BarColumn(), MofNCompleteColumn(), description, TimeRemainingColumn())
         self._task = self._progress.add_task("starting", total=recipe.steps, completed=resumed_step)
+        self._held_out: dict[str, float] = {}  # the shares of the most frequent codes
         self._printed_s = -math.inf  # when a line was printed where there is no bar
         self._progress.start()
 
@@ -286,7 +288,10 @@ class RunLog:
             for name, value in row.items():
                 if name != "step" and isinstance(value, int | float) and math.isfinite(value):
                     self._board.add_scalar(name, value, row["step"])
-        description = f"loss {row['loss']:.3f}, {row.get('seconds', 0):.2f} s per step"
+        self._held_out |= {name.removeprefix("valid/"): row[name] for name in row if "/most_frequent_" in name}
+        shares = accuracies(row, "right").items()
+        codes = [f"{name} {right(share, most_frequent(self._held_out, name))}" for name, share in shares]
+        description = ", ".join([f"loss {row['loss']:.3f}", *codes, f"{row.get('seconds', 0):.2f} s per step"])
         self._progress.update(self._task, completed=row["step"], description=description)
         if not self._progress.console.is_terminal and time.monotonic() - self._printed_s > LINE_S:
             self._printed_s = time.monotonic()
