@@ -18,7 +18,7 @@ from mert.train.batches import DROPOUT, Batches, torch_seed
 from mert.train.corpus import Corpus
 from mert.train.history import Change, changes_after
 from mert.train.initialisation import PretrainerConfig, Start, new_pretrainer
-from mert.train.objective import Group, add_parts, recompute_blocks
+from mert.train.objective import Group, add_parts, recompute_blocks, tf32
 from mert.train.parallel import World, parallelize, sync_gradients
 from mert.train.probing import open_monitor, probe_scores
 from mert.train.recipe import Recipe
@@ -129,7 +129,8 @@ class Engine:
         self, recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], world: World,
         start: Start | None = None,
     ) -> None:  # fmt: skip
-        self.recipe, self.world = recipe, world
+        self.recipe = recipe = recipe.on(world.device)
+        self.world = world
         self.share = world.share(recipe.n_groups)
         self.batches = Batches(recipe, corpus, teachers, world.device)
         codebooks = {name: teacher.codebooks() for name, teacher in teachers.items()} if recipe.codebook_start else {}
@@ -235,7 +236,8 @@ class Engine:
         update = Update(self.batches, self.world, step)
         self.optimizer.zero_grad(set_to_none=True)
         for loss in update.losses(self.module):
-            loss.backward()
+            with tf32(self.world.device):
+                loss.backward()
         row = update.row()
         if step <= self.recipe.frozen_frontend_steps:
             for parameter in self.objective.model.frontend.parameters():

@@ -31,6 +31,7 @@ from torch.futures import Future
 from mert.embedding.embedder import Embedder
 from mert.errors import CheckpointError, OutputError, UsageError, need
 from mert.files import read_json, read_rows, sha256_file, write_json, write_whole, writing
+from mert.models.config import MertConfig
 from mert.models.mert import Mert
 from mert.train.history import CHANGES, RECIPE, Change, begun_recipe, read_changes, record_start
 from mert.train.parallel import World
@@ -361,6 +362,15 @@ def recipe_of(run: Path) -> Recipe:
     return recipe
 
 
+def trained_config(recipe: Recipe) -> MertConfig:
+    """The configuration of a trained model: its window is the context of training, and samples came as they are.
+
+    A model that went on from other weights keeps what these say of windows that are normalised.
+    """
+    normalize = recipe.model.normalize and bool(recipe.init)
+    return replace(recipe.model, window_s=recipe.clip_s, normalize=normalize)
+
+
 def export_run(
     run: Path, out: Path, half: bool = False, load: Callable[[Mert, Path], dict[str, Any]] = load_newest
 ) -> Path:
@@ -371,7 +381,7 @@ def export_run(
     its data.
     """
     recipe = recipe_of(run)
-    model = Mert(replace(recipe.model, window_s=recipe.clip_s))  # its window is the context it was trained on
+    model = Mert(trained_config(recipe))
     marker = load(model, run)
     licence = strictest(licence for _, licence in licences_of(marker["state"]))
     info = ModelInfo.of(model, out.resolve().name, licence=licence)
