@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count, takewhile
+from itertools import count, cycle, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,15 +164,26 @@ Rows = Sequence[dict[str, Any]]
 
 
 def plot_curves(rows: Rows, title: str = "") -> list[Axes]:
-    """Loss, held-out accuracy beside chance, held-out error of frames, and gradient norm with the learning rate."""
-    figure = new_figure(9.0, 6.2)
-    panels = [plain(panel) for panel in figure.subplots(2, 2).flatten()]
-    drawn = (
+    """Loss, held-out accuracy beside chance, held-out error of frames, and gradient norm with the learning rate.
+
+    Scores of probes, and clips a second with the share of time that waits for them, follow where they were recorded.
+    """
+    drawn = [
         (_loss, "loss of a masked frame", "loss, all heads"),
         (_accuracy, "held-out accuracy at masked frames", "accuracy, %"),
         (_error, "held-out error of frames", "squared error / that of the mean"),
         (_gradient, "gradient norm and learning rate", "gradient norm"),
-    )
+    ]
+    if any(name.startswith("probe/") for row in rows for name in row):
+        drawn.append((_probes, "probes of the frozen features (validation)", "score"))
+    if any("clips_per_s" in row for row in rows):
+        drawn.append((_throughput, "throughput, and time that waits for clips", "clips a second"))
+    n_rows = -(-len(drawn) // 2)
+    figure = new_figure(9.0, 3.1 * n_rows)
+    panels = [plain(panel) for panel in figure.subplots(n_rows, 2).flatten()]
+    for unused in panels[len(drawn) :]:
+        unused.set_axis_off()
+    panels = panels[: len(drawn)]
     for panel, (draw, heading, label) in zip(panels, drawn, strict=True):
         draw(panel, rows)
         panel.set_title(heading, fontsize=9.5, loc="left")
@@ -250,3 +261,23 @@ def _gradient(axes: Axes, rows: Rows) -> None:
         right.set_ylim(bottom=0)
         right.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         right.yaxis.get_offset_text().set_fontsize(8)
+
+
+def _probes(axes: Axes, rows: Rows) -> None:
+    names = dict.fromkeys(name for row in rows for name in row if name.startswith("probe/"))
+    for name, colour in zip(names, cycle(COLOURS)):
+        axes.plot(*points(rows, name), "o-", color=colour, ms=3.5, lw=1.2, label=name.removeprefix("probe/"))
+
+
+def _throughput(axes: Axes, rows: Rows) -> None:
+    axes.plot(*points(rows, "clips_per_s"), color=COLOURS[0], lw=0.6)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.label.set_color(COLOURS[0])
+    waits = [
+        (row["step"], 100 * row["wait_s"] / row["seconds"]) for row in rows if row.get("wait_s") and row["seconds"]
+    ]
+    if waits:
+        right = plain(axes.twinx())
+        right.plot(*zip(*waits, strict=True), color=ACCENT, lw=0.8)
+        right.set_ylabel("time that waits, %", fontsize=9, color=ACCENT)
+        right.set_ylim(0, 100)

@@ -128,7 +128,7 @@ def _train(plan: Plan, world: World, resume: str, dry_run: bool, overfit: int | 
     if world.rank == 0 and plan.start:
         typer.echo(f"{recipe.out}: {_beginning(plan, engine)}")
     if dry_run:
-        _show(recipe, engine, corpus)
+        _show(engine.recipe, engine, corpus)
         return
     if world.rank == 0:
         typer.echo(f"{recipe.out}: {recipe.steps} steps on {recipe.data}; SIGTERM stops it, this command resumes")

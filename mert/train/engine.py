@@ -19,8 +19,9 @@ from mert.train.corpus.base import Corpus
 from mert.train.draw import DROPOUT, torch_seed
 from mert.train.history import Change, changes_after
 from mert.train.initialisation import PretrainerConfig, Start, new_pretrainer
-from mert.train.objective import Group, add_parts, recompute_blocks
+from mert.train.objective import Group, add_parts, recompute_blocks, tf32
 from mert.train.parallel import World, parallelize, sync_gradients
+from mert.train.probing import open_monitor, probe_scores
 from mert.train.recipe import Recipe
 from mert.train.record import TrainingError, continued, facts
 from mert.train.run_folder import MARKER, Checkpoints, RunLog, only_run, step_of
@@ -125,7 +126,8 @@ class Engine:
         self, recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], world: World,
         start: Start | None = None,
     ) -> None:  # fmt: skip
-        self.recipe, self.world = recipe, world
+        self.recipe = recipe = recipe.on(world.device)
+        self.world = world
         self.share = world.share(recipe.n_groups)
         self.batches = Batches(recipe, corpus, teachers, world.device, self.share)
         codebooks = {name: teacher.codebooks() for name, teacher in teachers.items()} if recipe.codebook_start else {}
@@ -145,6 +147,7 @@ class Engine:
         self.stop = StopRequest()
         self._between_steps = True  # not while an update changes the weights
         self.checkpoints = Checkpoints(Path(recipe.out), world, recipe.keep_checkpoints)
+        self.monitor = open_monitor(recipe) if world.rank == 0 else None
         self.facts = facts(corpus, teachers, start.base if start else None)
 
     def run(self, resume: bool = True, until: int | None = None, allow_changes: bool = False) -> int:
@@ -199,12 +202,14 @@ class Engine:
         return {"guard": asdict(self.guard), **self.facts}
 
     def _record(self, row: dict[str, Any], runlog: RunLog | None) -> None:
-        """Complete the row of a step by validation, where it is due, and write it: a resume could not add it later."""
+        """Complete the row of a step by what is due after it, and write it: a resume could not add it later."""
         if self.batches.validates(row["step"]):
             metrics = held_out_metrics(self.objective, self.batches, self.world.size == 1)
             row |= {f"valid/{name}": value for name, value in metrics.items()}
             if runlog:
                 runlog.print(summary(row["step"], metrics))
+        if self.recipe.probes(row["step"]):
+            row |= probe_scores(self.module, self.objective.model, self.monitor, self.world)
         if runlog:
             runlog.write_row(row)
 
@@ -229,7 +234,8 @@ class Engine:
         update = Update(self.batches, self.world, step)
         self.optimizer.zero_grad(set_to_none=True)
         for loss in update.losses(self.module):
-            loss.backward()
+            with tf32(self.world.device):
+                loss.backward()
         row = update.row()
         if step <= self.recipe.frozen_frontend_steps:
             for parameter in self.objective.model.frontend.parameters():

@@ -6,9 +6,11 @@ K codebooks, E embedding width, F bins.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -142,7 +144,8 @@ class Pretrainer(nn.Module):
 
     def forward(self, group: Group, skip: Collection[int] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         """Summed loss of the group (float32 scalar) and its detached parts; `skip` lists dropped layers (from 1)."""
-        states_SD, penalty = self.masked_states(group, skip)
+        with tf32(group.wave_BN.device):
+            states_SD, penalty = self.masked_states(group, skip)
         parts = {"penalty": penalty * len(states_SD)}
         loss = self.weights.penalty * parts["penalty"]
         for name, head in self.code_heads.items():
@@ -160,6 +163,21 @@ class Pretrainer(nn.Module):
         penalty = features_BTC.float().square().mean()
         (states_BTD,) = model.encode(features_BTC, layers=[model.config.n_layers], mask_BT=group.mask_BT, skip=skip)
         return states_BTD[group.mask_BT], penalty
+
+
+@contextmanager
+def tf32(device: torch.device) -> Iterator[None]:
+    """Products of float32 in TF32 on GPUs: of the model, where ten bits suffice, and not of targets and losses."""
+    backends: Any = torch.backends
+    kinds = [backends.cuda.matmul, backends.cudnn.conv] if device.type == "cuda" else []
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "tf32"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
 
 
 def add_parts(sums: dict[str, Tensor], loss: Tensor, parts: Mapping[str, Tensor]) -> None:

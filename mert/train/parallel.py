@@ -16,6 +16,13 @@ from mert.errors import UsageError
 from mert.train.objective import Pretrainer
 
 
+def own_device() -> torch.device:
+    """The GPU of this process, of those that `torchrun` counts on its machine; the CPU without GPUs."""
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    )
+
+
 @dataclass(frozen=True)
 class World:
     """The processes of a run as one of them sees it: `rank` of `size`, on `device`."""
@@ -27,14 +34,12 @@ class World:
     @classmethod
     def join(cls) -> Self:
         """Join the group that `torchrun` describes in the environment; without it, a world of one process."""
-        local = int(os.environ.get("LOCAL_RANK", 0))
-        cuda = torch.cuda.is_available()
-        device = torch.device("cuda", local) if cuda else torch.device("cpu")
+        device = own_device()
         if "WORLD_SIZE" not in os.environ:
             return cls(0, 1, device)
-        if cuda:
+        if device.type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if cuda else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
     def leave(self) -> None:

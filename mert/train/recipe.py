@@ -8,6 +8,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+import torch
 import yaml
 
 from mert.errors import UsageError
@@ -19,7 +20,7 @@ from mert.weights.registry import bundled
 MINIMA = {
     "steps": 1, "batch_clips": 1, "group_clips": 1, "checkpoint_every": 1, "validate_every": 1, "keep_checkpoints": 1,
     "class_width": 1, "mask_length": 1, "max_bad_steps": 1, "seed": 0, "validate_clips": 0, "clips_at_once": 0,
-    "warmup_steps": 0, "extra_classes": 0, "clip_s": 0, "min_clip_s": 0, "frozen_frontend_steps": 0,
+    "warmup_steps": 0, "extra_classes": 0, "clip_s": 0, "min_clip_s": 0, "frozen_frontend_steps": 0, "probe_every": 0,
 }  # fmt: skip
 FREE_OF_MODEL = {
     "dropout",
@@ -66,6 +67,8 @@ class Recipe:
     validate_clips: int = 32
     validate_share: float = 0.1
     validate_on: str = ""
+    probe_every: int = 0
+    probe_tasks: tuple[str, ...] = ("nsynth_pitch", "nsynth_instrument", "gtzan_genre", "giantsteps_key")
     keep_checkpoints: int = 2
     batch_clips: int = 16
     group_clips: int = 16
@@ -103,7 +106,7 @@ class Recipe:
             (self.batch_clips % self.group_clips == 0, "batch_clips", f"give a multiple of {group}"),
             (self.parallel in ("ddp", "fsdp"), "parallel", "give ddp or fsdp"),
             (self.heads in ("auto", "keep", "new"), "heads", "give auto, keep or new"),
-            (self.dtype in ("float32", "bfloat16"), "dtype", "give float32 or bfloat16"),
+            (self.dtype in ("auto", "float32", "bfloat16"), "dtype", "give auto, float32 or bfloat16"),
             (self.warmup_steps < self.steps, "warmup_steps", f"give 0 to {self.steps - 1}, or more steps"),
             (bool(self.teachers), "teachers", "name at least one teacher"),
             (self.clip_samples >= 2 * self.model.receptive_field, "clip_s", f"give at least {clip_s:.4f}"),
@@ -127,6 +130,13 @@ class Recipe:
             if not good:
                 raise UsageError("recipe", f"{name}={shown.get(name, attrgetter(name)(self))}", remedy)
 
+    def on(self, device: torch.device) -> "Recipe":
+        """The recipe as it runs on a device: `dtype` says which type that is."""
+        if self.dtype != "auto":
+            return self
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return replace(self, dtype="bfloat16" if native else "float32")
+
     @property
     def n_groups(self) -> int:
         """Groups of a batch."""
@@ -141,6 +151,10 @@ class Recipe:
     def min_samples(self) -> int:
         """Samples of the shortest recording that is trained on: a clip, unless `min_clip_s` is given."""
         return round((self.min_clip_s or self.clip_s) * self.model.sample_rate)
+
+    def probes(self, step: int) -> bool:
+        """Whether heads are fitted and scored after this step."""
+        return self.probe_every > 0 and (step % self.probe_every == 0 or step == self.steps)
 
     def lr_at(self, step: int) -> float:
         """Learning rate of update `step` (from 1): linear warm-up, then linear decay to 0 at `steps`.
@@ -158,6 +172,11 @@ class Recipe:
         return asdict(self) | {"model": self.model.to_dict(), "teachers": list(self.teachers)}
 
 
+def raw(model: MertConfig) -> MertConfig:
+    """The configuration of a model that is trained on samples as they are; published ones say otherwise."""
+    return replace(model, normalize=False)
+
+
 def nano_recipe() -> Recipe:
     """`nano`: a small model on synthesised music, for two cores: short clips, informed initialisation, no dropout."""
     return Recipe(
@@ -170,16 +189,17 @@ def nano_recipe() -> Recipe:
 def v1_95m() -> Recipe:
     """`v1_95m`: MERT-v1-95M as its configuration says (64 groups of 16 clips of 5 s)."""
     return Recipe(
-        out="v1_95m_run", data="music", teachers=("encodec", "cqt"), model=base_95m(), steps=400_000,
-        warmup_steps=32_000, checkpoint_every=5_000, validate_every=5_000, batch_clips=1024, group_clips=16,
+        out="v1_95m_run", data="music", teachers=("encodec", "cqt"), model=raw(base_95m()), steps=400_000,
+        warmup_steps=32_000, checkpoint_every=5_000, validate_every=5_000, batch_clips=1024, group_clips=16, min_clip_s=3.0,
+        dtype="auto",
     )  # fmt: skip
 
 
 def v1_330m() -> Recipe:
     """`v1_330m`: MERT-v1-330M (64 x 8 groups of 7 clips of 5.12 s, no dropout, clip norm 1)."""
     return Recipe(
-        out="v1_330m_run", data="music", teachers=("encodec", "cqt"), model=large_330m(), steps=400_000,
-        warmup_steps=32_000, checkpoint_every=1_000, validate_every=5_000, batch_clips=3584, group_clips=7,
+        out="v1_330m_run", data="music", teachers=("encodec", "cqt"), model=raw(large_330m()), steps=400_000,
+        warmup_steps=32_000, checkpoint_every=1_000, validate_every=5_000, batch_clips=3584, group_clips=7, min_clip_s=3.0,
         clip_s=5.12, lr=1.5e-3, clip_norm=1.0, class_width=128, dtype="bfloat16", activation_checkpointing=True,
         mixing=Mixing(longest=36_000), weights=Weights(feature_grad=1.0),
     )  # fmt: skip
@@ -187,7 +207,7 @@ def v1_330m() -> Recipe:
 
 def v0_95m() -> Recipe:
     """`v0_95m`: the k-means teacher of the v0 family at 16 kHz and 50 Hz (fit it first: `mert fit-teacher kmeans`)."""
-    model = replace(base_95m(), sample_rate=16_000)
+    model = replace(raw(base_95m()), sample_rate=16_000)
     return replace(v1_95m(), out="v0_95m_run", teachers=("kmeans_teacher",), model=model)
 
 
@@ -198,7 +218,7 @@ def adapt(model: MertConfig | None = None) -> Recipe:
     return Recipe(
         out="adapt_run", data="music", model=model, clip_s=model.window_s, steps=1000, warmup_steps=100, lr=1e-4,
         batch_clips=16, clip_norm=1.0, weights=Weights(frames=1.0, penalty=0.1, feature_grad=0.1),
-        mixing=Mixing(shortest=window_samples // 10, longest=window_samples // 5), codebook_start=True,
+        mixing=Mixing(shortest=window_samples // 10, longest=window_samples // 5), codebook_start=True, dtype="auto",
     )  # fmt: skip
 
 

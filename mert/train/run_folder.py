@@ -31,11 +31,13 @@ from torch.futures import Future
 from mert.embedding.embedder import Embedder
 from mert.errors import CheckpointError, OutputError, UsageError, need
 from mert.files import read_json, read_rows, sha256_file, write_json, write_whole, writing
+from mert.models.config import MertConfig
 from mert.models.mert import Mert
 from mert.train.history import CHANGES, RECIPE, Change, begun_recipe, read_changes, record_start
 from mert.train.parallel import World
 from mert.train.recipe import Recipe
 from mert.train.record import licences_of
+from mert.train.validation import accuracies, most_frequent, right
 from mert.weights.checkpoints import digest
 from mert.weights.licences import named, strictest
 from mert.weights.pickles import Key, read_records, read_tensor
@@ -274,6 +276,7 @@ class RunLog:
         description = TextColumn("{task.description}")
         self._progress = Progress(BarColumn(), MofNCompleteColumn(), description, TimeRemainingColumn())
         self._task = self._progress.add_task("starting", total=recipe.steps, completed=resumed_step)
+        self._held_out: dict[str, float] = {}  # the shares of the most frequent codes
         self._printed_s = -math.inf  # when a line was printed where there is no bar
         self._progress.start()
 
@@ -286,7 +289,10 @@ class RunLog:
             for name, value in row.items():
                 if name != "step" and isinstance(value, int | float) and math.isfinite(value):
                     self._board.add_scalar(name, value, row["step"])
-        description = f"loss {row['loss']:.3f}, {row.get('seconds', 0):.2f} s per step"
+        self._held_out |= {name.removeprefix("valid/"): row[name] for name in row if "/most_frequent_" in name}
+        shares = accuracies(row, "right").items()
+        codes = [f"{name} {right(share, most_frequent(self._held_out, name))}" for name, share in shares]
+        description = ", ".join([f"loss {row['loss']:.3f}", *codes, f"{row.get('seconds', 0):.2f} s per step"])
         self._progress.update(self._task, completed=row["step"], description=description)
         if not self._progress.console.is_terminal and time.monotonic() - self._printed_s > LINE_S:
             self._printed_s = time.monotonic()
@@ -356,6 +362,15 @@ def recipe_of(run: Path) -> Recipe:
     return recipe
 
 
+def trained_config(recipe: Recipe) -> MertConfig:
+    """The configuration of a trained model: its window is the context of training, and samples came as they are.
+
+    A model that went on from other weights keeps what these say of windows that are normalised.
+    """
+    normalize = recipe.model.normalize and bool(recipe.init)
+    return replace(recipe.model, window_s=recipe.clip_s, normalize=normalize)
+
+
 def export_run(
     run: Path, out: Path, half: bool = False, load: Callable[[Mert, Path], dict[str, Any]] = load_newest
 ) -> Path:
@@ -366,7 +381,7 @@ def export_run(
     its data.
     """
     recipe = recipe_of(run)
-    model = Mert(replace(recipe.model, window_s=recipe.clip_s))  # its window is the context it was trained on
+    model = Mert(trained_config(recipe))
     marker = load(model, run)
     licence = strictest(licence for _, licence in licences_of(marker["state"]))
     info = ModelInfo.of(model, out.resolve().name, licence=licence)

@@ -59,7 +59,7 @@ def open_start(init: str, load_run: LoadRun = run_folder.load_newest) -> Start:
 
 def _of_run(run: Path, load_run: LoadRun) -> Start:
     recipe = run_folder.recipe_of(run)
-    model = Mert(replace(recipe.model, window_s=recipe.clip_s))
+    model = Mert(run_folder.trained_config(recipe))
     marker = load_run(model, run)
     made_of = marker["state"]
     heads = {

@@ -4,7 +4,9 @@ Shapes: S masked frames, K codebooks, C classes, F bins, T frames.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,16 +94,42 @@ def frame_baselines(groups: Sequence[Group]) -> dict[str, Tensor]:
 
 
 def summary(step: int, metrics: dict[str, float]) -> str:
-    """The main validation metrics in one line."""
-    parts = [f"step {step}: held-out loss {metrics['loss']:.3f}"]
-    teachers = dict.fromkeys(name.split("/")[0] for name in metrics if "/accuracy_" in name or name.endswith("/error"))
-    for name in teachers:
-        accuracies = [value for key, value in metrics.items() if key.startswith(f"{name}/accuracy_")]
-        chances = [value for key, value in metrics.items() if key.startswith(f"{name}/most_frequent_")]
-        if accuracies:
-            ratio = min(a / c for a, c in zip(accuracies, chances, strict=True))
-            mean = sum(accuracies) / len(accuracies)
-            parts.append(f"{name} accuracy {mean:.3f} (at least {ratio:.2f} times the most frequent code)")
-        else:
-            parts.append(f"{name} error {metrics[f'{name}/error']:.3f} of predicting the mean")
-    return ", ".join(parts)
+    """The main validation metrics in one line.
+
+    >>> summary(5, {"loss": 12.3456, "km/accuracy_0": 0.25, "km/most_frequent_0": 0.125, "cqt/error": 0.5})
+    'held out after step 5: loss 12.346; km 25.0 % right (always the most frequent code: 12.5 %); cqt error 50.0 % of predicting the mean'
+    """  # noqa: E501
+    parts = [f"held out after step {step}: loss {metrics['loss']:.3f}"]
+    parts += [f"{name} {right(share, most_frequent(metrics, name))}" for name, share in accuracies(metrics).items()]
+    errors = {name.removesuffix("/error"): value for name, value in metrics.items() if name.endswith("/error")}
+    parts += [f"{name} error {100 * value:.1f} % of predicting the mean" for name, value in errors.items()]
+    return "; ".join(parts)
+
+
+def accuracies(metrics: Mapping[str, Any], key: str = "accuracy") -> dict[str, list[float]]:
+    """The values `NAME/KEY_k` of the codebooks k of each teacher."""
+    found: dict[str, list[float]] = {}
+    for name, value in metrics.items():
+        teacher, slash, rest = name.rpartition("/")
+        if slash and rest.rpartition("_")[0] == key:
+            found.setdefault(teacher, []).append(value)
+    return found
+
+
+def most_frequent(metrics: Mapping[str, Any], teacher: str) -> list[float]:
+    """The share of the most frequent code of each codebook of a teacher."""
+    return accuracies(metrics, "most_frequent").get(teacher, [])
+
+
+def right(shares: Sequence[float], baselines: Sequence[float] = ()) -> str:
+    """The mean share of codes that were predicted, beside that of always predicting the most frequent one, if known.
+
+    >>> right([0.3, 0.1], [0.05, 0.15])
+    '20.0 % right (always the most frequent code: 10.0 %; below it: codebook 2)'
+    """
+    text = f"{100 * fmean(shares):.1f} % right"
+    if not baselines:
+        return text
+    below = [str(k) for k, (share, base) in enumerate(zip(shares, baselines, strict=True), start=1) if share < base]
+    more = f"; below it: codebook {', '.join(below)}" if below else ""
+    return f"{text} (always the most frequent code: {100 * fmean(baselines):.1f} %{more})"

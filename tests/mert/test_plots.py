@@ -270,3 +270,15 @@ def test_a_picture_is_whole_or_not_there(tmp_path: Path) -> None:
     assert (tmp_path / "old.png").read_bytes() == b"old"
     with pytest.raises(UsageError, match=r"give \.png"):
         save_figure(figure, tmp_path / "old.txt")
+
+
+def test_probes_throughput_and_waiting_are_drawn_where_they_were_recorded() -> None:
+    rows = [
+        {"step": step, "loss": 2.0, "clips_per_s": 10.0 * step, "wait_s": 0.1, "seconds": 0.4, "probe/gtzan": step / 10}
+        for step in (1, 2, 3)
+    ]
+    *_, probes, throughput = plot_curves(rows)
+    assert [list(line.get_ydata()) for line in probes.lines] == [[0.1, 0.2, 0.3]]
+    assert list(throughput.lines[0].get_ydata()) == [10, 20, 30]
+    (waiting,) = [axes for axes in throughput.figure.axes if axes.get_ylabel() == "time that waits, %"]
+    assert list(waiting.lines[0].get_ydata()) == pytest.approx([25, 25, 25])

@@ -12,7 +12,7 @@ from harness.sounds import tiny_config
 from mert.errors import UsageError
 from mert.models.mert import Mert
 from mert.train.corruption import Mixing, span_mask
-from mert.train.objective import CodeHead, FrameHead, Group, Pretrainer, Weights
+from mert.train.objective import CodeHead, FrameHead, Group, Pretrainer, Weights, tf32
 from mert.train.recipe import NAMED, read_recipe, v1_95m, v1_330m
 
 
@@ -188,6 +188,16 @@ def test_the_gradient_into_the_convolutions_is_scaled() -> None:
         gradients.append((first.clone(), last.clone()))
     torch.testing.assert_close(gradients[1][0], 0.1 * gradients[0][0], rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(gradients[1][1], gradients[0][1])
+
+
+def test_products_are_tf32_on_gpus_for_a_while() -> None:
+    kinds = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = [kind.fp32_precision for kind in kinds]
+    with tf32(torch.device("cuda")):
+        assert [kind.fp32_precision for kind in kinds] == ["tf32", "tf32"]
+        with tf32(torch.device("cpu")):
+            pass
+    assert [kind.fp32_precision for kind in kinds] == before
 
 
 def test_learning_rates_of_the_published_schedule() -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("yaml")
+pytest.importorskip("tensorboard")
 
+import torch
 import yaml
 
 from mert.cli.main import app
 from mert.errors import MertError, UsageError
 from mert.train.recipe import NAMED, Recipe, read_recipe
+from mert.train.run_folder import trained_config
 
 
 @pytest.mark.parametrize(
@@ -20,7 +24,7 @@ from mert.train.recipe import NAMED, Recipe, read_recipe
     [
         ("batch_clips=24", "recipe: batch_clips=24; give a multiple of group_clips=16"),
         ("parallel=dp", "recipe: parallel=dp; give ddp or fsdp"),
-        ("dtype=float16", "recipe: dtype=float16; give float32 or bfloat16"),
+        ("dtype=float16", "recipe: dtype=float16; give auto, float32 or bfloat16"),
         ("warmup_steps=2000", "recipe: warmup_steps=2000 with steps=2000; give 0 to 1999, or more steps"),
         ("clip_s=0.01", "recipe: clip_s=0.01; give at least 0.0333"),
         ("teachers=[]", "recipe: teachers=; name at least one teacher"),
@@ -134,3 +138,19 @@ def test_wrong_values_of_the_training_commands_are_errors_of_ours(
     with pytest.raises(error, match=message):
         app(line.split())
     assert not (tmp_path / "X").exists()
+
+
+def test_the_type_that_auto_stands_for_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, gpu = read_recipe("v1_95m"), torch.device("cuda")
+    assert recipe.dtype == "auto" and recipe.on(torch.device("cpu")).dtype == "float32"
+    for native, dtype in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
+        assert recipe.on(gpu).dtype == dtype
+        assert read_recipe("nano").on(gpu).dtype == "float32"
+
+
+def test_models_that_are_trained_here_say_that_samples_came_as_they_are() -> None:
+    assert not any(make().model.normalize for make in NAMED.values())
+    normalized = replace(NAMED["nano"]().model, normalize=True)
+    assert not trained_config(replace(NAMED["nano"](), model=normalized)).normalize
+    assert trained_config(replace(NAMED["nano"](), model=normalized, init="mert-v1-95m")).normalize

@@ -39,7 +39,7 @@ from mert.train.fairseq2.family import PRETRAINER, register
 from mert.train.fairseq2.unit import HeldOutUnit, PretrainUnit, RecipeLR, Steps
 from mert.train.history import changes_after
 from mert.train.initialisation import PretrainerConfig, Start
-from mert.train.parallel import World
+from mert.train.parallel import World, own_device
 from mert.train.recipe import Recipe
 from mert.train.record import TrainingError, facts
 from mert.train.run_folder import RunLog
@@ -58,6 +58,7 @@ def pretrain(
     """
     if recipe.frozen_frontend_steps:
         raise UsageError("frozen_frontend_steps", "is not for fairseq2's trainer", "train with our own engine")
+    recipe = recipe.on(own_device())
     task = MertRecipe(recipe, corpus, teachers, resume, start, allow_changes)
     logging.getLogger("fairseq2").addFilter(hide_environment)
     try:
