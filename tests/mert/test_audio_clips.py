@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from mert.audio.clips import layout_of, n_samples_at, read_clip, signal
 from mert.audio.contents import Layout
+from mert.audio.ogg import found
 from mert.audio.pieces import clip, in_pieces, needed
 from mert.audio.recording import ArrayRecording, Recording, Source, resampled
 from mert.errors import AudioError
@@ -119,6 +120,16 @@ def test_ogg_vorbis(rate_hz: int, channels: int) -> None:
     layout = check(data, 24_000)
     assert layout.kind == "ogg" and layout.n_samples == len(wave(rate_hz, channels))
     check(data, rate_hz, layout)
+
+
+def test_an_ogg_file_whose_last_page_holds_much_ends_with_its_last_sample() -> None:
+    longer = found(io.BytesIO(encoded(wave(48_000, 1), 48_000, "OGG", "VORBIS")))
+    assert longer
+    n = longer.links[0].runs[0][8].samples - 300
+    data = encoded(wave(48_000, 1)[:n], 48_000, "OGG", "VORBIS")
+    wanted, layout = whole(data, 48_000), layout_of(data)
+    for start in range(n - 5000, n, 500):
+        np.testing.assert_array_equal(read_clip(data, layout, 48_000, start, n - start), wanted[start:])
 
 
 @pytest.mark.parametrize(
