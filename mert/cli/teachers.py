@@ -91,7 +91,7 @@ def tokenize(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the label store.")],
     teacher: Annotated[str, typer.Option(help="A fitted teacher's folder, or a name.")],
     executor: Annotated[Executor, typer.Option(help="Where the work runs.")] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="Ray actors.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, or Ray actors.")] = 1,
     rate_hz: Annotated[int, typer.Option(min=1000, help="Sample rate of a teacher given by name.")] = 24_000,
     device: Device = "auto",
     data_options: DataOptions = None,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from mert.cli.terminal import counted, progress
+from mert.cli.terminal import counted, printable, progress
 from mert.errors import MertError
 
 if TYPE_CHECKING:
@@ -131,10 +131,20 @@ def _train(plan: Plan, world: World, resume: str, dry_run: bool, overfit: int | 
         _show(engine.recipe, engine, corpus)
         return
     if world.rank == 0:
+        typer.echo(f"{recipe.out}: {_split(engine, corpus)}")
         typer.echo(f"{recipe.out}: {recipe.steps} steps on {recipe.data}; SIGTERM stops it, this command resumes")
     step = engine.run(resume == "auto", allow_changes=allow_changes)
     if world.rank == 0:
         _report(recipe, step)
+
+
+def _split(engine: Any, corpus: Corpus) -> str:
+    """Which recordings a run trains on, and which are held out."""
+    draw, shown = engine.batches.draw, 5
+    names = [printable(corpus.name(index)) for index in draw.held_out[:shown]]
+    more = f" and {len(draw.held_out) - shown} more" if len(draw.held_out) > shown else ""
+    held_out = f"; held out: {', '.join(names)}{more}" if names else ", none held out"
+    return f"{counted(draw.n_training, 'recording')} to train on{held_out}"
 
 
 def _beginning(plan: Plan, engine: Any) -> str:

@@ -7,21 +7,23 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from mert.collection.executors import fresh_processes, start_quietly, started_ray
+from mert.collection.executors import fresh_processes, resources_of_an_actor, start_quietly, started_ray
 from mert.errors import MertError
 
 T = TypeVar("T")
 _stage: Callable[[int], Any]  # one per worker process
 
 
-def run_numbered(stage: Callable[[int], T], n: int, executor: str = "local", workers: int = 1) -> Iterator[T]:
-    """`stage(0)` to `stage(n - 1)`, in order; the results must be plain JSON values.
+def run_numbered(
+    stage: Callable[[int], T], n: int, executor: str = "local", workers: int = 1, device: str = "cpu"
+) -> Iterator[T]:
+    """`stage(0)` to `stage(n - 1)`, in order; the results must be plain JSON values. On Ray, actors ask for a `device`.
 
     A stage that writes whole files, and leaves those that exist, makes a job that can be stopped and run again.
     MertError if a worker process dies.
     """
     if executor == "ray":
-        yield from _on_ray(stage, n, workers)
+        yield from _on_ray(stage, n, workers, device)
     elif workers == 1:
         yield from map(stage, range(n))
     else:
@@ -67,12 +69,12 @@ class _RayStage:
         return {"number": number, "result": json.dumps(self.stage(number))}  # Arrow takes no nested rows of all types
 
 
-def _on_ray(stage: Callable[[int], T], n: int, workers: int) -> Iterator[T]:
+def _on_ray(stage: Callable[[int], T], n: int, workers: int, device: str) -> Iterator[T]:
     ray = started_ray()
     rows = ray.data.from_items([{"number": number} for number in range(n)], override_num_blocks=max(1, min(n, 1000)))
     actors: Any = ray.data.ActorPoolStrategy(size=workers)
     kind: Any = _RayStage
-    mapped = rows.map(kind, fn_constructor_args=(stage,), compute=actors)
+    mapped = rows.map(kind, fn_constructor_args=(stage,), compute=actors, **resources_of_an_actor(ray, device))
     early: dict[int, T] = {}
     expected = 0
     for row in mapped.iter_rows():

@@ -190,8 +190,8 @@ def v1_95m() -> Recipe:
     """`v1_95m`: MERT-v1-95M as its configuration says (64 groups of 16 clips of 5 s)."""
     return Recipe(
         out="v1_95m_run", data="music", teachers=("encodec", "cqt"), model=raw(base_95m()), steps=400_000,
-        warmup_steps=32_000, checkpoint_every=5_000, validate_every=5_000, batch_clips=1024, group_clips=16, min_clip_s=3.0,
-        dtype="auto",
+        warmup_steps=32_000, checkpoint_every=5_000, validate_every=5_000, batch_clips=1024, group_clips=16,
+        min_clip_s=3.0, dtype="auto",
     )  # fmt: skip
 
 
@@ -199,16 +199,21 @@ def v1_330m() -> Recipe:
     """`v1_330m`: MERT-v1-330M (64 x 8 groups of 7 clips of 5.12 s, no dropout, clip norm 1)."""
     return Recipe(
         out="v1_330m_run", data="music", teachers=("encodec", "cqt"), model=raw(large_330m()), steps=400_000,
-        warmup_steps=32_000, checkpoint_every=1_000, validate_every=5_000, batch_clips=3584, group_clips=7, min_clip_s=3.0,
-        clip_s=5.12, lr=1.5e-3, clip_norm=1.0, class_width=128, dtype="bfloat16", activation_checkpointing=True,
-        mixing=Mixing(longest=36_000), weights=Weights(feature_grad=1.0),
+        warmup_steps=32_000, checkpoint_every=1_000, validate_every=5_000, batch_clips=3584, group_clips=7,
+        min_clip_s=3.0, clip_s=5.12, lr=1.5e-3, clip_norm=1.0, class_width=128, dtype="bfloat16",
+        activation_checkpointing=True, mixing=Mixing(longest=36_000), weights=Weights(feature_grad=1.0),
     )  # fmt: skip
 
 
 def v0_95m() -> Recipe:
-    """`v0_95m`: the k-means teacher of the v0 family at 16 kHz and 50 Hz (fit it first: `mert fit-teacher kmeans`)."""
-    model = replace(raw(base_95m()), sample_rate=16_000)
-    return replace(v1_95m(), out="v0_95m_run", teachers=("kmeans_teacher",), model=model)
+    """`v0_95m`: k-means codes and CQT at 16 kHz and 50 Hz, after the paper: no configuration of the v0 family exists.
+
+    Fit its teacher first: `mert fit-teacher kmeans`.
+    """
+    return replace(
+        v1_95m(), out="v0_95m_run", teachers=("kmeans_teacher", "cqt"), mixing=Mixing(shortest=8_000, longest=16_000),
+        model=replace(raw(base_95m()), sample_rate=16_000),
+    )  # fmt: skip
 
 
 def adapt(model: MertConfig | None = None) -> Recipe:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from mert.collection.executors import resources_of_an_actor, started_ray
+from mert.collection.shards import run_numbered
 from mert.errors import AudioError, MertError, UsageError
 from mert.files import read_json, write_json, write_whole
 from mert.inference.runner import chosen_device
@@ -51,7 +51,7 @@ class TokenizeOptions:
 
 
 class TokenizeStage:
-    """Computes one shard per call: `stage(number)` writes it if it is missing, and returns its code counts [K, C].
+    """Computes one shard per call: `stage(number)` writes it if it is missing; returns its code counts, K lists of C.
 
     Recordings are read in pieces, so that their length is not limited by memory. UsageError for a frame teacher or a
     label store in the place of a teacher.
@@ -77,7 +77,7 @@ class TokenizeStage:
         """Chosen where codes are computed: who sends work to Ray may have no GPU."""
         return chosen_device(self.device_name)
 
-    def __call__(self, number: int) -> np.ndarray:
+    def __call__(self, number: int) -> list[list[int]]:
         path = self.out / shard_name(number)
         if not path.exists():
             self._write(path, number)
@@ -85,7 +85,7 @@ class TokenizeStage:
         counts_KC = np.zeros((n_codebooks, max(self.teacher.n_classes)), np.int64)
         for row, hash_64 in enumerate(rows.hash_R):
             add_counts(counts_KC, rows.checked_codes(row, hash_64, path).reshape(-1, n_codebooks).T)
-        return counts_KC
+        return [counts_C.tolist() for counts_C in counts_KC]
 
     def _write(self, path: Path, number: int) -> None:
         first = number * SHARD_RECORDINGS
@@ -129,28 +129,7 @@ def tokenize(
         codebooks = enumerate(stage.teacher.codebooks())
         save_file({str(k): codebook_CD.contiguous().cpu() for k, codebook_CD in codebooks}, temporary)
     write_json(path, about)
-    if executor == "ray":
-        yield from _on_ray(options, stage.n_shards, workers)
-    else:
-        yield from map(stage, range(stage.n_shards))
+    for counts in run_numbered(stage, stage.n_shards, executor, workers, options.device):
+        yield np.asarray(counts)
     with write_whole(stage.out / INDEX) as temporary:
         write_index(temporary, stage.out, stage.n_shards)
-
-
-class _RayStage:
-    """The stage as an actor of Ray Data."""
-
-    def __init__(self, options: TokenizeOptions) -> None:
-        self.stage = TokenizeStage(options)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"counts": self.stage(int(row["number"]))}
-
-
-def _on_ray(options: TokenizeOptions, n_shards: int, workers: int) -> Iterator[np.ndarray]:
-    ray = started_ray()
-    rows = ray.data.from_items([{"number": number} for number in range(n_shards)])
-    actors, asked = ray.data.ActorPoolStrategy(size=workers), resources_of_an_actor(ray, options.device)
-    mapped = rows.map(_RayStage, fn_constructor_args=(options,), compute=actors, **asked)
-    for row in mapped.iter_rows():
-        yield np.asarray(row["counts"])

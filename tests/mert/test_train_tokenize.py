@@ -154,12 +154,15 @@ def test_a_frame_teacher_has_nothing_to_store(options: TokenizeOptions) -> None:
 
 @pytest.mark.check
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of ray
-def test_ray_makes_the_same_store(options: TokenizeOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("executor", "workers"), [("ray", 1), ("local", 2)])
+def test_other_processes_make_the_same_store(
+    executor: str, workers: int, options: TokenizeOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     pytest.importorskip("ray")
-    monkeypatch.setattr(tokenizing, "SHARD_RECORDINGS", 64)  # actors do not see the smaller number
+    monkeypatch.setattr(tokenizing, "SHARD_RECORDINGS", 64)  # other processes do not see the smaller number
     list(tokenize(options))
-    elsewhere = replace(options, out=str(tmp_path / "by_ray"))
-    list(tokenize(elsewhere, "ray"))
+    elsewhere = replace(options, out=str(tmp_path / "elsewhere"))
+    list(tokenize(elsewhere, executor, workers))
     assert contents(elsewhere.out) == contents(options.out)
 
 
