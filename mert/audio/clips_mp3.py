@@ -1,8 +1,8 @@
-"""MP3: where decoding can start in the midst of a file, and the frames that a decoder needs to be itself again there.
+"""MP3: where decoding can start in the midst of a file, and which frames it needs there to give the same bits.
 
-mpg123 gives the bits that it gives when it decodes from the beginning if the frames that it gets hold the bytes that
-later ones refer to (the reservoir), two more whose sound overlaps, and a number of frames from the first one on after
-which its filter bank sums in the same order.
+mpg123 needs the frames that hold the bytes to which later ones refer (the reservoir), two more whose sound overlaps,
+and a number of frames since the first one after which its filter bank sums in the same order. Frames that refer to
+bytes before all of these are muted: it would take other bytes instead.
 """
 
 from itertools import pairwise
@@ -16,7 +16,7 @@ POINTS_S = 10.0
 DELAY = 529  # samples that mpg123 leaves out at the beginning behind any tag, for its own delay
 OVERLAPPING = 2  # frames
 FURTHER = 2  # frames, for mpg123 prints a remark on a single one
-PHASES = 8  # frames after which the filter bank is where it was
+PHASES = 8  # frames after which the filter bank sums in the same order again
 MOST = 300  # frames that hold the bytes of a reservoir
 FIELDS = {1: 4, 2: 4, 4: 100, 8: 4}  # of a Xing tag, by flag: bytes; what LAME adds stands behind them
 ENDLESS = 1 << 30  # frames
@@ -126,7 +126,7 @@ def _sound(data: bytes, first: Frame) -> int:
 
 
 def _muted(frames: list[bytes]) -> list[bytes]:
-    """Frames, the first of them without sound as long as they refer to bytes before all: mpg123 would take others."""
+    """Frames, the first of them without sound as long as they refer to bytes before all."""
     pieces: list[bytes] = []
     held = 0
     for i, data in enumerate(frames):

@@ -1,8 +1,8 @@
 """Ogg Vorbis and Opus: where decoding can start in the midst of a file, and which sample that is.
 
-Vorbis gives the same bits from the second packet on. Opus does where it codes spectra (CELT, as it does music): its
-state is that of decoding from the beginning after 0.72 s at most, measured at 16 to 128 kbit/s. Where it codes speech
-(SILK) the states never met, and decoding starts at the beginning.
+Vorbis gives the same bits from the second packet on. Opus does after 0.72 s at most, measured at 16 to 128 kbit/s,
+where it codes spectra (CELT), as it does music. Where it codes speech (SILK) it still differs by 5e-3 after six
+seconds, and decoding starts at the beginning.
 
 A point is the byte at which a page begins, and the sample at which it ends.
 """
