@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib")
 from mert.cli.train import load_teachers
 from mert.errors import UsageError
 from mert.models.mert import Mert
-from mert.train.corpus import open_corpus
+from mert.train.corpus.opening import open_corpus
 from mert.train.engine import Engine
 from mert.train.probing import GROUP, open_monitor
 from mert.train.recipe import read_recipe

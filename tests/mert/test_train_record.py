@@ -150,9 +150,9 @@ def test_two_teachers_of_one_kind_have_heads_of_their_own(tmp_path: Path, record
 
 def test_facts_name_everything_a_licence_comes_from() -> None:
     class Empty:
-        rate_hz, fingerprint = 24_000, "f"
+        rate_hz, fingerprint, licences = 24_000, "f", ("CC0",)
 
     teachers = {"cqt": load_teacher("cqt")}
     base = {"name": "m", "sha256": "0" * 64, "licence": "unknown", "revision": None}
     made_of = facts(Empty(), teachers, base)  # type: ignore[arg-type]
-    assert licences_of(made_of) == [("base m", "unknown"), ("teacher cqt", "Apache-2.0")]
+    assert licences_of(made_of) == [("base m", "unknown"), ("teacher cqt", "Apache-2.0"), ("data", "CC0")]

@@ -47,7 +47,7 @@ def after(seconds: float, *numbers: int) -> None:
 
 @pytest.mark.skipif(not TASKS.is_dir(), reason="only Linux shows the signals that a thread blocks")
 def test_threads_that_compute_block_signals_and_those_from_before_do_not_compute() -> None:
-    threads = torch.get_num_threads()
+    threads, earlier = torch.get_num_threads(), set(blocked())  # of other tests, too
     torch.set_num_threads(2)
     wave = torch.randn(2, 64, 4000, requires_grad=True)
     convolution = torch.nn.Conv1d(64, 64, 128, groups=4)
@@ -64,7 +64,7 @@ def test_threads_that_compute_block_signals_and_those_from_before_do_not_compute
     assert len(new) >= 2  # the one that trains, and its pool
     for number in signals.STOPS:
         assert all(mask >> (number - 1) & 1 for mask in new.values())
-        assert not any(before[name] >> (number - 1) & 1 for name in before)
+        assert not any(before[name] >> (number - 1) & 1 for name in before if name not in earlier)
     assert not any(mask >> (signal.SIGSEGV - 1) & 1 for mask in new.values())
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mert.audio.clips import Layout, layout_of, n_samples_at, read_clip
-from mert.errors import MertError, need
+from mert.errors import MertError, OutputError, need
 from mert.files import write_whole, writing
 from mert.train.corpus.base import CorpusError, fingerprint_of, from_16_bits, to_16_bits
 from mert.train.corpus.sources import Listed
@@ -127,7 +127,10 @@ def scanned(recordings: Sequence[Listed], folder: Path | None, track: Track) -> 
                 unknown.append(listed)
         found |= {listed.name: _layout(listed) for listed in track(unknown)} if unknown else {}
         if unknown or len(known) != len(recordings):
-            _write_index(folder / INDEX, recordings, found)
+            try:
+                _write_index(folder / INDEX, recordings, found)
+            except OutputError as error:  # the next start reads the headers again
+                log.warning("the index of the corpus is not kept: %s", error)
     return found
 
 
