@@ -108,11 +108,11 @@ def as_onnx(name: str, out: Path, check: bool) -> str:
     """Write `out`/model.onnx, compare its states if `check`; returns the line to print."""
     from mert.weights.onnx_export import check_onnx, export_onnx
 
-    model = mert.load(name, device="cpu").model
-    path = export_onnx(model, out / "model.onnx")
+    embedder = mert.load(name, device="cpu")
+    path = export_onnx(embedder.model, out / "model.onnx", embedder.info)
     if not check:
         return f"{path}: wave [batch, samples] -> states [layer, batch, frame, width]"
-    return f"{path}: largest difference {check_onnx(model, path):.1e} of max(1, rms of the layer)"
+    return f"{path}: largest difference {check_onnx(embedder.model, path):.1e} of max(1, rms of the layer)"
 
 
 def push(

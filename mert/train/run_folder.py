@@ -37,7 +37,7 @@ from mert.train.history import CHANGES, RECIPE, Change, begun_recipe, read_chang
 from mert.train.parallel import World
 from mert.train.recipe import Recipe
 from mert.train.record import licences_of
-from mert.train.validation import accuracies, most_frequent, right
+from mert.train.validation import accuracies, most_frequent, percent
 from mert.weights.checkpoints import digest
 from mert.weights.licences import named, strictest
 from mert.weights.pickles import Key, read_records, read_tensor
@@ -290,9 +290,14 @@ class RunLog:
                 if name != "step" and isinstance(value, int | float) and math.isfinite(value):
                     self._board.add_scalar(name, value, row["step"])
         self._held_out |= {name.removeprefix("valid/"): row[name] for name in row if "/most_frequent_" in name}
-        shares = accuracies(row, "right").items()
-        codes = [f"{name} {right(share, most_frequent(self._held_out, name))}" for name, share in shares]
-        description = ", ".join([f"loss {row['loss']:.3f}", *codes, f"{row.get('seconds', 0):.2f} s per step"])
+        codes = []
+        for name, shares in accuracies(row, "right").items():
+            frequent = most_frequent(self._held_out, name)
+            codes.append(
+                f"{name} {percent(shares)} right" + (f" (most frequent code {percent(frequent)})" if frequent else "")
+            )
+        parts = [f"loss {row['loss']:.3f}", *codes, f"{row.get('seconds', 0):.2f} s per step"]
+        description = ", ".join(parts)
         self._progress.update(self._task, completed=row["step"], description=description)
         if not self._progress.console.is_terminal and time.monotonic() - self._printed_s > LINE_S:
             self._printed_s = time.monotonic()

@@ -121,15 +121,17 @@ def most_frequent(metrics: Mapping[str, Any], teacher: str) -> list[float]:
     return accuracies(metrics, "most_frequent").get(teacher, [])
 
 
-def right(shares: Sequence[float], baselines: Sequence[float] = ()) -> str:
-    """The mean share of codes that were predicted, beside that of always predicting the most frequent one, if known.
+def right(shares: Sequence[float], baselines: Sequence[float]) -> str:
+    """The mean share of codes that were predicted, beside that of always predicting the most frequent one.
 
     >>> right([0.3, 0.1], [0.05, 0.15])
     '20.0 % right (always the most frequent code: 10.0 %; below it: codebook 2)'
     """
-    text = f"{100 * fmean(shares):.1f} % right"
-    if not baselines:
-        return text
     below = [str(k) for k, (share, base) in enumerate(zip(shares, baselines, strict=True), start=1) if share < base]
     more = f"; below it: codebook {', '.join(below)}" if below else ""
-    return f"{text} (always the most frequent code: {100 * fmean(baselines):.1f} %{more})"
+    return f"{percent(shares)} right (always the most frequent code: {percent(baselines)}{more})"
+
+
+def percent(shares: Sequence[float]) -> str:
+    """The mean of some shares, in percent."""
+    return f"{100 * fmean(shares):.1f} %"

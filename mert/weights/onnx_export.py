@@ -18,6 +18,7 @@ from mert.errors import CheckpointError, need
 from mert.files import write_whole
 from mert.models.frontend import golden_wave, normalized
 from mert.models.mert import Mert
+from mert.weights.registry import ModelInfo
 
 TOLERANCE = 1e-4  # of the larger of 1 and a layer's rms: other runtimes sum in other orders
 
@@ -52,10 +53,11 @@ def folded(conv: nn.Conv1d) -> nn.Conv1d:
     return plain
 
 
-def export_onnx(model: Mert, path: str | Path) -> Path:
+def export_onnx(model: Mert, path: str | Path, info: ModelInfo | None = None) -> Path:
     """Write `path`, with batch and length free; input `wave` [B, N], output `states` [L, B, T, D]. Returns the path.
 
-    MertError if the extra is not installed, OutputError if the disk refuses.
+    The metadata of the file are name, licence and note of `info`. MertError if the extra is not installed, OutputError
+    if the disk refuses.
     """
     need("onnxscript", "onnx", "--to onnx")  # torch's exporter imports it
     portable = Portable(model)
@@ -71,6 +73,8 @@ def export_onnx(model: Mert, path: str | Path) -> Path:
     assert program is not None
     for node in program.model.graph:
         node.metadata_props.clear()  # stack traces, with the paths of this machine
+    if info:
+        program.model.metadata_props.update(name=info.name, licence=info.licence, note=info.note)
     with write_whole(Path(path)) as temporary:
         program.save(str(temporary), external_data=False)
     return Path(path)

@@ -29,7 +29,12 @@ def states(path: Path, wave_BN: np.ndarray) -> list[torch.Tensor]:
 @pytest.fixture(scope="module", params=[False, True], ids=["post-norm", "pre-norm"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Embedder, Path]:
     m = tiny_embedder(pre_norm=request.param)
-    return m, export_onnx(m.model, tmp_path_factory.mktemp("exported") / "model.onnx")
+    return m, export_onnx(m.model, tmp_path_factory.mktemp("exported") / "model.onnx", m.info)
+
+
+def test_the_file_names_its_licence(exported: tuple[Embedder, Path]) -> None:
+    about = onnxruntime.InferenceSession(str(exported[1]), providers=["CPUExecutionProvider"]).get_modelmeta()
+    assert about.custom_metadata_map["name"] == "tiny" and about.custom_metadata_map["licence"] == "Apache-2.0"
 
 
 def test_any_batch_and_length_and_windows_are_normalised_inside(exported: tuple[Embedder, Path]) -> None:
