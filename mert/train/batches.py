@@ -12,7 +12,7 @@ import torch
 
 from mert.errors import UsageError
 from mert.train.corpus.base import Corpus
-from mert.train.draw import LAYER_DROP, MIX, Draw, stream
+from mert.train.draw import AUGMENT, LAYER_DROP, MIX, Draw, stream
 from mert.train.loader import Clips, Loader, Read
 from mert.train.objective import Group
 from mert.train.recipe import Recipe
@@ -69,7 +69,8 @@ class Batches:
 
     def validation(self) -> Sequence[Group]:
         """Held-out groups, clean, with the same crops and masks at every validation."""
-        return [self._with_targets(self.loader.read(cut), mask_BT) for cut, mask_BT in self.draw.held_out_cuts()]
+        cuts = self.draw.held_out_cuts()
+        return [self._as_input(self._with_targets(self.loader.read(cut), mask_BT)) for cut, mask_BT in cuts]
 
     def skipped_layers(self, step: int, micro_step: int) -> tuple[int, ...]:
         """Layers (from 1) dropped in one forward pass, the same on all ranks."""
@@ -92,9 +93,18 @@ class Batches:
     def _made(self, step: int, number: int, read: Read) -> Group:
         started = time.perf_counter()
         clean = self._with_targets(read, self.draw.mask(step, number))
-        mixed_BN = self.recipe.mixing(clean.wave_BN, stream(self.recipe.seed, MIX, step, number))
         self.targets_s += time.perf_counter() - started
-        return replace(clean, wave_BN=mixed_BN)
+        recipe = self.recipe
+        changing, mixing = (stream(recipe.seed, purpose, step, number) for purpose in (AUGMENT, MIX))
+        changed_BN = recipe.augmentation(clean.wave_BN, changing, recipe.model.sample_rate)
+        return self._as_input(replace(clean, wave_BN=recipe.mixing(changed_BN, mixing)))
+
+    def _as_input(self, group: Group) -> Group:
+        """The clips as the model takes them when it is used: each at one level, if that is in its configuration."""
+        if not self.recipe.model.normalize:
+            return group
+        var_B1, mean_B1 = torch.var_mean(group.wave_BN, dim=1, correction=0, keepdim=True)
+        return replace(group, wave_BN=(group.wave_BN - mean_B1) / torch.sqrt(var_B1 + 1e-7))
 
     def _with_targets(self, read: Read, mask_BT: np.ndarray) -> Group:
         wave_BN = read.wave_BN.to(self.device, non_blocking=True)

@@ -19,7 +19,7 @@ from mert.train.corpus.base import Corpus
 from mert.train.corruption import span_mask
 from mert.train.recipe import Recipe
 
-CROP, MASK, MIX, DROPOUT, LAYER_DROP, ORDER, VALIDATION, REPLACEMENT = range(8)  # purposes of random streams
+CROP, MASK, MIX, DROPOUT, LAYER_DROP, ORDER, VALIDATION, REPLACEMENT, AUGMENT = range(9)  # purposes of random streams
 
 
 def stream(*key: int) -> np.random.Generator:

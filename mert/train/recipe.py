@@ -13,6 +13,7 @@ import yaml
 
 from mert.errors import UsageError
 from mert.models.config import MertConfig, base_95m, large_330m, nano
+from mert.train.augmentation import Augmentation
 from mert.train.corruption import Mixing
 from mert.train.objective import Weights
 from mert.weights.registry import bundled
@@ -87,6 +88,7 @@ class Recipe:
     extra_classes: int = 0
     mask_probability: float = 0.8
     mask_length: int = 5
+    augmentation: Augmentation = field(default_factory=Augmentation)
     mixing: Mixing = field(default_factory=Mixing)
     weights: Weights = field(default_factory=Weights)
     dtype: str = "float32"
@@ -121,6 +123,10 @@ class Recipe:
             ),
             (0 <= self.mask_probability <= 1, "mask_probability", "give 0 to 1"),
             (0 <= mixing.apply_prob <= 1, "mixing.apply_prob", "give 0 to 1"),
+            *(
+                (0 <= chance <= 1, f"augmentation.{name}", "give 0 to 1")
+                for name, chance in asdict(self.augmentation).items()
+            ),
             (self.clip_norm > 0, "clip_norm", "give a number above 0"),
             (0 <= mixing.shortest <= mixing.longest, "mixing.shortest", f"give 0 to mixing.longest={mixing.longest}"),
             *((0 <= getattr(self, name) < math.inf, name, "give 0 or more") for name in ("lr", "weight_decay", "eps")),

@@ -368,12 +368,8 @@ def recipe_of(run: Path) -> Recipe:
 
 
 def trained_config(recipe: Recipe) -> MertConfig:
-    """The configuration of a trained model: its window is the context of training, and samples came as they are.
-
-    A model that went on from other weights keeps what these say of windows that are normalised.
-    """
-    normalize = recipe.model.normalize and bool(recipe.init)
-    return replace(recipe.model, window_s=recipe.clip_s, normalize=normalize)
+    """The configuration of a trained model: its window is the context of training."""
+    return replace(recipe.model, window_s=recipe.clip_s)
 
 
 def export_run(

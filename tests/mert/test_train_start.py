@@ -85,7 +85,7 @@ def test_a_run_gives_its_weights_and_the_heads_of_the_same_teachers(
     config = on_from(tmp_path, recordings, run.recipe.out, teachers=["random_projection", "cqt"])
     kept = engine(config)
     assert same(kept, run, "")
-    assert kept.recipe.model == replace(run.recipe.model, window_s=run.recipe.clip_s, normalize=False)
+    assert kept.recipe.model == replace(run.recipe.model, window_s=run.recipe.clip_s)
     new = engine(config, "heads=new", f"out={tmp_path / 'new'}")
     assert same(new, run, "model.") and not any(same(new, run, kind) for kind in ("code_heads.", "frame_heads."))
     other = engine(config, f"teachers={tmp_path / 'other'},cqt", f"out={tmp_path / 'new'}")
