@@ -1,4 +1,4 @@
-"""The commands about data: `mert bench prepare` for the corpora of tasks, `synth` for synthetic music."""
+"""The commands about data: `mert bench prepare` for the corpora of tasks, `synth` and `recordings` for music."""
 
 import sys
 from pathlib import Path
@@ -79,3 +79,20 @@ def synth(
         f"{n_clips} clips of {seconds:g} s ({n_clips * seconds / 3600:.4g} h) at {rate_hz} Hz: {n_rendered} written, "
         f"{n_clips - n_rendered} kept; scores: {scores}"
     )
+
+
+def recordings(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write (.jsonl).")],
+    split: Annotated[Literal["train", "test"], typer.Option(help="Test recordings are not for training.")] = "train",
+) -> None:
+    """List the free recordings in installed Debian packages of soundtracks, with licences: a manifest for data=OUT."""
+    import json
+
+    from mert.files import write_whole
+    from mir_benchmarks.datasets.packages import SOUNDTRACKS, free_recordings, rows
+
+    lines = rows(free_recordings(SOUNDTRACKS), split)
+    with write_whole(out) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    hours = sum(float(str(line["seconds"])) for line in lines) / 3600
+    typer.echo(f"{out}: {len(lines)} recordings, {hours:.2f} h, of {', '.join(SOUNDTRACKS)}")
