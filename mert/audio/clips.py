@@ -21,6 +21,7 @@ from mert.errors import AudioError
 SEEKABLE = frozenset(  # subtypes of libsndfile whose samples do not depend on those before them
     {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
 )
+END = 4096  # samples
 
 
 def layout_of(source: Source | Recording) -> Layout:
@@ -85,17 +86,27 @@ def _found(file: BinaryIO, recording: Recording) -> Layout | None:
     magic = peek(file, 0, 4)
     try:
         if magic == b"OggS":
-            return clips_ogg.layout(file)
+            return _confirmed(file, clips_ogg.layout(file), recording)
         if magic == flac.MAGIC and not flac.is_alone(file):
             return None
         if magic not in (flac.MAGIC, *chunks.KINDS) and mp3.Scan(file).is_mp3():
-            return clips_mp3.layout(file)
+            return _confirmed(file, clips_mp3.layout(file), recording)
         with ForwardFile(_seekable(file)) as sound:
             recording.check_format(sound.samplerate, sound.channels)
             return Layout(sound.samplerate, sound.frames, "samples") if sound.subtype in SEEKABLE else None
     except soundfile.LibsndfileError:
         segments = _segments(file, recording.name, [])
         return segments.layout if segments else None
+
+
+def _confirmed(file: BinaryIO, layout: Layout | None, recording: Recording) -> Layout | None:
+    """A layout whose length is where decoding ends: encoders may announce some samples more than they write."""
+    end = range(max(0, layout.n_samples - END), layout.n_samples) if layout else range(0)
+    block = _decoded(file, layout, end, recording.name) if layout else None
+    if not layout or not block or not len(block.samples_NC):
+        return None
+    recording.check_format(block.rate_hz, block.samples_NC.shape[1])
+    return layout._replace(n_samples=end.start + len(block.samples_NC))
 
 
 def _segments(file: BinaryIO, name: str, warnings: list[str]) -> SegmentDecoder | None:

@@ -81,7 +81,7 @@ def stretch(file: BinaryIO, layout: Layout, wanted: range) -> Stretch | None:
     if skip is not None and any(byte < FIRST_CELT for page in pages_of(sound, 0) for byte in _heads(sound, page)):
         return None
     front = [without_skip(headers[: len(first.place)]), headers[len(first.place) :]]
-    return Stretch(View(file, [*front, sound]), ends=min(clock.sample(last), layout.n_samples))
+    return Stretch(View(file, [*front, sound]), ends=clock.sample(last))
 
 
 def _heads(data: bytes, page: Page) -> list[int]:

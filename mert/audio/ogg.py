@@ -146,7 +146,7 @@ def page_of(data: bytes, at: int = 0) -> Page | None:
     if data[:4] != b"OggS" or len(data) < 27:
         return None
     length = 27 + data[26] + sum(data[27 : 27 + data[26]])
-    if len(data) < length or _checksum(data[:22] + bytes(4) + data[26:length]) != data[22:26]:
+    if len(data) < length or checksum(data[:22] + bytes(4) + data[26:length]) != data[22:26]:
         return None
     samples, number = int.from_bytes(data[6:14], "little"), int.from_bytes(data[18:22], "little")
     return Page(range(at, at + length), data[5], samples, data[14:18], number)
@@ -163,7 +163,7 @@ def pages_of(data: bytes, at: int) -> Iterator[Page]:
         i = end
 
 
-def _checksum(page: bytes) -> bytes:
+def checksum(page: bytes) -> bytes:
     """The CRC of a page: that of zlib without its inversions, and with the bits of all bytes in the other order."""
     crc = zlib.crc32(page.translate(MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return crc.to_bytes(4, "big").translate(MIRRORED)
@@ -190,7 +190,7 @@ def without_skip(page: bytes) -> bytes:
         return page
     at = page.find(b"OpusHead") + 10
     page = page[:22] + bytes(4) + page[26:at] + bytes(2) + page[at + 2 :]
-    return page[:22] + _checksum(page) + page[26:]
+    return page[:22] + checksum(page) + page[26:]
 
 
 def _view(file: BinaryIO, link: Link, pages: list[Page]) -> View:
