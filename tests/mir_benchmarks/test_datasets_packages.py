@@ -27,9 +27,8 @@ def installed(tmp_path: Path, write, monkeypatch: pytest.MonkeyPatch) -> Path:  
     (tmp_path / "files/broken.ogg").write_bytes(b"OggS")
     listing = "\n".join(str(tmp_path / "files" / name) for name in [*names, "click.wav", "readme.txt", "broken.ogg"])
     program = tmp_path / "dpkg-query"
-    program.write_text(
-        f'#!/bin/sh\nif [ "$1" = -L ]; then cat "{tmp_path}/list"\nelif [ "$3" = music ]; then printf 1.0; else exit 1; fi\n'
-    )
+    lines = ["#!/bin/sh", f'if [ "$1" = -L ]; then cat "{tmp_path}/list"', 'elif [ "$3" = music ]; then printf 1.0']
+    program.write_text("\n".join([*lines, "else exit 1; fi", ""]))
     program.chmod(0o755)
     (tmp_path / "list").write_text(f"{tmp_path / 'files'}\n{listing}\n")
     monkeypatch.setattr(shutil, "which", lambda name: str(program))
