@@ -42,7 +42,7 @@ class Notes:
 
 
 def losses() -> list[float]:
-    model = tiny_config(dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layer_drop=0.0)
+    model = tiny_config(dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layer_drop=0.0, normalize=False)
     recipe = Recipe(
         model=model, batch_clips=4, group_clips=2, clip_s=0.6, steps=50, warmup_steps=10, lr=2e-3, class_width=8,
         validate_clips=0, seed=3, mixing=Mixing(shortest=1000, longest=3000),
