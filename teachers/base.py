@@ -1,6 +1,6 @@
 """What every teacher shares: targets at a stated rate, a fingerprint, a saved folder, and errors with a remedy.
 
-Shapes: B clips, N samples, T frames, K codebooks, F bins.
+Shapes: B clips, N samples, T frames, K codebooks, F bins, P numbers that describe a clip.
 """
 
 import hashlib
@@ -47,15 +47,17 @@ class TeacherError(Exception):
 
 @dataclass(frozen=True)
 class Targets:
-    """What the model must predict: `codes` int64 [B, K, T] or `frames` float32 [B, T, F], at `rate_hz`.
+    """What the model must predict: `codes` int64 [B, K, T], `frames` float32 [B, T, F] or `clips` float32 [B, P].
 
-    Index t belongs to frame t of the model, which covers samples [320 t, 320 t + 400). `fingerprint` is the teacher's.
+    Index t belongs to frame t of the model, `rate_hz` of them a second, which covers samples [320 t, 320 t + 400).
+    `clips` describe a clip as a whole by numbers that are about standardised. `fingerprint` is the teacher's.
     """
 
     codes: Tensor | None
     frames: Tensor | None
     rate_hz: float
     fingerprint: str
+    clips: Tensor | None = None
 
 
 class Crop(NamedTuple):
@@ -69,8 +71,9 @@ class Crop(NamedTuple):
 class TargetSource(Protocol):
     """What training needs of a teacher or of a label store in its place: targets of crops of known recordings.
 
-    `n_classes` has one entry per codebook and is empty for frame teachers; `n_bins` is 0 for code teachers.
-    `fingerprint` is a SHA-256 over name, settings and weights, 64 hex digits: equal for teachers of equal targets.
+    `n_classes` has one entry per codebook, `n_bins` counts the numbers of a frame and `n_clip_values` those of a clip;
+    what a teacher does not give is empty or 0. `rate_hz` is the student's frame rate. `fingerprint` is a SHA-256 over
+    name, settings and weights, 64 hex digits: equal for teachers of equal targets.
     """
 
     name: str
@@ -79,6 +82,7 @@ class TargetSource(Protocol):
     rate_hz: float
     n_classes: tuple[int, ...]
     n_bins: int
+    n_clip_values: int
     fingerprint: str
 
     def crop_targets(self, wave_BN: Tensor, crops: Sequence[Crop], n_frames: int) -> Targets:
@@ -104,6 +108,7 @@ class Teacher(TargetSource):
     rate_hz: float = 75.0
     n_classes: tuple[int, ...] = ()
     n_bins: int = 0
+    n_clip_values: int = 0
 
     def targets(self, wave_BN: Tensor) -> Targets:
         """Targets of mono clips at `sample_rate`, deterministic, row by row; at least (N - 400) // 320 + 1 frames."""
