@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -26,6 +27,7 @@ PIECE_FRAMES = 1500  # of a long recording are computed at a time: 20 s at 24 kH
 
 IS_CHECKOUT = Path(__file__).parents[1].joinpath("pyproject.toml").exists()
 INSTALL = 'pip install -e ".[{}]"' if IS_CHECKOUT else 'pip install "mert-hub[{}]"'
+WITHOUT_DEPENDENCIES = "pip install --no-deps musicnn==0.1.0 basic-pitch==0.4.0"
 BESIDES = {"encodec": ", with torch and torchaudio that belong together (torch==2.9.1 and torchaudio==2.9.1 do)"}
 
 
@@ -283,6 +285,17 @@ def require(module: str, asked_for: str | Path, extra: str) -> Any:
         package = module.partition(".")[0]
         remedy = INSTALL.format(extra) + BESIDES.get(extra, "")
         raise TeacherError(asked_for, f"{package} cannot be imported ({error})", remedy) from error
+
+
+def installed(package: str, asked_for: str | Path) -> Path:
+    """The folder of an installed package, which is not imported; TeacherError with the install line if there is none.
+
+    It is for packages whose weights are used and whose code is not, so that nothing else need be installed for them.
+    """
+    try:
+        return Path(str(distribution(package).locate_file(package.replace("-", "_"))))
+    except PackageNotFoundError:
+        raise TeacherError(asked_for, f"the package {package} is not installed", WITHOUT_DEPENDENCIES) from None
 
 
 def perplexity(counts_C: Tensor) -> float:
