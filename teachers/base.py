@@ -1,6 +1,6 @@
 """What every teacher shares: targets at a stated rate, a fingerprint, a saved folder, and errors with a remedy.
 
-Shapes: B clips, N samples, T frames, K codebooks, F bins.
+Shapes: B clips, N samples, T frames, K codebooks, F bins, P numbers that describe a clip.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -26,6 +27,7 @@ PIECE_FRAMES = 1500  # of a long recording are computed at a time: 20 s at 24 kH
 
 IS_CHECKOUT = Path(__file__).parents[1].joinpath("pyproject.toml").exists()
 INSTALL = 'pip install -e ".[{}]"' if IS_CHECKOUT else 'pip install "mert-hub[{}]"'
+WITHOUT_DEPENDENCIES = "pip install --no-deps musicnn==0.1.0 basic-pitch==0.4.0"
 BESIDES = {"encodec": ", with torch and torchaudio that belong together (torch==2.9.1 and torchaudio==2.9.1 do)"}
 
 
@@ -47,15 +49,17 @@ class TeacherError(Exception):
 
 @dataclass(frozen=True)
 class Targets:
-    """What the model must predict: `codes` int64 [B, K, T] or `frames` float32 [B, T, F], at `rate_hz`.
+    """What the model must predict: `codes` int64 [B, K, T], `frames` float32 [B, T, F] or `clips` float32 [B, P].
 
-    Index t belongs to frame t of the model, which covers samples [320 t, 320 t + 400). `fingerprint` is the teacher's.
+    Index t belongs to frame t of the model, `rate_hz` of them a second, which covers samples [320 t, 320 t + 400).
+    `clips` describe a clip as a whole by numbers that are about standardised. `fingerprint` is the teacher's.
     """
 
     codes: Tensor | None
     frames: Tensor | None
     rate_hz: float
     fingerprint: str
+    clips: Tensor | None = None
 
 
 class Crop(NamedTuple):
@@ -69,8 +73,9 @@ class Crop(NamedTuple):
 class TargetSource(Protocol):
     """What training needs of a teacher or of a label store in its place: targets of crops of known recordings.
 
-    `n_classes` has one entry per codebook and is empty for frame teachers; `n_bins` is 0 for code teachers.
-    `fingerprint` is a SHA-256 over name, settings and weights, 64 hex digits: equal for teachers of equal targets.
+    `n_classes` has one entry per codebook, `n_bins` counts the numbers of a frame and `n_clip_values` those of a clip;
+    what a teacher does not give is empty or 0. `rate_hz` is the student's frame rate. `fingerprint` is a SHA-256 over
+    name, settings and weights, 64 hex digits: equal for teachers of equal targets.
     """
 
     name: str
@@ -79,6 +84,7 @@ class TargetSource(Protocol):
     rate_hz: float
     n_classes: tuple[int, ...]
     n_bins: int
+    n_clip_values: int
     fingerprint: str
 
     def crop_targets(self, wave_BN: Tensor, crops: Sequence[Crop], n_frames: int) -> Targets:
@@ -104,6 +110,7 @@ class Teacher(TargetSource):
     rate_hz: float = 75.0
     n_classes: tuple[int, ...] = ()
     n_bins: int = 0
+    n_clip_values: int = 0
 
     def targets(self, wave_BN: Tensor) -> Targets:
         """Targets of mono clips at `sample_rate`, deterministic, row by row; at least (N - 400) // 320 + 1 frames."""
@@ -278,6 +285,17 @@ def require(module: str, asked_for: str | Path, extra: str) -> Any:
         package = module.partition(".")[0]
         remedy = INSTALL.format(extra) + BESIDES.get(extra, "")
         raise TeacherError(asked_for, f"{package} cannot be imported ({error})", remedy) from error
+
+
+def installed(package: str, asked_for: str | Path) -> Path:
+    """The folder of an installed package, which is not imported; TeacherError with the install line if there is none.
+
+    It is for packages whose weights are used and whose code is not, so that nothing else need be installed for them.
+    """
+    try:
+        return Path(str(distribution(package).locate_file(package.replace("-", "_"))))
+    except PackageNotFoundError:
+        raise TeacherError(asked_for, f"the package {package} is not installed", WITHOUT_DEPENDENCIES) from None
 
 
 def perplexity(counts_C: Tensor) -> float:

@@ -89,7 +89,7 @@ class LabelStore(TargetSource):
     not grow with the store, and processes share it.
     """
 
-    n_bins = 0
+    n_bins = n_clip_values = 0
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)

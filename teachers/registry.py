@@ -18,6 +18,7 @@ _TEACHERS: dict[str, tuple[str, str, str | None, str | None]] = {
     "encodec": ("teachers.encodec", "EncodecTeacher", "pretrained", None),
     "encodec_small": ("teachers.encodec", "SmallEncodecTeacher", None, "fit"),
     "kmeans": ("teachers.kmeans", "KmeansTeacher", None, "fit"),
+    "musicnn": ("teachers.musicnn.teacher", "MusicnnTeacher", "installed", None),
     "mel_rvq": ("teachers.mel_rvq", "MelRvqTeacher", None, "fit"),
     "random_projection": ("teachers.random_projection", "RandomProjectionTeacher", "seeded", "fit"),
 }
@@ -37,7 +38,8 @@ def load_teacher(name_or_folder: str | Path, sample_rate: int = 24_000) -> Targe
     """A teacher that needs no fitting, by name, or a saved one or a label store, by folder; TeacherError for others.
 
     One by name is made for music of `sample_rate`, with a frame every 320 samples; TeacherError if it has none of this
-    rate. One in a folder has the rate that it was made for. A folder may also be that of EnCodec's published weights.
+    rate. One in a folder has the rate that it was made for. A folder may also be that of EnCodec's published weights
+    or of the package musicnn.
 
     >>> load_teacher("cqt").n_bins, load_teacher("cqt", 16_000).rate_hz
     (336, 50.0)
@@ -54,6 +56,8 @@ def load_teacher(name_or_folder: str | Path, sample_rate: int = 24_000) -> Targe
         return teacher_class(read_folder(folder)[0]["name"]).load(folder)
     if next(folder.glob("encodec_24khz-*.th"), None):
         return teacher_class("encodec").pretrained(folder)
+    if (folder / "MTT_musicnn").is_dir():
+        return teacher_class("musicnn").installed(folder, sample_rate=sample_rate)
     if name in FITTED:
         raise TeacherError(name, "must be fitted first", f"run `mert fit-teacher {name} DATA -o DIR` and name DIR")
     raise TeacherError(name, "is neither a saved teacher nor a name", f"name a folder or one of {', '.join(READY)}")

@@ -1,5 +1,6 @@
 """Log-mel, MFCC and chroma frames by nnAudio (extra `train`), frame t centred at 320 t + 200 like the model's.
 
+Also clips at another sample rate, for which torch suffices.
 Shapes: B clips, N samples, T frames, F features.
 """
 
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from teachers.base import FIELD, STRIDE, CodeTeacher, require
 
+BLOCKS_HZ = 25  # a block of samples is 1/25 s: a whole number at all usual rates
+PASSED = 0.93  # of half the lower rate; the gain falls from there to 0 at half the rate, much as soxr's does
 PIECE = 1500  # frames computed at once, which bounds the memory of long recordings
 FLOOR = 1e-5  # added to mel power before the logarithm; white noise of rms 0.001 is about as strong
 
@@ -127,3 +130,26 @@ def deltas(x_BTF: Tensor) -> Tensor:
     near_BTF = padded[:, 3 : n + 3] - padded[:, 1 : n + 1]
     far_BTF = padded[:, 4:] - padded[:, :n]
     return (near_BTF + 2 * far_BTF) / 10
+
+
+def resampled(wave_BN: Tensor, from_hz: int, to_hz: int) -> Tensor:
+    """Clips at another rate, by their spectrum: [B, N] -> float32 [B, ceil(N * to_hz / from_hz)], sample 0 at sample 0.
+
+    Frequencies up to 93 % of half the lower rate pass as they are. The spectrum takes a clip for periodic, so at least
+    a block of zeros stands behind it. ValueError for rates that are no multiples of 25 Hz.
+
+    >>> resampled(torch.ones(2, 24_000), 24_000, 22_050).shape
+    torch.Size([2, 22050])
+    """
+    if from_hz % BLOCKS_HZ or to_hz % BLOCKS_HZ:
+        raise ValueError(f"{from_hz} to {to_hz} Hz: the rates must be multiples of {BLOCKS_HZ} Hz")
+    if from_hz == to_hz:
+        return wave_BN.float()
+    n_blocks = wave_BN.shape[1] * BLOCKS_HZ // from_hz + 2
+    n_in, n_out = n_blocks * from_hz // BLOCKS_HZ, n_blocks * to_hz // BLOCKS_HZ
+    n_lines, n_kept = min(n_in, n_out) // 2 + 1, -(-wave_BN.shape[1] * to_hz // from_hz)
+    with torch.autocast(wave_BN.device.type, enabled=False):
+        lines_BL = torch.fft.rfft(wave_BN.float(), n=n_in)[:, :n_lines]
+        place_L = torch.arange(n_lines, device=wave_BN.device) / (n_lines - 1)
+        gain_L = ((place_L - PASSED) / (1 - PASSED)).clamp(0, 1).mul(torch.pi / 2).cos() ** 4
+        return torch.fft.irfft(lines_BL * gain_L * (n_out / n_in), n=n_out)[:, :n_kept]

@@ -116,4 +116,5 @@ class Batches:
         targets = {name: t.crop_targets(wave_BN, crops, n_frames) for name, t in self.teachers.items()}
         codes = {name: target.codes for name, target in targets.items() if target.codes is not None}
         frames = {name: target.frames for name, target in targets.items() if target.frames is not None}
-        return Group(wave_BN, torch.from_numpy(mask_BT).to(self.device), codes, frames)
+        clips = {name: target.clips for name, target in targets.items() if target.clips is not None}
+        return Group(wave_BN, torch.from_numpy(mask_BT).to(self.device), codes, frames, clips)

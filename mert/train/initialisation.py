@@ -26,7 +26,7 @@ LEVEL_HZ = 667.0  # gain 1 here, rising by 6 dB per octave: the median band of m
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainerConfig:
-    """All that determines a new `Pretrainer`; `n_classes`, `n_bins` and `teachers` are keyed by the key of the teacher.
+    """All that determines a new `Pretrainer`, keyed by teacher: `n_classes`, `n_bins`, `n_clip_values` and `teachers`.
 
     `codebook_start` lists the teachers (names or folders) whose codewords initialise the class embeddings. `init` names
     the weights to go on from, `heads` says which heads are kept, and `teachers` holds their fingerprints.
@@ -35,6 +35,7 @@ class PretrainerConfig:
     model: MertConfig = field(default_factory=nano)
     n_classes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     n_bins: dict[str, int] = field(default_factory=dict)
+    n_clip_values: dict[str, int] = field(default_factory=dict)
     class_width: int = 64
     extra_classes: int = 0
     weights: Weights = field(default_factory=Weights)
@@ -52,6 +53,7 @@ class PretrainerConfig:
             model=recipe.model,
             n_classes={name: teacher.n_classes for name, teacher in teachers.items() if teacher.n_classes},
             n_bins={name: teacher.n_bins for name, teacher in teachers.items() if teacher.n_bins},
+            n_clip_values={name: teacher.n_clip_values for name, teacher in teachers.items() if teacher.n_clip_values},
             class_width=recipe.class_width, extra_classes=recipe.extra_classes, weights=recipe.weights,
             seed=recipe.seed, filterbank_start=recipe.filterbank_start,
             codebook_start=recipe.teachers if recipe.codebook_start else (),
@@ -91,8 +93,9 @@ def new_pretrainer(
     """
     torch.manual_seed(config.seed)
     objective = Pretrainer(
-        Mert(config.model), config.n_classes, config.n_bins, config.class_width, config.weights, config.extra_classes
-    )
+        Mert(config.model), config.n_classes, config.n_bins, config.class_width, config.weights, config.extra_classes,
+        config.n_clip_values,
+    )  # fmt: skip
     if start:
         objective.model.load_state_dict(start.state)
     elif config.filterbank_start:
@@ -103,13 +106,8 @@ def new_pretrainer(
             assert isinstance(head, CodeHead)
             init_classes(head, codebooks[name], name)
     for name, state in kept_heads(config, objective, start).items():
-        head_of(objective, name).load_state_dict(state)
+        objective.head_of(name).load_state_dict(state)
     return objective
-
-
-def head_of(objective: Pretrainer, name: str) -> nn.Module:
-    """The head of a teacher."""
-    return (objective.code_heads if name in objective.code_heads else objective.frame_heads)[name]
 
 
 def kept_heads(config: PretrainerConfig, objective: Pretrainer, start: Start | None) -> dict[str, dict[str, Tensor]]:
@@ -119,7 +117,7 @@ def kept_heads(config: PretrainerConfig, objective: Pretrainer, start: Start | N
     """
     kept: dict[str, dict[str, Tensor]] = {}
     for name, fingerprint in config.teachers.items():
-        head = head_of(objective, name)
+        head = objective.head_of(name)
         trained = {} if start is None or config.heads == "new" else start.heads
         same = [
             other.state

@@ -1,14 +1,14 @@
 """The pretraining objective: masked prediction of every teacher's targets, for one group of clips.
 
 Shapes: B clips of a group, N samples, T frames, S masked frames, C conv channels or classes, D model width,
-K codebooks, E embedding width, F bins.
+K codebooks, E embedding width, F bins, P numbers that describe a clip.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -74,17 +74,39 @@ class FrameHead(nn.Module):
             return (predicted_SF.float() - frames_SF).square().mean(1).sum()
 
 
+class ClipHead(nn.Module):
+    """Numbers that describe a clip by regression from its mean state: [B, T, D] and [B, P] -> squared error [B].
+
+    All frames count, masked or not, so the clip is described by what is left of it. The error is the mean over P, whose
+    numbers should be about standardised.
+
+    >>> ClipHead(32, 5)(torch.randn(2, 9, 32), torch.randn(2, 5)).shape
+    torch.Size([2])
+    """
+
+    def __init__(self, dim: int, n_values: int) -> None:
+        super().__init__()
+        self.projection = Linear(dim, n_values)
+
+    def forward(self, states_BTD: Tensor, clips_BP: Tensor) -> Tensor:
+        predicted_BP = self.projection(states_BTD.mean(1, dtype=torch.float32))
+        with torch.autocast(states_BTD.device.type, enabled=False):
+            return (predicted_BP.float() - clips_BP).square().mean(1)
+
+
 @dataclass(frozen=True)
 class Group:
     """One group of clips, mixed and masked together: (mixed) waveforms, mask and targets.
 
-    `wave_BN` float32, `mask_BT` bool, `codes` name -> [B, K, T'] int64, `frames` name -> [B, T', F] float32, T' >= T.
+    `wave_BN` float32, `mask_BT` bool, `codes` name -> [B, K, T'] int64, `frames` name -> [B, T', F] float32, T' >= T,
+    `clips` name -> [B, P] float32.
     """
 
     wave_BN: Tensor
     mask_BT: Tensor
     codes: Mapping[str, Tensor]
     frames: Mapping[str, Tensor]
+    clips: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def n_masked(self) -> int:
@@ -99,6 +121,7 @@ class Group:
                 self.wave_BN[part], self.mask_BT[part],
                 {name: codes_BKT[part] for name, codes_BKT in self.codes.items()},
                 {name: frames_BTF[part] for name, frames_BTF in self.frames.items()},
+                {name: clips_BP[part] for name, clips_BP in self.clips.items()},
             )
             for part in parts
         ]  # fmt: skip
@@ -111,13 +134,18 @@ class Group:
         """The frames [S, F] of a teacher that are masked."""
         return self.frames[name][:, : self.mask_BT.shape[1]][self.mask_BT]
 
+    def per_masked_frame(self, error_B: Tensor) -> Tensor:
+        """Errors of clips, summed as if each of their masked frames had the error of its clip."""
+        return (error_B * self.mask_BT.sum(1)).sum()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weights of the parts of the loss (`weights` in a recipe); the defaults are those of MERT-v1-95M."""
+    """Weights of the parts of the loss (`weights` in a recipe); the defaults are those of MERT-v1-95M (no clips)."""
 
     codes: float = 1.0
     frames: float = 1.0
+    clips: float = 1.0
     penalty: float = 10.0
     feature_grad: float = 0.1  # share of the gradient that reaches the convolutions
 
@@ -126,13 +154,15 @@ class Pretrainer(nn.Module):
     """A MERT with a prediction head for each teacher.
 
     `forward` returns the loss of a group summed over its masked frames, so that groups, ranks and accumulation steps
-    add up: sum of CE + S (penalty weight * mean squared conv features + frame weight * mean squared error). Divide by
-    the masked frames of the whole batch. It also returns the detached sums of each part, for the logs.
+    add up: sum of CE + S (penalty weight * mean squared conv features + frame weight * mean squared error). The error
+    of a clip as a whole counts once for each of its masked frames. Divide by the masked frames of the whole batch. It
+    also returns the detached sums of each part, for the logs.
     """
 
     def __init__(
         self, model: Mert, n_classes: Mapping[str, tuple[int, ...]], n_bins: Mapping[str, int],
         class_width: int = 64, weights: Weights | None = None, extra_classes: int = 0,
+        n_clip_values: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         dim = model.config.dim
@@ -141,11 +171,13 @@ class Pretrainer(nn.Module):
             {name: CodeHead(dim, sizes, class_width, extra_classes) for name, sizes in n_classes.items()}
         )
         self.frame_heads = nn.ModuleDict({name: FrameHead(dim, bins) for name, bins in n_bins.items()})
+        self.clip_heads = nn.ModuleDict({name: ClipHead(dim, n) for name, n in (n_clip_values or {}).items()})
 
     def forward(self, group: Group, skip: Collection[int] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         """Summed loss of the group (float32 scalar) and its detached parts; `skip` lists dropped layers (from 1)."""
         with tf32(group.wave_BN.device):
-            states_SD, penalty = self.masked_states(group, skip)
+            states_BTD, penalty = self.states(group, skip)
+        states_SD = states_BTD[group.mask_BT]
         parts = {"penalty": penalty * len(states_SD)}
         loss = self.weights.penalty * parts["penalty"]
         for name, head in self.code_heads.items():
@@ -154,15 +186,22 @@ class Pretrainer(nn.Module):
         for name, head in self.frame_heads.items():
             parts[f"{name}/loss"] = head(states_SD, group.masked_frames(name))
             loss = loss + self.weights.frames * parts[f"{name}/loss"]
+        for name, head in self.clip_heads.items():
+            parts[f"{name}/loss"] = group.per_masked_frame(head(states_BTD, group.clips[name]))
+            loss = loss + self.weights.clips * parts[f"{name}/loss"]
         return loss, {name: part.detach() for name, part in parts.items()}
 
-    def masked_states(self, group: Group, skip: Collection[int] = ()) -> tuple[Tensor, Tensor]:
-        """Last states [S, D] of the masked frames, and the mean squared conv feature."""
+    def head_of(self, name: str) -> nn.Module:
+        """The head of a teacher."""
+        return next(heads[name] for heads in (self.code_heads, self.frame_heads, self.clip_heads) if name in heads)
+
+    def states(self, group: Group, skip: Collection[int] = ()) -> tuple[Tensor, Tensor]:
+        """Last states [B, T, D], and the mean squared conv feature."""
         model = self.model
         features_BTC = scale_gradient(model.frontend(group.wave_BN), self.weights.feature_grad)
         penalty = features_BTC.float().square().mean()
         (states_BTD,) = model.encode(features_BTC, layers=[model.config.n_layers], mask_BT=group.mask_BT, skip=skip)
-        return states_BTD[group.mask_BT], penalty
+        return states_BTD, penalty
 
 
 @contextmanager

@@ -344,7 +344,7 @@ def read_heads(run: Path) -> dict[str, dict[str, torch.Tensor]]:
     """The tensors of the heads in the newest checkpoint of our engine, by teacher; none without a checkpoint."""
     if (path := Checkpoints(run, World(0, 1, torch.device("cpu")), 1).newest()) is None:
         return {}
-    kinds = ("model.code_heads.", "model.frame_heads.")
+    kinds = ("model.code_heads.", "model.frame_heads.", "model.clip_heads.")
     n_bytes = sum(file.stat().st_size for file in path.iterdir())
     heads: dict[str, torch.Tensor] = {}
     for name, about in Reader(path).read_metadata().state_dict_metadata.items():

@@ -53,8 +53,8 @@ class TokenizeOptions:
 class TokenizeStage:
     """Computes one shard per call: `stage(number)` writes it if it is missing; returns its code counts, K lists of C.
 
-    Recordings are read in pieces, so that their length is not limited by memory. UsageError for a frame teacher or a
-    label store in the place of a teacher.
+    Recordings are read in pieces, so that their length is not limited by memory. UsageError for a teacher
+    without codes, or a label store in the place of a teacher.
     """
 
     def __init__(self, options: TokenizeOptions) -> None:
@@ -63,8 +63,8 @@ class TokenizeStage:
         if not isinstance(teacher, Teacher):
             raise UsageError(options.teacher, "is a label store", "name the teacher itself")
         if not isinstance(teacher, CodeTeacher):
-            remedy = "name a code teacher; the targets of frame teachers are computed while training"
-            raise UsageError(options.teacher, "gives frames, not codes", remedy)
+            remedy = "name a code teacher; the targets of others are computed while training"
+            raise UsageError(options.teacher, "gives no codes", remedy)
         if (most := max(teacher.n_classes)) > MAX_CLASSES:
             raise UsageError(options.teacher, f"has {most} classes", f"fit one with at most {MAX_CLASSES}")
         self.device_name = options.device

@@ -1,6 +1,6 @@
 """Validation metrics on held-out music, beside the baselines that need no input.
 
-Shapes: S masked frames, K codebooks, C classes, F bins, T frames.
+Shapes: B clips, S masked frames, K codebooks, C classes, F bins, P numbers of a clip, T frames.
 """
 
 import logging
@@ -26,7 +26,7 @@ def held_out_metrics(objective: Pretrainer, batches: Batches, alone: bool) -> di
     """`validate` on the held-out groups; if the process is `alone` and so has all weights, also attention peaks."""
     groups = batches.validation()
     first = min(BASELINE_GROUPS, batches.recipe.n_groups)
-    baselines = frame_baselines([batches.group(1, number) for number in range(first)])
+    baselines = mean_targets([batches.group(1, number) for number in range(first)])
     peaks = attention_peaks(objective.model, groups[0]) if alone else {}
     return validate(objective, groups, baselines) | peaks
 
@@ -36,8 +36,8 @@ def validate(objective: Pretrainer, groups: Sequence[Group], baselines: dict[str
     """Metrics of clean held-out groups.
 
     `NAME/accuracy_k` of codebook k beside `NAME/most_frequent_k`, the share of its most frequent code, and
-    `NAME/perplexity_k` of the codes; `NAME/error` of frames relative to predicting each bin's mean in training
-    (`baselines`, [F]); `loss`. Every process computes all of it.
+    `NAME/perplexity_k` of the codes; `NAME/error` of frames and of whole clips relative to predicting the mean of each
+    of their numbers in training (`baselines`, [F] or [P]); `loss`. Every process computes all of it.
     """
     objective.eval()
     sums: dict[str, Tensor] = {}
@@ -61,6 +61,10 @@ def validate(objective: Pretrainer, groups: Sequence[Group], baselines: dict[str
     for name in objective.frame_heads:
         frames_SF = torch.cat([group.masked_frames(name) for group in groups])
         error_of_mean = float((frames_SF - baselines[name]).square().mean(1).sum())
+        metrics[f"{name}/error"] = float(sums[f"{name}/loss"]) / error_of_mean
+    for name in objective.clip_heads:
+        errors = [(group, (group.clips[name] - baselines[name]).square().mean(1)) for group in groups]
+        error_of_mean = sum(float(group.per_masked_frame(error_B)) for group, error_B in errors)
         metrics[f"{name}/error"] = float(sums[f"{name}/loss"]) / error_of_mean
     return metrics
 
@@ -88,9 +92,11 @@ def attention_peaks(model: Mert, group: Group) -> dict[str, float]:
     return {f"attention_peak/layer{i:02d}": peak for i, peak in enumerate(peaks, start=1)}
 
 
-def frame_baselines(groups: Sequence[Group]) -> dict[str, Tensor]:
-    """Mean [F] of each frame teacher's targets over some training groups: the prediction that needs no input."""
-    return {name: torch.cat([g.frames[name].flatten(0, 1) for g in groups]).mean(0) for name in groups[0].frames}
+def mean_targets(groups: Sequence[Group]) -> dict[str, Tensor]:
+    """Mean [F] or [P] of each frame and clip teacher's targets over some training groups: it needs no input."""
+    first = groups[0]
+    means = {name: torch.cat([group.frames[name].flatten(0, 1) for group in groups]).mean(0) for name in first.frames}
+    return means | {name: torch.cat([group.clips[name] for group in groups]).mean(0) for name in first.clips}
 
 
 def summary(step: int, metrics: dict[str, float]) -> str:

@@ -12,7 +12,7 @@ from harness.sounds import tiny_config
 from mert.errors import UsageError
 from mert.models.mert import Mert
 from mert.train.corruption import Mixing, span_mask
-from mert.train.objective import CodeHead, FrameHead, Group, Pretrainer, Weights, tf32
+from mert.train.objective import ClipHead, CodeHead, FrameHead, Group, Pretrainer, Weights, tf32
 from mert.train.recipe import NAMED, read_recipe, v1_95m, v1_330m
 
 
@@ -138,8 +138,9 @@ def test_code_c_lives_in_row_c_plus_four() -> None:
 
 
 def test_heads_compute_in_float32_under_autocast() -> None:
-    head, frame_head = CodeHead(8, [16], width=8), FrameHead(8, 5)
+    head, frame_head, clip_head = CodeHead(8, [16], width=8), FrameHead(8, 5), ClipHead(8, 5)
     with torch.autocast("cpu", torch.bfloat16):
+        assert clip_head(torch.randn(3, 7, 8, dtype=torch.bfloat16), torch.randn(3, 5)).dtype == torch.float32
         assert head.logits(torch.randn(3, 8))[0].dtype == torch.float32
         assert frame_head(torch.randn(3, 8), torch.randn(3, 5)).dtype == torch.float32
 
@@ -149,20 +150,60 @@ def small_group(n_clips: int = 3, n_samples: int = 8000) -> Group:
     n_frames = (n_samples - 400) // 320 + 1
     mask_BT = torch.from_numpy(span_mask(np.random.default_rng(0), n_clips, n_frames))
     codes = {"a": torch.randint(0, 10, (n_clips, 2, n_frames + 1))}
-    frames = {"b": torch.rand(n_clips, n_frames + 2, 6)}
-    return Group(0.1 * torch.randn(n_clips, n_samples), mask_BT, codes, frames)
+    frames, clips = {"b": torch.rand(n_clips, n_frames + 2, 6)}, {"c": torch.randn(n_clips, 4)}
+    return Group(0.1 * torch.randn(n_clips, n_samples), mask_BT, codes, frames, clips)
+
+
+def small_objective(**weights: float) -> Pretrainer:
+    """Without dropout, with a head of each kind for `small_group`."""
+    torch.manual_seed(0)
+    model = Mert(tiny_config(dropout=0.0, attention_dropout=0.0, input_dropout=0.0))
+    return Pretrainer(model, {"a": (10, 10)}, {"b": 6}, 8, Weights(**weights), n_clip_values={"c": 4})
 
 
 def test_the_loss_is_the_weighted_sum_over_masked_frames() -> None:
-    model = Mert(tiny_config(dropout=0.0, attention_dropout=0.0, input_dropout=0.0))
-    weights = Weights(codes=1.0, frames=2.0, penalty=3.0, feature_grad=1.0)
-    objective = Pretrainer(model, {"a": (10, 10)}, {"b": 6}, class_width=8, weights=weights).eval()
+    objective = small_objective(codes=1.0, frames=2.0, clips=0.5, penalty=3.0, feature_grad=1.0).eval()
     group = small_group()
     with torch.no_grad():
         loss, parts = objective(group)
-        penalty = model.frontend(group.wave_BN).square().mean() * group.n_masked
-        wanted = parts["a/loss"].sum() + 2.0 * parts["b/loss"] + 3.0 * penalty
+        penalty = objective.model.frontend(group.wave_BN).square().mean() * group.n_masked
+        wanted = parts["a/loss"].sum() + 2.0 * parts["b/loss"] + 0.5 * parts["c/loss"] + 3.0 * penalty
     assert float(loss) == pytest.approx(float(wanted), rel=1e-5)
+
+
+@torch.no_grad()
+def test_a_clip_counts_once_for_each_of_its_masked_frames_and_is_described_by_all_of_them() -> None:
+    objective, group = small_objective().eval(), small_group()
+    group.mask_BT[0, ::2] = True  # clips with other shares of masked frames
+    states_BTD, _ = objective.states(group)
+    error_B = (objective.head_of("c").projection(states_BTD.mean(1)) - group.clips["c"]).square().mean(1)
+    assert len(set(group.mask_BT.sum(1).tolist())) > 1
+    wanted = float(error_B @ group.mask_BT.sum(1).float())
+    assert float(objective(group)[1]["c/loss"]) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_clips_a_few_at_a_time_give_the_losses_and_gradients_of_the_whole_group() -> None:
+    sums, gradients = [], []
+    for n_clips in (4, 3, 1):
+        objective = small_objective()
+        losses = [objective(part) for part in small_group(4).split(n_clips)]
+        torch.stack([loss for loss, _ in losses]).sum().backward()
+        sums.append([float(sum(parts[name].sum() for _, parts in losses)) for name in losses[0][1]])
+        gradients.append(torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None]))
+    for other, gradient in zip(sums[1:], gradients[1:], strict=True):
+        assert other == pytest.approx(sums[0], rel=1e-5)
+        torch.testing.assert_close(gradient, gradients[0], rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_clip_is_like_is_learned_from_unmasked_frames_too() -> None:
+    objective, group = small_objective(), small_group()
+    states: list[torch.Tensor] = []
+    objective.model.encoder.register_forward_hook(lambda module, inputs, output: states.extend(output))
+    parts = objective(group)[1]
+    assert set(parts) == {"penalty", "a/loss", "a/right", "b/loss", "c/loss"}
+    head = objective.head_of("c")
+    (gradient_BTD,) = torch.autograd.grad(head(states[-1], group.clips["c"]).sum(), states[-1])
+    assert (gradient_BTD.abs().sum(2) > 0).all()
 
 
 def test_masked_frames_are_not_heard() -> None:
@@ -172,7 +213,7 @@ def test_masked_frames_are_not_heard() -> None:
     everything = Group(group.wave_BN, torch.ones_like(group.mask_BT), group.codes, {})
     louder = Group(torch.randn_like(group.wave_BN), everything.mask_BT, group.codes, {})
     with torch.no_grad():
-        assert torch.equal(objective.masked_states(everything)[0], objective.masked_states(louder)[0])
+        assert torch.equal(objective.states(everything)[0], objective.states(louder)[0])
 
 
 def test_the_gradient_into_the_convolutions_is_scaled() -> None:

@@ -1,4 +1,4 @@
-"""Every kind of acoustic teacher drives the same training: fitted or drawn, saved, loaded, learned from."""
+"""Every kind of teacher drives the same training: fitted or drawn, saved, loaded, learned from."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,15 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from harness.sounds import music, tiny_config
 
+from mert.errors import UsageError
 from mert.train.corpus.opening import open_corpus
 from mert.train.engine import Engine
+from mert.train.initialisation import PretrainerConfig, Start, TrainedHead, new_pretrainer
 from mert.train.parallel import World
 from mert.train.recipe import nano_recipe
+from mert.train.run_folder import read_heads
+from mert.train.tokenize import TokenizeOptions, TokenizeStage
+from mert.train.validation import held_out_metrics, summary
 from teachers import fit_teacher, load_teacher
+from teachers.base import Targets, Teacher
 
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")
 ALONE = World(0, 1, torch.device("cpu"))
 SMALL: dict[str, dict[str, Any]] = {
     "mel_rvq": {"n_codebooks": 2, "n_classes": 16},
@@ -57,10 +65,85 @@ def test_a_model_learns_from_every_acoustic_teacher(name: str, tmp_path: Path, w
         assert last < 0.9 * first, loss
 
 
+class Brightness(Teacher):
+    """Two numbers of a clip as a whole, about standardised: the power of two bands over that of the lowest, in bels."""
+
+    name = "brightness"
+    n_clip_values = 2
+
+    def targets(self, wave_BN: torch.Tensor) -> Targets:
+        power_BF = torch.fft.rfft(wave_BN.float()).abs().square()
+        low_B, middle_B, high_B = (band.mean(1) for band in power_BF[:, :6000].split(2000, 1))
+        clips_B2 = torch.stack([middle_B / low_B, high_B / low_B], 1).log10() + 2
+        return Targets(None, None, self.rate_hz, self.fingerprint, clips_B2)
+
+
+def small_engine(folder: Path, teachers: dict[str, Any], **changes: Any) -> Engine:
+    """Of half-second clips of `folder/music`, under more or less noise, which is made if it is not there."""
+    if not (folder / "music").exists():
+        (folder / "music").mkdir()
+        for i in range(12):
+            noise_N = np.random.default_rng(i).standard_normal(28_800) * 10 ** (-1 - i % 6 / 3)
+            soundfile.write(folder / f"music/{i}.wav", music(1.2, seed=i) + noise_N, 24_000)
+    recipe = replace(
+        nano_recipe(), out=str(folder / "run"), data=str(folder / "music"), teachers=tuple(teachers),
+        model=tiny_config(pre_norm=True, dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layer_drop=0.0),
+        filterbank_start=False, codebook_start=False, batch_clips=4, group_clips=2,
+        clip_s=0.5, steps=40, warmup_steps=2, lr=5e-3, validate_clips=2, validate_every=4, class_width=8,
+        checkpoint_every=4,
+    )  # fmt: skip
+    recipe = replace(recipe, **changes)
+    return Engine(recipe, open_corpus(recipe.data, 24_000, recipe.clip_samples, {}), teachers, ALONE)
+
+
+def test_a_model_learns_from_numbers_that_describe_whole_clips(tmp_path: Path) -> None:
+    """The loss falls, validation is better than the mean, and clips one at a time give the same losses."""
+    engine = small_engine(tmp_path, {"brightness": Brightness({}, {})})
+    rows = [engine.step(step) for step in range(1, 25)]
+    first, last = (np.mean([row["brightness/loss"] for row in part]) for part in (rows[:6], rows[-6:]))
+    assert last < 0.5 * first
+    metrics = held_out_metrics(engine.objective, engine.batches, alone=True)
+    assert 0 < metrics["brightness/error"] < 1
+    assert "brightness error" in summary(40, metrics)
+    other = small_engine(tmp_path, {"brightness": Brightness({}, {})}, clips_at_once=1)
+    one_by_one = [other.step(step)["brightness/loss"] for step in range(1, 4)]
+    assert one_by_one == pytest.approx([row["brightness/loss"] for row in rows[:3]], rel=1e-4)
+
+
+def test_a_run_with_a_teacher_of_clips_resumes_bit_for_bit_and_hands_on_its_head(tmp_path: Path) -> None:
+    teachers = {"brightness": Brightness({}, {}), "cqt": load_teacher("cqt")}
+    whole, parts = (
+        small_engine(tmp_path, teachers, steps=4, checkpoint_every=2, out=str(tmp_path / out))
+        for out in ("whole", "parts")
+    )
+    whole.run()
+    parts.run(until=2)
+    again = small_engine(tmp_path, teachers, steps=4, checkpoint_every=2, out=str(tmp_path / "parts"))
+    again.run()
+    for (name, x), y in zip(whole.objective.state_dict().items(), again.objective.state_dict().values(), strict=True):
+        assert torch.equal(x, y), name
+    heads = read_heads(tmp_path / "parts")
+    assert set(heads) == {"brightness", "cqt"}
+    head = whole.objective.head_of("brightness").state_dict()
+    assert {key: tensor.tolist() for key, tensor in heads["brightness"].items()} == {
+        k: t.tolist() for k, t in head.items()
+    }
+    config = PretrainerConfig.of(replace(again.recipe, init="parts"), teachers)
+    trained = {name: TrainedHead(state=state, teacher=teachers[name].fingerprint) for name, state in heads.items()}
+    start = Start(config=config.model, state=whole.objective.model.state_dict(), base={}, heads=trained)
+    further = new_pretrainer(config, {}, start).head_of("brightness").state_dict()
+    assert all(torch.equal(further[key], tensor) for key, tensor in head.items())
+
+
+def test_a_teacher_of_clips_is_not_tokenized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mert.train.tokenize.load_teacher", lambda name, rate_hz: Brightness({}, {}))
+    with pytest.raises(UsageError, match="brightness: gives no codes; name a code teacher"):
+        TokenizeStage(TokenizeOptions("synth", "brightness", str(tmp_path), {}))
+
+
 def test_a_teacher_is_fitted_at_the_rate_of_its_music(tmp_path: Path, write: Callable[..., Path]) -> None:
     """k-means listens at 16 kHz of itself, as HuBERT's did: the command tells it what it is given."""
     from mert.cli.teachers import fit_teacher as command
-    from mert.errors import UsageError
 
     for i in range(3):
         write(f"music/{i}.wav", music(1.2, seed=i))
@@ -102,7 +185,6 @@ def test_a_model_of_16_khz_learns_from_k_means_and_the_constant_q_transform(
 
 def test_a_teacher_that_is_there_is_replaced_only_if_asked(tmp_path: Path, write: Callable[..., Path]) -> None:
     from mert.cli.teachers import fit_teacher as command
-    from mert.errors import UsageError
 
     write("music/0.wav", music(1.2))
     data, out = str(tmp_path / "music"), tmp_path / "teacher"

@@ -148,7 +148,7 @@ def test_a_teacher_by_name_gets_the_rate_that_is_asked_for(options: TokenizeOpti
 
 
 def test_a_frame_teacher_has_nothing_to_store(options: TokenizeOptions) -> None:
-    with pytest.raises(UsageError, match="frames, not codes"):
+    with pytest.raises(UsageError, match="cqt: gives no codes"):
         TokenizeStage(replace(options, teacher="cqt"))
 
 

@@ -1,0 +1,203 @@
+"""The teacher `musicnn`: what two taggers find in a clip as a whole, by the weights of the package musicnn (ISC).
+
+The taggers were trained with the tags of MagnaTagATune (MTT) and of the Million Song Dataset (MSD).
+Shapes: B clips, N samples, T frames, M mel bands (96), P numbers of a clip.
+"""
+
+import hashlib
+import math
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from teachers.base import (
+    STRIDE,
+    WITHOUT_DEPENDENCIES,
+    Targets,
+    Teacher,
+    TeacherError,
+    check_wave,
+    installed,
+    whole_float32,
+)
+from teachers.musicnn.checkpoint import DATA, INDEX, read_checkpoint
+from teachers.musicnn.network import BANDS, EMBEDDING, TAGS, from_tensorflow, tagger_of
+from teachers.spectral import resampled
+
+RATE_HZ, N_FFT, HOP = 16_000, 512, 256
+PATCH = 187  # frames: 3 s
+REST = 16  # frames, a quarter of a second, that may be left out at the ends of a clip
+LARGEST = 65_504.0  # of float16, to which the authors round mel power
+SHA256 = {
+    "MTT": {
+        INDEX: "da2d7bb670b2b31e9bc441bb1bd75eca31b5b061f963cc1f9630c1aff3238f57",
+        DATA: "041f3935e981a65cea739842d30c188d3a7d2adf4410955c8668eb3de4a5acab",
+    },
+    "MSD": {
+        INDEX: "87f3e0f3550c8d3bafc840374003e5c8af5eeb5ecf6add61af09a7822d3282c8",
+        DATA: "8579734ee6388f799ed0def4bbd0d1fdcbeaf213ef2a9dc860917bd76a303de6",
+    },
+}
+TAG_NAMES = {
+    "MTT": (
+        "guitar", "classical", "slow", "techno", "strings", "drums", "electronic", "rock", "fast", "piano", "ambient",
+        "beat", "violin", "vocal", "synth", "female", "indian", "opera", "male", "singing", "vocals", "no vocals",
+        "harpsichord", "loud", "quiet", "flute", "woman", "male vocal", "no vocal", "pop", "soft", "sitar", "solo",
+        "man", "classic", "choir", "voice", "new age", "dance", "male voice", "female vocal", "beats", "harp", "cello",
+        "no voice", "weird", "country", "metal", "female voice", "choral",
+    ),
+    "MSD": (
+        "rock", "pop", "alternative", "indie", "electronic", "female vocalists", "dance", "00s", "alternative rock",
+        "jazz", "beautiful", "metal", "chillout", "male vocalists", "classic rock", "soul", "indie rock", "Mellow",
+        "electronica", "80s", "folk", "90s", "chill", "instrumental", "punk", "oldies", "blues", "hard rock", "ambient",
+        "acoustic", "experimental", "female vocalist", "guitar", "Hip-Hop", "70s", "party", "country", "easy listening",
+        "sexy", "catchy", "funk", "electro", "heavy metal", "Progressive rock", "60s", "rnb", "indie pop", "sad",
+        "House", "happy",
+    ),
+}  # fmt: skip
+
+
+class MusicnnTeacher(Teacher):
+    """Clip targets [B, P] of one or both taggers (`taggers`), side by side; a clip is heard at 16 kHz.
+
+    `outputs="embedding"` are the 200 numbers of each before its tags, standardised by what its last norm measured on
+    its training music; `"tags"` are its 50 tags as logits. Both are means over patches of 3 s: that in the middle of a
+    clip of up to 3.25 s, and otherwise as many as cover the clip, at equal distances; so a clip of 5 s has one at its
+    beginning and one at its end. TeacherError for clips shorter than a patch.
+    """
+
+    name = "musicnn"
+    licence = "ISC"
+
+    def __init__(self, settings: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        super().__init__(settings, weights)
+        self.sample_rate = self.settings["sample_rate"]
+        self.rate_hz = self.sample_rate / STRIDE
+        self.outputs = self.settings["outputs"]
+        if self.sample_rate < RATE_HZ:
+            raise ValueError(f"sample_rate={self.sample_rate} is below {RATE_HZ}")
+        if self.outputs not in ("embedding", "tags"):
+            raise ValueError(f"outputs={self.outputs!r} is neither embedding nor tags")
+        self.taggers = {name: tagger_of(beginning(self.weights, f"{name}.")) for name in self.settings["taggers"]}
+        self.n_clip_values = len(self.taggers) * (EMBEDDING if self.outputs == "embedding" else TAGS)
+
+    @classmethod
+    def installed(
+        cls, folder: str | Path | None = None, *, sample_rate: int = 24_000, taggers: tuple[str, ...] = ("MTT", "MSD"),
+        outputs: str = "embedding",
+    ) -> Self:  # fmt: skip
+        """The authors' weights, from the installed package musicnn 0.1.0 or the folder of it.
+
+        TeacherError if it is not installed or its files are not the published ones.
+        """
+        package = installed("musicnn", cls.name) if folder is None else Path(folder)
+        if not taggers or (unknown := set(taggers) - set(SHA256)):
+            raise TeacherError(cls.name, f"has no tagger {sorted(unknown)}", f"give one or more of {sorted(SHA256)}")
+        weights = {
+            f"{name}.{key}": tensor
+            for name in taggers
+            for key, tensor in published_weights(package / f"{name}_musicnn", SHA256[name]).items()
+        }
+        return cls({"sample_rate": sample_rate, "taggers": taggers, "outputs": outputs}, weights)
+
+    @torch.no_grad()
+    def targets(self, wave_BN: Tensor) -> Targets:
+        """`clips` [B, P]; rows are computed one by one, so that none affects the rounding of another."""
+        clips = [torch.cat(list(self._of_clip(wave_1N, self.outputs).values())) for wave_1N in self._rows(wave_BN)]
+        return Targets(None, None, self.rate_hz, self.fingerprint, torch.stack(clips))
+
+    @torch.no_grad()
+    def tags(self, wave_BN: Tensor) -> dict[str, Tensor]:
+        """The probabilities [B, 50] of the tags of each tagger, in the order of its `TAG_NAMES`."""
+        clips = [self._of_clip(wave_1N, "probabilities") for wave_1N in self._rows(wave_BN)]
+        return {name: torch.stack([clip[name] for clip in clips]) for name in self.taggers}
+
+    def _rows(self, wave_BN: Tensor) -> tuple[Tensor, ...]:
+        return check_wave(wave_BN, self.name).split(1)
+
+    def _of_clip(self, wave_1N: Tensor, outputs: str) -> dict[str, Tensor]:
+        """One kind of outputs [P] of each tagger for a clip, computed without autocast."""
+        made = {}
+        with whole_float32(wave_1N.device), torch.autocast(wave_1N.device.type, enabled=False):
+            mel_BTM = self._patches(log_mel(resampled(wave_1N, self.sample_rate, RATE_HZ))[0])
+            for name, tagger in self.taggers.items():
+                embedding_BE, logits_BP = tagger.to(mel_BTM.device)(mel_BTM)
+                norm = tagger.hidden_norm
+                kinds = {
+                    "embedding": (embedding_BE - norm.bias) / norm.weight, "tags": logits_BP,
+                    "probabilities": logits_BP.sigmoid(),
+                }  # fmt: skip
+                made[name] = kinds[outputs].mean(0)
+        return made
+
+    def _patches(self, mel_TM: Tensor) -> Tensor:
+        """The patches [B, 187, M] of a clip."""
+        spare = len(mel_TM) - PATCH
+        if spare < 0:
+            seconds = len(mel_TM) * HOP / RATE_HZ
+            raise TeacherError(self.name, f"clips of {seconds:.2f} s are too short for it", "give clip_s=3 or more")
+        n = max(1, math.ceil((len(mel_TM) - REST) / PATCH))
+        starts = [spare // 2] if n == 1 else [round(i * spare / (n - 1)) for i in range(n)]
+        return torch.stack([mel_TM[start : start + PATCH] for start in starts])
+
+
+def beginning(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The weights whose names have a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+
+def published_weights(folder: Path, sha256: dict[str, str]) -> dict[str, Tensor]:
+    """The state of a `Tagger` from a folder of the package; TeacherError unless its files are the published ones."""
+    again = f"install it again: {WITHOUT_DEPENDENCIES}"
+    for file, wanted in sha256.items():
+        try:
+            found = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        except OSError as error:
+            raise TeacherError(folder / file, f"cannot be read ({error})", again) from None
+        if found != wanted:
+            raise TeacherError(folder / file, "is not the file that musicnn 0.1.0 came with (SHA-256)", again)
+    try:
+        return from_tensorflow(read_checkpoint(folder, again))
+    except (KeyError, ValueError) as error:
+        raise TeacherError(folder, f"its tensors are not those of musicnn ({error})", again) from None
+
+
+def log_mel(wave_BN: Tensor) -> Tensor:
+    """log10(1 + 10,000 mel power) of music at 16 kHz: [B, N] -> [B, N // 256 + 1, M], frame t centred at 256 t.
+
+    As the authors have it from librosa's defaults, mel power is rounded to float16 on the way.
+    """
+    window = torch.hann_window(N_FFT, device=wave_BN.device)
+    stft_BFT = torch.stft(wave_BN, N_FFT, HOP, window=window, center=True, pad_mode="constant", return_complex=True)
+    power_BFT = torch.view_as_real(stft_BFT).square().sum(-1)
+    mel_BTM = (mel_bank_on(wave_BN.device) @ power_BFT).transpose(1, 2)
+    return (1 + 10_000 * mel_BTM.clamp(max=LARGEST).half().float()).log10()
+
+
+@lru_cache(maxsize=4)
+def mel_bank_on(device: torch.device) -> Tensor:
+    """`mel_bank` on one device."""
+    return torch.from_numpy(mel_bank().astype(np.float32)).to(device)
+
+
+def mel_bank() -> np.ndarray:
+    """Slaney's mel filters up to half the rate, float64 [M, 257]: triangles whose area over Hz is 1."""
+    edges_hz_E = mel_spaced_hz(BANDS + 2, RATE_HZ / 2)
+    ramps_EF = edges_hz_E[:, None] - np.linspace(0, RATE_HZ / 2, N_FFT // 2 + 1)
+    widths_E1 = np.diff(edges_hz_E)[:, None]
+    triangles_MF = np.minimum(-ramps_EF[:-2] / widths_E1[:-1], ramps_EF[2:] / widths_E1[1:])
+    return np.maximum(0, triangles_MF) * (2 / (edges_hz_E[2:] - edges_hz_E[:-2]))[:, None]
+
+
+def mel_spaced_hz(n: int, top_hz: float) -> np.ndarray:
+    """Frequencies at equal distances on Slaney's mel scale, from 0: linear to 1 kHz, then logarithmic.
+
+    >>> mel_spaced_hz(40, 11_025)[[1, 12, 39]].round(3).tolist()
+    [85.317, 1024.856, 11025.0]
+    """
+    mels = np.linspace(0, 15 + 27 * math.log(top_hz / 1000) / math.log(6.4), n)
+    return np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))
