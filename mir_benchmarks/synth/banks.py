@@ -28,6 +28,7 @@ BLOCK = 64  # frames that fluidsynth computes at once; strokes fall on their lim
 SAMPLES_UP_TO_HZ = 22_050  # sound fonts are sampled at 44.1 kHz
 BEND_CENTS, BEND_CENTRE = 200, 8192
 GAIN = 0.5
+PUBLIC_DOMAIN = "public domain"
 SETTINGS = {"synth.reverb.active": 0, "synth.chorus.active": 0, "synth.lock-memory": 0, "synth.polyphony": 128,
             "synth.midi-channels": 16}  # fmt: skip
 WARNING = 2  # fluidsynth's level
@@ -51,7 +52,7 @@ BANKS = {
         Bank("fluid", "FluidR3 GM", "FluidR3_GM.sf2", "fluid-soundfont-gm", "MIT", "train"),
         Bank("musescore", "MuseScore General", "MuseScore_General_Full.sf2", "musescore-general-soundfont-lossless",
              "MIT", "train"),
-        Bank("csound", "Csound GM bank", "sf_GMbank.sf2", "csound-soundfont", "public domain", "test"),
+        Bank("csound", "Csound GM bank", "sf_GMbank.sf2", "csound-soundfont", PUBLIC_DOMAIN, "test"),
     )
 }  # fmt: skip
 
