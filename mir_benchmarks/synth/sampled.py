@@ -100,6 +100,10 @@ class SampledCorpus:
         """The score of clip `index`."""
         return self.clip(index).score
 
+    def row(self, index: int) -> dict[str, Any]:
+        """What a manifest says about clip `index`: the score, the band, the sources and their licence."""
+        return self.clip(index).as_dict()
+
     def read(self, index: int) -> np.ndarray:
         """Clip `index`, float32 [N]."""
         clip = self.clip(index)

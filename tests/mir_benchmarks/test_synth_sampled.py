@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mert.errors import UsageError
+from mert.train.corpus.opening import open_corpus
 from mir_benchmarks.synth import pieces as pieces_module
 from mir_benchmarks.synth.arrange import Tempo, arrange, triad_of
 from mir_benchmarks.synth.band import Band, Instrument, hire, render_band, strokes_of
@@ -27,6 +29,7 @@ from mir_benchmarks.synth.programs import range_of
 from mir_benchmarks.synth.render import mix, total
 from mir_benchmarks.synth.sampled import KINDS, SampledCorpus
 from mir_benchmarks.synth.score import STEMS, Note, Part, Score
+from mir_benchmarks.synth.write import write_hours
 
 GROUPS = ("handel", "nottingham-dataset")
 RESTRICTIONS = ("ut orpheus", "reserved", "commercial", "permission", "licens", "general public", "creative commons")
@@ -55,6 +58,8 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for group, n_parts in (("nottingham-dataset", 1), ("handel", 3)):
         rows = [made_row(f"{group}/{number}", group, f"tune n{number}", n_parts, rng) for number in range(40)]
         (folder / f"{group}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for group in set(pieces_module.GROUPS) - set(GROUPS):
+        (folder / f"{group}.jsonl").write_text("")
     for cache in (pieces, pieces_of):
         cache.cache_clear()
     yield tmp_path
@@ -273,3 +278,16 @@ def test_notes_of_a_solo_are_the_pitches_of_its_score(cached: Path) -> None:
         hz = np.argmax(level) * 16_000 / (1 << 16)
         cents = 1200 * np.log2(hz / 440) - 100 * (note.midi - 69)
         assert abs((cents + 600) % 1200 - 600) < 50, (note, hz)
+
+
+@with_sounds
+def test_files_and_their_manifest_are_what_prepare_reads(cached: Path, tmp_path: Path) -> None:
+    manifest = write_hours(3 / 3600, tmp_path / "music", seconds=1.0, seed=2, sampled=True)
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    assert len(rows) == 3 and {row["licence"] for row in rows} == {"MIT"} and all(row["sources"] for row in rows)
+    music = open_corpus(str(manifest), 24_000, 24_000, {})
+    assert music.licences == ("MIT",) and len(music) == 3
+    played_N = SampledCorpus(2, 3, 1.0).read(1)
+    assert np.abs(music.read(1, 0, 24_000) - played_N).max() <= 2**-15
+    with pytest.raises(UsageError, match="choose another folder"):
+        write_hours(3 / 3600, tmp_path / "music", seconds=1.0, seed=2)
