@@ -3,7 +3,7 @@ PYTHON ?= python3
 LIGHT := .venv-light
 FULL := .venv-full
 PIP := -m pip install --quiet --disable-pip-version-check --no-compile
-ALL := train,probe,encodec,fairseq2,jobs,codecs,plots,onnx,dev
+ALL := train,probe,encodec,fairseq2,jobs,codecs,plots,onnx,sounds,dev
 # Models in tests are tiny: on busy cores a second thread makes their steps many times slower, not faster. So two
 # processes of one thread each share the tests.
 PYTEST := OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -q

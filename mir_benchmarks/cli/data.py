@@ -1,4 +1,4 @@
-"""The commands about data: `mert bench prepare` for the corpora of tasks, `synth` and `recordings` for music."""
+"""The commands about data: `prepare` for the corpora of tasks, `synth` and `recordings` for music to train on."""
 
 import sys
 from pathlib import Path
@@ -52,16 +52,20 @@ def synth(
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of a clip.")] = 10.0,
     rate_hz: Annotated[int, typer.Option(min=8_000, max=192_000, help="Sample rate.")] = 24_000,
     purpose: Annotated[
-        Literal["train", "bench"], typer.Option(help="train and bench share no piece and no instrument.")
+        Literal["train", "bench", "valid", "test"],
+        typer.Option(help="train and bench (sampled: train, valid and test) share no piece."),
     ] = "train",
     audio_format: Annotated[Literal["flac", "wav"], typer.Option("--format", help="Of the files, 16 bits.")] = "flac",
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    sampled: Annotated[
+        bool, typer.Option("--sampled", help="Sampled instruments and real scores: data=sampled.")
+    ] = False,
 ) -> None:
-    """Write the synthetic music of data=synth with its scores. Run it again to continue, or for more hours."""
+    """Write the music of data=synth (or sampled) with its scores. Run it again to continue, or for more hours."""
     from mir_benchmarks.synth.write import open_folder, write_hours
 
     with usage_errors("bench synth"):
-        corpus = open_folder(out, hours, seed, seconds, rate_hz, purpose, audio_format)
+        corpus = open_folder(out, hours, seed, seconds, rate_hz, purpose, audio_format, sampled)
     lines, n_clips, n_rendered = console(), len(corpus), 0
     with progress(lines) as bar:
         clips = bar.add_task("clips", total=n_clips)
@@ -73,7 +77,7 @@ def synth(
 
         scores = write_hours(
             hours, out, seed, workers, seconds=seconds, rate_hz=rate_hz, purpose=purpose, suffix=audio_format,
-            on_progress=on_progress,
+            sampled=sampled, on_progress=on_progress,
         )  # fmt: skip
     lines.print(
         f"{n_clips} clips of {seconds:g} s ({n_clips * seconds / 3600:.4g} h) at {rate_hz} Hz: {n_rendered} written, "

@@ -1,6 +1,7 @@
 """Synthetic music as a corpus: any clip by its index, the same in every order, process and thread."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,10 @@ class SynthCorpus:
             raise IndexError(f"clip {index} of {self.n_items}")
         seed = (PURPOSES[self.purpose], self.seed, int(index))
         return compose(seed, self.seconds, instruments=INSTRUMENTS[self.purpose], singers=SINGERS[self.purpose])
+
+    def row(self, index: int) -> dict[str, Any]:
+        """What a manifest says about clip `index`."""
+        return self.score(index).as_dict()
 
     def read(self, index: int) -> np.ndarray:
         """Clip `index`, float32 [N]."""

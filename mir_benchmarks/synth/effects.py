@@ -1,4 +1,4 @@
-"""Effects on a mix: drive, room and equaliser, the last two in one pass over the spectrum."""
+"""Effects on a mix: drive, compressor, room and equaliser, the last two in one pass over the spectrum."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from mir_benchmarks.synth.score import Score
-from mir_benchmarks.synth.seeds import stream
+from mir_benchmarks.synth.seeds import Seed, stream
 from mir_benchmarks.synth.styles import STYLES
 
 
@@ -21,6 +21,7 @@ class Finish:
     bells: tuple[tuple[float, float, float], ...]  # (hz, octaves, dB)
     noise_db: float
     level_db: float
+    squeeze: float = 0.0  # of the compressor: 0 leaves the dynamics, 1 takes away most
 
 
 def finish_of(score: Score) -> Finish:
@@ -32,6 +33,18 @@ def finish_of(score: Score) -> Finish:
     return Finish(
         float(rng.uniform(0.2, 0.6) + 2 * room), float(room * rng.uniform(0.5, 1.3)), float(rng.uniform(120, 300)),
         float(tilt + rng.uniform(-2.5, 2.5)), bells, float(rng.uniform(-72, -46)), float(rng.uniform(-22, -12)),
+    )  # fmt: skip
+
+
+def drawn_finish(seed: Seed) -> Finish:
+    """A finish of any kind, as recordings of many sources have: dry or in a church, dull or sharp, loud or soft."""
+    rng = stream(seed, "effects")
+    bells = tuple((float(80 * 90 ** rng.random()), float(rng.uniform(0.7, 2.5)), float(rng.uniform(-6, 6)))
+                  for _ in range(2))  # fmt: skip
+    return Finish(
+        float(0.15 * 20 ** rng.random()), float(rng.choice((0.0, rng.uniform(0.05, 0.25), rng.uniform(0.2, 0.8)))),
+        float(rng.uniform(80, 300)), float(rng.normal(0, 3)), bells, float(rng.uniform(-75, -38)),
+        float(rng.uniform(-34, -11)), float(rng.choice((0.0, rng.random()))),
     )  # fmt: skip
 
 
@@ -57,6 +70,26 @@ def drive(wave_N: np.ndarray, amount: float) -> np.ndarray:
     relative = np.arange(len(bent)) / len(bent)
     bent *= (1 / (1 + (relative / 0.42) ** 6)).astype(np.float32)
     return np.fft.irfft(bent, size)[:n].astype(np.float32)
+
+
+def compress(wave_N: np.ndarray, amount: float, rate_hz: int) -> np.ndarray:
+    """Louder where it was soft: the level of 10-ms blocks, which rises at once and falls slowly, is drawn together.
+
+    `amount` from 0 to 1: at 1 a part that is 20 dB softer than the whole comes out 6 dB softer.
+    """
+    block = max(1, round(0.01 * rate_hz))
+    padded = np.pad(wave_N, (0, -len(wave_N) % block)).reshape(-1, block)
+    power = np.mean(np.square(padded, dtype=np.float64), axis=1)
+    smooth, held = np.empty_like(power), 0.0
+    for i, now in enumerate(power):
+        held = now if now > held else held + (now - held) * 0.06
+        smooth[i] = held
+    rms = np.sqrt(np.mean(power))
+    if not rms:
+        return wave_N
+    gains = np.maximum(np.sqrt(smooth) / rms, 0.03) ** (-0.7 * amount)
+    at = (np.arange(len(gains)) + 0.5) * block
+    return (wave_N * np.interp(np.arange(len(wave_N)), at, gains)).astype(np.float32)
 
 
 def response(finish: Finish, size: int, rate_hz: int) -> np.ndarray:

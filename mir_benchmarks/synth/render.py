@@ -3,7 +3,7 @@
 import numpy as np
 
 from mir_benchmarks.synth.drums import band_noise, sample
-from mir_benchmarks.synth.effects import drive, finish_of, produce
+from mir_benchmarks.synth.effects import Finish, compress, drive, finish_of, produce
 from mir_benchmarks.synth.instruments import instrument
 from mir_benchmarks.synth.score import STEMS, Note, Score
 from mir_benchmarks.synth.seeds import stream
@@ -83,12 +83,18 @@ def mix(
     eq: bool = True,
     noise: bool = True,
     level: bool = True,
+    finish: Finish | None = None,
 ) -> np.ndarray:
-    """The finished clip, float32 [N]: no DC, peak below 1. With all switches off: the plain sum of the stems."""
-    finish = finish_of(score)
+    """The finished clip, float32 [N]: no DC, peak below 1. With all switches off: the plain sum of the stems.
+
+    `finish`: another one than that of the score's style.
+    """
+    finish = finish_of(score) if finish is None else finish
     out = total(stems)
     if room or eq:
         out = produce(out, finish, score.seed, rate_hz, room, eq)
+    if finish.squeeze:
+        out = compress(out, finish.squeeze, rate_hz)
     rms = float(np.sqrt(np.mean(np.square(out, dtype=np.float64))))
     if noise and rms:
         hiss = stream(score.seed, "hiss").standard_normal(len(out), dtype=np.float32)

@@ -12,8 +12,10 @@ Seed = tuple[int, int, int]  # purpose, seed, index
 Draw = Callable[[float, float], float]  # a number between two
 
 MAGIC = 0x4D455254
-PURPOSES = {"single": 0, "train": 1, "bench": 2, "instrument": 3, "kit": 4, "singer": 5}
-ASPECTS = ("plan", "harmony", "parts", "playing", "drums", "effects", "room", "hiss", "breath", "patch")
+PURPOSES = {"single": 0, "train": 1, "bench": 2, "instrument": 3, "kit": 4, "singer": 5,
+            "sampled train": 6, "sampled valid": 7, "sampled test": 8}  # fmt: skip
+ASPECTS = ("plan", "harmony", "parts", "playing", "drums", "effects", "room", "hiss", "breath", "patch",
+           "band", "hands", "piece")  # fmt: skip
 
 
 def seed_of(seed: int | Sequence[int]) -> Seed:

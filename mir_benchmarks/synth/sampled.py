@@ -1,0 +1,142 @@
+"""Sampled music as a corpus: scores of our composer and of real composers, played by sound fonts."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mir_benchmarks.synth.arrange import arrange
+from mir_benchmarks.synth.band import Band, hire, render_band
+from mir_benchmarks.synth.banks import BANKS, PUBLIC_DOMAIN, banks_of, require
+from mir_benchmarks.synth.compose import compose
+from mir_benchmarks.synth.corpus import INSTRUMENTS, SINGERS
+from mir_benchmarks.synth.effects import drawn_finish
+from mir_benchmarks.synth.pieces import GROUPS, pieces_of
+from mir_benchmarks.synth.render import mix
+from mir_benchmarks.synth.score import Score
+from mir_benchmarks.synth.seeds import PURPOSES, Seed, stream
+
+# What is in a clip, and how often. Half are our composer's scores, half real ones; a quarter is one instrument alone.
+KINDS = {
+    "band": 0.24, "few": 0.16, "alone": 0.10,  # all parts of a composed score, some, one
+    "ensemble": 0.20, "backed": 0.15, "solo": 0.15,  # real music: all parts, a tune with bass and chords, a part
+}  # fmt: skip
+SOLO_OF_TUNE = 0.7  # of the solos; the others are parts of polyphony
+BANK_ROLES = {"train": "train", "valid": "train", "test": "test"}
+LEAST_S = 0.12  # of the clip for which a part must sound to be chosen
+
+
+@dataclass(frozen=True)
+class SampledClip:
+    """A clip on paper: its kind, score and band, and the piece it is from, if it is real."""
+
+    kind: str
+    score: Score
+    band: Band
+    piece: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """A row of a manifest, with the columns `licence` and `sources`: scores are in the public domain."""
+        banks = [BANKS[name] for name in self.band.banks]
+        sources = [f"{bank.title} ({bank.package}: {bank.licence})" for bank in banks]
+        if self.piece:
+            sources.append(f"music21 corpus {self.piece} (public domain)")
+        licence = next((bank.licence for bank in banks if bank.licence != PUBLIC_DOMAIN), PUBLIC_DOMAIN)
+        about = {"kind": self.kind, "piece": self.piece, "licence": licence, "sources": sources}
+        return {**about, "band": self.band.as_dict(), **self.score.as_dict()}
+
+
+@dataclass(frozen=True)
+class SampledCorpus:
+    """`n_items` clips of `seconds` at `rate_hz`. Purposes "train", "valid" and "test" share no score.
+
+    "test" shares no sound font with the others, either. `groups` names the groups of real scores, with commas.
+    MertError if fluidsynth, a bank or music21 is missing.
+    """
+
+    seed: int = 0
+    n_items: int = 36_000
+    seconds: float = 10.0
+    rate_hz: int = 24_000
+    purpose: str = "train"
+    groups: str = ",".join(GROUPS)
+
+    def __post_init__(self) -> None:
+        if self.purpose not in BANK_ROLES:
+            raise ValueError(f"purpose is one of {', '.join(BANK_ROLES)}, not {self.purpose!r}")
+        if not (0 <= self.seed < 2**32 and 0 < self.n_items <= 2**32 and self.rate_hz >= 8_000 and self.seconds > 0):
+            raise ValueError(
+                f"seed and n_items lie in [0, 2**32], rate_hz is at least 8000, seconds positive: got {self}"
+            )
+        require(*banks_of(BANK_ROLES[self.purpose]))
+        pieces_of(self.purpose, True, self._groups)  # read scores now rather than in each worker
+
+    def __len__(self) -> int:
+        return self.n_items
+
+    @property
+    def _groups(self) -> tuple[str, ...]:
+        return tuple(self.groups.split(","))
+
+    def clip(self, index: int) -> SampledClip:
+        """Clip `index` on paper."""
+        if not 0 <= index < self.n_items:
+            raise IndexError(f"clip {index} of {self.n_items}")
+        seed = (PURPOSES[f"sampled {self.purpose}"], self.seed, int(index))
+        rng = stream(seed, "plan", 1)
+        kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+        banks = banks_of(BANK_ROLES[self.purpose])
+        if kind in ("band", "few", "alone"):
+            score = self._composed(seed, kind, rng)
+            return SampledClip(kind, score, hire(score, banks))
+        tunes = kind == "backed" or (kind == "solo" and rng.random() < SOLO_OF_TUNE)
+        pieces = pieces_of(self.purpose, tunes, self._groups)
+        piece = pieces[int(rng.integers(len(pieces)))]
+        arranged = arrange(piece, seed, self.seconds, kind)
+        return SampledClip(kind, arranged.score, hire(arranged.score, banks, arranged.programs), piece.name)
+
+    def score(self, index: int) -> Score:
+        """The score of clip `index`."""
+        return self.clip(index).score
+
+    def row(self, index: int) -> dict[str, Any]:
+        """What a manifest says about clip `index`: the score, the band, the sources and their licence."""
+        return self.clip(index).as_dict()
+
+    def read(self, index: int) -> np.ndarray:
+        """Clip `index`, float32 [N]."""
+        clip = self.clip(index)
+        stems = render_band(clip.score, clip.band, self.rate_hz)
+        return mix(stems, clip.score, self.rate_hz, finish=drawn_finish(clip.score.seed))
+
+    def _composed(self, seed: Seed, kind: str, rng: np.random.Generator) -> Score:
+        """All of a composed score, or the parts that were drawn."""
+        of = "bench" if self.purpose == "test" else "train"
+        score = compose(seed, self.seconds, instruments=INSTRUMENTS[of], singers=SINGERS[of])
+        seconds = [sum(note.duration_s for note in score.notes if note.part == i) for i in range(len(score.parts))]
+        sounding = [i for i, of_part in enumerate(seconds) if of_part > LEAST_S * self.seconds]
+        if kind == "band" or not sounding:
+            return score
+        n = 1 if kind == "alone" else int(rng.integers(2, 4))
+        kept = sorted(int(i) for i in rng.permutation(sounding)[:n])
+        return only(score, kept, drums=kind == "few" and rng.random() < 0.4)
+
+
+def only(score: Score, kept: list[int], drums: bool) -> Score:
+    """The score without the other parts.
+
+    >>> from mir_benchmarks.synth.compose import compose
+    >>> duo = only(compose(0, 8.0, style="jazz"), [0, 1], drums=False)
+    >>> len(duo.parts), {note.part for note in duo.notes}, len(duo.hits)
+    (2, {0, 1}, 0)
+    """
+    place = {part: i for i, part in enumerate(kept)}
+    notes = tuple(dataclasses.replace(note, part=place[note.part]) for note in score.notes if note.part in place)
+    parts = tuple(score.parts[i] for i in kept)
+    return dataclasses.replace(score, parts=parts, notes=notes, hits=score.hits if drums else ())
+
+
+def corpus(**options: int | float | str) -> SampledCorpus:
+    """The corpus of the entry-point group `mert.corpora`; the options are those of SampledCorpus."""
+    return SampledCorpus(**options)  # type: ignore[arg-type]
