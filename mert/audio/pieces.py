@@ -1,7 +1,7 @@
 """Resampling in pieces of a second that do not depend on each other, so that any of them can be computed alone.
 
 A piece is resampled with a margin on both sides, which is cut off. That differs from resampling the whole by at most
-3e-7 at the usual rates: the margin is several times as long as the filter.
+5e-7 at the usual rates: the margin is several times as long as the filter.
 
 Shapes: N samples.
 """
