@@ -14,6 +14,7 @@ from teachers.clustering import DEFAULT, Fitting
 
 # name: (module, class, constructor without data, constructor from data); imported when used, as some need extras
 _TEACHERS: dict[str, tuple[str, str, str | None, str | None]] = {
+    "basic_pitch": ("teachers.basic_pitch", "BasicPitchTeacher", "installed", None),
     "cqt": ("teachers.cqt", "CqtTeacher", "at_rate", None),
     "encodec": ("teachers.encodec", "EncodecTeacher", "pretrained", None),
     "encodec_small": ("teachers.encodec", "SmallEncodecTeacher", None, "fit"),

@@ -48,7 +48,9 @@ class PretrainerConfig:
 
     @classmethod
     def of(cls, recipe: Recipe, teachers: Mapping[str, TargetSource]) -> Self:
-        """The configuration of a recipe with its loaded teachers."""
+        """The configuration of a recipe with its loaded teachers; UsageError if it weights any other."""
+        if unknown := sorted(recipe.weights.teachers.keys() - teachers.keys()):
+            raise UsageError(f"weights.teachers={unknown}", "names no teacher of this run", f"give {list(teachers)}")
         return cls(
             model=recipe.model,
             n_classes={name: teacher.n_classes for name, teacher in teachers.items() if teacher.n_classes},

@@ -141,13 +141,17 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weights of the parts of the loss (`weights` in a recipe); the defaults are those of MERT-v1-95M (no clips)."""
+    """Weights of the parts of the loss (`weights` in a recipe); the defaults are those of MERT-v1-95M (no clips).
+
+    `teachers` holds further factors of single teachers, by their keys, for targets of other variances than most.
+    """
 
     codes: float = 1.0
     frames: float = 1.0
     clips: float = 1.0
     penalty: float = 10.0
     feature_grad: float = 0.1  # share of the gradient that reaches the convolutions
+    teachers: dict[str, float] = field(default_factory=dict)
 
 
 class Pretrainer(nn.Module):
@@ -182,14 +186,18 @@ class Pretrainer(nn.Module):
         loss = self.weights.penalty * parts["penalty"]
         for name, head in self.code_heads.items():
             parts[f"{name}/loss"], parts[f"{name}/right"] = head(states_SD, group.masked_codes(name))
-            loss = loss + self.weights.codes * parts[f"{name}/loss"].sum()
+            loss = loss + self.weights.codes * self.factor(name) * parts[f"{name}/loss"].sum()
         for name, head in self.frame_heads.items():
             parts[f"{name}/loss"] = head(states_SD, group.masked_frames(name))
-            loss = loss + self.weights.frames * parts[f"{name}/loss"]
+            loss = loss + self.weights.frames * self.factor(name) * parts[f"{name}/loss"]
         for name, head in self.clip_heads.items():
             parts[f"{name}/loss"] = group.per_masked_frame(head(states_BTD, group.clips[name]))
-            loss = loss + self.weights.clips * parts[f"{name}/loss"]
+            loss = loss + self.weights.clips * self.factor(name) * parts[f"{name}/loss"]
         return loss, {name: part.detach() for name, part in parts.items()}
+
+    def factor(self, name: str) -> float:
+        """The factor of a teacher in the loss, beside the weight of its kind."""
+        return self.weights.teachers.get(name, 1.0)
 
     def head_of(self, name: str) -> nn.Module:
         """The head of a teacher."""

@@ -371,6 +371,8 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
             return float(value)  # YAML reads 1e-3 as text
         except ValueError:
             pass
+    elif kind == dict[str, float] and isinstance(value, dict):
+        return {key: _typed(f"{name}.{key}", item, float) for key, item in value.items()}
     elif isinstance(value, origin) and (origin is bool or not isinstance(value, bool)):
         return value
     raise UsageError(f"{name}={value!r}", "has the wrong type", f"give {getattr(kind, '__name__', kind)}")

@@ -123,7 +123,11 @@ class MusicnnTeacher(Teacher):
         """One kind of outputs [P] of each tagger for a clip, computed without autocast."""
         made = {}
         with whole_float32(wave_1N.device), torch.autocast(wave_1N.device.type, enabled=False):
-            mel_BTM = self._patches(log_mel(resampled(wave_1N, self.sample_rate, RATE_HZ))[0])
+            mel_TM = log_mel(resampled(wave_1N, self.sample_rate, RATE_HZ))[0]
+            if len(mel_TM) < PATCH:
+                reason = f"clips of {wave_1N.shape[1] / self.sample_rate:.2f} s are too short for it"
+                raise TeacherError(self.name, reason, "give clip_s=3 or more")
+            mel_BTM = patches(mel_TM)
             for name, tagger in self.taggers.items():
                 embedding_BE, logits_BP = tagger.to(mel_BTM.device)(mel_BTM)
                 norm = tagger.hidden_norm
@@ -134,15 +138,12 @@ class MusicnnTeacher(Teacher):
                 made[name] = kinds[outputs].mean(0)
         return made
 
-    def _patches(self, mel_TM: Tensor) -> Tensor:
-        """The patches [B, 187, M] of a clip."""
-        spare = len(mel_TM) - PATCH
-        if spare < 0:
-            seconds = len(mel_TM) * HOP / RATE_HZ
-            raise TeacherError(self.name, f"clips of {seconds:.2f} s are too short for it", "give clip_s=3 or more")
-        n = max(1, math.ceil((len(mel_TM) - REST) / PATCH))
-        starts = [spare // 2] if n == 1 else [round(i * spare / (n - 1)) for i in range(n)]
-        return torch.stack([mel_TM[start : start + PATCH] for start in starts])
+
+def patches(mel_TM: Tensor) -> Tensor:
+    """The patches [B, 187, M] of a clip, which is at least as long."""
+    spare, n = len(mel_TM) - PATCH, max(1, math.ceil((len(mel_TM) - REST) / PATCH))
+    starts = [spare // 2] if n == 1 else [round(i * spare / (n - 1)) for i in range(n)]
+    return torch.stack([mel_TM[start : start + PATCH] for start in starts])
 
 
 def beginning(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from harness.sounds import tiny_config
 from mert.errors import UsageError
 from mert.models.mert import Mert
 from mert.train.corruption import Mixing, span_mask
+from mert.train.initialisation import PretrainerConfig
 from mert.train.objective import ClipHead, CodeHead, FrameHead, Group, Pretrainer, Weights, tf32
 from mert.train.recipe import NAMED, read_recipe, v1_95m, v1_330m
 
@@ -154,7 +156,7 @@ def small_group(n_clips: int = 3, n_samples: int = 8000) -> Group:
     return Group(0.1 * torch.randn(n_clips, n_samples), mask_BT, codes, frames, clips)
 
 
-def small_objective(**weights: float) -> Pretrainer:
+def small_objective(**weights: Any) -> Pretrainer:
     """Without dropout, with a head of each kind for `small_group`."""
     torch.manual_seed(0)
     model = Mert(tiny_config(dropout=0.0, attention_dropout=0.0, input_dropout=0.0))
@@ -168,7 +170,10 @@ def test_the_loss_is_the_weighted_sum_over_masked_frames() -> None:
         loss, parts = objective(group)
         penalty = objective.model.frontend(group.wave_BN).square().mean() * group.n_masked
         wanted = parts["a/loss"].sum() + 2.0 * parts["b/loss"] + 0.5 * parts["c/loss"] + 3.0 * penalty
+        alone = small_objective(frames=2.0, clips=0.5, penalty=3.0, teachers={"b": 10.0}).eval()
+        more = alone(group)[0] - loss
     assert float(loss) == pytest.approx(float(wanted), rel=1e-5)
+    assert float(more) == pytest.approx(2.0 * 9.0 * float(parts["b/loss"]), rel=1e-4)
 
 
 @torch.no_grad()
@@ -272,7 +277,21 @@ def test_recipes_are_changed_by_typed_keys_and_unknown_ones_are_errors() -> None
     )
     assert (recipe.steps, recipe.lr, recipe.mixing.apply_prob) == (50, 1e-3, 0.0)
     assert recipe.teachers == ("cqt", "random_projection")
-    for wrong in ("stepz=5", "mixing.prob=1", "steps=many", "steps", "compile=3", "batch_clips=3", "warmup_steps=9999"):
+    weighted = read_recipe("nano", ["weights.teachers.basic_pitch=1e2"])
+    assert weighted.weights.teachers == {"basic_pitch": 100.0}
+    with pytest.raises(UsageError, match=r"weights.teachers=\['basic_pitch'\]: names no teacher of this run"):
+        PretrainerConfig.of(weighted, {})
+    for wrong in (
+        "weights.teachers.cqt=much",
+        "weights.teachers=2",
+        "stepz=5",
+        "mixing.prob=1",
+        "steps=many",
+        "steps",
+        "compile=3",
+        "batch_clips=3",
+        "warmup_steps=9999",
+    ):
         with pytest.raises(UsageError):
             read_recipe("nano", ["group_clips=2", "batch_clips=4", wrong])
     with pytest.raises(UsageError, match="no recipe of this name"):

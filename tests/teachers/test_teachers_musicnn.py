@@ -21,7 +21,7 @@ from teachers.base import TeacherError
 from teachers.musicnn import teacher as module
 from teachers.musicnn.checkpoint import DATA, INDEX, read_checkpoint
 from teachers.musicnn.network import from_tensorflow, tagger_of
-from teachers.musicnn.teacher import SHA256, TAG_NAMES, MusicnnTeacher, log_mel, mel_bank, mel_spaced_hz
+from teachers.musicnn.teacher import SHA256, TAG_NAMES, MusicnnTeacher, log_mel, mel_bank, mel_spaced_hz, patches
 from teachers.spectral import resampled
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "musicnn.json").read_text())
@@ -291,9 +291,9 @@ def test_patches_cover_a_clip(package: Path) -> None:
     """At 16 kHz: one in the middle of 3 s, one at the beginning and one at the end of 5 s, five of 12.5 s."""
     teacher = MusicnnTeacher.installed(package, taggers=("MTT",), sample_rate=16_000)
     for n_frames, starts in ((187, [0]), (203, [8]), (204, [0, 17]), (313, [0, 126]), (782, [0, 149, 298, 446, 595])):
-        patches = teacher._patches(torch.arange(float(n_frames))[:, None])
-        assert patches.shape[1] == 187
-        assert patches[:, 0, 0].tolist() == starts
+        cut_BTM = patches(torch.arange(float(n_frames))[:, None])
+        assert cut_BTM.shape[1] == 187
+        assert cut_BTM[:, 0, 0].tolist() == starts
     wave_1N = torch.from_numpy(music(5.0, RATE_HZ, seed=2))[None]
     mel_TM = log_mel(wave_1N)[0]
     tagger = teacher.taggers["MTT"]
@@ -304,7 +304,7 @@ def test_patches_cover_a_clip(package: Path) -> None:
 
 def test_clips_below_a_patch_are_refused(package: Path) -> None:
     teacher = MusicnnTeacher.installed(package, taggers=("MTT",))
-    with pytest.raises(TeacherError, match=r"musicnn: clips of 1.01 s are too short for it; give clip_s=3 or more"):
+    with pytest.raises(TeacherError, match=r"musicnn: clips of 1.00 s are too short for it; give clip_s=3 or more"):
         teacher.targets(torch.zeros(1, 24_000))
 
 
@@ -371,10 +371,10 @@ def test_recordings_have_the_tags_that_the_authors_code_gives_them() -> None:
             wave_NC, file_hz = soundfile.read(REFERENCE / "audio/music" / name, dtype="float32", always_2d=True)
             wave_1N = torch.from_numpy(soxr.resample(wave_NC.mean(1), file_hz, rate_hz))[None]
             mel_TM = log_mel(resampled(wave_1N, rate_hz, RATE_HZ))[0]
-            patches = mel_TM[: len(mel_TM) // 187 * 187].unflatten(0, (-1, 187))
+            patches_BTM = mel_TM[: len(mel_TM) // 187 * 187].unflatten(0, (-1, 187))
             for tagger, wanted in golden.items():
                 with torch.no_grad():
-                    got = teacher.taggers[tagger](patches)[1].sigmoid().mean(0)
+                    got = teacher.taggers[tagger](patches_BTM)[1].sigmoid().mean(0)
                 assert got.tolist() == pytest.approx(wanted, abs=1e-4 if rate_hz == RATE_HZ else 0.01), (name, tagger)
                 found[name, tagger, rate_hz] = dict(zip(TAG_NAMES[tagger], got.tolist(), strict=True))
     trumpet = found["sorohanro_-_solo-trumpet-06.ogg", "MSD", 24_000]
