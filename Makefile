@@ -55,6 +55,7 @@ $(LIGHT)/ready-dev: $(LIGHT)/ready
 $(FULL)/ready: pyproject.toml
 	$(PYTHON) -m venv $(FULL)
 	$(FULL)/bin/python $(PIP) -e ".[$(ALL)]" "transformers==4.57.6"  # transformers: the oracle of the parity tests
+	$(FULL)/bin/python $(PIP) --no-deps musicnn==0.1.0 basic-pitch==0.4.0  # teachers: their weights alone
 	touch $@
 
 clean:

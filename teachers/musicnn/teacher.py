@@ -62,7 +62,7 @@ TAG_NAMES = {
 
 
 class MusicnnTeacher(Teacher):
-    """Clip targets [B, P] of one or both taggers (`taggers`), side by side; a clip is heard at 16 kHz.
+    """Clip targets [B, P] of one or both taggers (`taggers`), side by side, which take music at 16 kHz.
 
     `outputs="embedding"` are the 200 numbers of each before its tags, standardised by what its last norm measured on
     its training music; `"tags"` are its 50 tags as logits. Both are means over patches of 3 s: that in the middle of a
