@@ -39,7 +39,7 @@ CHOICES: dict[str, tuple[tuple[int, ...], ...]] = {
     "organ": ((16, 17, 18, 19, 20),),
     "reed": ((71,), (64, 65, 66, 67), (68, 69, 70)),
     "string": ((40, 41, 42, 48, 49, 50, 51),),
-    "synth_lead": ((80, 81, 82, 87), (81, 84, 86, 90), (83, 85, 80, 62)),
+    "synth_lead": ((81, 87, 90), (80, 82, 86), (83, 84, 85, 62)),
     "vocal": ((52, 53, 54, 91),),
 }
 OF_ROLE = {
@@ -50,7 +50,7 @@ DRIVEN = (29, 30)
 
 # Kits by the kinds of our own drums: programs that all banks have.
 DRUM_KITS = {
-    "acoustic": (0, 8, 16), "brush": (32, 40), "disco": (0, 16, 24), "drum_machine": (24, 25), "heavy": (8, 16),
+    "acoustic": (0, 8), "brush": (32, 40), "disco": (24,), "drum_machine": (25,), "heavy": (16,),
 }  # fmt: skip
 DRUM_KEYS = {
     "kick": 36, "snare": 38, "clap": 39, "rim": 37, "tom_low": 45, "tom_mid": 47, "tom_high": 50, "hat": 42,

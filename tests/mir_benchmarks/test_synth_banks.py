@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harness.scores import with_banks
 
 from mert.errors import MertError
 from mir_benchmarks.synth import banks
@@ -17,7 +18,6 @@ from mir_benchmarks.synth.banks import BANKS, Stroke, bank_rate, is_installed, p
 from mir_benchmarks.synth.programs import DRUM_KITS, MELODIC, octaves_into, range_of
 from mir_benchmarks.synth.tones import hz_of
 
-with_banks = pytest.mark.skipif(not is_installed(*BANKS), reason=f"sampled music: {banks.how_to_install()}")
 RATE_HZ = 24_000
 CLIPS = {
     "piano": ("csound", 0, [Stroke(0.1 * i, 0.1 * i + 0.5, 60 + i, 90) for i in range(5)], False),
@@ -50,7 +50,8 @@ def test_the_same_bits_in_any_order() -> None:
 
 @with_banks
 def test_the_same_bits_in_another_process_and_from_threads() -> None:
-    code = "import test_synth_banks as t; print(*(t.digest(name) for name in reversed(t.CLIPS)))"
+    code = "import sys; sys.path.append('..'); import test_synth_banks as t;"  # beside it, the harness
+    code += "print(*(t.digest(name) for name in reversed(t.CLIPS)))"
     run = [sys.executable, "-c", code]
     done = subprocess.run(run, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     elsewhere = done.stdout.split()
