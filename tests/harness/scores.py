@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mir_benchmarks.synth.banks import BANKS, how_to_install, is_installed
-from mir_benchmarks.synth.pieces import GROUPS, cache_folder, pieces, pieces_of
+from mir_benchmarks.synth.pieces import GROUPS, beginnings_of, cache_folder, pieces, pieces_of
 
 TUNES, POLYPHONY = "nottingham-dataset", "handel"
 HAS_MUSIC21 = importlib.util.find_spec("music21") is not None
@@ -41,7 +41,7 @@ def invented_scores(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 def forget() -> None:
     """Pieces are read anew."""
-    for cache in (pieces, pieces_of):
+    for cache in (pieces, pieces_of, beginnings_of):
         cache.cache_clear()
 
 
@@ -49,7 +49,7 @@ def made_row(group: str, number: int, n_parts: int, rng: np.random.Generator) ->
     """Sixteen bars of quavers in C major or A minor, every other one on its chord, an octave between the parts."""
     scale, tonic, mode = ((60, 62, 64, 65, 67, 69, 71, 72), 0, "major") if number % 2 else (
         (57, 59, 60, 62, 64, 65, 67, 69), 9, "minor")  # fmt: skip
-    notes = sorted((i / 2, part, int(scale[2 * (i % 4 // 2)] if i % 16 < 8 else rng.choice(scale)) - 12 * part)
+    notes = sorted((i / 2, part, int(scale[2 * (i % 4 // 2)] if i % 16 >= 8 else rng.choice(scale)) - 12 * part)
                    for part in range(n_parts) for i in range(128))  # fmt: skip
     onset, part_of, midi = (list(column) for column in zip(*notes, strict=True))
     return {"name": f"{group}/{number}", "group": group, "title": f"tune n{number} {group}", "metre": [4, 4],

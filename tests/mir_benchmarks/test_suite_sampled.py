@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from harness.bench_runs import oracle, run
-from harness.scores import invented_scores, with_sounds
+from harness.scores import HAS_MUSIC21, invented_scores, with_sounds
 
 from mert.errors import MertError
 from mir_benchmarks.datasets.dataset import SPLITS
@@ -37,6 +37,9 @@ MICRO = {"gtzan": Extent(2, 1, 1, 3.0, groups=10), "giantsteps": Extent(24, 8, 1
 
 @pytest.fixture(scope="module", autouse=True)
 def scores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    if not HAS_MUSIC21:  # all tests that need scores are skipped
+        yield
+        return
     with pytest.MonkeyPatch.context() as patch, invented_scores(tmp_path_factory.mktemp("cache"), patch):
         patch.setitem(SIZES, "sampled-micro", MICRO)
         yield
@@ -200,6 +203,7 @@ def test_the_same_bytes_from_any_number_of_workers(tmp_path: Path) -> None:
 def test_a_missing_bank_ends_it_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fluidsynth", exc_type=ImportError)
     monkeypatch.setattr(banks, "FOLDERS", (tmp_path,))
+    monkeypatch.setitem(SIZES, "sampled-micro", MICRO)
     with pytest.raises(MertError, match="apt-get install"):
         write_suite(tmp_path / "suite", "sampled-micro", corpora=["gtzan"])
     assert not (tmp_path / "suite").exists()

@@ -75,6 +75,20 @@ def test_programs_are_in_tune(bank: str) -> None:
 
 
 @with_banks
+@pytest.mark.check
+@pytest.mark.parametrize("bank", BANKS)
+def test_every_key_of_every_range_sounds(bank: str) -> None:
+    """Softly played, one after another."""
+    rate_hz, step_s = 16_000, 0.4
+    for program in MELODIC:
+        low, high = range_of(program)
+        strokes = [Stroke(step_s * i, step_s * i + 0.25, key, 25) for i, key in enumerate(range(low, high + 1))]
+        wave_N = play(bank, program, strokes, round(step_s * len(strokes) * rate_hz), rate_hz)
+        loudest = np.abs(wave_N.reshape(len(strokes), -1)[:, :4_800]).max(axis=1)
+        assert loudest.min() > 1e-4, (program, low + int(np.argmin(loudest)))
+
+
+@with_banks
 @pytest.mark.parametrize("bank", BANKS)
 def test_kits_have_the_pieces_of_ours(bank: str) -> None:
     for kit in DRUM_KITS["acoustic"]:
@@ -115,6 +129,27 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
         assert not is_installed()
     finally:
         banks.fluidsynth.cache_clear()
+
+
+def test_a_missing_library_names_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyfluidsynth raises an ImportError of its own where it finds no libfluidsynth."""
+    (tmp_path / "fluidsynth.py").write_text("raise ImportError('no library')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "fluidsynth", raising=False)
+    banks.fluidsynth.cache_clear()
+    try:
+        with pytest.raises(MertError, match="libfluidsynth: is not installed; apt-get install fluidsynth"):
+            banks.require()
+    finally:
+        banks.fluidsynth.cache_clear()
+
+
+@with_banks
+def test_a_file_that_is_no_sound_font_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / BANKS["fluid"].file).write_bytes(b"no sound font")
+    monkeypatch.setenv(banks.FOLDER_VARIABLE, str(tmp_path))
+    with pytest.raises(MertError, match=r"FluidR3_GM.sf2: is no sound font that fluidsynth reads"):
+        banks.Player("fluid", 24_000)
 
 
 def test_no_bank_is_for_training_and_for_tests() -> None:
