@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Context = Literal["window", "training"]
 Rules = Literal["hub", "marble"]
-Suite = Literal["tiny", "small"]
+Suite = Literal["tiny", "small", "sampled"]
 
 MODELS = "Name, folder, log-mel, mfcc, cqt-chroma, random-nano"
 

@@ -10,6 +10,7 @@ from mir_benchmarks.suite.facts import sung_notes
 from mir_benchmarks.suite.names import artist_for, artists, title
 from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, corpus_rng, first_score, table
 from mir_benchmarks.suite.sizes import Extent
+from mir_benchmarks.suite.studio import SYNTHETIC, Studio
 from mir_benchmarks.synth.score import Score
 from mir_benchmarks.synth.styles import STYLES
 
@@ -22,7 +23,7 @@ SONG_COLUMNS = ("song_id", "file_name", "Artist", "Song title", "start of the se
 VALUE_COLUMNS = ("song_id", "mean_arousal", "std_arousal", "mean_valence", "std_valence")
 
 
-def plan(seed: int, extent: Extent) -> CorpusPlan:
+def plan(seed: int, extent: Extent, studio: Studio = SYNTHETIC) -> CorpusPlan:
     """Development songs are parted by artist, the evaluation set is marked."""
     rng = corpus_rng("emomusic", seed)
     names = artists(rng)
@@ -36,10 +37,10 @@ def plan(seed: int, extent: Extent) -> CorpusPlan:
                             mode=mode, tempo_bpm=tempo_bpm)  # fmt: skip
         number, part = i + 2, "evaluation" if split == "test" else "development"
         artist = next(names) if split == "test" else artist_for(names, split, hashed_split)
-        clips.append(PlannedClip(f"clips_45seconds/{number}.mp3", score, RATE_HZ))
+        clips.append(studio.clip(f"clips_45seconds/{number}.mp3", score, RATE_HZ, split))
         # Cells of the real file hold stray tabs and blanks.
         songs.append((number, f"{number}.mp3", f"{artist}\t", f" {title(rng)}", "0.15", "1", score.style, f"{part} "))
-        values.append((number, *rated(score, rng)))
+        values.append((number, *rated(clips[-1].score, rng)))
     texts = {"annotations/songs_info.csv": table(songs, separator=","),
              "annotations/static_annotations.csv": table(values, separator=",")}  # fmt: skip
     return CorpusPlan(tuple(clips), texts, {"emomusic": extent.counts})

@@ -5,6 +5,7 @@ from mir_benchmarks.datasets.jamendo import COLUMNS, FILES
 from mir_benchmarks.suite.facts import draw_scores, tags_of
 from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, table
 from mir_benchmarks.suite.sizes import Extent
+from mir_benchmarks.suite.studio import SYNTHETIC, Studio
 from mir_benchmarks.suite.tags import GENRE, INSTRUMENT, MOOD, TOP50
 
 RATE_HZ = 24_000
@@ -15,7 +16,7 @@ FIRST_ID, ID_STEP = 948, 37
 TRACKS_OF_ARTIST, TRACKS_OF_ALBUM = 4, 2  # so that no album has two artists
 
 
-def plan(seed: int, extent: Extent) -> CorpusPlan:
+def plan(seed: int, extent: Extent, studio: Studio = SYNTHETIC) -> CorpusPlan:
     """A track is in the files of those sets of which it has a tag; lines end as on Windows."""
     clips: list[PlannedClip] = []
     rows: dict[tuple[str, str], list[tuple[str, ...]]] = {(s, split): [COLUMNS] for s in SUBSETS for split in SPLITS}
@@ -31,7 +32,7 @@ def plan(seed: int, extent: Extent) -> CorpusPlan:
             for subset, tags in SUBSETS.items():
                 if true := [tag for tag in tags_of(score, ALL) if tag in tags]:
                     rows[subset, split].append((*row, *true))
-            clips.append(PlannedClip(f"audio-low/{path}.low.mp3", score, RATE_HZ))
+            clips.append(studio.clip(f"audio-low/{path}.low.mp3", score, RATE_HZ, split))
     texts = {f"data/splits/split-0/autotagging_{subset}-{FILES[split]}.tsv": table(lines, newline="\r\n")
              for (subset, split), lines in rows.items()}  # fmt: skip
     counts = {TASKS[s]: {split: len(rows[s, split]) - 1 for split in SPLITS} for s in SUBSETS}

@@ -7,13 +7,14 @@ from mir_benchmarks.suite.facts import draw_scores, tags_of
 from mir_benchmarks.suite.names import artists, slug, title
 from mir_benchmarks.suite.plans import CorpusPlan, PlannedClip, corpus_rng, table
 from mir_benchmarks.suite.sizes import Extent
+from mir_benchmarks.suite.studio import SYNTHETIC, Studio
 from mir_benchmarks.suite.tags import MTT, RARE_MTT
 
 RATE_HZ = 16_000
 LETTERS = {"train": "0123456789ab", "valid": "c", "test": "def"}
 
 
-def plan(seed: int, extent: Extent) -> CorpusPlan:
+def plan(seed: int, extent: Extent, studio: Studio = SYNTHETIC) -> CorpusPlan:
     """Each tag holds for a clip of every split, and does not for another."""
     rng = corpus_rng("magnatagatune", seed)
     names = artists(rng)
@@ -26,7 +27,7 @@ def plan(seed: int, extent: Extent) -> CorpusPlan:
             path = f"{letter}/{slug(next(names))}-{slug(title(rng))}-{track(rng)}"
             true = {*tags_of(score, MTT), *rng.choice(RARE_MTT, size=2)}
             rows.append(quoted([str(len(clips) + 2), *(str(int(tag in true)) for tag in tags), path]))
-            clips.append(PlannedClip(f"mp3/{path}", score, RATE_HZ))
+            clips.append(studio.clip(f"mp3/{path}", score, RATE_HZ, split))
     return CorpusPlan(tuple(clips), {"annotations_final.csv": table(rows)}, {"mtt": extent.counts})
 
 

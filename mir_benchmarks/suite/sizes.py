@@ -1,4 +1,4 @@
-"""The sizes of the synthetic suite: recordings of each corpus, and what a run on it costs at most."""
+"""The sizes of the suite: recordings of each corpus, and what a run on it costs at most."""
 
 from dataclasses import dataclass
 
@@ -54,10 +54,28 @@ SIZES: dict[str, dict[str, Extent]] = {
         "mtg-jamendo": Extent(170, 50, 110, 4.0),
         "musdb18": Extent(20, 6, 14, 8.0),
     },
+    "sampled": {
+        "gtzan": Extent(14, 5, 11, 6.0, groups=10),
+        "giantsteps": Extent(150, 40, 100, 7.0),
+        "magnatagatune": Extent(150, 50, 100, 4.0),
+        "emomusic": Extent(150, 40, 100, 4.0),
+        "nsynth": Extent(440, 80, 160, 4.0),
+        "vocalset": Extent(6, 4, 4, 3.3, groups=20),
+        "mtg-jamendo": Extent(170, 50, 110, 4.0),
+        "musdb18": Extent(20, 6, 14, 8.0),
+    },
 }
+
+
+def is_sampled(size: str) -> bool:
+    """Whether sound fonts play in a suite of this size; in others all sound is synthetic."""
+    return size.startswith("sampled")
+
+
 # Options of runs on a suite, so that two cores suffice; results record them.
 SWITCHES = {
     "tiny": {"musdb_segments": "4", "musdb_hidden": "64"},
     "small": {"musdb_segments": "4", "musdb_hidden": "64", "musdb_epochs": "20"},
+    "sampled": {"musdb_segments": "4", "musdb_hidden": "64", "musdb_epochs": "20"},
 }
-MAX_EPOCHS: dict[str, int | None] = {"tiny": 30, "small": None}
+MAX_EPOCHS: dict[str, int | None] = {"tiny": 30, "small": None, "sampled": None}

@@ -9,6 +9,7 @@ from mir_benchmarks.datasets.splits import vocalset_technique_splits
 from mir_benchmarks.datasets.vocalset import singer_split
 from mir_benchmarks.suite.plans import CorpusPlan, OneFile, bench_seed, corpus_rng
 from mir_benchmarks.suite.sizes import Extent
+from mir_benchmarks.suite.studio import SYNTHETIC, Studio
 from mir_benchmarks.synth.render import mix, render
 from mir_benchmarks.synth.score import Note, Part, Score
 from mir_benchmarks.synth.seeds import stream
@@ -50,8 +51,11 @@ class SungClip(OneFile):
         return wave_N + np.float32(1e-4) * hiss_N
 
 
-def plan(seed: int, extent: Extent) -> CorpusPlan:
-    """Each singer has recordings in every split of the singer task; all techniques occur in every split of theirs."""
+def plan(seed: int, extent: Extent, studio: Studio = SYNTHETIC) -> CorpusPlan:
+    """Each singer has recordings in every split of the singer task; all techniques occur in every split of theirs.
+
+    No sound font sings in techniques: it is our synthetic voice in every studio.
+    """
     rng = corpus_rng("vocalset", seed)
     clips: list[SungClip] = []
     technique_counts = dict.fromkeys(SPLITS, 0)

@@ -10,7 +10,9 @@ from pathlib import Path
 from mert.files import read_json, write_json
 from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.suite.plans import CORPORA, CorpusPlan, RecordingPlan
-from mir_benchmarks.suite.sizes import SIZES, Extent
+from mir_benchmarks.suite.sizes import SIZES, Extent, is_sampled
+from mir_benchmarks.suite.studio import SAMPLED, SYNTHETIC
+from mir_benchmarks.synth.banks import BANKS, require
 from mir_benchmarks.synth.files import claim, write_bytes
 
 VERSION = "1"
@@ -33,7 +35,7 @@ def write_suite(
     """Write the `corpora` (all eight) below `home`, which is returned: the `data_home` of the benchmark.
 
     An interrupted run is resumed; TaskError where `home` holds anything else. The bytes do
-    not depend on the number of workers.
+    not depend on the number of workers. MertError for size "sampled" where fluidsynth or a sound font is missing.
     """
     names = tuple(CORPORA if corpora is None else corpora)
     if unknown := [name for name in names if name not in CORPORA]:
@@ -42,6 +44,8 @@ def write_suite(
         raise TaskError("suite", f"no size {size!r}", f"give one of {', '.join(SIZES)}")
     if not 0 <= seed < 2**32 or workers < 1:
         raise TaskError("suite", f"seed {seed}, {workers} workers", "give a seed from 0 to 2**32 - 1, and workers")
+    if is_sampled(size) and set(names) - {"vocalset"}:
+        require(*BANKS)
     folder = Path(home)
     if reason := claim(folder / CLAIM, {"generator": VERSION, "seed": seed, "size": size}, "suite"):
         raise TaskError(folder, reason, "choose another folder")
@@ -65,19 +69,21 @@ def is_whole(folder: Path, size: str, seed: int) -> bool:
     return (facts.get("generator"), facts.get("size"), facts.get("seed")) == (VERSION, size, seed)
 
 
-def plan_corpus(name: str, extent: Extent, seed: int = 0) -> CorpusPlan:
-    """The plan of a corpus.
+def plan_corpus(name: str, extent: Extent, seed: int = 0, sampled: bool = False) -> CorpusPlan:
+    """The plan of a corpus, of synthetic or of sampled sound.
 
     >>> plan_corpus("musdb18", Extent(1, 0, 0, 2.0)).counts
     {'musdb18': {'train': 1, 'valid': 0, 'test': 0}}
     """
-    plan: CorpusPlan = import_module(f"mir_benchmarks.suite.{MODULES.get(name, name)}").plan(seed, extent)
+    plan: CorpusPlan = import_module(f"mir_benchmarks.suite.{MODULES.get(name, name)}").plan(
+        seed, extent, SAMPLED if sampled else SYNTHETIC
+    )
     return plan
 
 
 def write_corpus(folder: Path, name: str, size: str, seed: int, pool: Executor, on_progress: OnProgress) -> None:
     """Write the recordings, then the annotations, then the note that marks the corpus as whole."""
-    plan = plan_corpus(name, SIZES[size][name], seed)
+    plan = plan_corpus(name, SIZES[size][name], seed, is_sampled(size))
     total = len(plan.recordings)
     missing = [planned for planned in plan.recordings if not all((folder / path).exists() for path in planned.paths)]
     done = total - len(missing)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mir_benchmarks.synth.compose import excerpt
+from mir_benchmarks.synth.compose import E, excerpt
 from mir_benchmarks.synth.pieces import Piece, beat_quarters
 from mir_benchmarks.synth.programs import FAMILIES, MELODIC, UNPITCHED, family_of, range_of
 from mir_benchmarks.synth.score import Chord, Hit, Note, Part, Score
@@ -68,16 +68,19 @@ class Arranged:
     piece: str
 
 
-def arrange(piece: Piece, seed: Seed, seconds: float, way: str, *, rubato: bool | None = None) -> Arranged:
+def arrange(
+    piece: Piece, seed: Seed, seconds: float, way: str, *, rubato: bool | None = None, tonic: int | None = None
+) -> Arranged:
     """An excerpt of `seconds`. `way`: all parts ("ensemble"), one of them ("solo"), or a tune with bass and chords.
 
     Transposed, at a tempo that suits the notes, repeated where it ends too soon. `rubato`: with (or without) it
-    instead of as drawn. The same arguments give the same excerpt.
+    instead of as drawn; `tonic`: transposed to it. The same arguments give the same excerpt.
     """
     if way not in WAYS:
         raise ValueError(f"no way {way!r}: give one of {', '.join(WAYS)}")
     rng = stream(seed, "piece")
     shift, bpm = int(rng.integers(-6, 6)), drawn_bpm(piece, rng)
+    shift = shift if tonic is None else (tonic - piece.tonic + 6) % 12 - 6
     part = int(rng.integers(piece.n_parts))
     beat = beat_quarters(*piece.metre)
     bent, depth = rng.random() < 0.5, float(rng.uniform(0.03, 0.12))
@@ -100,6 +103,29 @@ def arrange(piece: Piece, seed: Seed, seconds: float, way: str, *, rubato: bool 
         tuple(lines.hits),
     )  # fmt: skip
     return Arranged(score, programs, piece.name)
+
+
+def bend(score: Score) -> Score:
+    """A composed score whose pulse slows and hurries in waves, with all that happens in it; its seed draws them."""
+    rng = stream(score.seed, "piece")
+    depth, wave = float(rng.uniform(0.03, 0.12)), float(rng.uniform(4, 12))
+    tempo = Tempo(0.0, 1.0, depth, wave, float(rng.uniform(0, 2 * np.pi)))
+    end_s = float(tempo.at(np.array(score.seconds)))
+    # The waves must neither shorten the clip nor lengthen it: what sounds at its end is that of the score.
+    scale = score.seconds / end_s
+
+    def at(seconds: float) -> float:
+        return float(tempo.at(np.array(seconds))) * scale
+
+    def moved(event: E) -> E:
+        onset_s = at(event.onset_s)
+        return dataclasses.replace(event, onset_s=onset_s, duration_s=at(event.onset_s + event.duration_s) - onset_s)
+
+    return dataclasses.replace(
+        score, notes=tuple(map(moved, score.notes)), chords=tuple(map(moved, score.chords)),
+        hits=tuple(dataclasses.replace(hit, onset_s=at(hit.onset_s)) for hit in score.hits),
+        beats=tuple((at(time), position) for time, position in score.beats if at(time) < score.seconds),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

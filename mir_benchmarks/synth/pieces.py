@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from mert.files import read_rows, write_whole
 log = logging.getLogger("mert")
 FORMAT = 1  # of the cache
 SPLITS = {"test": range(0, 1), "valid": range(1, 2), "train": range(2, 10)}  # by the digest of a tune, modulo 10
+HELD_OUT_FROM: dict[str, tuple[str, ...]] = {"train": (), "test": ("train",), "valid": ("train", "test")}
+BEGINNING, UPBEATS = 10, 4  # intervals that tell a tune from others; notes at which it may begin
 MIN_NOTES, MIN_BEATS = 12, 8
 LOWEST, HIGHEST = 21, 108
 DOUBT = 0.1  # by which another key may correlate better with the notes than that of the signature
@@ -172,11 +174,29 @@ def pieces(groups: tuple[str, ...] = tuple(GROUPS)) -> tuple[Piece, ...]:
 
 @lru_cache(maxsize=32)
 def pieces_of(split: str, tunes: bool, groups: tuple[str, ...] = tuple(GROUPS)) -> tuple[Piece, ...]:
-    """The pieces of a split: tunes of one part, or music in several parts."""
+    """The pieces of a split: tunes of one part, or music in several parts.
+
+    Tunes of valid and test that begin like one of train, or of each other, under another title are left out.
+    """
     wanted = [piece for piece in pieces(groups) if piece.split == split and (piece.group in TUNES) == tunes]
+    if tunes:
+        elsewhere = {beginning for other in HELD_OUT_FROM[split] for beginning in beginnings_of(other)}
+        wanted = [piece for piece in wanted if not beginnings(piece) & elsewhere]
     if not wanted:
         raise MertError(cache_folder(), f"no piece of {split} in {', '.join(groups)}", "name more groups")
     return tuple(wanted)
+
+
+@cache
+def beginnings_of(split: str) -> frozenset[tuple[int, ...]]:
+    """How all tunes of a split begin."""
+    return frozenset().union(*(beginnings(piece) for piece in pieces(TUNES) if piece.split == split))
+
+
+def beginnings(piece: Piece) -> frozenset[tuple[int, ...]]:
+    """The first intervals of a tune, from its first notes on: versions differ in upbeats and key."""
+    steps = tuple(int(step) for step in np.diff(piece.midi_N[: BEGINNING + UPBEATS]))
+    return frozenset(steps[i : i + BEGINNING] for i in range(UPBEATS) if len(steps) >= i + BEGINNING)
 
 
 def piece_of(row: dict[str, Any]) -> Piece:

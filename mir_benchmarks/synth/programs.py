@@ -14,17 +14,17 @@ FAMILIES = {
 UNPITCHED = (14, 31, 47, 55)
 MELODIC = tuple(program for family in FAMILIES.values() for program in family if program not in UNPITCHED)
 
-# Lowest and highest key that an instrument can play; for all others those of WIDE.
+# Lowest and highest key that an instrument can play, and that sounds in all banks; for all others those of WIDE.
 RANGES = {
     6: (41, 89), 7: (36, 88), 8: (60, 96), 9: (72, 103), 10: (60, 96), 11: (53, 89), 12: (45, 96), 13: (65, 103),
     15: (50, 86), 22: (60, 96), 24: (40, 83), 25: (40, 83), 26: (40, 84), 27: (40, 84), 28: (40, 76), 29: (40, 84),
     30: (40, 84), 32: (28, 60), 33: (28, 62), 34: (28, 62), 35: (28, 62), 36: (28, 62), 37: (28, 62), 38: (28, 64),
-    39: (28, 64), 40: (55, 98), 41: (48, 86), 42: (36, 76), 43: (28, 60), 44: (40, 96), 45: (36, 93), 46: (31, 98),
+    39: (28, 64), 40: (55, 93), 41: (48, 86), 42: (36, 76), 43: (28, 57), 44: (40, 96), 45: (36, 93), 46: (31, 98),
     52: (48, 84), 53: (48, 84), 54: (48, 84), 56: (54, 84), 57: (40, 72), 58: (29, 58), 59: (54, 84), 60: (41, 77),
     61: (40, 84), 64: (56, 88), 65: (49, 81), 66: (44, 76), 67: (37, 69), 68: (58, 89), 69: (52, 81), 70: (34, 72),
     71: (50, 91), 72: (74, 102), 73: (60, 96), 74: (60, 91), 75: (60, 93), 76: (55, 88), 77: (55, 88), 78: (62, 98),
     79: (60, 88), 104: (48, 79), 105: (48, 81), 106: (50, 79), 107: (48, 84), 108: (60, 86), 109: (55, 79),
-    110: (55, 96), 111: (56, 86),
+    110: (55, 93), 111: (56, 86),
 }  # fmt: skip
 WIDE = (33, 96)
 
@@ -39,7 +39,7 @@ CHOICES: dict[str, tuple[tuple[int, ...], ...]] = {
     "organ": ((16, 17, 18, 19, 20),),
     "reed": ((71,), (64, 65, 66, 67), (68, 69, 70)),
     "string": ((40, 41, 42, 48, 49, 50, 51),),
-    "synth_lead": ((80, 81, 82, 87), (81, 84, 86, 90), (83, 85, 80, 62)),
+    "synth_lead": ((81, 87, 90), (80, 82, 86), (83, 84, 85, 62)),
     "vocal": ((52, 53, 54, 91),),
 }
 OF_ROLE = {
@@ -50,7 +50,7 @@ DRIVEN = (29, 30)
 
 # Kits by the kinds of our own drums: programs that all banks have.
 DRUM_KITS = {
-    "acoustic": (0, 8, 16), "brush": (32, 40), "disco": (0, 16, 24), "drum_machine": (24, 25), "heavy": (8, 16),
+    "acoustic": (0, 8), "brush": (32, 40), "disco": (24,), "drum_machine": (25,), "heavy": (16,),
 }  # fmt: skip
 DRUM_KEYS = {
     "kick": 36, "snare": 38, "clap": 39, "rim": 37, "tom_low": 45, "tom_mid": 47, "tom_high": 50, "hat": 42,
@@ -87,7 +87,7 @@ def range_of(program: int) -> tuple[int, int]:
 def octaves_into(range_: tuple[int, int], keys: Sequence[int]) -> int:
     """Semitones, a multiple of 12, that bring most of the keys into a range; the fewest of them.
 
-    >>> octaves_into((55, 98), [50, 52, 57]), octaves_into((28, 60), [67, 72])
+    >>> octaves_into((55, 93), [50, 52, 57]), octaves_into((28, 60), [67, 72])
     (12, -12)
     """
     low, high = range_

@@ -24,7 +24,7 @@ KINDS = {
 }  # fmt: skip
 SOLO_OF_TUNE = 0.7  # of the solos; the others are parts of polyphony
 BANK_ROLES = {"train": "train", "valid": "train", "test": "test"}
-LEAST_S = 0.12  # of the clip for which a part must sound to be chosen
+LEAST = 0.3  # share of the clip for which a part must sound to be chosen
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class SampledCorpus:
         of = "bench" if self.purpose == "test" else "train"
         score = compose(seed, self.seconds, instruments=INSTRUMENTS[of], singers=SINGERS[of])
         seconds = [sum(note.duration_s for note in score.notes if note.part == i) for i in range(len(score.parts))]
-        sounding = [i for i, of_part in enumerate(seconds) if of_part > LEAST_S * self.seconds]
+        sounding = [i for i, of_part in enumerate(seconds) if of_part > LEAST * self.seconds]
         if kind == "band" or not sounding:
             return score
         n = 1 if kind == "alone" else int(rng.integers(2, 4))

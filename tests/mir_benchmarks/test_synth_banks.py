@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harness.scores import with_banks
 
 from mert.errors import MertError
 from mir_benchmarks.synth import banks
@@ -17,7 +18,6 @@ from mir_benchmarks.synth.banks import BANKS, Stroke, bank_rate, is_installed, p
 from mir_benchmarks.synth.programs import DRUM_KITS, MELODIC, octaves_into, range_of
 from mir_benchmarks.synth.tones import hz_of
 
-with_banks = pytest.mark.skipif(not is_installed(*BANKS), reason=f"sampled music: {banks.how_to_install()}")
 RATE_HZ = 24_000
 CLIPS = {
     "piano": ("csound", 0, [Stroke(0.1 * i, 0.1 * i + 0.5, 60 + i, 90) for i in range(5)], False),
@@ -50,7 +50,8 @@ def test_the_same_bits_in_any_order() -> None:
 
 @with_banks
 def test_the_same_bits_in_another_process_and_from_threads() -> None:
-    code = "import test_synth_banks as t; print(*(t.digest(name) for name in reversed(t.CLIPS)))"
+    code = "import sys; sys.path.append('..'); import test_synth_banks as t;"  # beside it, the harness
+    code += "print(*(t.digest(name) for name in reversed(t.CLIPS)))"
     run = [sys.executable, "-c", code]
     done = subprocess.run(run, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     elsewhere = done.stdout.split()
@@ -71,6 +72,20 @@ def test_programs_are_in_tune(bank: str) -> None:
         assert np.abs(wave_N[: round(0.09 * rate_hz)]).max() < 1e-4, "nothing sounds before the stroke"
         assert 1e-3 < np.abs(wave_N).max() < 1.5, program
         assert abs(peak_cents(wave_N[rate_hz // 5 : rate_hz], rate_hz, hz_of(key))) <= 50, program
+
+
+@with_banks
+@pytest.mark.check
+@pytest.mark.parametrize("bank", BANKS)
+def test_every_key_of_every_range_sounds(bank: str) -> None:
+    """Softly played, one after another."""
+    rate_hz, step_s = 16_000, 0.4
+    for program in MELODIC:
+        low, high = range_of(program)
+        strokes = [Stroke(step_s * i, step_s * i + 0.25, key, 25) for i, key in enumerate(range(low, high + 1))]
+        wave_N = play(bank, program, strokes, round(step_s * len(strokes) * rate_hz), rate_hz)
+        loudest = np.abs(wave_N.reshape(len(strokes), -1)[:, :4_800]).max(axis=1)
+        assert loudest.min() > 1e-4, (program, low + int(np.argmin(loudest)))
 
 
 @with_banks
@@ -114,6 +129,27 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
         assert not is_installed()
     finally:
         banks.fluidsynth.cache_clear()
+
+
+def test_a_missing_library_names_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyfluidsynth raises an ImportError of its own where it finds no libfluidsynth."""
+    (tmp_path / "fluidsynth.py").write_text("raise ImportError('no library')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "fluidsynth", raising=False)
+    banks.fluidsynth.cache_clear()
+    try:
+        with pytest.raises(MertError, match="libfluidsynth: is not installed; apt-get install fluidsynth"):
+            banks.require()
+    finally:
+        banks.fluidsynth.cache_clear()
+
+
+@with_banks
+def test_a_file_that_is_no_sound_font_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / BANKS["fluid"].file).write_bytes(b"no sound font")
+    monkeypatch.setenv(banks.FOLDER_VARIABLE, str(tmp_path))
+    with pytest.raises(MertError, match=r"FluidR3_GM.sf2: is no sound font that fluidsynth reads"):
+        banks.Player("fluid", 24_000)
 
 
 def test_no_bank_is_for_training_and_for_tests() -> None:

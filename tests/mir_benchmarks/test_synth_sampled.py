@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harness.scores import POLYPHONY, TUNES, forget, invented_scores, with_scores, with_sounds
 
 from mert.errors import UsageError
 from mert.train.corpus.opening import open_corpus
 from mir_benchmarks.synth import pieces as pieces_module
 from mir_benchmarks.synth.arrange import Tempo, arrange, triad_of
 from mir_benchmarks.synth.band import Band, Instrument, hire, render_band, strokes_of
-from mir_benchmarks.synth.banks import BANKS, banks_of, how_to_install, is_installed
+from mir_benchmarks.synth.banks import banks_of
 from mir_benchmarks.synth.compose import compose
 from mir_benchmarks.synth.effects import Finish, compress, drawn_finish
 from mir_benchmarks.synth.pieces import Piece, key_of, pieces, pieces_of, split_of, tune_of
@@ -31,50 +32,15 @@ from mir_benchmarks.synth.sampled import KINDS, SampledCorpus
 from mir_benchmarks.synth.score import STEMS, Note, Part, Score
 from mir_benchmarks.synth.write import write_hours
 
-GROUPS = ("handel", "nottingham-dataset")
+GROUPS = (POLYPHONY, TUNES)
 RESTRICTIONS = ("ut orpheus", "reserved", "commercial", "permission", "licens", "general public", "creative commons")
-
-
-def has_music21() -> bool:
-    try:
-        return bool(pieces_module.need("music21", "sounds", "a test"))
-    except Exception:
-        return False
-
-
-with_scores = pytest.mark.skipif(not has_music21(), reason="music21 is not installed: the extra sounds")
-with_sounds = pytest.mark.skipif(
-    not (is_installed(*BANKS) and has_music21()), reason=f"sampled music: {how_to_install()}"
-)
 
 
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A user's cache with invented tunes and trios of all splits, in the place of those that music21 has."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = pieces_module.cache_folder()
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for group, n_parts in (("nottingham-dataset", 1), ("handel", 3)):
-        rows = [made_row(f"{group}/{number}", group, f"tune n{number}", n_parts, rng) for number in range(40)]
-        (folder / f"{group}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for group in set(pieces_module.GROUPS) - set(GROUPS):
-        (folder / f"{group}.jsonl").write_text("")
-    for cache in (pieces, pieces_of):
-        cache.cache_clear()
-    yield tmp_path
-    for cache in (pieces, pieces_of):
-        cache.cache_clear()
-
-
-def made_row(name: str, group: str, title: str, n_parts: int, rng: np.random.Generator) -> dict[str, object]:
-    """Sixteen bars of quavers in C major, an octave between the parts."""
-    notes = sorted((i / 2, part, int(rng.choice((60, 62, 64, 65, 67, 69, 71, 72))) - 12 * part)
-                   for part in range(n_parts) for i in range(128))  # fmt: skip
-    onset, part_of, midi = (list(column) for column in zip(*notes, strict=True))
-    return {"name": name, "group": group, "title": title, "metre": [4, 4], "tonic": 0, "mode": "major",
-            "key_is_sure": True, "beats": [[i, i % 4 + 1] for i in range(64)], "part": part_of, "onset": onset,
-            "duration": [0.5] * len(notes), "midi": midi}  # fmt: skip
+    """Invented scores in a user's cache of its own."""
+    with invented_scores(tmp_path, monkeypatch):
+        yield tmp_path
 
 
 def made_piece(**changes: object) -> Piece:
@@ -245,6 +211,22 @@ def test_a_clip_is_a_pure_function_of_its_index(cached: Path) -> None:
         wave_N = np.frombuffer(data, np.float32)
         assert len(wave_N) == 24_000 and np.isfinite(wave_N).all()
         assert np.sqrt(np.mean(wave_N**2)) > 1e-3 and np.abs(wave_N).max() < 1
+
+
+@with_scores
+def test_a_tune_under_another_title_is_left_out(cached: Path) -> None:
+    """A tune of test that begins like one of train, in another key and after an upbeat, is in neither list of test."""
+    path = pieces_module.cache_folder() / f"{TUNES}.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    at = {split: [i for i, row in enumerate(rows) if split_of(tune_of(TUNES, row["title"])) == split]
+          for split in ("train", "test")}  # fmt: skip
+    twin, original = rows[at["test"][0]], rows[at["train"][0]]
+    twin["midi"] = [50, *(midi + 3 for midi in original["midi"][:-1])]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    forget()
+    names = {piece.name for piece in pieces_of("test", True, GROUPS)}
+    assert twin["name"] not in names and len(names) == len(at["test"]) - 1
+    assert original["name"] in {piece.name for piece in pieces_of("train", True, GROUPS)}
 
 
 @with_sounds
