@@ -36,7 +36,7 @@ def run(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for this model's results.", file_okay=False)],
     tasks: Annotated[str, typer.Option("--tasks", "-t", help='"all", or names: gtzan_genre,emomusic.')] = "all",
     data_home: Annotated[Path | None, typer.Option(help="Folder with a folder for each corpus.")] = None,
-    suite: Annotated[Suite | None, typer.Option(help="Run on synthetic data, generated where it is missing.")] = None,
+    suite: Annotated[Suite | None, typer.Option(help="Run on generated data, written where it is missing.")] = None,
     layers: Annotated[str | None, typer.Option(help='Names or "all" (weighted); default: each, and "all".')] = None,
     lrs: Numbers = None,
     seeds: Numbers = None,
@@ -136,7 +136,7 @@ def switches_of(tasks: list[TaskSpec], pairs: list[str]) -> dict[str, str]:
 
 
 def generate(home: Path, suite: Suite, corpora: set[str]) -> None:
-    """Write what is missing of a synthetic suite."""
+    """Write what is missing of a suite."""
     from mir_benchmarks.suite.write import write_suite
     from probes.clip_probe import n_cores
 

@@ -20,7 +20,7 @@ ROLES = {"train": "train", "valid": "test", "test": "test"}  # of the banks: non
 class PlayedClip(PlannedClip):
     """A mono recording of a score as its band plays it: keys are those that are pressed."""
 
-    band: Band = field(default=Band((), None), repr=False)  # type: ignore[arg-type]
+    band: Band = field(repr=False)
 
     def wave(self) -> np.ndarray:
         stems = render_band(self.score, self.band, self.rate_hz)

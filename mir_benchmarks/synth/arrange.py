@@ -65,7 +65,6 @@ class Arranged:
 
     score: Score
     programs: tuple[int, ...]
-    piece: str
 
 
 def arrange(
@@ -102,7 +101,7 @@ def arrange(
         tuple(lines.chords), beats, tuple(sorted(lines.notes, key=lambda note: (note.onset_s, note.part, note.midi))),
         tuple(lines.hits),
     )  # fmt: skip
-    return Arranged(score, programs, piece.name)
+    return Arranged(score, programs)
 
 
 def bend(score: Score) -> Score:

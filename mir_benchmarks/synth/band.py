@@ -48,7 +48,7 @@ class Band:
 
     @property
     def banks(self) -> tuple[str, ...]:
-        """The names of the banks that sound."""
+        """The names of the banks of all instruments and the kit."""
         return tuple(sorted({one.bank for one in (*self.instruments, self.kit) if one is not None}))
 
     def as_dict(self) -> dict[str, Any]:

@@ -32,6 +32,7 @@ PUBLIC_DOMAIN = "public domain"
 SETTINGS = {"synth.reverb.active": 0, "synth.chorus.active": 0, "synth.lock-memory": 0, "synth.polyphony": 128,
             "synth.midi-channels": 16}  # fmt: skip
 WARNING = 2  # fluidsynth's level
+LOADING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,8 @@ def player_of_process(bank: str, rate_hz: int, process: int) -> Player:
 
 def player(bank: str, rate_hz: int) -> Player:
     """The one player of this bank and rate in this process: loading takes up to a second."""
-    return player_of_process(bank, rate_hz, os.getpid())
+    with LOADING:  # so that threads do not load it twice
+        return player_of_process(bank, rate_hz, os.getpid())
 
 
 def play(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mert.weights.licences import OWN
 from mir_benchmarks.synth.arrange import arrange
 from mir_benchmarks.synth.band import Band, hire, render_band
 from mir_benchmarks.synth.banks import BANKS, PUBLIC_DOMAIN, banks_of, require
@@ -37,12 +38,17 @@ class SampledClip:
     piece: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """A row of a manifest, with the columns `licence` and `sources`: scores are in the public domain."""
-        banks = [BANKS[name] for name in self.band.banks]
+        """A row of a manifest, with the columns `licence` and `sources` of what sounds."""
+        players = [one for one in (*self.band.instruments, self.band.kit if self.score.hits else None) if one]
+        banks = [BANKS[name] for name in sorted({one.bank for one in players})]
         sources = [f"{bank.title} ({bank.package}: {bank.licence})" for bank in banks]
+        licences = [bank.licence for bank in banks]
+        if None in self.band.instruments:
+            sources.append(f"synthetic voice (mert-hub: {OWN})")
+            licences.append(OWN)
         if self.piece:
-            sources.append(f"music21 corpus {self.piece} (public domain)")
-        licence = next((bank.licence for bank in banks if bank.licence != PUBLIC_DOMAIN), PUBLIC_DOMAIN)
+            sources.append(f"music21 corpus {self.piece} ({PUBLIC_DOMAIN})")
+        licence = next((licence for licence in licences if licence != PUBLIC_DOMAIN), PUBLIC_DOMAIN)
         about = {"kind": self.kind, "piece": self.piece, "licence": licence, "sources": sources}
         return {**about, "band": self.band.as_dict(), **self.score.as_dict()}
 
