@@ -55,14 +55,14 @@ SIZES: dict[str, dict[str, Extent]] = {
         "musdb18": Extent(20, 6, 14, 8.0),
     },
     "sampled": {
-        "gtzan": Extent(14, 5, 11, 6.0, groups=10),
+        "gtzan": Extent(10, 4, 10, 6.0, groups=10),
         "giantsteps": Extent(150, 40, 100, 7.0),
         "magnatagatune": Extent(150, 50, 100, 4.0),
         "emomusic": Extent(150, 40, 100, 4.0),
         "nsynth": Extent(440, 80, 160, 4.0),
         "vocalset": Extent(6, 4, 4, 3.3, groups=20),
         "mtg-jamendo": Extent(170, 50, 110, 4.0),
-        "musdb18": Extent(20, 6, 14, 8.0),
+        "musdb18": Extent(16, 5, 14, 8.0),
     },
 }
 
