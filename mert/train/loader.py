@@ -89,9 +89,6 @@ class _Keys:
                 if (step, number) >= self.first:
                     yield step, number
 
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
 
 class Loader:
     """Reads the groups of `share`, step after step, ahead of `next`: by `workers` processes, or by a thread if 0.

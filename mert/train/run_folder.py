@@ -5,7 +5,6 @@ is not a tensor, and size and SHA-256 of every file. A checkpoint without this m
 torch reads these files as unrestricted pickles, which run any code in them, so they are read here by our own reader.
 """
 
-import fcntl
 import io
 import json
 import logging
@@ -30,7 +29,7 @@ from torch.futures import Future
 
 from mert.embedding.embedder import Embedder
 from mert.errors import CheckpointError, OutputError, UsageError, need
-from mert.files import read_json, read_rows, sha256_file, write_json, write_whole, writing
+from mert.files import only_process, read_json, read_rows, sha256_file, write_json, write_whole, writing
 from mert.models.config import MertConfig
 from mert.models.mert import Mert
 from mert.train.history import CHANGES, RECIPE, Change, begun_recipe, read_changes, record_start
@@ -56,16 +55,7 @@ def only_run(folder: Path, world_rank: int) -> Iterator[None]:
     if world_rank != 0:
         yield
         return
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(folder, "another run trains into it", "wait for its end, or give another out=") from None
-        except OSError as error:  # some network disks have no locks
-            log.warning("%s cannot be locked (%s): start no other run there", folder, error)
+    with only_process(folder, ".lock", "another run trains into it"):
         yield
 
 

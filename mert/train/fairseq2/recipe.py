@@ -223,5 +223,6 @@ class Pretraining(Task):
     def close(self) -> None:
         """Close the records."""
         self.trainer.close()
+        self.unit.batches.close()
         if self.unit.runlog:
             self.unit.runlog.close()
