@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.futures import Future
 
 from mert.embedding.embedder import Embedder
-from mert.errors import CheckpointError, OutputError, UsageError, need
+from mert.errors import CheckpointError, OutputError, need
 from mert.files import only_process, read_json, read_rows, sha256_file, write_json, write_whole, writing
 from mert.models.config import MertConfig
 from mert.models.mert import Mert
