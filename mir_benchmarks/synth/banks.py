@@ -9,9 +9,10 @@ import ctypes
 import itertools
 import math
 import os
+import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -117,7 +118,8 @@ def how_to_install() -> str:
 def fluidsynth() -> Any:
     """pyfluidsynth, with the functions that it does not declare; MertError if it or the library is missing."""
     try:
-        module = need("fluidsynth", "sounds", "sampled music")
+        with redirect_stdout(sys.stderr):  # where $CI is set, it prints as it is imported
+            module = need("fluidsynth", "sounds", "sampled music")
     except ImportError:  # pyfluidsynth without libfluidsynth
         raise MertError("libfluidsynth", "is not installed", how_to_install()) from None
     library, pointer, number = module._fl, ctypes.c_void_p, ctypes.c_int
