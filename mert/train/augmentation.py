@@ -1,6 +1,7 @@
-"""Changes that recordings undergo and that leave their music alone: filters, rooms, noise, codecs.
+"""Changes that recordings undergo: filters, rooms, noise and codecs, which leave their music alone, and speed.
 
-The model's input is changed; its targets are those of the clean clip.
+Of the former, the model's input is changed, and its targets are those of the clean clip; a clip at another speed is
+another clip, with targets of its own.
 Shapes: B clips, N samples, K frequencies.
 """
 
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import soundfile
+import soxr
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ ROOM_S = (0.1, 0.8)  # in which its sound falls by 60 dB
 DIRECT_DB = (0.0, 20.0)  # of the direct sound over that of the room
 NOISE_DB = (-60.0, -20.0)  # relative to the clip
 MP3_QUALITY = (0.5, 1.0)  # of libsndfile: 0 is the best
+SPEED_SEMITONES = 4.0  # faster and higher, or slower and lower, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +31,20 @@ class Augmentation:
     """Chances of each change of a clip; the paper makes none of them.
 
     A filter has bells of up to 12 dB or cuts what is above or below a frequency, a room is a decaying echo, the codec
-    is MP3 at low rates. Level is not among them: `model.normalize` brings all inputs to one.
+    is MP3 at low rates. Speed is that of a tape: tempo and pitch change by up to 4 semitones, if the recording is long
+    enough. Level is not among them: `model.normalize` brings all inputs to one.
     """
 
     filter: float = 0.0
     room: float = 0.0
     noise: float = 0.0
     codec: float = 0.0
+    speed: float = 0.0
+
+    def speeds(self, n: int, random: np.random.Generator) -> tuple[float, ...]:
+        """By what factors n clips play faster than their recordings; 1 for those that are as they are."""
+        semitones = random.uniform(-SPEED_SEMITONES, SPEED_SEMITONES, n) * (random.random(n) < self.speed)
+        return tuple((2 ** (semitones / 12)).tolist())
 
     def __call__(self, wave_BN: Tensor, random: np.random.Generator, rate_hz: int) -> Tensor:
         """Changed copies of clips; silent ones stay as they are."""
@@ -62,6 +72,21 @@ class Augmentation:
         if wants[3]:
             wave_N = coded(wave_N, draws[3], rate_hz)
         return wave_N * level
+
+
+def samples_at(speed: float, n_samples: int) -> int:
+    """Samples of a recording that a clip of so many takes at a speed.
+
+    >>> samples_at(1.0, 24_000), samples_at(1.25, 24_000)
+    (24000, 30000)
+    """
+    return math.ceil(n_samples * speed)
+
+
+def at_speed(wave_N: np.ndarray, speed: float, n_samples: int) -> np.ndarray:
+    """The first `n_samples` of a clip that plays by a factor faster, and higher by the same."""
+    changed_N = soxr.resample(wave_N, speed, 1.0, quality="HQ")[:n_samples]
+    return np.pad(changed_N, (0, n_samples - len(changed_N)))
 
 
 def filtered(wave_N: Tensor, random: np.random.Generator, rate_hz: int) -> Tensor:

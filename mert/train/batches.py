@@ -16,7 +16,7 @@ from mert.train.draw import AUGMENT, LAYER_DROP, MIX, Draw, stream
 from mert.train.loader import Clips, Loader, Read
 from mert.train.objective import Group
 from mert.train.recipe import Recipe
-from teachers.base import Crop, TargetSource
+from teachers.base import Crop, TargetSource, Teacher
 
 
 class Batches:
@@ -42,6 +42,9 @@ class Batches:
                 reason = f"works at {teacher.sample_rate} Hz and {teacher.rate_hz:g} frames a second"
                 remedy = f"the model needs {recipe.model.sample_rate} Hz and {recipe.model.frame_rate:g}"
                 raise UsageError(f"teacher {name}", reason, remedy)
+            if recipe.augmentation.speed and not isinstance(teacher, Teacher):
+                reason = f"{name} holds the codes of recordings at their own speed"
+                raise UsageError(f"augmentation.speed={recipe.augmentation.speed:g}", reason, "give the teacher itself")
             teacher.check_recordings((corpus.name(index), int(corpus.lengths[index])) for index in range(len(corpus)))
 
     @property

@@ -15,11 +15,13 @@ import numpy as np
 
 from mert.embedding.windows import Clock
 from mert.errors import UsageError
+from mert.train.augmentation import samples_at
 from mert.train.corpus.base import Corpus
 from mert.train.corruption import span_mask
 from mert.train.recipe import Recipe
 
-CROP, MASK, MIX, DROPOUT, LAYER_DROP, ORDER, VALIDATION, REPLACEMENT, AUGMENT = range(9)  # purposes of random streams
+# Purposes of random streams.
+CROP, MASK, MIX, DROPOUT, LAYER_DROP, ORDER, VALIDATION, REPLACEMENT, AUGMENT, SPEED = range(10)
 
 
 def stream(*key: int) -> np.random.Generator:
@@ -34,10 +36,11 @@ def torch_seed(*key: int) -> int:
 
 @dataclass(frozen=True)
 class Cut:
-    """A group of clips before it is read: recordings, first frames, and the samples of each clip."""
+    """A group of clips before it is read: recordings, first frames, speeds (1: as it is), and samples of each clip."""
 
     recordings: tuple[int, ...]
     frames: tuple[int, ...]
+    speeds: tuple[float, ...]
     n_samples: int
 
 
@@ -63,7 +66,9 @@ class Draw:
 
     def cut(self, step: int, number: int) -> Cut:
         """Group `number` of the batch of update `step`."""
-        return self._cropped(self._recordings(step, number), stream(self.recipe.seed, CROP, step, number))
+        indices = self._recordings(step, number)
+        speeds = self.recipe.augmentation.speeds(len(indices), stream(self.recipe.seed, SPEED, step, number))
+        return self._cropped(indices, stream(self.recipe.seed, CROP, step, number), speeds)
 
     def held_out_cuts(self) -> list[tuple[Cut, np.ndarray]]:
         """Groups of held-out recordings, and their masks [B, T], the same at every validation."""
@@ -73,7 +78,7 @@ class Draw:
             recordings = self.held_out[first : first + recipe.group_clips].tolist()
             length = self._n_samples(recordings)
             mask_BT = self._mask(random, len(recordings), length)
-            cuts.append((self._cropped(recordings, random), mask_BT))
+            cuts.append((self._cropped(recordings, random, [1.0] * len(recordings)), mask_BT))
         return cuts
 
     def mask(self, step: int, number: int) -> np.ndarray:
@@ -97,11 +102,14 @@ class Draw:
     def _n_samples(self, indices: Sequence[int]) -> int:
         return min(self.recipe.clip_samples, int(self.lengths[list(indices)].min()))
 
-    def _cropped(self, indices: Sequence[int], random: np.random.Generator) -> Cut:
-        """Crops begin on whole frames, as stored labels do."""
-        n_samples = self._n_samples(indices)
-        latest = ((int(self.lengths[index]) - n_samples) // self.stride for index in indices)
-        return Cut(tuple(indices), tuple(int(random.integers(last + 1)) for last in latest), n_samples)
+    def _cropped(self, indices: Sequence[int], random: np.random.Generator, speeds: Sequence[float]) -> Cut:
+        """Crops begin on whole frames, as stored labels do; recordings too short for their speed are as they are."""
+        n_samples, frames, possible = self._n_samples(indices), [], []
+        for index, speed in zip(indices, speeds, strict=True):
+            length = int(self.lengths[index])
+            possible.append(speed if samples_at(speed, n_samples) <= length else 1.0)
+            frames.append(int(random.integers((length - samples_at(possible[-1], n_samples)) // self.stride + 1)))
+        return Cut(tuple(indices), tuple(frames), tuple(possible), n_samples)
 
     def _mask(self, random: np.random.Generator, n_clips: int, n_samples: int) -> np.ndarray:
         recipe, n_frames = self.recipe, self.clock.n_frames(n_samples)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mert.collection.executors import fresh_processes, start_quietly
 from mert.errors import MertError
+from mert.train.augmentation import at_speed, samples_at
 from mert.train.corpus.base import Corpus, CorpusError
 from mert.train.draw import Cut, Draw
 from mert.train.signals import STOPS
@@ -60,13 +61,14 @@ class Clips(Dataset[Read | MertError]):
         for row, (index, frame) in enumerate(places):
             for attempt in range(MAX_ATTEMPTS):
                 try:
-                    rows.append(self.corpus.read(index, frame * self.draw.stride, cut.n_samples))
+                    rows.append(self._clip(index, frame * self.draw.stride, cut.n_samples, cut.speeds[row]))
                     break
                 except CorpusError:  # of the corpus itself, not of one recording
                     raise
                 except MertError as error:
                     problems.append(str(error))
-                index, frame = self.draw.replacement(*key, row, attempt, cut.n_samples)
+                n_samples = samples_at(cut.speeds[row], cut.n_samples)
+                index, frame = self.draw.replacement(*key, row, attempt, n_samples)
                 places[row] = index, frame
             else:
                 remedy = "check the disk, and that the recordings are still there"
@@ -75,6 +77,10 @@ class Clips(Dataset[Read | MertError]):
                 )
         recordings, frames = zip(*places, strict=True)
         return Read(torch.from_numpy(np.stack(rows)), recordings, frames, tuple(problems))
+
+    def _clip(self, index: int, start: int, n_samples: int, speed: float) -> np.ndarray:
+        wave_N = self.corpus.read(index, start, samples_at(speed, n_samples))
+        return wave_N if speed == 1 else at_speed(wave_N, speed, n_samples)
 
 
 class _Keys:

@@ -4,6 +4,7 @@ Moments (only the process of that rank, in its first life under torchrun):
     change:WORD:N  SIGKILL before the N-th change of a file or folder below `ckpt` whose path contains WORD
     tensor:WORD:N  SIGKILL before the N-th tensor goes into a shard whose path contains WORD
     group:STEP:N   SIGKILL before group N of update STEP
+    error:STEP:N   an exception before group N of update STEP
     bytes:N        no file may grow beyond N bytes, which is what a full disk looks like
 """
 
@@ -14,6 +15,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from io import StringIO
 from itertools import count
@@ -32,7 +34,9 @@ def arm(moment: str) -> None:
     """Have this process meet its fault."""
     kind, *rest = moment.split(":")
     *words, number = [*rest[:-1], int(rest[-1])]
-    {"change": at_change, "tensor": at_tensor, "group": at_group, "bytes": limit}[kind](*words, number)
+    {"change": at_change, "tensor": at_tensor, "group": at_group, "error": error_at, "bytes": limit}[kind](
+        *words, number
+    )
 
 
 def at_change(word: str, number: int) -> None:
@@ -73,17 +77,26 @@ def at_tensor(word: str, number: int) -> None:
     filesystem._write_item = write_item  # type: ignore[attr-defined]
 
 
-def at_group(step: str, number: int) -> None:
+def at_group(step: str, number: int, fault: Callable[[], None] = die) -> None:
     from mert.train.batches import Batches
 
     honest = Batches.next_group
 
     def next_group(self: Batches, at: int, wanted: int) -> Any:
         if (at, wanted) == (int(step), number):
-            die()
+            fault()
         return honest(self, at, wanted)
 
     Batches.next_group = next_group  # type: ignore[method-assign]
+
+
+def error_at(step: str, number: int) -> None:
+    from mert.errors import MertError
+
+    def fault() -> None:
+        raise MertError("the GPU", "ran out of memory", "lower clips_at_once")
+
+    at_group(step, number, fault)
 
 
 def limit(number: int) -> None:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from harness.small_runs import small_recipe, write_recordings
 from harness.sounds import music
 
-from mert.train.augmentation import Augmentation, coded, filtered, in_room
+from mert.errors import UsageError
+from mert.train.augmentation import Augmentation, at_speed, coded, filtered, in_room, samples_at
+from mert.train.batches import Batches
+from mert.train.corpus.opening import open_corpus
+from mert.train.draw import Draw
+from mert.train.recipe import read_recipe
 
 RATE = 24_000
 
@@ -103,3 +111,38 @@ def test_targets_are_of_the_clean_clip_and_inputs_at_one_level(tmp_path: Path) -
     assert torch.equal(changed.codes["random_projection"], clean.codes["random_projection"])
     torch.testing.assert_close(changed.wave_BN.std(1, correction=0), torch.ones(3), rtol=1e-3, atol=1e-3)
     assert float(clean.wave_BN.std(1).max()) < 0.5
+
+
+def test_a_faster_clip_is_higher_by_as_much_and_has_its_length() -> None:
+    time_N = np.arange(2 * RATE) / RATE
+    tone_N = np.sin(2 * np.pi * 440 * time_N).astype(np.float32)
+    for speed in (2 ** (-4 / 12), 2 ** (1 / 12), 2 ** (4 / 12)):
+        made_N = at_speed(tone_N[: samples_at(speed, RATE)], speed, RATE)
+        assert made_N.shape == (RATE,) and made_N.dtype == np.float32
+        peak_hz = np.abs(np.fft.rfft(made_N * np.hanning(RATE))).argmax()
+        assert peak_hz == pytest.approx(440 * speed, abs=1)
+        assert np.abs(made_N[-480:]).max() > 0.9  # it does not end early
+
+
+def test_some_clips_of_a_run_play_at_another_speed_and_none_of_those_held_out(tmp_path: Path) -> None:
+    recipe = read_recipe(small_recipe(tmp_path, write_recordings(tmp_path)), ["augmentation.speed=0.5"])
+    draw = Draw(recipe, open_corpus(recipe.data, RATE, recipe.min_samples, {}))
+    cuts = [draw.cut(step, number) for step in range(1, 60) for number in range(2)]
+    speeds = np.array([cut.speeds for cut in cuts])
+    assert 0.4 < (speeds != 1).mean() < 0.6 and speeds.min() > 2 ** (-1 / 3) and speeds.max() < 2 ** (1 / 3)
+    ends = [
+        cut.frames[row] * draw.stride + samples_at(cut.speeds[row], cut.n_samples) - draw.lengths[index]
+        for cut in cuts
+        for row, index in enumerate(cut.recordings)
+    ]
+    assert max(ends) <= 0
+    assert {speed for cut, _ in draw.held_out_cuts() for speed in cut.speeds} == {1.0}
+    assert draw.cut(7, 1) == draw.cut(7, 1)
+
+
+def test_codes_that_are_stored_know_no_other_speed(tmp_path: Path) -> None:
+    recipe = read_recipe(small_recipe(tmp_path, write_recordings(tmp_path)), ["augmentation.speed=0.5"])
+    corpus = open_corpus(recipe.data, RATE, recipe.min_samples, {})
+    source: Any = SimpleNamespace(sample_rate=RATE, rate_hz=75.0, check_recordings=lambda recordings: None)
+    with pytest.raises(UsageError, match=r"speed=0.5: codes holds the codes of recordings at their own speed; give"):
+        Batches(recipe, corpus, {"codes": source}, torch.device("cpu"))

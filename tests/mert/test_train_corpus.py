@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from harness import faulty
 from harness.commands import run_mert
 from harness.sounds import music
 
@@ -216,6 +220,18 @@ def test_a_disk_without_room_is_said_before_the_work(
     done = run_mert("prepare", folder, "-o", tmp_path / "store")
     assert done.code == 2 and "0.00 GB are free" in done.err
     assert not list((tmp_path / "store").glob("audio-*"))
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_nothing_half_written(folder: Path, tmp_path: Path, store: Path) -> None:
+    fault, words = [faulty.__file__, "bytes:200000", "0"], ["prepare", str(folder), "-o", str(tmp_path / "store")]
+    done = subprocess.run([sys.executable, *fault, *words], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.search(r"error: .*audio-00000\.arrow: cannot be written \(.*too large.*\); check", done.stderr, re.I)
+    assert not [path for path in (tmp_path / "store").iterdir() if path.suffix == ".arrow" or "store" in path.name]
+    with pytest.raises(CorpusError, match="not finished; run the same mert prepare again"):
+        open_at(tmp_path / "store")
+    assert run_mert("prepare", folder, "-o", tmp_path / "store").code == 0
+    assert open_at(tmp_path / "store").fingerprint == open_at(store).fingerprint
 
 
 def test_headers_are_read_once_and_kept(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

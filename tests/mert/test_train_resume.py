@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -81,6 +81,47 @@ def test_a_killed_process_is_started_again_and_no_bit_is_lost(
     said = two_processes(moment, rank, config, f"loader_workers={workers}")
     assert f"going on after step {after} from" in said
     assert same_end(tmp_path / "run", whole[parallel])
+
+
+def test_an_error_in_one_process_ends_all_and_costs_no_bit(
+    tmp_path: Path, recordings: Path, whole: dict[str, Path]
+) -> None:
+    """The other one waits for its gradients, and would wait for ever."""
+    config = small_recipe(tmp_path, recordings, batch_clips=8, group_clips=2, loader_workers=2)
+    options = ["--standalone", "--nproc-per-node=2"]
+    broken = [faulty.__file__, "error:5:3", "1"]
+    done = subprocess.run(
+        [*TORCHRUN, *options, *broken, "pretrain", config], capture_output=True, text=True, env=ENVIRONMENT, timeout=120
+    )
+    assert done.returncode and "error: the GPU: ran out of memory; lower clips_at_once" in done.stderr, done.stderr
+    assert "step 5 failed; the run goes on after step 4" in done.stderr
+    again = subprocess.run(
+        [*TORCHRUN, *options, "-m", "mert.cli", "pretrain", config], capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert "going on after step 4 from" in again.stderr
+    assert same_end(tmp_path / "run", whole["ddp"])
+
+
+def test_a_kill_of_all_processes_and_their_workers_costs_no_bit(tmp_path: Path, recordings: Path) -> None:
+    settings = {"steps": STEPS, "checkpoint_every": 4, "batch_clips": 8, "group_clips": 2, "validate_every": STEPS}
+    pretrain_together([small_recipe(tmp_path / "whole", recordings, loader_workers=0, **settings)], 2)
+    config, run = small_recipe(tmp_path, recordings, loader_workers=2, **settings), tmp_path / "run"
+    line = [*TORCHRUN, "--standalone", "--nproc-per-node=2", "-m", "mert.cli", "pretrain", config]
+    with subprocess.Popen(line, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as agent:
+        wait_for_rows(run, 6, [agent])
+        family = descendants(agent.pid)
+        assert len(family) >= 1 + 2 + 2 * 2  # the agent, two that train, and the workers of each
+        for pid in family:
+            with suppress(ProcessLookupError):  # it ended with its parent
+                os.kill(pid, signal.SIGKILL)
+    done = subprocess.run(line, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0 and "going on after step" in done.stderr, done.stderr
+    assert same_end(run, tmp_path / "whole/run")
+
+
+def descendants(process: int) -> list[int]:
+    """A process and all that it began, parents first."""
+    return [process, *(pid for child in children(process) for pid in descendants(child))]
 
 
 def children(process: int) -> list[int]:

@@ -19,7 +19,7 @@ from mert.files import only_process, read_json, sha256_file, write_json, write_w
 from mert.train.corpus.base import CorpusError, to_16_bits
 from mert.train.corpus.recordings import Track, scanned
 from mert.train.corpus.sources import Listed, is_path, list_recordings
-from mert.train.corpus.store import DESCRIPTION, OWN_COLUMNS, ShardWriter, shard_name, write_table
+from mert.train.corpus.store import DESCRIPTION, LOCK, OWN_COLUMNS, ShardWriter, shard_name, write_table
 
 SHARD_BYTES = 2**29  # 3 h at 24 kHz
 REPORT = "report.jsonl"
@@ -157,9 +157,9 @@ def _sha256(listed: Listed) -> str:
 def preparing(options: PrepareOptions) -> Iterator[None]:
     """The time of a job: UsageError if another one writes the same store, or the folder holds something else."""
     out = Path(options.out)
-    if out.is_dir() and not (out / ".prepare.lock").exists() and any(out.iterdir()):
+    if out.is_dir() and not (out / LOCK).exists() and any(out.iterdir()):
         raise UsageError(out, "is a folder that holds other files", "give a new or empty one")
-    with only_process(out, ".prepare.lock", "another mert prepare writes it"):
+    with only_process(out, LOCK, "another mert prepare writes it"):
         yield
 
 

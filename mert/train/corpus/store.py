@@ -22,6 +22,7 @@ from mert.train.corpus.base import CorpusError, fingerprint_of, from_16_bits
 
 log = logging.getLogger("mert")
 DESCRIPTION, TABLE = "store.json", "recordings.parquet"
+LOCK = ".prepare.lock"  # there from the first moment on
 FORMAT, VERSION = "mert-audio", 1
 BLOCK_S = 10
 IN_MEMORY = 64 * 2**20  # bytes of one recording that are held before it is written
@@ -107,7 +108,8 @@ def write_table(folder: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[
 
 def is_store(folder: Path) -> bool:
     """Whether a folder is a store, finished or not."""
-    return (folder / DESCRIPTION).is_file() or next(folder.glob("audio-*.arrow"), None) is not None
+    marks = (folder / DESCRIPTION, folder / LOCK)
+    return any(mark.is_file() for mark in marks) or next(folder.glob("audio-*.arrow"), None) is not None
 
 
 class StoreCorpus:
