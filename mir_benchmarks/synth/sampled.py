@@ -82,6 +82,12 @@ class SampledCorpus:
         return self.n_items
 
     @property
+    def licences(self) -> tuple[str, ...]:
+        """Those of the banks, the scores and the synthetic voices."""
+        banks = (BANKS[name].licence for name in banks_of(BANK_ROLES[self.purpose]))
+        return tuple(sorted({*banks, PUBLIC_DOMAIN, OWN}))
+
+    @property
     def _groups(self) -> tuple[str, ...]:
         return tuple(self.groups.split(","))
 

@@ -48,14 +48,14 @@ def engine(folder: Path, steps: int, out: str) -> Engine:
 
 def stopped_run(stopped: Engine, step_s: float) -> int:
     """Run until a signal stops it, which comes at a random moment of its first steps; the last step done."""
-    group = stopped.batches.group
+    group = stopped.batches.next_group
 
     def with_signals(*place: int) -> Any:
-        stopped.batches.group = group  # type: ignore[method-assign]
+        stopped.batches.next_group = group  # type: ignore[method-assign]
         threading.Thread(target=send, args=(step_s,)).start()
         return group(*place)
 
-    stopped.batches.group = with_signals  # type: ignore[method-assign]
+    stopped.batches.next_group = with_signals  # type: ignore[method-assign]
     return stopped.run()
 
 

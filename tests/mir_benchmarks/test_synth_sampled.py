@@ -19,6 +19,7 @@ from harness.scores import POLYPHONY, TUNES, forget, invented_scores, with_score
 
 from mert.errors import UsageError
 from mert.train.corpus.opening import open_corpus
+from mert.weights.licences import strictest
 from mir_benchmarks.synth import pieces as pieces_module
 from mir_benchmarks.synth.arrange import Tempo, arrange, triad_of
 from mir_benchmarks.synth.band import Band, Instrument, hire, render_band, strokes_of
@@ -277,3 +278,10 @@ def test_files_and_their_manifest_are_what_prepare_reads(cached: Path, tmp_path:
     assert np.abs(music.read(1, 0, 24_000) - played_N).max() <= 2**-15
     with pytest.raises(UsageError, match="choose another folder"):
         write_hours(3 / 3600, tmp_path / "music", seconds=1.0, seed=2)
+
+
+@with_sounds
+def test_a_run_knows_the_licences_of_what_plays(cached: Path) -> None:
+    music = open_corpus("sampled", 24_000, 24_000, {"seconds": 1.0, "n_items": 4, "groups": ",".join(GROUPS)})
+    assert set(music.licences) == {"Apache-2.0", "MIT", "public domain"}
+    assert strictest(music.licences) == "Apache-2.0"

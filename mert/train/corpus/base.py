@@ -64,13 +64,13 @@ def from_16_bits(samples_N: np.ndarray) -> np.ndarray:
 class GeneratedCorpus:
     """Clips of a generator (`read(index)` gives [N], a pure function of its seed), cut like recordings.
 
-    Names contain the fingerprint of the generator, so that a label store of another generator is refused.
+    Names contain the fingerprint of the generator, so that a label store of another generator is refused. `licences`
+    are the generator's, if it has any.
     """
-
-    licences: Sequence[str] = ()
 
     def __init__(self, generator: Any, rate_hz: int) -> None:
         self.rate_hz, self._generator = rate_hz, generator
+        self.licences: Sequence[str] = getattr(generator, "licences", ())
         self.fingerprint = hashlib.sha256(repr(generator).encode()).hexdigest()
         self.lengths = np.full(len(generator), round(generator.seconds * rate_hz))
 
