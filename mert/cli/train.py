@@ -187,7 +187,7 @@ def _corpus(recipe: Recipe, overfit: int | None, folder: Path | None) -> Corpus:
         def track(listed: Sequence[Listed]) -> Iterable[Listed]:
             return bar.track(listed, description="reading headers")
 
-        corpus = open_corpus(recipe.data, *size, recipe.data_options, folder, recipe.data_weights, track)
+        corpus = open_corpus(recipe.data, *size, recipe.data_options, folder, recipe.data_weights, track, recipe.clip_s)
     return FirstRecordings(corpus, overfit) if overfit else corpus
 
 

@@ -272,6 +272,8 @@ def read_settings(config: str, overrides: Sequence[str]) -> tuple[str, dict[str,
     base = values.pop("base", "nano") if config not in NAMED else config
     if not isinstance(base, str) or base not in NAMED:
         raise UsageError(f"{config}: base={base}", "is no recipe", f"give one of {', '.join(NAMED)}")
+    if any(parse_override(override)[0] == "data" for override in overrides):
+        values.pop("data_options", None)  # those of the file are of other data
     for override in overrides:
         key, value = parse_override(override)
         target = values

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 pytest.importorskip("yaml")
 pytest.importorskip("tensorboard")
@@ -15,6 +17,7 @@ import yaml
 
 from mert.cli.main import app
 from mert.errors import MertError, UsageError
+from mert.train.corpus.opening import open_corpus
 from mert.train.recipe import NAMED, Recipe, read_recipe
 from mert.train.run_folder import trained_config
 
@@ -153,3 +156,21 @@ def test_an_exported_model_says_whether_its_clips_came_at_one_level() -> None:
     assert not any(make().model.normalize for make in NAMED.values())
     normalized = replace(NAMED["nano"]().model, normalize=True)
     assert trained_config(replace(NAMED["nano"](), model=normalized)).normalize  # as `Batches` gives it clips
+
+
+def test_options_of_other_data_do_not_stay(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("{base: nano, data: synth, data_options: {n_items: 9}}")
+    assert read_recipe(str(path)).data_options == {"n_items": 9}
+    assert read_recipe(str(path), ["data=music"]).data_options == {}
+    assert read_recipe(str(path), ["data_options.seed=2", "data=sampled"]).data_options == {"seed": 2}
+    assert read_recipe("mert-nano", ["data=music"]).data_options == {}
+
+
+def test_generated_clips_are_as_long_as_they_are_used(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "long.wav", np.zeros(72_000, np.float32), 24_000)
+    plain = open_corpus("synth", 24_000, 36_000, {"n_items": 3}, clip_s=1.5)
+    assert plain.lengths.tolist() == [36_000] * 3
+    assert open_corpus("synth", 24_000, 36_000, {"n_items": 1, "seconds": 2}, clip_s=1.5).lengths.tolist() == [48_000]
+    mixed = open_corpus(f"{tmp_path},synth", 24_000, 36_000, {}, weights=(1, 1), clip_s=1.5)
+    assert mixed.lengths[:2].tolist() == [72_000, 36_000]

@@ -5,6 +5,7 @@ Shapes: N samples.
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -55,37 +56,33 @@ class Mixture:
 
 def open_corpus(
     data: str, rate_hz: int, min_samples: int, options: dict[str, Any], folder: Path | None = None,
-    weights: Sequence[float] = (), track: Track = lambda listed: listed,
+    weights: Sequence[float] = (), track: Track = lambda listed: listed, clip_s: float | None = None,
 ) -> Corpus:  # fmt: skip
     """A folder, a JSONL manifest (key `audio` or `path`), a store, `hf:NAME`, or an entry point of `mert.corpora`.
 
     With `weights`, `data` names as many of them, with commas between. Recordings of fewer than `min_samples` at
-    `rate_hz` are dropped. In `folder` an index of the headers is kept. UsageError for data or options that do not
-    exist, CorpusError if no recording is left.
+    `rate_hz` are dropped. In `folder` an index of the headers is kept. Clips are generated `clip_s` long, if that is
+    given and `options` do not say otherwise. UsageError for data or options that do not exist, CorpusError if no
+    recording is left.
     """
+    length = {"seconds": clip_s} if clip_s else {}
+
+    def one(name: str, place: Path | None) -> Corpus:
+        if is_store(path := Path(name)):
+            return StoreCorpus(path, rate_hz, min_samples)
+        if not name.startswith("hf:") and not path.exists():
+            for point in entry_points(group="mert.corpora", name=name):
+                return _generated(name, partial(point.load(), **length), rate_hz, min_samples, options)
+        return FileCorpus(list_recordings(name, options), rate_hz, min_samples, place, track)
+
     if not weights:
-        return _one(data, rate_hz, min_samples, options, folder, track)
+        return one(data, folder)
     names = data.split(",")
     if len(names) != len(weights):
         reason = f"are {len(weights)} for {len(names)} corpora"
         raise UsageError(f"data_weights={','.join(map(str, weights))}", reason, "give one for each, data=A,B")
     folders = [folder / f"corpus_{number}" if folder else None for number in range(len(names))]
-    parts = [
-        _one(name.strip(), rate_hz, min_samples, options, place, track)
-        for name, place in zip(names, folders, strict=True)
-    ]
-    return Mixture(parts, weights)
-
-
-def _one(
-    data: str, rate_hz: int, min_samples: int, options: dict[str, Any], folder: Path | None, track: Track
-) -> Corpus:
-    if is_store(path := Path(data)):
-        return StoreCorpus(path, rate_hz, min_samples)
-    if not data.startswith("hf:") and not path.exists():
-        for point in entry_points(group="mert.corpora", name=data):
-            return _generated(data, point.load(), rate_hz, min_samples, options)
-    return FileCorpus(list_recordings(data, options), rate_hz, min_samples, folder, track)
+    return Mixture([one(name.strip(), place) for name, place in zip(names, folders, strict=True)], weights)
 
 
 def _generated(name: str, generator: Any, rate_hz: int, min_samples: int, options: dict[str, Any]) -> Corpus:
