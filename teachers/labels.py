@@ -1,10 +1,12 @@
-"""Label stores: the codes of a corpus, computed once by `mert tokenize`, and mapped into memory where they are read.
+"""Label stores: the targets of a corpus, computed once by `mert tokenize`, mapped into memory where they are read.
 
-`store.json` describes the teacher. Rows of `shard-00000.arrow` (Arrow IPC, not compressed) hold the name of a
-recording, its samples at the teacher's rate, its codes, frame after frame, and their xxh3_64. `index.arrow`, written
+`store.json` describes the teacher and the kind of its targets. Rows of `shard-00000.arrow` (Arrow IPC, not compressed)
+hold the name of a recording, its samples at the teacher's rate, its targets, frame after frame, under the name of their
+kind (int16 codes, float16 frames, or float32 numbers of the clip as a whole), and their xxh3_64. `index.arrow`, written
 last, holds the shard and row of each name, sorted by name. `codebooks.safetensors` holds the codewords (keys "0", "1",
-...; [C, D]). Stores of version 1 have shards of parquet and no index, and are read into memory.
-Shapes: B crops, R recordings, N numbers, K codebooks, T frames.
+...; [C, D]). Stores of version 2 have codes only; those of version 1 have shards of parquet and no index, and are read
+into memory.
+Shapes: B crops, R recordings, N numbers, K codebooks, T frames, F bins, P numbers of a clip, W of K, F and P.
 """
 
 import json
@@ -24,7 +26,8 @@ from torch import Tensor
 
 from teachers.base import FIELD, Crop, Targets, TargetSource, Teacher, TeacherError, require
 
-VERSION = 2
+VERSION = 3
+TYPES = {"codes": np.int16, "frames": np.float16, "clips": np.float32}  # of each kind of targets
 DESCRIPTION = "store.json"
 INDEX = "index.arrow"
 CODEBOOKS = "codebooks.safetensors"
@@ -45,30 +48,36 @@ def describe(teacher: Teacher, corpus_fingerprint: str, n_shards: int) -> dict[s
     return {
         "format": "mert-labels", "version": VERSION, "teacher": teacher.name, "fingerprint": teacher.fingerprint,
         "licence": teacher.licence, "sample_rate": teacher.sample_rate, "rate_hz": teacher.rate_hz,
-        "n_classes": list(teacher.n_classes), "corpus": corpus_fingerprint, "n_shards": n_shards,
+        "kind": kind_of(teacher), "n_classes": list(teacher.n_classes), "n_bins": teacher.n_bins,
+        "n_clip_values": teacher.n_clip_values, "corpus": corpus_fingerprint, "n_shards": n_shards,
     }  # fmt: skip
 
 
+def kind_of(source: TargetSource) -> str:
+    """The kind of a source's targets."""
+    return "codes" if source.n_classes else "frames" if source.n_bins else "clips"
+
+
 class Rows(NamedTuple):
-    """The rows of a shard, as views of its mapped file; the codes of row r begin at `first_R[r]`."""
+    """The rows of a shard, as views of its mapped file; the targets of row r begin at `first_R[r]`."""
 
     names: Any  # of pyarrow, as in the index
     n_samples_R: np.ndarray
     hash_R: np.ndarray
     first_R: np.ndarray
-    codes_N: np.ndarray
+    values_N: np.ndarray
 
-    def codes_of(self, row: int) -> np.ndarray:
-        """All codes of a row, frame after frame."""
-        return self.codes_N[self.first_R[row] : self.first_R[row + 1]]
+    def values_of(self, row: int) -> np.ndarray:
+        """All targets of a row, frame after frame."""
+        return self.values_N[self.first_R[row] : self.first_R[row + 1]]
 
-    def checked_codes(self, row: int, hash_64: int, shard: Path) -> np.ndarray:
-        """`codes_of` a row; TeacherError if their hash is another."""
-        codes_N = self.codes_of(row)
-        if hash_of(codes_N) != hash_64:
-            reason = "its codes are not those that were written (xxh3_64)"
+    def checked_values(self, row: int, hash_64: int, shard: Path) -> np.ndarray:
+        """`values_of` a row; TeacherError if their hash is another."""
+        values_N = self.values_of(row)
+        if hash_of(values_N) != hash_64:
+            reason = "its targets are not those that were written (xxh3_64)"
             raise TeacherError(f"{shard}: {self.names[row].as_py()}", reason, AGAIN)
-        return codes_N
+        return values_N
 
 
 class Index(NamedTuple):
@@ -84,12 +93,10 @@ class Index(NamedTuple):
 class LabelStore(TargetSource):
     """A finished store, as a source of targets in its teacher's place; it can be pickled, and opens files when needed.
 
-    TeacherError if it is not finished, or is damaged. The codes of a recording are checked (their hash, number and
+    TeacherError if it is not finished, or is damaged. The targets of a recording are checked (their hash, number and
     range) when a process first reads them. Nothing may change the files in place: they are mapped, so that memory does
     not grow with the store, and processes share it.
     """
-
-    n_bins = n_clip_values = 0
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -99,10 +106,12 @@ class LabelStore(TargetSource):
             self.name, self.fingerprint, self.licence = about["teacher"], about["fingerprint"], about["licence"]
             self.sample_rate, self.rate_hz = int(about["sample_rate"]), float(about["rate_hz"])
             self.n_classes, self.n_shards = tuple(map(int, about["n_classes"])), int(about["n_shards"])
+            self.n_bins, self.n_clip_values = int(about.get("n_bins", 0)), int(about.get("n_clip_values", 0))
+            self.kind, self.width = kind_of(self), len(self.n_classes) + self.n_bins + self.n_clip_values
             if not 1 <= self.version <= VERSION:
                 raise ValueError(f"version {self.version} is not known here")
-            if not self.n_classes or min(self.n_classes) < 1:
-                raise ValueError("n_classes names no classes")
+            if min((*self.n_classes, self.width)) < 1 or about.get("kind", "codes") != self.kind:
+                raise ValueError("n_classes, n_bins and n_clip_values name no targets")
             if not 0 < self.rate_hz <= self.sample_rate or not 0 <= self.n_shards < 100_000:
                 raise ValueError("its rates, or its shards, are out of range")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -122,8 +131,10 @@ class LabelStore(TargetSource):
     @cached_property
     def _rows(self) -> Callable[[int], Rows]:
         """The rows of a shard by its number; they stay mapped, or in memory."""
-        folder, version = self.folder, self.version
-        return lru_cache(MAX_MAPPED if version > 1 else None)(lambda n: read_shard(folder / shard_name(n, version)))
+        folder, version, kind = self.folder, self.version, self.kind
+        return lru_cache(MAX_MAPPED if version > 1 else None)(
+            lambda number: read_shard(folder / shard_name(number, version), kind)
+        )
 
     @cached_property
     def _index(self) -> Index:
@@ -144,10 +155,23 @@ class LabelStore(TargetSource):
         return self.n_recordings
 
     def crop_targets(self, wave_BN: Tensor, crops: Sequence[Crop], n_frames: int) -> Targets:
-        """The stored codes of the crops, int64 [B, K, T]."""
-        rows = [self.codes(crop.recording, crop.n_samples, crop.frame, n_frames) for crop in crops]
-        codes_BKT = torch.from_numpy(np.stack(rows)).to(wave_BN.device).long()
-        return Targets(codes_BKT, None, self.rate_hz, self.fingerprint)
+        """The stored targets of the crops; TeacherError for a part of a recording that is described as a whole."""
+        if self.kind == "clips":
+            rows = [self._of_whole(crop, wave_BN.shape[1])[0] for crop in crops]
+        else:
+            rows = [self.values(crop.recording, crop.n_samples, crop.frame, n_frames) for crop in crops]
+        values = torch.from_numpy(np.stack(rows)).to(wave_BN.device)  # [B, T, W] or [B, P]
+        parts: dict[str, Tensor | None] = {"codes": None, "frames": None, "clips": None}
+        parts[self.kind] = values.transpose(1, 2).long() if self.kind == "codes" else values.float()
+        return Targets(rate_hz=self.rate_hz, fingerprint=self.fingerprint, **parts)
+
+    def _of_whole(self, crop: Crop, n_samples: int) -> np.ndarray:
+        """The numbers [1, P] of a crop that is its whole recording."""
+        if n_samples != crop.n_samples:
+            reason = f"describes {crop.recording} as a whole, {crop.n_samples / self.sample_rate:g} s of it"
+            remedy = "give clip_s as long as the recordings, or the teacher itself"
+            raise TeacherError(self.folder, reason, remedy)
+        return self.values(crop.recording, crop.n_samples, 0, 1)
 
     def check_recordings(self, recordings: Iterable[tuple[str, int]]) -> None:
         """TeacherError if one of these recordings (name, samples) has no codes, or had another length."""
@@ -176,58 +200,67 @@ class LabelStore(TargetSource):
         return [codewords[str(k)] for k in range(len(codewords))]
 
     def counts(self) -> np.ndarray:
-        """The number of occurrences of each code: int64 [K, C], C being the size of the largest codebook."""
+        """The number of occurrences of each code: int64 [K, C], C being the size of the largest codebook.
+
+        TeacherError if the store holds other targets than codes.
+        """
+        if self.kind != "codes":
+            raise TeacherError(self.folder, f"holds {self.kind}, not codes", "name a store of codes")
         counts_KC = np.zeros((len(self.n_classes), max(self.n_classes)), np.int64)
         for place in np.lexsort((self._index.row_R, self._index.shard_R)):
-            add_counts(counts_KC, self._codes(int(place)))
+            add_counts(counts_KC, self._values(int(place)))
         return counts_KC
 
-    def codes(self, name: str, n_samples: int, first: int, n_frames: int) -> np.ndarray:
-        """Codes int16 [K, T] of a recording from frame `first` on, as a view of the mapped file.
+    def values(self, name: str, n_samples: int, first: int, n_frames: int) -> np.ndarray:
+        """Targets [T, W] of a recording from frame `first` on, as a view of the mapped file.
 
-        TeacherError if it is another recording, or its codes are damaged.
+        TeacherError if it is another recording, or its targets are damaged.
         """
-        return self._codes(self._place(name, n_samples))[:, first : first + n_frames]
+        return self._values(self._place(name, n_samples))[first : first + n_frames]
 
     def _place(self, name: str, n_samples: int) -> int:
         """The place of a recording in the index."""
         names = self._index.names
         place = bisect_left(range(len(self)), name, key=lambda i: names[i].as_py())
         if place == len(self) or names[place].as_py() != name:
-            raise TeacherError(self.folder, f"has no codes of {name}", "tokenize this corpus")
+            raise TeacherError(self.folder, f"has no targets of {name}", "tokenize this corpus")
         if (stored := self._index.n_samples_R[place]) != n_samples:
-            reason = f"{name} has {n_samples} samples, and had {stored} when its codes were made"
+            reason = f"{name} has {n_samples} samples, and had {stored} when its targets were made"
             raise TeacherError(self.folder, reason, "tokenize this corpus again")
         return place
 
-    def _codes(self, place: int) -> np.ndarray:
-        """Codes [K, T] of the recording at a place in the index."""
+    def _values(self, place: int) -> np.ndarray:
+        """Targets [T, W] of the recording at a place in the index."""
         number, row = int(self._index.shard_R[place]), int(self._index.row_R[place])
         rows = self._rows(number)
         if not self._checked[place]:
             self._check(place, rows, row, self.folder / shard_name(number, self.version))
             self._checked[place] = True
-        return rows.codes_of(row).reshape(-1, len(self.n_classes)).T
+        return rows.values_of(row).reshape(-1, self.width)
 
     def _check(self, place: int, rows: Rows, row: int, shard: Path) -> None:
-        """TeacherError unless a row is that of the index, and has codes for all samples, in range."""
+        """TeacherError unless a row is that of the index, and has targets for all samples, in range."""
         name, n_samples = self._index.names[place].as_py(), int(self._index.n_samples_R[place])
         if not 0 <= row < len(rows.names) or rows.names[row].as_py() != name or rows.n_samples_R[row] != n_samples:
             raise TeacherError(shard, f"does not hold {name} in row {row}, where the index has it", AGAIN)
-        codes_N, source = rows.checked_codes(row, self._index.hash_R[place], shard), f"{shard}: {name}"
-        n_frames, over = divmod(len(codes_N), len(self.n_classes))
-        if over or n_frames < (n_samples - FIELD) // round(self.sample_rate / self.rate_hz) + 1:
-            raise TeacherError(source, f"{len(codes_N)} codes for {n_samples} samples", AGAIN)
-        for k, (codes_T, n) in enumerate(zip(codes_N.reshape(n_frames, -1).T, self.n_classes, strict=True)):
+        values_N, source = rows.checked_values(row, self._index.hash_R[place], shard), f"{shard}: {name}"
+        n_frames, over = divmod(len(values_N), self.width)
+        least = 1 if self.kind == "clips" else (n_samples - FIELD) // round(self.sample_rate / self.rate_hz) + 1
+        if over or n_frames < least:
+            raise TeacherError(source, f"{len(values_N)} {self.kind} for {n_samples} samples", AGAIN)
+        if self.kind != "codes" and not np.isfinite(values_N).all():
+            raise TeacherError(source, "not all of its targets are finite", AGAIN)
+        for k, n in enumerate(self.n_classes):
+            codes_T = values_N[k :: self.width]
             if len(codes_T) and not 0 <= codes_T.min() <= codes_T.max() < n:
                 worst = codes_T[(codes_T < 0) | (codes_T >= n)][0]
                 raise TeacherError(source, f"code {worst} of codebook {k} is not below {n}", AGAIN)
 
 
-def write_shard(path: Path, rows: Sequence[tuple[str, int, np.ndarray]]) -> None:
-    """Write rows of name, samples and codes [K, T]; TeacherError for a name that is not UTF-8."""
+def write_shard(path: Path, rows: Sequence[tuple[str, int, np.ndarray]], kind: str = "codes") -> None:
+    """Write rows of name, samples and targets [T, W]; TeacherError for a name that is not UTF-8."""
     arrow = require("pyarrow", path, "train")
-    codes = [codes_KT.T.astype(np.int16).ravel() for _, _, codes_KT in rows]
+    values = [values_TW.astype(TYPES[kind]).ravel() for _, _, values_TW in rows]
     try:
         names = arrow.array([name for name, *_ in rows], arrow.large_string())
     except UnicodeEncodeError as error:
@@ -235,38 +268,38 @@ def write_shard(path: Path, rows: Sequence[tuple[str, int, np.ndarray]]) -> None
     columns = {
         "name": names,
         "n_samples": arrow.array([n_samples for _, n_samples, _ in rows], arrow.int64()),
-        "xxh3_64": arrow.array(map(hash_of, codes), arrow.uint64()),
-        "codes": arrow.LargeListArray.from_arrays(np.cumsum([0, *map(len, codes)]), np.concatenate(codes)),
+        "xxh3_64": arrow.array(map(hash_of, values), arrow.uint64()),
+        kind: arrow.LargeListArray.from_arrays(np.cumsum([0, *map(len, values)]), np.concatenate(values)),
     }
     write_mapped(path, arrow.table(columns))
 
 
-def write_index(path: Path, folder: Path, n_shards: int) -> None:
+def write_index(path: Path, folder: Path, n_shards: int, kind: str = "codes") -> None:
     """Write the index of all shards in a folder; TeacherError if one name has two recordings."""
-    write_mapped(path, sorted_rows((read_shard(folder / shard_name(i)) for i in range(n_shards)), folder))
+    write_mapped(path, sorted_rows((read_shard(folder / shard_name(i), kind) for i in range(n_shards)), folder))
 
 
-def read_shard(path: Path) -> Rows:
-    """The rows of a shard; TeacherError if it is missing or damaged. Its codes are not read here, if it is mapped."""
+def read_shard(path: Path, kind: str = "codes") -> Rows:
+    """The rows of a shard; TeacherError if it is missing or damaged. Its targets are not read here, if it is mapped."""
     with damaged(path):
         if path.suffix == ".parquet":
             with require("pyarrow.parquet", path, "train").ParquetFile(path) as file:
                 table = file.read(columns=["name", "n_samples", "codes"], use_threads=False).combine_chunks()
         else:
             table = read_mapped(path)
-        lists = only_chunk(table, "codes")
-        first_R, codes_N = lists.offsets.to_numpy(), lists.values.to_numpy()
-        if codes_N.dtype.kind not in "iu":
-            raise ValueError("its codes are no whole numbers")
+        lists = only_chunk(table, kind)
+        first_R, values_N = lists.offsets.to_numpy(), lists.values.to_numpy()
+        if values_N.dtype.kind not in ("iu" if kind == "codes" else "f"):
+            raise ValueError(f"its {kind} are no numbers of their kind")
         if path.suffix == ".parquet":
-            hash_R = np.array([hash_of(codes_N[a:b]) for a, b in pairwise(first_R)], np.uint64)
+            hash_R = np.array([hash_of(values_N[a:b]) for a, b in pairwise(first_R)], np.uint64)
         else:
             hash_R = numbers(table, "xxh3_64")
-        return Rows(texts(table, "name"), numbers(table, "n_samples"), hash_R, first_R, codes_N)
+        return Rows(texts(table, "name"), numbers(table, "n_samples"), hash_R, first_R, values_N)
 
 
 def sorted_rows(shards: Iterable[Rows], source: Path) -> Any:
-    """All rows of shards but for their codes, as a pyarrow table in the order of their names, each name once.
+    """All rows of shards but for their targets, as a pyarrow table in the order of their names, each name once.
 
     TeacherError if rows of one name differ.
     """
@@ -344,12 +377,12 @@ def damaged(path: Path) -> Iterator[None]:
         raise TeacherError(path, f"is damaged ({error})", AGAIN) from None
 
 
-def hash_of(codes_N: np.ndarray) -> int:
-    """xxh3_64 of the bytes of codes."""
-    return int(require("xxhash", "label stores", "train").xxh3_64_intdigest(np.ascontiguousarray(codes_N)))
+def hash_of(values_N: np.ndarray) -> int:
+    """xxh3_64 of the bytes of targets."""
+    return int(require("xxhash", "label stores", "train").xxh3_64_intdigest(np.ascontiguousarray(values_N)))
 
 
-def add_counts(counts_KC: np.ndarray, codes_KT: np.ndarray) -> None:
+def add_counts(counts_KC: np.ndarray, codes_TK: np.ndarray) -> None:
     """Add the number of occurrences of each code."""
-    for counts_C, codes_T in zip(counts_KC, codes_KT, strict=True):
+    for counts_C, codes_T in zip(counts_KC, codes_TK.T, strict=True):
         counts_C += np.bincount(codes_T, minlength=len(counts_C))

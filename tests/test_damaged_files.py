@@ -132,8 +132,8 @@ def store(folder: Path) -> Path:
     store_of_version_1(folder).unlink()
     about = json.loads((folder / "store.json").read_text())
     (folder / "store.json").write_text(json.dumps(about | {"version": 2}))
-    codes = np.random.default_rng(0).integers(0, 8, (4, 1, 100))
-    write_shard(folder / shard_name(0), [(*row, codes_KT) for row, codes_KT in zip(LABELLED, codes, strict=True)])
+    codes = np.random.default_rng(0).integers(0, 8, (4, 100, 1))
+    write_shard(folder / shard_name(0), [(*row, codes_TK) for row, codes_TK in zip(LABELLED, codes, strict=True)])
     write_index(folder / "index.arrow", folder, 1)
     return folder / shard_name(0)
 

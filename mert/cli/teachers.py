@@ -96,7 +96,7 @@ def tokenize(
     device: Device = "auto",
     data_options: DataOptions = None,
 ) -> None:
-    """Compute the codes of a corpus once; training reads them with teachers=STORE. Run it again to resume."""
+    """Compute the targets of a corpus once; training reads them with teachers=STORE. Run it again to resume."""
     from torch import from_numpy
 
     from mert.train.recipe import parse_override

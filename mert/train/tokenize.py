@@ -1,6 +1,6 @@
-"""`mert tokenize`: the codes of a whole corpus into a label store, shard by shard; a stopped job can be run again.
+"""`mert tokenize`: the targets of a whole corpus into a label store, shard by shard; a stopped job can be run again.
 
-Shapes: K codebooks, T frames, C classes.
+Shapes: K codebooks, T frames, C classes, W numbers of a frame.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,6 +29,7 @@ from teachers.labels import (
     VERSION,
     add_counts,
     describe,
+    kind_of,
     read_shard,
     shard_name,
     write_index,
@@ -53,8 +54,8 @@ class TokenizeOptions:
 class TokenizeStage:
     """Computes one shard per call: `stage(number)` writes it if it is missing; returns its code counts, K lists of C.
 
-    Recordings are read in pieces, so that their length is not limited by memory. UsageError for a teacher
-    without codes, or a label store in the place of a teacher.
+    For codes, recordings are read in pieces, so that their length is not limited by memory; other targets are those of
+    the recording as a whole. UsageError for a label store in the place of a teacher.
     """
 
     def __init__(self, options: TokenizeOptions) -> None:
@@ -62,10 +63,8 @@ class TokenizeStage:
         teacher = load_teacher(options.teacher, options.rate_hz)
         if not isinstance(teacher, Teacher):
             raise UsageError(options.teacher, "is a label store", "name the teacher itself")
-        if not isinstance(teacher, CodeTeacher):
-            remedy = "name a code teacher; the targets of others are computed while training"
-            raise UsageError(options.teacher, "gives no codes", remedy)
-        if (most := max(teacher.n_classes)) > MAX_CLASSES:
+        self.kind = kind_of(teacher)
+        if (most := max(teacher.n_classes, default=0)) > MAX_CLASSES:
             raise UsageError(options.teacher, f"has {most} classes", f"fit one with at most {MAX_CLASSES}")
         self.device_name = options.device
         self.teacher, rate_hz = teacher, teacher.sample_rate
@@ -81,29 +80,45 @@ class TokenizeStage:
         path = self.out / shard_name(number)
         if not path.exists():
             self._write(path, number)
-        rows, n_codebooks = read_shard(path), len(self.teacher.n_classes)
-        counts_KC = np.zeros((n_codebooks, max(self.teacher.n_classes)), np.int64)
+        rows, n_codebooks = read_shard(path, self.kind), len(self.teacher.n_classes)
+        counts_KC = np.zeros((n_codebooks, max(self.teacher.n_classes, default=0)), np.int64)
         for row, hash_64 in enumerate(rows.hash_R):
-            add_counts(counts_KC, rows.checked_codes(row, hash_64, path).reshape(-1, n_codebooks).T)
+            values_N = rows.checked_values(row, hash_64, path)
+            if n_codebooks:
+                add_counts(counts_KC, values_N.reshape(-1, n_codebooks))
         return [counts_C.tolist() for counts_C in counts_KC]
 
     def _write(self, path: Path, number: int) -> None:
         first = number * SHARD_RECORDINGS
         rows = [self._row(index) for index in range(first, min(len(self.corpus), first + SHARD_RECORDINGS))]
         with write_whole(path) as temporary:
-            write_shard(temporary, rows)
+            write_shard(temporary, rows, self.kind)
 
     def _row(self, index: int) -> tuple[str, int, np.ndarray]:
-        """Name, samples and codes [K, T] of a recording."""
+        """Name, samples and targets [T, W] of a recording."""
         n_samples = int(self.corpus.lengths[index])
         try:
-            codes_KT = self.teacher.recording_codes(partial(self.corpus.read, index), n_samples, self.device).numpy()
+            values_TW = self._values(index, n_samples)
         except AudioError as error:
             remedy = "take it out of the corpus, or tokenize a store: mert prepare leaves such recordings out"
             raise AudioError(self.corpus.name(index), error.reason, remedy) from error
-        if (codes_KT < 0).any() or (codes_KT >= np.array(self.teacher.n_classes)[:, None]).any():
-            raise MertError(self.corpus.name(index), "its codes are out of range", "fit the teacher again")
-        return self.corpus.name(index), n_samples, codes_KT
+        return self.corpus.name(index), n_samples, values_TW
+
+    def _values(self, index: int, n_samples: int) -> np.ndarray:
+        """Codes [T, K] or frames [T, F] of a recording, or the numbers [1, P] of it as a whole."""
+        if isinstance(self.teacher, CodeTeacher):
+            read = partial(self.corpus.read, index)
+            codes_TK = self.teacher.recording_codes(read, n_samples, self.device).numpy().T
+            if (codes_TK < 0).any() or (codes_TK >= np.array(self.teacher.n_classes)).any():
+                raise MertError(self.corpus.name(index), "its codes are out of range", "fit the teacher again")
+            return codes_TK
+        wave_1N = torch.from_numpy(self.corpus.read(index, 0, n_samples).copy())[None]
+        targets = self.teacher.targets(wave_1N.to(self.device))
+        values_TW = targets.clips if targets.frames is None else targets.frames[0]
+        assert values_TW is not None
+        if not torch.isfinite(values_TW).all():
+            raise MertError(self.corpus.name(index), "its targets are not finite", "take it out of the corpus")
+        return values_TW.cpu().numpy()
 
 
 def tokenize(
@@ -132,4 +147,4 @@ def tokenize(
     for counts in run_numbered(stage, stage.n_shards, executor, workers, options.device):
         yield np.asarray(counts)
     with write_whole(stage.out / INDEX) as temporary:
-        write_index(temporary, stage.out, stage.n_shards)
+        write_index(temporary, stage.out, stage.n_shards, stage.kind)

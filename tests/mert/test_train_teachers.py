@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from harness.brightness import Brightness
 from harness.sounds import music, tiny_config
 
 from mert.errors import UsageError
@@ -18,10 +19,8 @@ from mert.train.initialisation import PretrainerConfig, Start, TrainedHead, new_
 from mert.train.parallel import World
 from mert.train.recipe import nano_recipe
 from mert.train.run_folder import read_heads
-from mert.train.tokenize import TokenizeOptions, TokenizeStage
 from mert.train.validation import held_out_metrics, summary
 from teachers import fit_teacher, load_teacher
-from teachers.base import Targets, Teacher
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")
 ALONE = World(0, 1, torch.device("cpu"))
@@ -63,19 +62,6 @@ def test_a_model_learns_from_every_acoustic_teacher(name: str, tmp_path: Path, w
     for loss in [*losses, "cqt/loss"]:
         first, last = (np.mean([row[loss] for row in part]) for part in (rows[:8], rows[-8:]))
         assert last < 0.9 * first, loss
-
-
-class Brightness(Teacher):
-    """Two numbers of a clip as a whole, about standardised: the power of two bands over that of the lowest, in bels."""
-
-    name = "brightness"
-    n_clip_values = 2
-
-    def targets(self, wave_BN: torch.Tensor) -> Targets:
-        power_BF = torch.fft.rfft(wave_BN.float()).abs().square()
-        low_B, middle_B, high_B = (band.mean(1) for band in power_BF[:, :6000].split(2000, 1))
-        clips_B2 = torch.stack([middle_B / low_B, high_B / low_B], 1).log10() + 2
-        return Targets(None, None, self.rate_hz, self.fingerprint, clips_B2)
 
 
 def small_engine(folder: Path, teachers: dict[str, Any], **changes: Any) -> Engine:
@@ -133,12 +119,6 @@ def test_a_run_with_a_teacher_of_clips_resumes_bit_for_bit_and_hands_on_its_head
     start = Start(config=config.model, state=whole.objective.model.state_dict(), base={}, heads=trained)
     further = new_pretrainer(config, {}, start).head_of("brightness").state_dict()
     assert all(torch.equal(further[key], tensor) for key, tensor in head.items())
-
-
-def test_a_teacher_of_clips_is_not_tokenized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mert.train.tokenize.load_teacher", lambda name, rate_hz: Brightness({}, {}))
-    with pytest.raises(UsageError, match="brightness: gives no codes; name a code teacher"):
-        TokenizeStage(TokenizeOptions("synth", "brightness", str(tmp_path), {}))
 
 
 def test_a_teacher_is_fitted_at_the_rate_of_its_music(tmp_path: Path, write: Callable[..., Path]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from harness.brightness import Brightness
 from harness.commands import run_mert
 from harness.sounds import music, tiny_config
 
@@ -19,16 +20,16 @@ pytest.importorskip("nnAudio")
 
 from mert.cli.teachers import Pieces
 from mert.cli.train import load_teachers
-from mert.errors import UsageError
+from mert.errors import MertError, UsageError
 from mert.train import tokenize as tokenizing
 from mert.train.batches import Batches
 from mert.train.corpus.base import GeneratedCorpus
 from mert.train.corpus.opening import open_corpus
 from mert.train.corruption import Mixing
 from mert.train.recipe import Recipe
-from mert.train.tokenize import TokenizeOptions, TokenizeStage, tokenize
+from mert.train.tokenize import TokenizeOptions, tokenize
 from teachers import Fitting, Teacher, TeacherError, fit_teacher, load_teacher
-from teachers.base import perplexity
+from teachers.base import Crop, Targets, perplexity
 from teachers.labels import INDEX, LabelStore, read_shard, shard_name
 from teachers.random_projection import RandomProjectionTeacher
 
@@ -62,7 +63,7 @@ def test_a_store_holds_what_the_teacher_says_of_each_recording(options: Tokenize
         n = int(corpus.lengths[i])
         wanted = teacher.targets(torch.from_numpy(corpus.read(i, 0, n))[None]).codes
         assert wanted is not None
-        np.testing.assert_array_equal(store.codes(corpus.name(i), n, 0, 10**6), wanted[0])
+        np.testing.assert_array_equal(store.values(corpus.name(i), n, 0, 10**6), wanted[0].T)
         total += wanted.numel()
     assert counts.sum() == total
     assert all(perplexity(torch.from_numpy(counts_C)) > 2 for counts_C in counts)
@@ -102,10 +103,10 @@ def test_a_damaged_shard_of_a_stopped_job_is_named(options: TokenizeOptions) -> 
     list(tokenize(options))
     path = Path(options.out) / shard_name(1)
     content = bytearray(path.read_bytes())
-    place = content.rindex(read_shard(path).codes_of(1).tobytes())
+    place = content.rindex(read_shard(path).values_of(1).tobytes())
     content[place] ^= 1
     path.write_bytes(content)
-    with pytest.raises(TeacherError, match=r"shard-00001\.arrow: 3\.wav: its codes are not those that were written"):
+    with pytest.raises(TeacherError, match=r"shard-00001\.arrow: 3\.wav: its targets are not those that were written"):
         list(tokenize(options))
 
 
@@ -132,10 +133,10 @@ def test_a_store_of_another_teacher_or_corpus_is_refused(options: TokenizeOption
     with pytest.raises(UsageError, match="the store of another teacher or corpus"):
         list(tokenize(options))
     store = LabelStore(options.out)
-    with pytest.raises(TeacherError, match=r"has no codes of new\.wav; tokenize this corpus"):
-        store.codes("new.wav", 24_000, 0, 10)
+    with pytest.raises(TeacherError, match=r"has no targets of new\.wav; tokenize this corpus"):
+        store.values("new.wav", 24_000, 0, 10)
     with pytest.raises(TeacherError, match=r"0\.wav has 99 samples, and had 26400"):
-        store.codes("0.wav", 99, 0, 10)
+        store.values("0.wav", 99, 0, 10)
 
 
 def test_a_teacher_by_name_gets_the_rate_that_is_asked_for(options: TokenizeOptions, tmp_path: Path) -> None:
@@ -147,9 +148,48 @@ def test_a_teacher_by_name_gets_the_rate_that_is_asked_for(options: TokenizeOpti
     assert store.fingerprint == load_teacher("random_projection", 16_000).fingerprint
 
 
-def test_a_frame_teacher_has_nothing_to_store(options: TokenizeOptions) -> None:
-    with pytest.raises(UsageError, match="cqt: gives no codes"):
-        TokenizeStage(replace(options, teacher="cqt"))
+def test_frames_are_stored_of_whole_recordings_as_float16(options: TokenizeOptions, tmp_path: Path) -> None:
+    options = replace(options, teacher="cqt", out=str(tmp_path / "frames"))
+    assert run_mert("tokenize", options.data, "-o", options.out, "--teacher", "cqt", "-d", "cpu").code == 0
+    store, teacher, corpus = LabelStore(options.out), load_teacher("cqt"), open_corpus(options.data, 24_000, 24_000, {})
+    assert (store.kind, store.n_bins, store.n_classes, store.n_clip_values) == ("frames", 336, (), 0)
+    n = int(corpus.lengths[3])
+    wave_1N = torch.from_numpy(corpus.read(3, 0, n).copy())[None]
+    frames_TF = teacher.targets(wave_1N).frames[0]  # type: ignore[attr-defined]
+    stored = store.crop_targets(wave_1N[:, 3200:9600], [Crop(corpus.name(3), n, 10)], 19)
+    assert stored.codes is None and stored.clips is None and stored.frames.dtype == torch.float32  # type: ignore[union-attr]
+    torch.testing.assert_close(stored.frames[0], frames_TF[10:29], rtol=1e-3, atol=1e-6)  # type: ignore[index]
+    assert store.codebooks() == []
+    with pytest.raises(TeacherError, match="holds frames, not codes; name a store of codes"):
+        store.counts()
+
+
+def test_what_describes_clips_as_a_whole_is_stored_of_recordings_as_a_whole(
+    options: TokenizeOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizing, "load_teacher", lambda name, rate_hz: Brightness({}, {}))
+    options = replace(options, out=str(tmp_path / "clips"))
+    list(tokenize(options))
+    store, corpus = LabelStore(options.out), open_corpus(options.data, 24_000, 24_000, {})
+    assert (store.kind, store.n_clip_values) == ("clips", Brightness.n_clip_values)
+    n = int(corpus.lengths[2])
+    wave_1N = torch.from_numpy(corpus.read(2, 0, n).copy())[None]
+    crop = [Crop(corpus.name(2), n, 0)]
+    torch.testing.assert_close(store.crop_targets(wave_1N, crop, 9).clips, Brightness({}, {}).targets(wave_1N).clips)
+    with pytest.raises(TeacherError, match=r"describes 2.wav as a whole, 1.3 s of it; give clip_s as long as"):
+        store.crop_targets(wave_1N[:, :24_000], crop, 9)
+
+
+def test_targets_that_are_not_finite_are_not_stored(options: TokenizeOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Brightness):
+        def targets(self, wave_BN: torch.Tensor) -> Targets:
+            made = super().targets(wave_BN)
+            assert made.clips is not None
+            return replace(made, clips=made.clips / 0)
+
+    monkeypatch.setattr(tokenizing, "load_teacher", lambda name, rate_hz: Broken({}, {}))
+    with pytest.raises(MertError, match=r"0\.wav: its targets are not finite; take it out of the corpus"):
+        list(tokenize(options))
 
 
 @pytest.mark.check

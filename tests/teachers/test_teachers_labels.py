@@ -25,8 +25,8 @@ Row = tuple[str, int, np.ndarray]
 
 def row(name: str, n_frames: int = 50, seed: int | None = None) -> Row:
     random = np.random.default_rng(len(name) if seed is None else seed)
-    codes_KT = np.stack([random.integers(0, n, n_frames) for n in N_CLASSES])
-    return name, 320 * (n_frames - 1) + 400, codes_KT
+    codes_TK = np.stack([random.integers(0, n, n_frames) for n in N_CLASSES], 1)
+    return name, 320 * (n_frames - 1) + 400, codes_TK
 
 
 def describe(folder: Path, shards: int, **changes: Any) -> None:
@@ -53,7 +53,7 @@ def write_store_of_version_1(folder: Path, shards: Sequence[Sequence[Row]]) -> P
     folder.mkdir(exist_ok=True)
     for number, rows in enumerate(shards):
         names, n_samples, codes = zip(*rows, strict=True)
-        columns = {"name": names, "n_samples": n_samples, "codes": [codes_KT.T.ravel().tolist() for codes_KT in codes]}
+        columns = {"name": names, "n_samples": n_samples, "codes": [codes_TK.ravel().tolist() for codes_TK in codes]}
         parquet.write_table(table(columns), folder / shard_name(number, version=1))
     describe(folder, len(shards), version=1)
     about = json.loads((folder / DESCRIPTION).read_text())
@@ -75,18 +75,18 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> LabelStore:
 
 def test_codes_come_back_whole_and_in_part(store: LabelStore) -> None:
     assert len(store) == len(NAMES) and store.n_classes == N_CLASSES
-    for name, n_samples, codes_KT in ROWS:
-        np.testing.assert_array_equal(store.codes(name, n_samples, 0, 10**6), codes_KT)
-        np.testing.assert_array_equal(store.codes(name, n_samples, 11, 9), codes_KT[:, 11:20])
+    for name, n_samples, codes_TK in ROWS:
+        np.testing.assert_array_equal(store.values(name, n_samples, 0, 10**6), codes_TK)
+        np.testing.assert_array_equal(store.values(name, n_samples, 11, 9), codes_TK[11:20])
     store.check_recordings((name, n_samples) for name, n_samples, _ in ROWS)
     crops = [Crop(name, n_samples, 5) for name, n_samples, _ in ROWS[:2]]
     codes_BKT = store.crop_targets(torch.zeros(2, 2_000), crops, 6).codes
     assert codes_BKT is not None and codes_BKT.dtype == torch.int64
-    np.testing.assert_array_equal(codes_BKT, np.stack([codes_KT[:, 5:11] for *_, codes_KT in ROWS[:2]]))
+    np.testing.assert_array_equal(codes_BKT, np.stack([codes_TK[5:11].T for *_, codes_TK in ROWS[:2]]))
 
 
 def test_counts_are_those_of_all_codes(store: LabelStore) -> None:
-    all_KN = np.concatenate([codes_KT for *_, codes_KT in ROWS], axis=1)
+    all_KN = np.concatenate([codes_TK for *_, codes_TK in ROWS]).T
     wanted_KC = np.stack([np.bincount(codes_N, minlength=32) for codes_N in all_KN])
     np.testing.assert_array_equal(store.counts(), wanted_KC)
 
@@ -94,29 +94,29 @@ def test_counts_are_those_of_all_codes(store: LabelStore) -> None:
 def test_other_recordings_are_refused(store: LabelStore) -> None:
     name, n_samples, _ = ROWS[0]
     for wrong in ("", "a", "c.wav", "zz", "b.wav\0", "\udcff.wav", "日"):
-        with pytest.raises(TeacherError, match=r"has no codes of .*; tokenize this corpus"):
-            store.codes(wrong, n_samples, 0, 10)
-        with pytest.raises(TeacherError, match=r"has no codes of .*; tokenize this corpus"):
+        with pytest.raises(TeacherError, match=r"has no targets of .*; tokenize this corpus"):
+            store.values(wrong, n_samples, 0, 10)
+        with pytest.raises(TeacherError, match=r"has no targets of .*; tokenize this corpus"):
             store.check_recordings([(name, n_samples), (wrong, n_samples)])
-    for ask in (lambda n: store.codes(name, n, 0, 10), lambda n: store.check_recordings([(name, n)])):
+    for ask in (lambda n: store.values(name, n, 0, 10), lambda n: store.check_recordings([(name, n)])):
         with pytest.raises(TeacherError, match=rf"b\.wav has {n_samples + 1} samples, and had {n_samples} when"):
             ask(n_samples + 1)
 
 
 def test_a_store_travels_to_other_processes_without_its_codes(store: LabelStore) -> None:
-    name, n_samples, codes_KT = ROWS[4]
-    store.codes(name, n_samples, 0, 10)
+    name, n_samples, codes_TK = ROWS[4]
+    store.values(name, n_samples, 0, 10)
     packed = pickle.dumps(store)
     assert len(packed) < 1_000
     again = pickle.loads(packed)
     assert len(again) == len(store) and again.fingerprint == store.fingerprint
-    np.testing.assert_array_equal(again.codes(name, n_samples, 0, 10**6), codes_KT)
+    np.testing.assert_array_equal(again.values(name, n_samples, 0, 10**6), codes_TK)
 
 
 def test_mapped_codes_are_views_of_the_file(tmp_path: Path) -> None:
     store = LabelStore(write_store(tmp_path / "store", SHARDS))
     name, n_samples, _ = ROWS[0]
-    first, second = (store.codes(name, n_samples, 0, 30) for _ in range(2))
+    first, second = (store.values(name, n_samples, 0, 30) for _ in range(2))
     assert np.shares_memory(first, second) and not first.flags.writeable
     with open("/proc/self/maps", encoding="utf-8") as maps:
         assert any(line.rstrip().endswith(str(tmp_path / "store" / shard_name(0))) for line in maps)
@@ -130,7 +130,7 @@ def test_a_store_opens_without_reading_its_codes(tmp_path: Path) -> None:
     store = LabelStore(folder)
     store.check_recordings([(name, n_samples)])
     with pytest.raises(TeacherError, match=r"shard-00000\.arrow: is damaged"):
-        store.codes(name, n_samples, 0, 10)
+        store.values(name, n_samples, 0, 10)
 
 
 def test_the_datasets_library_reads_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,8 +140,8 @@ def test_the_datasets_library_reads_the_shards(tmp_path: Path, monkeypatch: pyte
     files = sorted(map(str, folder.glob("shard-*.arrow")))
     rows = datasets.load_dataset("arrow", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert rows["name"][:] == NAMES and rows["n_samples"][:] == [n for _, n, _ in ROWS]
-    for read, (*_, codes_KT) in zip(rows["codes"], ROWS, strict=True):
-        assert read == codes_KT.T.ravel().tolist()
+    for read, (*_, codes_TK) in zip(rows["codes"], ROWS, strict=True):
+        assert read == codes_TK.ravel().tolist()
 
 
 def rewritten(folder: Path, number: int, rows: Sequence[Row], index: bool = True) -> LabelStore:
@@ -155,34 +155,34 @@ def rewritten(folder: Path, number: int, rows: Sequence[Row], index: bool = True
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda codes_KT: np.where(np.arange(40) == 7, 32, codes_KT), "code 32 of codebook 0 is not below 32"),
-        (lambda codes_KT: np.where(np.arange(40) == 7, -1, codes_KT), "code -1 of codebook 0 is not below 32"),
-        (lambda codes_KT: codes_KT + np.array([[0], [20]]), r"code \d+ of codebook 1 is not below 20"),
-        (lambda codes_KT: codes_KT[:, :-3], r"74 codes for 12880 samples"),
-        (lambda codes_KT: codes_KT[:1], r"40 codes for 12880 samples"),
+        (lambda codes_TK: np.where(np.arange(40)[:, None] == 7, 32, codes_TK), "code 32 of codebook 0 is not below 32"),
+        (lambda codes_TK: np.where(np.arange(40)[:, None] == 7, -1, codes_TK), "code -1 of codebook 0 is not below 32"),
+        (lambda codes_TK: codes_TK + np.array([0, 20]), r"code \d+ of codebook 1 is not below 20"),
+        (lambda codes_TK: codes_TK[:-3], r"74 codes for 12880 samples"),
+        (lambda codes_TK: codes_TK[:, :1], r"40 codes for 12880 samples"),
     ],
 )
 def test_codes_that_cannot_be_are_refused_when_they_are_read(tmp_path: Path, change: Any, reason: str) -> None:
     folder = write_store(tmp_path / "store", SHARDS)
-    name, n_samples, codes_KT = ROWS[0]
-    store = rewritten(folder, 0, [(name, n_samples, change(codes_KT)), *SHARDS[0][1:]])
-    np.testing.assert_array_equal(store.codes(*ROWS[1][:2], 0, 10**6), ROWS[1][2])
+    name, n_samples, codes_TK = ROWS[0]
+    store = rewritten(folder, 0, [(name, n_samples, change(codes_TK)), *SHARDS[0][1:]])
+    np.testing.assert_array_equal(store.values(*ROWS[1][:2], 0, 10**6), ROWS[1][2])
     with pytest.raises(TeacherError, match=rf"{shard_name(0)}: b\.wav: {reason}"):
-        store.codes(name, n_samples, 0, 1)
+        store.values(name, n_samples, 0, 1)
     with pytest.raises(TeacherError, match=reason):
         store.counts()
 
 
 def test_a_changed_code_is_found_by_its_hash(tmp_path: Path) -> None:
     folder = write_store(tmp_path / "store", SHARDS)
-    path, (name, n_samples, codes_KT) = folder / shard_name(0), ROWS[2]
+    path, (name, n_samples, codes_TK) = folder / shard_name(0), ROWS[2]
     content = bytearray(path.read_bytes())
-    content[content.rindex(codes_KT.T.astype(np.int16).tobytes()) + 100] ^= 1
+    content[content.rindex(codes_TK.astype(np.int16).tobytes()) + 100] ^= 1
     path.write_bytes(content)
     store = LabelStore(folder)
-    with pytest.raises(TeacherError, match=r"shard-00000\.arrow: z/é\.wav: its codes are not those that were written"):
-        store.codes(name, n_samples, 0, 3)
-    np.testing.assert_array_equal(store.codes(*ROWS[0][:2], 0, 10**6), ROWS[0][2])
+    with pytest.raises(TeacherError, match=r"shard-00000\.arrow: z/é\.wav: its targets are not those that were"):
+        store.values(name, n_samples, 0, 3)
+    np.testing.assert_array_equal(store.values(*ROWS[0][:2], 0, 10**6), ROWS[0][2])
 
 
 def test_shards_and_an_index_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
@@ -191,10 +191,10 @@ def test_shards_and_an_index_that_do_not_belong_together_are_refused(tmp_path: P
     with pytest.raises(
         TeacherError, match=r"shard-00000\.arrow: does not hold b\.wav in row 0, where the index has it"
     ):
-        store.codes(*ROWS[0][:2], 0, 3)
+        store.values(*ROWS[0][:2], 0, 3)
     store = rewritten(folder, 0, SHARDS[0][:1], index=False)
     with pytest.raises(TeacherError, match=r"does not hold a\.wav in row 1"):
-        store.codes(*ROWS[1][:2], 0, 3)
+        store.values(*ROWS[1][:2], 0, 3)
     describe(folder, 2)
     with pytest.raises(TeacherError, match=r"index\.arrow: is damaged \(it names shards that do not exist\)"):
         LabelStore(folder)
@@ -204,7 +204,7 @@ def test_one_name_may_stand_twice_with_the_same_codes_only(store: LabelStore, tm
     write = write_store if store.version == 2 else write_store_of_version_1
     twice = LabelStore(write(tmp_path / "twice", [SHARDS[0], SHARDS[0][1:]]))
     assert len(twice) == 3
-    np.testing.assert_array_equal(twice.codes(*ROWS[1][:2], 0, 10**6), ROWS[1][2])
+    np.testing.assert_array_equal(twice.values(*ROWS[1][:2], 0, 10**6), ROWS[1][2])
     for other in (row("a.wav", 47, seed=99), row("a.wav", 48, seed=1)):
         with pytest.raises(TeacherError, match=r"a\.wav is the name of two recordings; give each a name"):
             LabelStore(write(tmp_path / "other", [SHARDS[0], [other]]))
@@ -221,8 +221,10 @@ def test_folders_that_are_no_store(tmp_path: Path, store: LabelStore) -> None:
         with pytest.raises(TeacherError, match=r"is no label store .*; make one: mert tokenize"):
             load_teacher(store.folder)
     for changes, reason in (
-        ({"version": 3}, "version 3 is not known here"),
-        ({"n_classes": []}, "names no classes"),
+        ({"version": 4}, "version 4 is not known here"),
+        ({"n_classes": []}, "name no targets"),
+        ({"kind": "frames"}, "name no targets"),
+        ({"n_classes": [8, 0]}, "name no targets"),
         ({"rate_hz": 0}, "out of range"),
         ({"n_shards": -1}, "out of range"),
     ):
