@@ -14,15 +14,18 @@ from mir_benchmarks.synth.compose import compose
 from mir_benchmarks.synth.corpus import INSTRUMENTS, SINGERS
 from mir_benchmarks.synth.effects import drawn_finish
 from mir_benchmarks.synth.pieces import GROUPS, pieces_of
+from mir_benchmarks.synth.programs import MELODIC, range_of
 from mir_benchmarks.synth.render import mix
-from mir_benchmarks.synth.score import Score
+from mir_benchmarks.synth.score import Note, Score
 from mir_benchmarks.synth.seeds import PURPOSES, Seed, stream
 
-# What is in a clip, and how often. Half are our composer's scores, half real ones; a quarter is one instrument alone.
+# What is in a clip, and how often. Half are our composer's scores, half real ones; a third is one instrument alone.
 KINDS = {
-    "band": 0.24, "few": 0.16, "alone": 0.10,  # all parts of a composed score, some, one
-    "ensemble": 0.20, "backed": 0.15, "solo": 0.15,  # real music: all parts, a tune with bass and chords, a part
+    "band": 0.22, "few": 0.14, "alone": 0.10,  # all parts of a composed score, some, one
+    "ensemble": 0.18, "backed": 0.13, "solo": 0.13,  # real music: all parts, a tune with bass and chords, a part
+    "notes": 0.10,  # one to three long notes of any instrument, as libraries of samples have them
 }  # fmt: skip
+LONG_NOTE_S = (0.4, 3.0)
 SOLO_OF_TUNE = 0.7  # of the solos; the others are parts of polyphony
 BANK_ROLES = {"train": "train", "valid": "train", "test": "test"}
 LEAST = 0.3  # share of the clip for which a part must sound to be chosen
@@ -99,6 +102,9 @@ class SampledCorpus:
         rng = stream(seed, "plan", 1)
         kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
         banks = banks_of(BANK_ROLES[self.purpose])
+        if kind == "notes":
+            score, program = single_notes(self._composed(seed, "alone", rng), self.seconds, rng)
+            return SampledClip(kind, score, hire(score, banks, [program]))
         if kind in ("band", "few", "alone"):
             score = self._composed(seed, kind, rng)
             return SampledClip(kind, score, hire(score, banks))
@@ -147,6 +153,26 @@ def only(score: Score, kept: list[int], drums: bool) -> Score:
     notes = tuple(dataclasses.replace(note, part=place[note.part]) for note in score.notes if note.part in place)
     parts = tuple(score.parts[i] for i in kept)
     return dataclasses.replace(score, parts=parts, notes=notes, hits=score.hits if drums else ())
+
+
+def single_notes(score: Score, seconds: float, rng: np.random.Generator) -> tuple[Score, int]:
+    """The score of one to three notes in a row for any melodic program, which is the second value.
+
+    >>> from mir_benchmarks.synth.compose import compose
+    >>> score, program = single_notes(only(compose(0, 4.0), [0], False), 4.0, np.random.default_rng(0))
+    >>> len(score.parts), 1 <= len(score.notes) <= 3, program in MELODIC
+    (1, True, True)
+    """
+    program = int(rng.choice(MELODIC))
+    n, (low, high) = int(rng.integers(1, 4)), range_of(program)
+    notes = []
+    for i in range(n):
+        onset_s = i * seconds / n + float(rng.uniform(0, 0.2 * seconds / n))
+        duration_s = min(float(rng.uniform(*LONG_NOTE_S)), (i + 1) * seconds / n - onset_s)
+        midi = int(rng.integers(low, high + 1))
+        notes.append(Note(0, onset_s, duration_s, midi, float(rng.uniform(0, 1))))
+    part = dataclasses.replace(score.parts[0], family="string", role="lead", stem="other", drive=0.0, technique="")
+    return dataclasses.replace(score, parts=(part,), notes=tuple(notes), hits=()), program
 
 
 def corpus(**options: int | float | str) -> SampledCorpus:
