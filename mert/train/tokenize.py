@@ -59,22 +59,29 @@ class TokenizeStage:
     """
 
     def __init__(self, options: TokenizeOptions) -> None:
-        self.out = Path(options.out)
-        teacher = load_teacher(options.teacher, options.rate_hz)
-        if not isinstance(teacher, Teacher):
-            raise UsageError(options.teacher, "is a label store", "name the teacher itself")
-        self.kind = kind_of(teacher)
-        if (most := max(teacher.n_classes, default=0)) > MAX_CLASSES:
+        self.options, self.out = options, Path(options.out)
+        self.kind, rate_hz = kind_of(self.teacher), self.teacher.sample_rate
+        if (most := max(self.teacher.n_classes, default=0)) > MAX_CLASSES:
             raise UsageError(options.teacher, f"has {most} classes", f"fit one with at most {MAX_CLASSES}")
-        self.device_name = options.device
-        self.teacher, rate_hz = teacher, teacher.sample_rate
         self.corpus: Corpus = open_corpus(options.data, rate_hz, rate_hz, options.data_options)
         self.n_shards = -(-len(self.corpus) // SHARD_RECORDINGS)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the teacher, which each process loads: torch would pass a file descriptor for each of its tensors."""
+        return {name: value for name, value in vars(self).items() if name not in ("teacher", "device")}
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The teacher that the options name."""
+        teacher = load_teacher(self.options.teacher, self.options.rate_hz)
+        if not isinstance(teacher, Teacher):
+            raise UsageError(self.options.teacher, "is a label store", "name the teacher itself")
+        return teacher
+
     @cached_property
     def device(self) -> torch.device:
-        """Chosen where codes are computed: who sends work to Ray may have no GPU."""
-        return chosen_device(self.device_name)
+        """Chosen where targets are computed: who sends work to Ray may have no GPU."""
+        return chosen_device(self.options.device)
 
     def __call__(self, number: int) -> list[list[int]]:
         path = self.out / shard_name(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sized
 from dataclasses import replace
 from pathlib import Path
@@ -267,3 +268,12 @@ def test_progress_of_a_fit_covers_reading_and_fitting(tmp_path: Path) -> None:
     followed.clear()
     fit_teacher("kmeans", waves, how, features="mel_chroma", n_classes=4)
     assert followed == {"streams": 2}
+
+
+def test_a_stage_travels_to_other_processes_without_its_teacher(options: TokenizeOptions) -> None:
+    """torch would pass a file descriptor for each tensor, and a process can be started with 256 of them."""
+    stage = TokenizeStage(options)
+    packed = pickle.dumps(stage)
+    assert len(packed) < 2_000
+    again = pickle.loads(packed)
+    assert again.teacher.fingerprint == stage.teacher.fingerprint and again(0) == stage(0)
