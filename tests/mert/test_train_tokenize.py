@@ -28,7 +28,7 @@ from mert.train.corpus.base import GeneratedCorpus
 from mert.train.corpus.opening import open_corpus
 from mert.train.corruption import Mixing
 from mert.train.recipe import Recipe
-from mert.train.tokenize import TokenizeOptions, tokenize
+from mert.train.tokenize import TokenizeOptions, TokenizeStage, tokenize
 from teachers import Fitting, Teacher, TeacherError, fit_teacher, load_teacher
 from teachers.base import Crop, Targets, perplexity
 from teachers.labels import INDEX, LabelStore, read_shard, shard_name
