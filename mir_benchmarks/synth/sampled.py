@@ -15,15 +15,16 @@ from mir_benchmarks.synth.corpus import INSTRUMENTS, SINGERS
 from mir_benchmarks.synth.effects import drawn_finish
 from mir_benchmarks.synth.pieces import GROUPS, pieces_of
 from mir_benchmarks.synth.programs import MELODIC, range_of
-from mir_benchmarks.synth.render import mix
+from mir_benchmarks.synth.render import mix, render
 from mir_benchmarks.synth.score import Note, Score
 from mir_benchmarks.synth.seeds import PURPOSES, Seed, stream
 
-# What is in a clip, and how often. Half are our composer's scores, half real ones; a third is one instrument alone.
+# What is in a clip, and how often.
 KINDS = {
-    "band": 0.22, "few": 0.14, "alone": 0.10,  # all parts of a composed score, some, one
-    "ensemble": 0.18, "backed": 0.13, "solo": 0.13,  # real music: all parts, a tune with bass and chords, a part
-    "notes": 0.10,  # one to three long notes of any instrument, as libraries of samples have them
+    "band": 0.18, "few": 0.12, "alone": 0.08,  # all parts of a composed score, some, one
+    "ensemble": 0.16, "backed": 0.11, "solo": 0.11,  # real music: all parts, a tune with bass and chords, a part
+    "notes": 0.08,  # one to three long notes of any instrument, as libraries of samples have them
+    "synthetic": 0.16,  # a composed score that our own instruments play and our voices sing
 }  # fmt: skip
 LONG_NOTE_S = (0.4, 3.0)
 SOLO_OF_TUNE = 0.7  # of the solos; the others are parts of polyphony
@@ -33,27 +34,28 @@ LEAST = 0.3  # share of the clip for which a part must sound to be chosen
 
 @dataclass(frozen=True)
 class SampledClip:
-    """A clip on paper: its kind, score and band, and the piece it is from, if it is real."""
+    """A clip on paper: kind, score, band (None: synthetic instruments), and the piece it is from, if it is real."""
 
     kind: str
     score: Score
-    band: Band
+    band: Band | None
     piece: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """A row of a manifest, with the columns `licence` and `sources` of what sounds."""
-        players = [one for one in (*self.band.instruments, self.band.kit if self.score.hits else None) if one]
-        banks = [BANKS[name] for name in sorted({one.bank for one in players})]
+        kit = (self.band.kit,) if self.band and self.score.hits else ()
+        players = (*self.band.instruments, *kit) if self.band else (None,)
+        banks = [BANKS[name] for name in sorted({one.bank for one in players if one})]
         sources = [f"{bank.title} ({bank.package}: {bank.licence})" for bank in banks]
         licences = [bank.licence for bank in banks]
-        if None in self.band.instruments:
-            sources.append(f"synthetic voice (mert-hub: {OWN})")
+        if None in players:
+            sources.append(f"synthetic {'voice' if self.band else 'instruments'} (mert-hub: {OWN})")
             licences.append(OWN)
         if self.piece:
             sources.append(f"music21 corpus {self.piece} ({PUBLIC_DOMAIN})")
         licence = next((licence for licence in licences if licence != PUBLIC_DOMAIN), PUBLIC_DOMAIN)
         about = {"kind": self.kind, "piece": self.piece, "licence": licence, "sources": sources}
-        return {**about, "band": self.band.as_dict(), **self.score.as_dict()}
+        return {**about, "band": self.band.as_dict() if self.band else None, **self.score.as_dict()}
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,9 @@ class SampledCorpus:
         if kind == "notes":
             score, program = single_notes(self._composed(seed, "alone", rng), self.seconds, rng)
             return SampledClip(kind, score, hire(score, banks, [program]))
-        if kind in ("band", "few", "alone"):
+        if kind in ("band", "few", "alone", "synthetic"):
             score = self._composed(seed, kind, rng)
-            return SampledClip(kind, score, hire(score, banks))
+            return SampledClip(kind, score, None if kind == "synthetic" else hire(score, banks))
         tunes = kind == "backed" or (kind == "solo" and rng.random() < SOLO_OF_TUNE)
         pieces = pieces_of(self.purpose, tunes, self._groups)
         piece = pieces[int(rng.integers(len(pieces)))]
@@ -125,6 +127,8 @@ class SampledCorpus:
     def read(self, index: int) -> np.ndarray:
         """Clip `index`, float32 [N]."""
         clip = self.clip(index)
+        if clip.band is None:
+            return mix(render(clip.score, self.rate_hz), clip.score, self.rate_hz)
         stems = render_band(clip.score, clip.band, self.rate_hz)
         return mix(stems, clip.score, self.rate_hz, finish=drawn_finish(clip.score.seed))
 
@@ -134,7 +138,7 @@ class SampledCorpus:
         score = compose(seed, self.seconds, instruments=INSTRUMENTS[of], singers=SINGERS[of])
         seconds = [sum(note.duration_s for note in score.notes if note.part == i) for i in range(len(score.parts))]
         sounding = [i for i, of_part in enumerate(seconds) if of_part > LEAST * self.seconds]
-        if kind == "band" or not sounding:
+        if kind in ("band", "synthetic") or not sounding:
             return score
         n = 1 if kind == "alone" else int(rng.integers(2, 4))
         kept = sorted(int(i) for i in rng.permutation(sounding)[:n])
