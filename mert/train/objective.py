@@ -62,36 +62,40 @@ class CodeHead(nn.Module):
 
 
 class FrameHead(nn.Module):
-    """Frames of a musical teacher by regression: [S, D] and frames [S, F] -> squared error, summed, mean over F."""
+    """Frames of a musical teacher by regression: [S, D] and frames [S, F] -> squared error, summed, mean over F.
 
-    def __init__(self, dim: int, n_bins: int) -> None:
+    The projection predicts `scale` times the frames. Frames that vary by hundredths are learned with a scale that
+    brings them to about 1: the steps of an optimiser would otherwise move predictions by more than the frames vary.
+    """
+
+    def __init__(self, dim: int, n_bins: int, scale: float = 1.0) -> None:
         super().__init__()
-        self.projection = Linear(dim, n_bins)
+        self.scale, self.projection = scale, Linear(dim, n_bins)
 
     def forward(self, states_SD: Tensor, frames_SF: Tensor) -> Tensor:
         predicted_SF = self.projection(states_SD)
         with torch.autocast(states_SD.device.type, enabled=False):
-            return (predicted_SF.float() - frames_SF).square().mean(1).sum()
+            return (predicted_SF.float() / self.scale - frames_SF).square().mean(1).sum()
 
 
 class ClipHead(nn.Module):
     """Numbers that describe a clip by regression from its mean state: [B, T, D] and [B, P] -> squared error [B].
 
     All frames count, masked or not, so the clip is described by what is left of it. The error is the mean over P, whose
-    numbers should be about standardised.
+    numbers should be about standardised. `scale` is that of `FrameHead`.
 
     >>> ClipHead(32, 5)(torch.randn(2, 9, 32), torch.randn(2, 5)).shape
     torch.Size([2])
     """
 
-    def __init__(self, dim: int, n_values: int) -> None:
+    def __init__(self, dim: int, n_values: int, scale: float = 1.0) -> None:
         super().__init__()
-        self.projection = Linear(dim, n_values)
+        self.scale, self.projection = scale, Linear(dim, n_values)
 
     def forward(self, states_BTD: Tensor, clips_BP: Tensor) -> Tensor:
         predicted_BP = self.projection(states_BTD.mean(1, dtype=torch.float32))
         with torch.autocast(states_BTD.device.type, enabled=False):
-            return (predicted_BP.float() - clips_BP).square().mean(1)
+            return (predicted_BP.float() / self.scale - clips_BP).square().mean(1)
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,8 @@ class Group:
 class Weights:
     """Weights of the parts of the loss (`weights` in a recipe); the defaults are those of MERT-v1-95M (no clips).
 
-    `teachers` holds further factors of single teachers, by their keys, for targets of other variances than most.
+    `teachers` holds further factors of single teachers, by their keys, for targets of other variances than most; a head
+    of frames or clips predicts its targets times the root of the factor, so that they are of one size.
     """
 
     codes: float = 1.0
@@ -174,8 +179,11 @@ class Pretrainer(nn.Module):
         self.code_heads = nn.ModuleDict(
             {name: CodeHead(dim, sizes, class_width, extra_classes) for name, sizes in n_classes.items()}
         )
-        self.frame_heads = nn.ModuleDict({name: FrameHead(dim, bins) for name, bins in n_bins.items()})
-        self.clip_heads = nn.ModuleDict({name: ClipHead(dim, n) for name, n in (n_clip_values or {}).items()})
+        scales = {name: self.factor(name) ** 0.5 or 1.0 for name in (*n_bins, *(n_clip_values or {}))}
+        self.frame_heads = nn.ModuleDict({name: FrameHead(dim, bins, scales[name]) for name, bins in n_bins.items()})
+        self.clip_heads = nn.ModuleDict(
+            {name: ClipHead(dim, n, scales[name]) for name, n in (n_clip_values or {}).items()}
+        )
 
     def forward(self, group: Group, skip: Collection[int] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         """Summed loss of the group (float32 scalar) and its detached parts; `skip` lists dropped layers (from 1)."""
