@@ -83,6 +83,7 @@ def mp3_delay(kbps: int) -> int:
 CHANGES: dict[str, Change] = {
     "gain -6 dB": partial(gain, db=-6),
     "gain -20 dB": partial(gain, db=-20),
+    "gain -40 dB": partial(gain, db=-40),
     "DC offset of 0.01 of full scale": partial(offset, level=0.01),
     "white noise, SNR 30 dB": partial(noise, snr_db=30),
     "white noise, SNR 20 dB": partial(noise, snr_db=20),
