@@ -325,18 +325,20 @@ def plain_yaml(text: str) -> Any:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Key and value of `key=value`: the value is YAML, or else text.
+    """Key and value of `key=value`: the value is YAML, or else text, and always text where the recipe wants that.
 
-    >>> parse_override("mixing.apply_prob=0"), parse_override("validate_on=*/live/*")
-    (('mixing.apply_prob', 0), ('validate_on', '*/live/*'))
+    >>> parse_override("mixing.apply_prob=0"), parse_override("validate_on=*/live/*"), parse_override("out=2024")
+    (('mixing.apply_prob', 0), ('validate_on', '*/live/*'), ('out', '2024'))
     """
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise UsageError(text, "is not key=value", "write for example steps=1000")
     try:
-        return key, plain_yaml(value)
+        read = plain_yaml(value)
     except yaml.YAMLError:  # a pattern such as *.wav
         return key, value
+    is_text = get_type_hints(Recipe).get(key) is str and read is not None
+    return key, value if is_text and not isinstance(read, str) else read  # a folder may be called 2024, or on
 
 
 def changed(instance: Any, values: Any, path: str) -> Any:
