@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 # Where each public name lives; imported when first used, so that `mert --help` does not wait for torch.
 _HOMES = dict.fromkeys(("Encoder", "EncoderFacts", "load_encoder"), "probes.encoders")
-_HOMES["SavedHead"] = "probes.user_labels.head"
+_HOMES["SavedHead"] = "mert.describe.head"
 
 __all__ = ["Encoder", "EncoderFacts", "SavedHead", "load_encoder"]
 
 if TYPE_CHECKING:
+    from mert.describe.head import SavedHead
     from probes.encoders import Encoder, EncoderFacts, load_encoder
-    from probes.user_labels.head import SavedHead
 
 
 def __getattr__(name: str) -> Any:

@@ -14,8 +14,8 @@ import typer
 from mert.cli.terminal import Device, HeadKind, Numbers, Overwrite, Picture, Revision, counted
 
 if TYPE_CHECKING:
-    from probes.user_labels.head import SavedHead
-    from probes.user_labels.predictions import Prediction
+    from mert.describe.head import SavedHead
+    from mert.describe.predictions import Prediction
 
 app = typer.Typer(no_args_is_help=True, help="Heads on frozen features for your own labels.")
 Task = Literal["classification", "multilabel", "regression", "frames"]
@@ -47,11 +47,11 @@ def fit(
     60/20/20 of the files are drawn at random.
     """
     from mert.cli.terminal import check_device, progress
+    from mert.describe.head import CARD, refuse_other
     from mert.errors import UsageError
     from mert.inference.runner import chosen_device
     from probes.features.files import FeatureFiles
     from probes.user_labels.fit import FitOptions, fit_head
-    from probes.user_labels.head import CARD, refuse_other
     from probes.user_labels.matching import match_features
     from probes.user_labels.table import read_labels
 
@@ -112,9 +112,9 @@ def predict(
     Exit code 0: all well; 2: wrong usage; 3: some files failed.
     """
     from mert.cli.terminal import check_device, printable
+    from mert.describe.head import SavedHead
+    from mert.describe.predictions import write
     from mert.errors import MertError, UsageError
-    from probes.user_labels.head import SavedHead
-    from probes.user_labels.predictions import write
 
     if out is not None and out.suffix not in (".csv", ".json"):
         raise UsageError(out, "is neither .csv nor .json", "name a file with one of these suffixes")

@@ -183,7 +183,7 @@ def head(folder: Path) -> Path:
 
 
 def read_head(path: Path) -> object:
-    from probes.user_labels.head import SavedHead
+    from mert.describe.head import SavedHead
 
     return SavedHead.load(path.parent).predict((np.sin(np.arange(6_000) / 9), 24_000), tiny_embedder())
 

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from probes.beats.tracking import Tracking, beat_targets, frame_rate
+from mert.describe.beats import frame_rate
+from probes.beats.tracking import Tracking, beat_targets
 from probes.features.stores import FrameStore, Layer
 from probes.fit import Policy, seeded, train
 from probes.heads import FrameHead

@@ -1,29 +1,14 @@
-"""Beat tracking around an activation: targets for training, beats from an activation, and their scores.
+"""Beat tracking around an activation: targets for training, and scores of the beats that are picked from one.
 
 Shapes: T frames.
 """
 
-import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
+from mert.describe.beats import POSTS, frame_rate, pick_beats
 from mert.errors import need
-from probes.beats.dbn import DbnBeats
-
-tracker = lru_cache(DbnBeats)
-
-
-def frame_rate(times_T: np.ndarray) -> float:
-    """Frames a second of evenly spaced frames.
-
-    >>> frame_rate(np.arange(10) / 75 + 0.1)
-    75.0
-    """
-    if len(times_T) < 2:
-        raise ValueError("a frame rate needs two frames")
-    return round((len(times_T) - 1) / float(times_T[-1] - times_T[0]), 6)
 
 
 def beat_targets(beats: np.ndarray, times_T: np.ndarray) -> np.ndarray:
@@ -43,22 +28,6 @@ def beat_targets(beats: np.ndarray, times_T: np.ndarray) -> np.ndarray:
             near = near[(near >= 0) & (near < len(times_T))]
             targets_T[near] = np.maximum(targets_T[near], value)
     return targets_T
-
-
-def peak_beats(activation_T: np.ndarray, fps: float) -> np.ndarray:
-    """Seconds after the first frame of all local maxima above 0.5, as Beat This! picks them at 50 frames a second.
-
-    A maximum is the largest within 3 frames there, and within 5 at 75; neighbours that are equal make one beat.
-
-    >>> peak_beats(np.array([0, 0.6, 0, 0, 0, 0, 0.9, 0.9, 0, 0.4]), fps=50)
-    array([0.02, 0.13])
-    """
-    reach = math.ceil(round(0.06 * fps, 6))
-    padded = np.pad(np.asarray(activation_T, dtype=np.float64), reach, constant_values=-np.inf)
-    highest_T = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1).max(axis=1)
-    peaks = np.flatnonzero((padded[reach : len(padded) - reach] == highest_T) & (highest_T > 0.5))
-    runs = np.split(peaks, np.flatnonzero(np.diff(peaks) > 1) + 1)
-    return np.array([run.mean() for run in runs if len(run)]) / fps
 
 
 @dataclass(frozen=True)
@@ -100,14 +69,12 @@ class Tracking:
     trim_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.post not in ("dbn", "peak"):
+        if self.post not in POSTS:
             raise ValueError(f'post is "dbn" or "peak", not {self.post!r}')
 
     def beats(self, activation_T: np.ndarray, times_T: np.ndarray) -> np.ndarray:
         """Beat times in seconds."""
-        fps = frame_rate(times_T)
-        beats = tracker(fps)(activation_T) if self.post == "dbn" else peak_beats(activation_T, fps)
-        return np.asarray(times_T[0] + beats)
+        return pick_beats(activation_T, times_T, self.post)
 
     def score(self, reference: np.ndarray, activation_T: np.ndarray, times_T: np.ndarray) -> BeatScores:
         """The scores of the beats picked from an activation."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mert.describe.head import HeadCard, SavedHead
 from mert.errors import UsageError
 from mert.weights.registry import REGISTRY
 from probes.beats.probe import BeatFit, f_measures, fit_one
@@ -24,7 +25,6 @@ from probes.heads import DROPOUT
 from probes.metrics import METRICS, r2
 from probes.results import library_versions
 from probes.sweep import Evaluation, GridOptions, GridRow, Journal, evaluate
-from probes.user_labels.head import HeadCard, SavedHead
 from probes.user_labels.splits import Split, counts, split
 from probes.user_labels.table import LabelTable
 
@@ -53,7 +53,9 @@ def fit_head(
     probe: Any = (FrameProbe if table.task == "frames" else RecordingProbe)(table, features, options)
     done = evaluate(probe, options.grid(features.layers), Journal(None, {}), on_fit)
     card = card_of(probe.table, features, probe.parts, options, done)
-    return SavedHead.of(card, probe.parameters(done.heads[card.head["seed"]]), probe.standardizer(done.layer))
+    scale = probe.standardizer(done.layer)
+    tensors = probe.parameters(done.heads[card.head["seed"]]) | {"mean": scale.mean, "deviation": scale.deviation}
+    return SavedHead(card, {name: value.detach().cpu().float().numpy() for name, value in tensors.items()})
 
 
 class RecordingProbe(ClipProbe):

@@ -12,7 +12,6 @@ from typing import Any
 from mert.audio.find import SUFFIXES
 from mert.errors import MertError
 
-TASKS = ("classification", "multilabel", "regression", "frames")
 NAMED = {"label": "classification", "tags": "multilabel", "time": "frames"}  # the column that determines the task
 BESIDE = ("split", "group")
 SPLIT_NAMES = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}

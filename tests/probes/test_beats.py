@@ -12,11 +12,12 @@ import pytest
 import torch
 from harness.bench_runs import metronome, pooled_f
 
+from mert.describe.beats import frame_rate, peak_beats
+from mert.describe.dbn import DbnBeats
 from mert.embedding.windows import Clock
 from probes import fit as sequence
-from probes.beats.dbn import DbnBeats
 from probes.beats.probe import fit_one
-from probes.beats.tracking import BeatScores, Tracking, beat_scores, beat_targets, frame_rate, peak_beats
+from probes.beats.tracking import BeatScores, Tracking, beat_scores, beat_targets
 from probes.fit import Policy
 from probes.heads import FrameHead
 

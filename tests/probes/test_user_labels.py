@@ -21,9 +21,9 @@ from harness.sounds import tiny_embedder
 
 import mert
 from mert import Features, MertError
+from mert.describe.head import HeadError, SavedHead
 from probes.features.files import FeatureFiles
 from probes.user_labels.fit import FitOptions, fit_head
-from probes.user_labels.head import HeadError, SavedHead
 from probes.user_labels.matching import match_features
 from probes.user_labels.splits import split
 from probes.user_labels.table import LabelError, LabelledFile, LabelTable, read_labels
@@ -296,7 +296,8 @@ def test_layers_are_summed_without_the_encoders_input(house: House, tmp_path: Pa
     assert run.code == 0, run.err
     saved = SavedHead.load(tmp_path / "head")
     assert saved.card.layers == ["layer01", "layer02", "layer03"]
-    t, features = saved.tensors, Features.load(house.features / "harp/02.wav.npz")
+    t = {name: torch.from_numpy(value) for name, value in saved.tensors.items()}
+    features = Features.load(house.features / "harp/02.wav.npz")
     x = torch.tensor(np.stack([features.layer(name) for name in saved.card.layers]).astype(np.float32))
     mixed = (t["layers"].softmax(0)[:, None] * (x - t["mean"]) / t["deviation"]).sum(0)
     wanted = (t["w2"] @ torch.relu(t["w1"] @ mixed + t["b1"]) + t["b2"]).softmax(0)

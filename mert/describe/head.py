@@ -7,30 +7,26 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors.numpy import save_file
 
 from mert.audio.recording import ArrayRecording, Recording
+from mert.describe.beats import pick_beats
+from mert.describe.predictions import TASKS, Prediction
 from mert.embedding.batching import Settings
 from mert.embedding.embedder import Embedder
 from mert.embedding.features import Features, Provenance, differences
 from mert.errors import AudioError, CheckpointError, MertError, OutputError
 from mert.files import read_json, sha256_file, write_folder, write_json
-from mert.weights.checkpoints import write_tensors
-from probes.beats.tracking import Tracking
-from probes.features.scaling import Standardizer
-from probes.features.stores import WEIGHTED
-from probes.heads import forward
-from probes.user_labels.predictions import Prediction
-from probes.user_labels.table import TASKS
 
 SCHEMA = 1
+WEIGHTED = "all"  # a softmax-weighted sum of layer01 and up
 AGAIN = "fit it again, or restore the folder"
 
 
@@ -108,7 +104,6 @@ class HeadCard:
 
 
 CARD, TENSORS = "head.json", "head.safetensors"
-PARAMETERS = ("layers", "w1", "b1", "w2", "b2")
 
 
 class SavedHead:
@@ -135,15 +130,9 @@ class SavedHead:
     (('hiss',), ('tone',))
     """
 
-    def __init__(self, card: HeadCard, tensors: dict[str, Tensor], source: str = "head") -> None:
+    def __init__(self, card: HeadCard, tensors: dict[str, np.ndarray], source: str = "head") -> None:
         self.card, self.tensors, self.source = card, tensors, source
         self._encoder: Embedder | None = None
-
-    @classmethod
-    def of(cls, card: HeadCard, parameters: dict[str, Tensor], standardizer: Standardizer) -> SavedHead:
-        """A new head from its parameters."""
-        tensors = parameters | {"mean": standardizer.mean, "deviation": standardizer.deviation}
-        return cls(card, {name: value.detach().to("cpu", torch.float32) for name, value in tensors.items()})
 
     @classmethod
     def load(cls, folder: str | Path) -> SavedHead:
@@ -153,7 +142,7 @@ class SavedHead:
         try:
             if (sha256 := sha256_file(path)) != card.weights_sha256:
                 raise HeadError(path, f"has sha256 {sha256}, and {card.weights_sha256} in {CARD}", AGAIN)
-            with safe_open(path, framework="pt") as file:
+            with safe_open(path, framework="np") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it has no iterator
         except (SafetensorError, OSError) as error:
             raise HeadError(path, f"cannot be read ({error})", AGAIN) from None
@@ -168,7 +157,10 @@ class SavedHead:
         folder = Path(os.path.abspath(folder))
         refuse_other(folder)
         with write_folder(folder) as new:
-            write_tensors(new / TENSORS, {name: value.contiguous() for name, value in self.tensors.items()})
+            try:
+                save_file({name: np.ascontiguousarray(value) for name, value in self.tensors.items()}, new / TENSORS)
+            except SafetensorError as error:  # it hides the OSError of a full disk
+                raise OSError(str(error)) from error
             card = dataclasses.replace(self.card, weights_sha256=sha256_file(new / TENSORS))
             write_json(new / CARD, dataclasses.asdict(card))
 
@@ -252,34 +244,59 @@ class SavedHead:
         logits_T = np.concatenate(pieces)  # frames are scored window by window: a long recording needs no memory
         return self._of_activation(logits_T, encoder.clock.times(0, len(logits_T)), recording.name)
 
-    @torch.inference_mode()
     def _outputs(self, values_LTP: np.ndarray) -> np.ndarray:
         """Logits [T, C] of frames, or of one pooled row, float64: in float32, probabilities close to 1 would tie."""
-        x = torch.from_numpy(np.ascontiguousarray(values_LTP, np.float32)).transpose(0, 1)
-        x = x if self.card.layer == WEIGHTED else x[:, 0]
-        parameters = {name: value[None] for name, value in self.tensors.items() if name in PARAMETERS}
+        x = values_LTP.swapaxes(0, 1).astype(np.float32)  # [T, L, P], or of a single layer [T, P]
         try:
-            x = Standardizer(self.tensors["mean"], self.tensors["deviation"])(x)
-            return forward(parameters, x[None])[0].double().numpy()
-        except RuntimeError as error:
+            x = x if self.card.layer == WEIGHTED else x[:, 0]
+            x = (x - self.tensors["mean"]) / self.tensors["deviation"]
+            return forward(self.tensors, x).astype(np.float64)
+        except (ValueError, IndexError) as error:
             raise HeadError(self.source, f"its tensors do not fit the features ({error})", AGAIN) from None
 
     def _of_outputs(self, logits_C: np.ndarray, name: str) -> Prediction:
         classes, task = self.card.classes, self.card.task
         if task == "regression":
-            mean, deviation = (self.tensors[f"target_{part}"].double().numpy() for part in ("mean", "deviation"))
+            mean, deviation = (self.tensors[f"target_{part}"].astype(np.float64) for part in ("mean", "deviation"))
             return Prediction(name, task, (), dict(zip(classes, (logits_C * deviation + mean).tolist(), strict=True)))
-        logits, single = torch.from_numpy(logits_C), task == "classification"
-        scores = dict(zip(classes, (logits.softmax(0) if single else logits.sigmoid()).tolist(), strict=True))
+        single = task == "classification"
+        scores = dict(zip(classes, (softmax if single else sigmoid)(logits_C).tolist(), strict=True))
         tags = tuple(tag for tag, score in scores.items() if score > 0.5)
         return Prediction(name, task, (max(scores, key=scores.__getitem__),) if single else tags, scores)
 
     def _of_activation(self, logits_T: np.ndarray, times_T: np.ndarray, name: str) -> Prediction:
         if len(times_T) < 2:
             raise AudioError(name, "has a single frame", "give a longer recording")
-        tracking = Tracking(self.card.tracking["post"]) if self.card.tracking else Tracking()
-        activation_T = torch.from_numpy(logits_T).sigmoid().numpy()
-        return Prediction(name, self.card.task, times=tuple(tracking.beats(activation_T, times_T).tolist()))
+        post = self.card.tracking["post"] if self.card.tracking else "dbn"
+        return Prediction(name, self.card.task, times=tuple(pick_beats(sigmoid(logits_T), times_T, post).tolist()))
+
+
+def forward(parameters: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Logits [T, C] of standardised rows [T, P], or [T, L, P] if layers are weighted: `probes.heads` without torch."""
+    if "layers" in parameters:
+        x = np.einsum("l,tlp->tp", softmax(parameters["layers"]), x)
+    if "w1" in parameters:
+        x = np.maximum(x @ parameters["w1"].T + parameters["b1"], 0)
+    return x @ parameters["w2"].T + parameters["b2"]
+
+
+def softmax(logits_C: np.ndarray) -> np.ndarray:
+    """Probabilities that add up to 1.
+
+    >>> softmax(np.array([1000.0, 1000.0])).tolist()
+    [0.5, 0.5]
+    """
+    powers_C = np.exp(logits_C - logits_C.max())
+    return powers_C / powers_C.sum()
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of each by itself.
+
+    >>> sigmoid(np.array([-1e4, 0.0, 1e4])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    return 0.5 * (1 + np.tanh(0.5 * logits))
 
 
 def refuse_other(folder: Path) -> None:

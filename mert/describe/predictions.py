@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mert.files import write_whole
 
+TASKS = ("classification", "multilabel", "regression", "frames")
 # Beside the file's, in a CSV file; else those of the values.
 COLUMNS = {"classification": ("label", "probability"), "multilabel": ("tags", "probabilities"), "frames": ("time",)}
 

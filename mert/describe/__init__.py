@@ -1,0 +1,1 @@
+"""What heads read from features: classes, tags, values and beats of recordings, without torch."""
