@@ -152,7 +152,7 @@ def fresh_processes() -> Any:
     from multiprocessing import forkserver
 
     context = get_context("forkserver")
-    context.set_forkserver_preload(["mert.collection.job"])
+    context.set_forkserver_preload(["mert.collection.job", "mert.weights.checkpoints", "mert.inference.runner"])
     # The server inherits the signals that this thread blocks: without SIGCHLD it never learns that a fork has ended.
     blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
     try:

@@ -336,7 +336,7 @@ def reopened(source: Path, info: ModelInfo, sha256: str) -> Embedder:
     network = load_network(source, with_torch=None if is_exported(source) else False)
     if network.sha256 != sha256:
         raise CheckpointError(source, f"sha256 is {network.sha256}, not {sha256} as before", "load the model again")
-    return Embedder(network.model, info, sha256)
+    return Embedder(network.at_rate(info.sample_rate).model, info, sha256)
 
 
 def torch_runner(model: Mert, device: str) -> Runner:

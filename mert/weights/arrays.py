@@ -13,6 +13,7 @@ from mert.models.config import MertConfig
 from mert.weights import formats
 
 AGAIN = "download the file again"
+WITH_TORCH = "install torch, or run `mert convert` where it is installed"
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,15 @@ def read_arrays(path: str | Path) -> Arrays:
         raise CheckpointError(path, "no such file or folder", "check the path")
     config, weights, style = files_of(*((path, None) if path.is_dir() else (path.parent, path)))
     if weights.suffix != ".safetensors":
-        remedy = "install torch, or run `mert convert` where it is installed"
-        raise CheckpointError(weights, "is a pickle, which needs torch to be read", remedy)
+        raise CheckpointError(weights, "is a pickle, which needs torch to be read", WITH_TORCH)
     try:
         with safe_open(weights, framework="np") as file:
             renamed, _ = formats.to_ours(list(file.keys()), config, style, str(weights))
             state = {ours: _float32(file.get_tensor(name), name, weights) for name, ours in renamed.items()}
-    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two: bfloat16, unknown to numpy
-        raise CheckpointError(weights, f"is not a safetensors file of numpy's types ({error})", AGAIN) from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(weights, f"is not a safetensors file ({error})", AGAIN) from error
+    except (TypeError, AttributeError) as error:
+        raise CheckpointError(weights, f"holds types that numpy lacks ({error})", WITH_TORCH) from error
     refuse_misfits({name: array.shape for name, array in state.items()}, shapes(config), weights)
     return Arrays(config, state, weights, sha256_file(weights), style or "mert-hub")
 
