@@ -67,11 +67,12 @@ def read_arrays(path: str | Path) -> Arrays:
 
 
 def _float32(array: np.ndarray, name: str, file: Path) -> np.ndarray:
-    if array.dtype.kind != "f":
+    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":  # a type of ml_dtypes, which comes with onnx
         raise CheckpointError(file, f"{name} is {array.dtype}", "use floating-point weights")
-    if not np.isfinite(array).all():
+    values = array.astype(np.float32)
+    if not np.isfinite(values).all():
         raise CheckpointError(file, f"{name} holds NaN or Inf", "use an earlier checkpoint")
-    return array.astype(np.float32)
+    return values
 
 
 def shapes(config: MertConfig) -> dict[str, tuple[int, ...]]:

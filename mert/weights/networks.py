@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mert.errors import CheckpointError
+from mert.errors import CheckpointError, need
 from mert.files import read_json, sha256_file
 from mert.models.config import MertConfig
 from mert.models.onnx import OnnxMert
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "mert-onnx", 1
 GRAPH, INT8 = "model.onnx", "model.int8.onnx"
+ASKED_FOR = "a model without torch"
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,9 @@ def load_network(path: str | Path, with_torch: bool | None = None) -> Network:
 
 
 def _graph_of(path: Path) -> tuple[OnnxMert, Path, str, str, str]:
+    need("onnx", "onnx", ASKED_FOR)  # ahead of the weights: it brings numpy's bfloat16
     arrays = read_arrays(path)
-    graph = write_graph(arrays.config, arrays.state, {}, "a model without torch").SerializeToString()
+    graph = write_graph(arrays.config, arrays.state, {}, ASKED_FOR).SerializeToString()
     report = f"{len(arrays.state)} tensors as a graph of {len(graph) / 2**20:.0f} MiB"
     return OnnxMert(arrays.config, graph, path), arrays.weights_file, arrays.sha256, arrays.source_format, report
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import interleaved, machine, write
+from measuring import ROOT, interleaved, machine, write
 
 import mert
 from mert.embedding.embedder import Embedder
@@ -77,7 +77,7 @@ def main() -> None:
         results[str(threads)] = json.loads(done.stdout.splitlines()[-1])
     for name in next(iter(results.values())):
         print(f"{name:40}" + "".join(f"{result[name]:10.2f}" for result in results.values()))
-    write("runtime", {"machine": machine(), "milliseconds_by_threads": results})
+    write({"machine": machine(), "milliseconds_by_threads": results}, ROOT / "bench_out" / "runtime.json")
 
 
 if __name__ == "__main__":

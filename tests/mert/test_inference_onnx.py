@@ -23,6 +23,7 @@ from mert.embedding.embedder import Embedder
 from mert.errors import CheckpointError, UsageError
 from mert.models.mert import Mert
 from mert.weights.arrays import read_arrays, shapes
+from mert.weights.checkpoints import write_model
 from mert.weights.onnx_export import export_folder
 
 pytest.importorskip("onnxruntime", reason="comes with the extra [onnx]")
@@ -182,10 +183,10 @@ def test_a_runtime_model_is_pickled_by_its_folder_and_serves_threads(
         assert all(np.array_equal(got, want) for got, want in zip(together, wanted, strict=True))
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_weights_are_read_as_torch_reads_them(tmp_path: Path, half: bool) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_weights_are_read_as_torch_reads_them(tmp_path: Path, dtype: torch.dtype) -> None:
     m = tiny_embedder()
-    arrays = read_arrays(mert.save_pretrained(m, tmp_path, half=half))
+    arrays = read_arrays(write_model(m.model, tmp_path, dtype))
     wanted = mert.load(tmp_path, device="cpu").model.state_dict()
     assert {name: tuple(tensor.shape) for name, tensor in wanted.items()} == shapes(m.model.config)
     assert arrays.state.keys() == wanted.keys()
@@ -206,10 +207,10 @@ def test_weights_that_only_torch_reads_are_refused_with_a_remedy(tmp_path: Path)
     m = tiny_embedder()
     mert.save_pretrained(m, tmp_path)
     file = tmp_path / "model.safetensors"
-    save_file({name: tensor.bfloat16() for name, tensor in m.model.state_dict().items()}, file)
-    with pytest.raises(CheckpointError, match=r"types that numpy lacks .*bfloat16.*; install torch"):
-        mert.runtime.load(tmp_path)
     state = m.model.state_dict()
+    save_file(state | {"encoder.norm.bias": torch.zeros(32, dtype=torch.int32)}, file)
+    with pytest.raises(CheckpointError, match=r"encoder.norm.bias is int32; use floating-point weights"):
+        mert.runtime.load(tmp_path)
     state["encoder.norm.bias"][0] = torch.nan
     save_file(state, file)
     with pytest.raises(CheckpointError, match=r"encoder.norm.bias holds NaN or Inf"):
