@@ -13,6 +13,7 @@ from mert.models.config import MertConfig
 from mert.weights import formats
 
 AGAIN = "download the file again"
+ORIGINAL = "give the folder or name that it was exported from"
 WITH_TORCH = "install torch, or run `mert convert` where it is installed"
 
 
@@ -32,6 +33,8 @@ def files_of(folder: Path, weights: Path | None = None) -> tuple[MertConfig, Pat
     file = folder / "config.json"
     values = read_json(file)
     ours = values.get("format") == "mert-hub"
+    if not ours and "format" in values:
+        raise CheckpointError(folder, f"is of format {values['format']!r}, which holds no weights to read", ORIGINAL)
     choices = ["model.safetensors"] if ours else ["model.safetensors", "pytorch_model.bin"]
     weights = weights or next((folder / name for name in choices if (folder / name).is_file()), None)
     if weights is None:

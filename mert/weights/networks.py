@@ -12,7 +12,7 @@ from mert.files import read_json, sha256_file
 from mert.models.config import MertConfig
 from mert.models.onnx import OnnxMert
 from mert.weights import formats
-from mert.weights.arrays import AGAIN, read_arrays
+from mert.weights.arrays import AGAIN, ORIGINAL, read_arrays
 from mert.weights.onnx_graph import write_graph
 from mert.weights.registry import ModelInfo
 
@@ -58,8 +58,7 @@ def load_network(path: str | Path, with_torch: bool | None = None) -> Network:
     path = Path(path)
     if is_exported(path):
         if with_torch:
-            remedy = "give the folder or name that it was exported from"
-            raise CheckpointError(path, "holds a graph to run, which cannot be trained or converted", remedy)
+            raise CheckpointError(path, "holds a graph to run, which cannot be trained", ORIGINAL)
         return open_exported(path)
     if has_torch() if with_torch is None else with_torch:
         from mert.weights.checkpoints import load_model

@@ -6,8 +6,11 @@ from typing import Protocol
 
 import torch
 
+from mert.errors import CheckpointError
 from mert.files import write_whole
 from mert.models.mert import Mert
+from mert.models.onnx import OnnxMert
+from mert.weights.arrays import ORIGINAL
 from mert.weights.cards import model_card
 from mert.weights.checkpoints import export_hubert, load_model, write_model
 from mert.weights.golden import write_golden
@@ -20,7 +23,7 @@ log = logging.getLogger("mert")
 class Publishable(Protocol):
     """A model and its record: an Embedder is one."""
 
-    model: Mert
+    model: Mert | OnnxMert
     info: ModelInfo
 
 
@@ -35,12 +38,19 @@ def save_pretrained(embedder: Publishable, folder: str | Path, licence: str | No
     info = embedder.info
     if licence and restrictions(licence) < restrictions(info.licence):
         log.warning("%s is under %s, and its card will say %s", info.name, info.licence, licence)
-    return _describe(write_model(embedder.model, folder, torch.float16 if half else torch.float32), info, licence)
+    return _describe(write_model(_module(embedder), folder, torch.float16 if half else torch.float32), info, licence)
 
 
 def save_hubert(embedder: Publishable, folder: str | Path) -> Path:
     """Write a folder that plain `transformers` loads, with README.md and golden.safetensors; returns the folder."""
-    return _describe(export_hubert(embedder.model, folder), embedder.info)
+    return _describe(export_hubert(_module(embedder), folder), embedder.info)
+
+
+def _module(embedder: Publishable) -> Mert:
+    """The model, if it is a module of torch and no graph."""
+    if isinstance(embedder.model, OnnxMert):
+        raise CheckpointError(embedder.model.source, "is run as a graph, whose weights cannot be written", ORIGINAL)
+    return embedder.model
 
 
 def _describe(folder: Path, info: ModelInfo, licence: str | None = None) -> Path:

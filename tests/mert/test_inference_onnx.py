@@ -144,11 +144,17 @@ def test_types_that_onnxruntime_does_not_compute_in_are_refused(pair: Pair, dtyp
         pair[1].settings(dtype=dtype)
 
 
-def test_a_graph_is_not_trained_nor_moved_to_a_gpu(exported: tuple[Embedder, Path]) -> None:
+def test_a_graph_is_not_trained_nor_converted_nor_moved_to_a_gpu(
+    exported: tuple[Embedder, Path], tmp_path: Path
+) -> None:
     from mert.train.start import open_start
 
     with pytest.raises(CheckpointError, match="holds a graph to run, which cannot be trained"):
         open_start(str(exported[1]))
+    for words in (["verify"], ["convert", tmp_path / "out"], ["export", tmp_path / "out", "--to", "hubert"]):
+        done = run_mert(words[0], exported[1], *words[1:])
+        assert done.code == 1 and "give the folder or name that it was exported from" in done.err
+    assert "holds a graph already; copy the folder" in run_mert("export", exported[1], tmp_path, "--to", "onnx").err
     with pytest.raises(UsageError, match="onnxruntime runs models on the CPU here; give auto or cpu"):
         mert.load(exported[1], device="cuda")
 
