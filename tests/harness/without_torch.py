@@ -27,7 +27,7 @@ def main(folder: Path) -> None:
             assert not end.code, f"mert {words[0]}: exit code {end.code}"
 
     run("embed", folder, "-o", folder / "features", "--layers", "all", "--save-dtype", "float32", "--workers", 1)
-    run("export", "mert-nano", folder / "exported", "--to", "onnx")
+    run("export", "mert-nano", folder / "exported", "--to", "onnx", "--overwrite")
     wave_N = np.sin(np.arange(30_000) / 10)
     for m in (mert.load("mert-nano"), mert.load(folder / "exported")):
         assert m.embed(wave_N, sr=24_000, layers="recommended").values.shape == (1, 93, 256)
