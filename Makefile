@@ -2,6 +2,7 @@
 PYTHON ?= python3
 LIGHT := .venv-light
 FULL := .venv-full
+RUNTIME := .venv-runtime
 PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 ALL := train,probe,encodec,fairseq2,jobs,codecs,plots,onnx,sounds,dev
 # Models in tests are tiny: on busy cores a second thread makes their steps many times slower, not faster. So two
@@ -13,7 +14,7 @@ HOLDS := import importlib.util as i, sys; sys.exit(not (i.find_spec("mert.cli.de
 ACTIVE := $(shell cd / && $(PYTHON) -c '$(HOLDS)' 2>/dev/null && echo $(PYTHON))
 LIGHT_TESTS := tests/mert --ignore-glob='*/test_train_*'
 
-.PHONY: demo test check lint light-test full-environment bench soak clean
+.PHONY: demo test check lint light-test runtime-test full-environment bench soak clean
 
 demo: $(if $(ACTIVE),,$(LIGHT)/ready)  ## embed a synthesised song, or AUDIO=path, and draw it
 	$(or $(ACTIVE),$(LIGHT)/bin/python) -m mert.cli.demo $(if $(AUDIO),--audio "$(AUDIO)")
@@ -32,6 +33,9 @@ lint: $(FULL)/ready
 
 light-test: $(LIGHT)/ready-dev  ## the same code with the newest torch, huggingface_hub and transformers, without extras
 	OMP_NUM_THREADS=1 $(LIGHT)/bin/python -m pytest -q $(IN_TWO) -m "not check" $(LIGHT_TESTS)
+
+runtime-test: $(RUNTIME)/ready  ## embed and export where torch is not installed, as mert/README.md says
+	$(RUNTIME)/bin/python tests/harness/without_torch.py $(RUNTIME)/tried
 
 full-environment: $(FULL)/ready
 
@@ -52,6 +56,12 @@ $(LIGHT)/ready-dev: $(LIGHT)/ready
 	$(LIGHT)/bin/python $(PIP) -e ".[plots,dev]" "transformers>=5,<6"  # an oracle, as below; fairseq2 needs the 4 there
 	touch $@
 
+$(RUNTIME)/ready: pyproject.toml mert/README.md
+	$(PYTHON) -m venv $(RUNTIME)
+	$(RUNTIME)/bin/python $(PIP) $$(sed -n 's/^pip install \(numpy .*\)/\1/p' mert/README.md)
+	$(RUNTIME)/bin/python $(PIP) --no-deps -e .
+	touch $@
+
 $(FULL)/ready: pyproject.toml
 	$(PYTHON) -m venv $(FULL)
 	$(FULL)/bin/python $(PIP) -e ".[$(ALL)]" "transformers==4.57.6"  # transformers: the oracle of the parity tests
@@ -59,4 +69,4 @@ $(FULL)/ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(LIGHT) $(FULL) demo_out build dist
+	rm -rf $(LIGHT) $(FULL) $(RUNTIME) demo_out build dist

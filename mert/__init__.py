@@ -24,12 +24,13 @@ _ROOMS = {
 }
 _HOMES = {name: f"mert.{room}" for room, names in _ROOMS.items() for name in names}
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", "runtime", *_HOMES]
 
 if TYPE_CHECKING:
     __version__: str
     from mert.collection.index import Index as Index
     from mert.collection.index import similarity as similarity
+    from mert.embedding import runtime as runtime
     from mert.embedding.embedder import Embedder as Embedder
     from mert.embedding.features import Features as Features
     from mert.embedding.load import load as load
@@ -53,6 +54,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("mert-hub")
+    if name == "runtime":
+        return import_module("mert.embedding.runtime")
     if name not in _HOMES:
         raise AttributeError(f"module 'mert' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

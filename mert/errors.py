@@ -57,6 +57,8 @@ def explained(error: ModuleNotFoundError, prefer: str = "probe") -> MertError | 
     scikit-learn: is not installed; pip install -e ".[probe]"
     """
     module = str(error.name).partition(".")[0]
+    if module == "torch":
+        return MertError("torch", "is not installed, and without it models only embed", "pip install torch")
     package = {"sklearn": "scikit-learn", "yaml": "pyyaml"}.get(module, module)
     lines = [re.match(r"([\w-]+).*extra == ['\"]([\w-]+)", line) for line in requires("mert-hub") or ()]
     extras = [line[2] for line in lines if line and line[1].lower() == package.lower()]

@@ -7,6 +7,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Annotated, NoReturn
 
 import rich
@@ -43,7 +44,8 @@ for name, group in plugins("mert.commands", "mert"):
 
 def print_versions(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"mert-hub {version('mert-hub')}, torch {version('torch')}, Python {platform.python_version()}")
+        found = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnxruntime") if find_spec(name))
+        typer.echo(f"mert-hub {version('mert-hub')}, {found or 'no torch'}, Python {platform.python_version()}")
         raise typer.Exit
 
 

@@ -62,21 +62,22 @@ def export(
     name: Name,
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     to: Annotated[
-        Format, typer.Option(help="hubert loads in plain transformers; fairseq2 adds an asset card; onnx: one file.")
+        Format,
+        typer.Option(help="hubert loads in plain transformers; fairseq2 adds an asset card; onnx needs no torch."),
     ] = "hubert",
     half: Annotated[bool, typer.Option("--half", help="Weights in fp16, in our format.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Run the ONNX file, and compare its states.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a model for other software, or a finished run as a model (always in our format then)."""
-    from mert.weights.publish import save_hubert
-
     if check and to != "onnx":
         raise UsageError("--check", "goes with --to onnx", "check other formats with `mert verify`")
     refuse_model(out, overwrite)
     if to == "onnx":
         typer.echo(as_onnx(name, out, check))
         return
+    from mert.weights.publish import save_hubert
+
     if (Path(name) / "recipe.yaml").exists() and not (Path(name) / "config.json").exists():
         export_run(Path(name), out, half)
     elif to == "hubert" and not half:
@@ -105,11 +106,12 @@ def export_run(run: Path, out: Path, half: bool = False) -> Path:
 
 
 def as_onnx(name: str, out: Path, check: bool) -> str:
-    """Write `out`/model.onnx, compare its states if `check`; returns the line to print."""
-    from mert.weights.onnx_export import check_onnx, export_onnx
+    """Write a folder for onnxruntime, compare its states if `check`; returns the line to print."""
+    from mert.weights.networks import GRAPH
+    from mert.weights.onnx_export import check_onnx, export_folder
 
     embedder = mert.load(name, device="cpu")
-    path = export_onnx(embedder.model, out / "model.onnx", embedder.info)
+    path = export_folder(embedder, out) / GRAPH
     if not check:
         return f"{path}: wave [batch, samples] -> states [layer, batch, frame, width]"
     return f"{path}: largest difference {check_onnx(embedder.model, path):.1e} of max(1, rms of the layer)"

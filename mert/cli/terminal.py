@@ -119,10 +119,17 @@ def usage_errors(command: str) -> Iterator[None]:
 
 def check_device(name: str) -> None:
     """UsageError for a device that is absent, or that no model runs on."""
-    from mert.inference.runner import chosen_device
+    from mert.weights.networks import has_torch
 
     try:
-        chosen_device(name)
+        if has_torch():
+            from mert.inference.runner import chosen_device
+
+            chosen_device(name)
+        else:
+            from mert.inference.onnx_runner import refuse_device
+
+            refuse_device(name)
     except UsageError as error:
         raise UsageError(f"--device {name}", error.reason, error.remedy) from None
 

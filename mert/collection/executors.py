@@ -13,11 +13,10 @@ from dataclasses import asdict, replace
 from multiprocessing import get_all_start_methods, get_context, parent_process
 from typing import Any
 
-import torch
-
 from mert.collection.job import EmbedStage, JobOptions, Row
 from mert.collection.plan import Job
 from mert.errors import need
+from mert.weights.networks import has_torch
 
 SMALL_BYTES = 8 << 20  # of files that one worker takes together, so that short ones share batches
 
@@ -68,11 +67,20 @@ def device_of(worker: int, device: str, n_gpus: int) -> str:
     return f"cuda:{worker % n_gpus}" if device in ("auto", "cuda") and n_gpus > 1 else device
 
 
+def n_gpus() -> int:
+    """GPUs that torch sees; none without torch."""
+    if not has_torch():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def _start_worker(options: JobOptions, threads: int, count: Any) -> None:
     global _stage
     with count.get_lock():
         count.value += 1
-        options = replace(options, device=device_of(count.value - 1, options.device, torch.cuda.device_count()))
+        options = replace(options, device=device_of(count.value - 1, options.device, n_gpus()))
     start_quietly(threads)
     _stage = EmbedStage(options)
 
@@ -81,7 +89,11 @@ def start_quietly(threads: int) -> None:
     """Begin a worker process: its parent decides about Ctrl-C, and when it ends, so does the worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # onnxruntime's runner reads it
+    if has_torch():
+        import torch
+
+        torch.set_num_threads(threads)
 
 
 def _end_with_parent() -> None:
@@ -140,7 +152,7 @@ def fresh_processes() -> Any:
     from multiprocessing import forkserver
 
     context = get_context("forkserver")
-    context.set_forkserver_preload(["mert.collection.job"])
+    context.set_forkserver_preload(["mert.collection.job", "mert.weights.checkpoints", "mert.inference.runner"])
     # The server inherits the signals that this thread blocks: without SIGCHLD it never learns that a fork has ended.
     blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
     try:

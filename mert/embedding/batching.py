@@ -3,22 +3,26 @@
 Shapes: N samples, L layers, T frames, D model width.
 """
 
+from __future__ import annotations
+
 import os
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
-import torch
 
 from mert.audio.recording import Recording
 from mert.embedding.features import Pool
 from mert.embedding.windows import Clock, Span, Windowing, cut
 from mert.errors import MertError
-from mert.inference.runner import Runner
+
+if TYPE_CHECKING:
+    from mert.inference.onnx_runner import OnnxRunner
+    from mert.inference.runner import Runner
 
 MIN_FRAMES = 3000  # frames of a batch that fill a CPU's matrix units
 T = TypeVar("T")
@@ -76,7 +80,9 @@ def windows(recording: R, clock: Clock, settings: Settings) -> Generator[Window[
         yield End(recording)
 
 
-def computed(items: Generator[Window[R] | End[R]], runner: Runner, settings: Settings) -> Generator[Frames[R] | End[R]]:
+def computed(
+    items: Generator[Window[R] | End[R]], runner: Runner | OnnxRunner, settings: Settings
+) -> Generator[Frames[R] | End[R]]:
     """The frames of windows of many recordings, in order and in constant memory, and the ends of these recordings.
 
     Windows of neighbouring recordings share batches of `settings.batch_size`. Where the model fails on a batch, its
@@ -93,12 +99,12 @@ def computed(items: Generator[Window[R] | End[R]], runner: Runner, settings: Set
 
 
 def _batches(
-    items: Generator[Window[R] | End[R]], runner: Runner, settings: Settings
+    items: Generator[Window[R] | End[R]], runner: Runner | OnnxRunner, settings: Settings
 ) -> Generator[list[Window[R] | End[R]]]:
     """Lists of items with at most `batch_size` windows; an end with no window before it, or an error, ends one."""
     batch: list[Window[R] | End[R]] = []
     failure: Exception | None = None
-    if settings.read_ahead and has_spare_core(runner.device):
+    if settings.read_ahead and has_spare_core(runner):
         items = read_ahead(items, settings.batch_size)
     with closing(items):
         while True:
@@ -118,7 +124,9 @@ def _batches(
         raise failure
 
 
-def _run(batch: list[Window[R] | End[R]], runner: Runner, settings: Settings) -> Iterator[Frames[R] | End[R]]:
+def _run(
+    batch: list[Window[R] | End[R]], runner: Runner | OnnxRunner, settings: Settings
+) -> Iterator[Frames[R] | End[R]]:
     waves = [item.wave_N for item in batch if isinstance(item, Window)]
     try:
         states = iter(list(runner.states(waves, settings.dtype, settings.layers)) if waves else [])
@@ -141,7 +149,7 @@ def _run(batch: list[Window[R] | End[R]], runner: Runner, settings: Settings) ->
             yield End(item.recording, MertError(item.recording.name, reason, remedy))
 
 
-def auto_batch_size(runner: Runner, clock: Clock, windowing: Windowing) -> int:
+def auto_batch_size(runner: Runner | OnnxRunner, clock: Clock, windowing: Windowing) -> int:
     """As many windows as make 3000 frames on a CPU (more is not faster), or fill 8 GiB of a GPU; repeatable."""
     if windowing.frames is None:
         return 1
@@ -151,9 +159,9 @@ def auto_batch_size(runner: Runner, clock: Clock, windowing: Windowing) -> int:
     return max(1, min(limit, rows, budget // window_bytes))
 
 
-def has_spare_core(device: torch.device) -> bool:
+def has_spare_core(runner: Runner | OnnxRunner) -> bool:
     """Whether a thread may decode beside this process: with all cores in use it would only slow the others down."""
-    return device.type != "cpu" or torch.get_num_threads() < (os.cpu_count() or 1)
+    return runner.device.type != "cpu" or runner.threads < (os.cpu_count() or 1)
 
 
 def read_ahead(items: Iterator[T], depth: int) -> Generator[T]:

@@ -3,6 +3,8 @@
 Shapes: B windows of a batch, N samples, L layers, T frames, D model width.
 """
 
+from __future__ import annotations
+
 import os
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -10,10 +12,9 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
 from mert.audio.contents import Block
 from mert.audio.recording import RESAMPLER, ArrayRecording, Recording, Source, as_float
@@ -21,12 +22,16 @@ from mert.embedding import batching
 from mert.embedding.batching import End, Frames, R, Settings, Window
 from mert.embedding.features import Features, Pool, Pooling, Provenance
 from mert.embedding.windows import Clock, Span, Windowing
-from mert.errors import AudioError, OutputError
-from mert.inference.runner import Runner, chosen_device
+from mert.errors import AudioError, CheckpointError, OutputError
+from mert.inference.onnx_runner import OnnxRunner
 from mert.models.config import MertConfig
-from mert.models.mert import Mert
-from mert.weights.checkpoints import blank, checksum, digest
+from mert.models.onnx import OnnxMert
+from mert.weights.networks import is_exported, load_network
 from mert.weights.registry import ModelInfo
+
+if TYPE_CHECKING:
+    from mert.inference.runner import Runner
+    from mert.models.mert import Mert
 
 VERSION = version("mert-hub")
 Layers = str | int | Sequence[str | int]
@@ -59,12 +64,11 @@ class Embedder:
     ((1, 74, 256), ('layer06',))
     """
 
-    def __init__(self, model: Mert, info: ModelInfo, sha256: str, device: str = "auto") -> None:
-        self.device = chosen_device(device)
-        self.model = model.eval().requires_grad_(False).to(self.device)
-        self.info = info
-        self.runner = Runner(self.model, self.device)
-        self._identity, self._checksum = (self.runner.weights_state(), sha256), checksum(self.model)
+    def __init__(self, model: Mert | OnnxMert, info: ModelInfo, sha256: str, device: str = "auto") -> None:
+        self.runner = OnnxRunner(model, device) if isinstance(model, OnnxMert) else torch_runner(model, device)
+        self.model: Any = self.runner.model  # a module of torch, or the graph of one
+        self.device, self.info = self.runner.device, info
+        self._identity, self._checksum = (self.runner.weights_state(), sha256), self._sums()
         self.clock = Clock.of(model.config)
         self.sample_rate, self.frame_rate = model.config.sample_rate, model.config.frame_rate
         self.layer_names, self.dim = model.config.layer_names, model.config.dim
@@ -76,7 +80,12 @@ class Embedder:
         return f"Embedder({self.info.name}: {size}, {rates}, {first} to {last}, {self.device})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled, copied and hashed by configuration and weights: what is prepared for speed is made again."""
+        """Pickled, copied and hashed by configuration and weights: what is prepared for speed is made again.
+
+        A graph goes by the folder that it was read from.
+        """
+        if isinstance(self.model, OnnxMert):
+            return reopened, (self.model.source, self.info, self.sha256)
         weights = {name: tensor.detach().cpu().numpy() for name, tensor in self.model.state_dict().items()}
         return restored, (self.model.config, weights, self.info, self.sha256, str(self.device))
 
@@ -85,6 +94,8 @@ class Embedder:
         """The identity of the weights: that of their file, or of their values once they have changed in memory."""
         state = self.runner.weights_state()
         if state != self._identity[0]:
+            from mert.weights.checkpoints import digest
+
             self._identity = state, digest(self.model)
         return self._identity[1]
 
@@ -93,17 +104,27 @@ class Embedder:
 
         What was prepared of the weights for speed is made again if they have changed.
         """
-        current = checksum(self.model)
+        current = self._sums()
         if current != self._checksum:
+            from mert.weights.checkpoints import digest
+
             self._checksum = current
             self.runner.forget()
             self._identity = self.runner.weights_state(), digest(self.model)
         return self.sha256
 
+    def _sums(self) -> tuple[int, ...]:
+        """Sums that differ once the weights have changed; a graph's do not."""
+        if isinstance(self.model, OnnxMert):
+            return ()
+        from mert.weights.checkpoints import checksum
+
+        return checksum(self.model)
+
     @property
     def window_s(self) -> float:
         """Seconds of a default window: the model's training context."""
-        return self.model.config.window_s
+        return float(self.model.config.window_s)
 
     def embed(
         self, source: Source | Any, *, sr: int | None = None, layers: Layers = "all", pool: Pool = None,
@@ -231,7 +252,7 @@ class Embedder:
     def provenance(self, settings: Settings) -> Provenance:
         """What must agree for features to be comparable."""
         frames, hop = settings.windowing.frames, settings.windowing.hop
-        normalize = self.model.config.normalize
+        normalize: bool = self.model.config.normalize
         return Provenance(self.sha256, frames, hop, normalize, settings.dtype, RESAMPLER, self.sample_rate)
 
     def meta(self, recording: Recording, settings: Settings) -> dict[str, Any]:
@@ -251,6 +272,7 @@ class Embedder:
             "frame_rate": self.frame_rate,
             "pool": settings.pool,
             "version": VERSION,
+            "runtime": self.runner.name,
         }
 
     def names(self, settings: Settings) -> tuple[str, ...]:
@@ -300,9 +322,29 @@ class Embedder:
 
 def restored(config: MertConfig, weights: dict[str, np.ndarray], *identity: Any) -> Embedder:
     """The Embedder that was pickled."""
+    import torch
+
+    from mert.weights.checkpoints import blank
+
     model = blank(config)
     model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, assign=True)
     return Embedder(model, *identity)
+
+
+def reopened(source: Path, info: ModelInfo, sha256: str) -> Embedder:
+    """The Embedder of a graph that was pickled; CheckpointError if its folder now holds other weights."""
+    network = load_network(source, with_torch=None if is_exported(source) else False)
+    if network.sha256 != sha256:
+        raise CheckpointError(source, f"sha256 is {network.sha256}, not {sha256} as before", "load the model again")
+    return Embedder(network.at_rate(info.sample_rate).model, info, sha256)
+
+
+def torch_runner(model: Mert, device: str) -> Runner:
+    """The runner of a module on a device, in evaluation mode and without gradients."""
+    from mert.inference.runner import Runner, chosen_device
+
+    place = chosen_device(device)
+    return Runner(model.eval().requires_grad_(False).to(place), place)
 
 
 class StreamRecording(ArrayRecording):

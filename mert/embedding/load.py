@@ -2,12 +2,8 @@
 
 from pathlib import Path
 
-import torch
-
 from mert.embedding.embedder import Embedder
 from mert.models import config as sizes
-from mert.models.mert import Mert
-from mert.weights.checkpoints import digest
 from mert.weights.hub import load_weights
 from mert.weights.registry import ModelInfo
 
@@ -15,8 +11,9 @@ from mert.weights.registry import ModelInfo
 def load(name_or_dir: str | Path, revision: str | None = None, device: str = "auto") -> Embedder:
     """A ready `Embedder`: from a folder or weights file, a registered name, or any "org/name" on the hub.
 
-    Registered models come at their pinned revision unless `revision` says otherwise. CheckpointError for unknown
-    names, failed downloads, wrong hashes, and whatever `read_checkpoint` refuses.
+    Registered models come at their pinned revision unless `revision` says otherwise. Without torch, and from a folder
+    that `mert export --to onnx` wrote, onnxruntime computes. CheckpointError for unknown names, failed downloads, wrong
+    hashes, and whatever `read_checkpoint` refuses.
     """
     model, info = load_weights(name_or_dir, revision)
     return Embedder(model, info, info.sha256 or "", device)
@@ -24,6 +21,11 @@ def load(name_or_dir: str | Path, revision: str | None = None, device: str = "au
 
 def random_model(size: str = "nano", seed: int = 0) -> Embedder:
     """A MERT of a named size with random weights: untrained, for tests, demonstrations and as a baseline."""
+    import torch
+
+    from mert.models.mert import Mert
+    from mert.weights.checkpoints import digest
+
     torch.manual_seed(seed)
     named = {"nano": sizes.nano, "95m": sizes.base_95m, "330m": sizes.large_330m}
     if size not in named:

@@ -47,6 +47,16 @@ class Runner:
         self._weights: tuple[tuple[int, int], ...] = ()
         self._auto = ""
 
+    @property
+    def name(self) -> str:
+        """The library that computes, and its version."""
+        return f"torch {torch.__version__}"
+
+    @property
+    def threads(self) -> int:
+        """Threads that compute on the CPU."""
+        return torch.get_num_threads()
+
     def n_frames(self, n_samples: int) -> int:
         """Frames that the model makes of `n_samples`."""
         return int(self.model.frontend.n_frames(n_samples))

@@ -51,7 +51,7 @@ def open_start(init: str, load_run: LoadRun = run_folder.load_newest) -> Start:
     path = Path(init)
     if run_folder.is_run(path):
         return _of_run(path, load_run)
-    model, info = load_weights(init)
+    model, info = load_weights(init, with_torch=True)
     base = {"name": info.name, "sha256": info.sha256, "licence": info.licence, "revision": info.revision}
     heads = fairseq_heads(read_fairseq_heads(path)) if path.suffix == ".pt" and path.is_file() else {}
     return Start(config=model.config, state=model.state_dict(), base=base, heads=heads)

@@ -5,7 +5,7 @@ Safetensors files hold no code. `.bin` and `.pt` files are pickles, which only `
 
 import hashlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mert.errors import CheckpointError
-from mert.files import read_json, sha256_file, write_json, write_whole
+from mert.files import sha256_file, write_json, write_whole
 from mert.models.config import MertConfig
 from mert.models.mert import Mert
 from mert.weights import formats
-from mert.weights.pickles import AGAIN, OpenWeights, open_torch
+from mert.weights.arrays import AGAIN, files_of, refuse_misfits
+from mert.weights.pickles import OpenWeights, open_torch
 
 _UNREADABLE = (SafetensorError, ValueError, RuntimeError, EOFError, OSError, zipfile.BadZipFile)
 
@@ -63,23 +64,17 @@ def load_state(model: nn.Module, checkpoint: Checkpoint) -> str:
     A model on the meta device takes the checkpoint's own tensors instead of copies.
     """
     wanted, given, file = model.state_dict(), checkpoint.state, checkpoint.weights_file
-    wrong = [f"missing {name} {list(wanted[name].shape)}" for name in wanted if name not in given]
-    wrong += [f"extra {name} {list(given[name].shape)}" for name in given if name not in wanted]
-    wrong += [
-        f"{name} has shape {list(given[name].shape)} where the model has {list(wanted[name].shape)}"
-        for name in wanted
-        if name in given and given[name].shape != wanted[name].shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
-        reason = f"weights do not fit the configuration: {', '.join(wrong[:8])}{more}"
-        raise CheckpointError(file, reason, "use the weights and the config.json of one checkpoint")
+    refuse_misfits(_shapes(given), _shapes(wanted), file)
     for name, tensor in given.items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(file, f"{name} holds NaN or Inf", "use an earlier checkpoint")
     model.load_state_dict(given, assign=any(tensor.is_meta for tensor in wanted.values()))
     heads = f", {len(checkpoint.dropped)} of training heads dropped" if checkpoint.dropped else ""
     return f"{len(given)} of {len(wanted)} tensors{heads}"
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 class Undrawn(TorchFunctionMode):
@@ -147,20 +142,9 @@ def _write(
 
 
 def _read_folder(folder: Path, weights: Path | None) -> Checkpoint:
-    file = folder / "config.json"
-    values = read_json(file)
-    ours = values.get("format") == "mert-hub"
-    choices = ["model.safetensors"] if ours else ["model.safetensors", "pytorch_model.bin"]
-    weights = weights or next((folder / name for name in choices if (folder / name).is_file()), None)
-    if weights is None:
-        raise CheckpointError(folder, f"holds no {' or '.join(choices)}", "download the weights into it")
-    if ours:
-        config = formats.from_mert_hub(values, str(file))
-    else:
-        extra = folder / "preprocessor_config.json"
-        config = formats.from_huggingface(values, read_json(extra) if extra.is_file() else None, str(file))
+    config, weights, style = files_of(folder, weights)
     with open_safetensors(weights) if weights.suffix == ".safetensors" else open_torch(weights) as source:
-        return _checkpoint(source, config, weights, None if ours else "huggingface")
+        return _checkpoint(source, config, weights, style)
 
 
 def _read_fairseq(path: Path) -> Checkpoint:

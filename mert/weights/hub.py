@@ -1,5 +1,7 @@
 """Weights by name: bundled, from a folder, or downloaded to the cache of the Hugging Face hub with checked hashes."""
 
+from __future__ import annotations
+
 import hashlib
 import logging
 import os
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -18,13 +21,16 @@ from huggingface_hub.utils import WeakFileLock
 
 from mert.errors import CheckpointError, OutputError
 from mert.files import read_json, sha256_file, write_json
-from mert.models.mert import Mert
+from mert.models.config import MertConfig
 from mert.weights import registry
-from mert.weights.checkpoints import load_model
-from mert.weights.golden import GOLDEN, verify
+from mert.weights.cards import read_card
 from mert.weights.licences import UNKNOWN, is_non_commercial
-from mert.weights.publish import read_card
+from mert.weights.networks import Network, load_network
 from mert.weights.registry import ModelInfo
+
+if TYPE_CHECKING:
+    from mert.models.mert import Mert
+    from mert.models.onnx import OnnxMert
 
 log = logging.getLogger("mert")
 _licences_shown: set[str] = set()
@@ -35,21 +41,33 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _REMEDY = "check the connection and HF_HUB_OFFLINE, then load again"
 
 
-def load_weights(name_or_dir: str | Path, revision: str | None = None) -> tuple[Mert, ModelInfo]:
+@overload
+def load_weights(
+    name_or_dir: str | Path, revision: str | None = None, *, with_torch: Literal[True]
+) -> tuple[Mert, ModelInfo]: ...
+@overload
+def load_weights(
+    name_or_dir: str | Path, revision: str | None = None, *, with_torch: bool | None = None
+) -> tuple[Mert | OnnxMert, ModelInfo]: ...
+def load_weights(
+    name_or_dir: str | Path, revision: str | None = None, *, with_torch: bool | None = None
+) -> tuple[Mert | OnnxMert, ModelInfo]:
     """The model of a bundled name, a folder or weights file, or a name on the hub, with its record.
 
-    Its licence is logged the first time, as a warning if it is non-commercial.
+    By default it is a module of torch where that is installed, and a graph otherwise and from an exported folder. Its
+    licence is logged the first time, as a warning if it is non-commercial.
     """
     name = str(name_or_dir)
     if folder := registry.bundled(name):
-        model, info = _load_bundled(folder, registry.info(name), revision)
+        network, info = _load_bundled(folder, registry.info(name), revision, with_torch)
     else:
-        model, info = (_load_local if Path(name).exists() else _load_hub)(name, revision)
+        network, info = (_load_local if Path(name).exists() else _load_hub)(name, revision, with_torch)
+    log.info("%s: %s", name, network.report)
     if info.licence != UNKNOWN and info.name not in _licences_shown:
         _licences_shown.add(info.name)
         level = logging.WARNING if is_non_commercial(info.licence) else logging.INFO
         log.log(level, "%s: weights under %s", info.name, info.licence)
-    return model, info
+    return network.model, info
 
 
 def fetch(repo: str, revision: str | None = None, sha256: str | None = None) -> Path:
@@ -86,7 +104,7 @@ def folder_of(name_or_dir: str | Path, revision: str | None = None) -> Path:
     if local.exists():
         return local
     folder, record = _fetch_named(name, revision)
-    _download(record.repo if record else name, GOLDEN, folder.name)
+    _download(record.repo if record else name, "golden.safetensors", folder.name)
     return folder
 
 
@@ -105,6 +123,8 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
             raise CheckpointError(folder, "no such folder", "give a folder that mert convert or export wrote")
         remedy = f"write a whole model first: mert convert {folder} OUT, then push OUT"
         raise CheckpointError(folder, f"has no {', '.join(missing)}", remedy)
+    from mert.weights.golden import verify
+
     verify(folder)
     api = huggingface_hub.HfApi()
     try:
@@ -118,39 +138,40 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
     return str(commit.oid)
 
 
-def _load_local(name: str, revision: str | None) -> tuple[Mert, ModelInfo]:
+def _load_local(name: str, revision: str | None, with_torch: bool | None) -> tuple[Network, ModelInfo]:
     if revision is not None:
         raise CheckpointError(name, "a local model has no revisions", "leave out the revision")
-    model, checkpoint, report = load_model(name)
-    log.info("%s: %s", name, report)
-    folder = checkpoint.weights_file.resolve().parent
-    title = Path(name).stem if checkpoint.source_format == "fairseq" else folder.name
-    record = replace(_info(model, folder, title, name), sha256=checkpoint.sha256)
-    if record.licence == UNKNOWN and (known := registry.with_weights(checkpoint.sha256)):
+    network = load_network(name, with_torch)
+    if network.record:
+        return network, network.record
+    folder = network.weights_file.resolve().parent
+    title = Path(name).stem if network.source_format == "fairseq" else folder.name
+    record = replace(_info(network.model.config, folder, title, name), sha256=network.sha256)
+    if record.licence == UNKNOWN and (known := registry.with_weights(network.sha256)):
         record = replace(record, licence=known.licence)  # a copy of published weights, without their card
-    return model, record
+    return network, record
 
 
-def _load_bundled(folder: Path, record: ModelInfo, revision: str | None) -> tuple[Mert, ModelInfo]:
+def _load_bundled(
+    folder: Path, record: ModelInfo, revision: str | None, with_torch: bool | None
+) -> tuple[Network, ModelInfo]:
     if revision is not None:
         raise CheckpointError(record.name, "a bundled model has no revisions", "leave out the revision")
-    model, checkpoint, report = load_model(folder)
-    log.info("%s: %s", record.name, report)
-    if checkpoint.sha256 != record.sha256:
-        reason = f"sha256 is {checkpoint.sha256}, on record is {record.sha256}"
-        raise CheckpointError(checkpoint.weights_file, reason, "install mert-hub again")
-    return model, record
+    network = load_network(folder, with_torch)
+    if network.sha256 != record.sha256:
+        reason = f"sha256 is {network.sha256}, on record is {record.sha256}"
+        raise CheckpointError(network.weights_file, reason, "install mert-hub again")
+    return network, record
 
 
-def _load_hub(name: str, revision: str | None) -> tuple[Mert, ModelInfo]:
+def _load_hub(name: str, revision: str | None, with_torch: bool | None) -> tuple[Network, ModelInfo]:
     folder, record = _fetch_named(name, revision)
-    model, checkpoint, report = load_model(folder)
-    log.info("%s: %s", folder, report)
-    record = record or _info(model, folder, name, name)
-    if model.config.sample_rate != record.sample_rate:  # some published configurations lack it
+    network = load_network(folder, with_torch)
+    record = record or _info(network.model.config, folder, name, name)
+    if network.model.config.sample_rate != record.sample_rate:  # some published configurations lack it
         log.warning("%s: the sample rate is %d Hz, as on record", name, record.sample_rate)
-        model.config = replace(model.config, sample_rate=record.sample_rate)
-    return model, replace(record, revision=folder.name, sha256=checkpoint.sha256)
+        network = network.at_rate(record.sample_rate)
+    return network, replace(record, revision=folder.name, sha256=network.sha256)
 
 
 def _fetch_named(name: str, revision: str | None) -> tuple[Path, ModelInfo | None]:
@@ -166,7 +187,7 @@ def _fetch_named(name: str, revision: str | None) -> tuple[Path, ModelInfo | Non
 def _load_first(config: Path, weights: Path) -> None:
     """CheckpointError if a first download does not load; what the hub gives no hash of is then moved aside."""
     try:
-        load_model(config.parent)
+        load_network(config.parent)
     except CheckpointError as error:
         moved = [str(_move_aside(file)) for file in (config, weights) if _said_by_hub(file) is None]
         if not moved:
@@ -185,9 +206,10 @@ def _record(name: str) -> ModelInfo | None:
         raise
 
 
-def _info(model: Mert, folder: Path, name: str, repo: str) -> ModelInfo:
+def _info(config: MertConfig, folder: Path, name: str, repo: str) -> ModelInfo:
     card = read_card(folder)
-    return ModelInfo.of(model, name, repo, card.get("license") or UNKNOWN, card.get("note", ""))
+    licence, note = card.get("license") or UNKNOWN, card.get("note", "")
+    return ModelInfo.of_config(config, name=name, repo=repo, licence=licence, note=note)
 
 
 def _download(repo: str, filename: str, revision: str) -> Path | None:

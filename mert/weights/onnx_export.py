@@ -1,90 +1,103 @@
-"""Export of a MERT as an ONNX file for other runtimes: waves of one length in, all hidden states out.
+"""Export of a MERT for onnxruntime: a graph with its weights, or a folder that embeds without torch.
 
-Shapes: B clips, N samples, T frames, C conv channels, D model width, L layers.
+Shapes: B clips, N samples, T frames, D model width, L layers.
 """
 
 import logging
-import warnings
-from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from mert.errors import CheckpointError, need
-from mert.files import write_whole
-from mert.models.frontend import golden_wave, normalized
-from mert.models.mert import Mert
+from mert.files import sha256_file, write_json, write_whole
+from mert.models.config import MertConfig
+from mert.models.onnx import OnnxMert
+from mert.weights.arrays import read_arrays
+from mert.weights.networks import GRAPH, INT8, description
+from mert.weights.onnx_graph import write_graph
 from mert.weights.registry import ModelInfo
+
+if TYPE_CHECKING:
+    from mert.models.mert import Mert
 
 TOLERANCE = 1e-4  # of the larger of 1 and a layer's rms: other runtimes sum in other orders
 
 
-class Portable(nn.Module):
-    """A Mert in operators that every runtime has: wave [B, N] -> states [L, B, T, D]; it normalises windows itself."""
+class Exportable(Protocol):
+    """A model, its record and the hash of its weights: an Embedder is one."""
 
-    def __init__(self, model: Mert) -> None:
-        super().__init__()
-        self.model = deepcopy(model).eval()
-        self.model.encoder.position.conv = folded(model.encoder.position.conv)
+    model: Any
+    info: ModelInfo
 
-    def forward(self, wave_BN: Tensor) -> Tensor:
-        model: Any = self.model
-        wave_BN = wave_BN - wave_BN.mean(1, keepdim=True)  # the first norm would subtract it with less precision
-        if model.config.normalize:
-            wave_BN = wave_BN / (wave_BN.square().mean(1, keepdim=True) + 1e-7).sqrt()
-        first, *rest = model.frontend.convs
-        x_BCT = F.conv1d(wave_BN.unsqueeze(1), first.weight, stride=first.stride)
-        x_BCT = F.gelu(F.instance_norm(x_BCT, weight=first.norm.weight, bias=first.norm.bias, eps=first.eps))
-        for conv in rest:
-            x_BCT = F.gelu(F.conv1d(x_BCT, conv.weight, stride=conv.stride))
-        return torch.stack(model.encode(x_BCT.transpose(1, 2)))
+    @property
+    def sha256(self) -> str: ...
 
 
-def folded(conv: nn.Conv1d) -> nn.Conv1d:
-    """A copy of a convolution with its weight norm folded in. (Torch's own remover would change the model.)"""
-    plain = nn.Conv1d(
-        conv.in_channels, conv.out_channels, conv.kernel_size[0], padding=conv.padding[0], groups=conv.groups
-    )
-    plain.load_state_dict({"weight": conv.weight.detach(), "bias": cast(Tensor, conv.bias).detach()})
-    return plain
+def export_folder(embedder: Exportable, folder: str | Path) -> Path:
+    """Write model.onnx, model.int8.onnx and config.json, which describes them; returns the folder.
+
+    config.json comes last and holds the hashes of the graphs: a folder that was not finished is refused when read.
+    A folder `heads` beside them is left alone. MertError if the extra [onnx] is not installed, OutputError if the disk
+    refuses.
+    """
+    folder = Path(folder)
+    record = ModelInfo(**vars(embedder.info) | {"sha256": embedder.sha256})
+    config, state = arrays_of(embedder.model)
+    graph = write_graph(config, state, _about(record), "--to onnx")
+    _save(graph, folder / GRAPH)
+    quantize(graph, folder / INT8)
+    files = {name: sha256_file(folder / name) for name in (GRAPH, INT8)}
+    write_json(folder / "config.json", description(config, record, files))
+    return folder
 
 
-def export_onnx(model: Mert, path: str | Path, info: ModelInfo | None = None) -> Path:
+def export_onnx(model: "Mert", path: str | Path, info: ModelInfo | None = None) -> Path:
     """Write `path`, with batch and length free; input `wave` [B, N], output `states` [L, B, T, D]. Returns the path.
 
     The metadata of the file are name, licence and note of `info`. MertError if the extra is not installed, OutputError
     if the disk refuses.
     """
-    need("onnxscript", "onnx", "--to onnx")  # torch's exporter imports it
-    portable = Portable(model)
-    example_BN = torch.zeros(2, model.config.sample_rate)
-    free = {"wave_BN": {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=model.config.receptive_field)}}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operators of absent packages
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations
-        program = torch.onnx.export(
-            portable, (example_BN,), dynamo=True, dynamic_shapes=free, verbose=False,
-            input_names=["wave"], output_names=["states"],
-        )  # fmt: skip
-    assert program is not None
-    for node in program.model.graph:
-        node.metadata_props.clear()  # stack traces, with the paths of this machine
-    if info:
-        program.model.metadata_props.update(name=info.name, licence=info.licence, note=info.note)
-    with write_whole(Path(path)) as temporary:
-        program.save(str(temporary), external_data=False)
+    _save(write_graph(*arrays_of(model), _about(info) if info else {}, "--to onnx"), Path(path))
     return Path(path)
 
 
-def check_onnx(model: Mert, path: str | Path) -> float:
+def arrays_of(model: "Mert | OnnxMert") -> tuple[MertConfig, dict[str, np.ndarray]]:
+    """Configuration and float32 weights of a module of torch, or of the files that a graph was made of."""
+    if isinstance(model, OnnxMert):
+        if isinstance(model.graph, Path):
+            raise CheckpointError(model.source, "holds a graph already", "copy the folder")
+        return model.config, read_arrays(model.source).state
+    return model.config, {name: tensor.detach().float().cpu().numpy() for name, tensor in model.state_dict().items()}
+
+
+def quantize(graph: Any, path: Path) -> None:
+    """Write a graph with the weights of all linear layers in int8, a scale a column; inputs are rounded as they come.
+
+    Seven bits of the eight are used: with more, products overflow on CPUs with AVX2 alone.
+    """
+    quantization = need("onnxruntime.quantization", "onnx", "--to onnx")
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it recommends a preparation that changes nothing here
+    try:
+        with write_whole(path) as temporary:
+            quantization.quantize_dynamic(
+                graph, temporary, per_channel=True, reduce_range=True, op_types_to_quantize=["MatMul"],
+                weight_type=quantization.QuantType.QInt8,
+            )  # fmt: skip
+    finally:
+        logging.disable(before)
+
+
+def check_onnx(model: "Mert", path: str | Path) -> float:
     """Largest difference of the file's states, run by onnxruntime, from the model's, in units of max(1, layer's rms).
 
     It runs two lengths, alone and as a batch. CheckpointError if the difference is over 1e-4.
     """
+    import torch
+
+    from mert.models.frontend import golden_wave, normalized
+
     session = need("onnxruntime", "onnx", "--check").InferenceSession(str(path), providers=["CPUExecutionProvider"])
     wave_N = np.tile(golden_wave(model.config.sample_rate).numpy(), 2)
     worst = 0.0
@@ -99,3 +112,12 @@ def check_onnx(model: Mert, path: str | Path) -> float:
     if not worst <= TOLERANCE:
         raise CheckpointError(path, f"states differ by {worst:.1e}, more than {TOLERANCE:g}", "report your versions")
     return worst
+
+
+def _about(info: ModelInfo) -> dict[str, str]:
+    return {"name": info.name, "licence": info.licence, "note": info.note}
+
+
+def _save(graph: Any, path: Path) -> None:
+    with write_whole(path) as temporary:
+        temporary.write_bytes(graph.SerializeToString())

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from mert.errors import CheckpointError
+from mert.weights.arrays import AGAIN
 
-AGAIN = "download the file again"
 UNUSED = ("BYTEARRAY8", "DUP", "EMPTY_SET", "ADDITEMS", "FROZENSET")  # by torch.save
 MAX_COUNT, MAX_DIMENSIONS = 2**48, 8
 MAX_OBJECTS_BYTES = 8 * 2**20  # of a data.pkl; that of a full fairseq checkpoint has less than 1 MB

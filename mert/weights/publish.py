@@ -1,15 +1,17 @@
-"""A model to publish: weights, model card (README.md) and golden states in one folder; the reading of such cards."""
+"""A model to publish: weights, model card (README.md) and golden states in one folder."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from mert.errors import CheckpointError
 from mert.files import write_whole
-from mert.models.config import MertConfig
 from mert.models.mert import Mert
+from mert.models.onnx import OnnxMert
+from mert.weights.arrays import ORIGINAL
+from mert.weights.cards import model_card
 from mert.weights.checkpoints import export_hubert, load_model, write_model
 from mert.weights.golden import write_golden
 from mert.weights.licences import restrictions
@@ -17,43 +19,11 @@ from mert.weights.registry import ModelInfo
 
 log = logging.getLogger("mert")
 
-_CARD = """\
----
-license: {licence}
-library_name: mert-hub
-tags: [music, audio, self-supervised, feature-extraction, MERT]
-note: {note}
----
-# {name}
-
-{headline}A [MERT](https://arxiv.org/abs/2306.00107) music representation model: recordings in, hidden states out.
-
-| | |
-|---|---|
-| parameters | {n_params:,} |
-| sample rate | {sample_rate} Hz, mono |
-| frame rate | {frame_rate:g} Hz |
-| states | {n_states} of width {dim} (`embed`, `layer01` ... `{last}`) |
-| default window | {window_s:g} s |
-| windows normalised | {normalize} |
-| sha256 of model.safetensors | `{sha256}` |
-| licence | {licence} |
-
-```python
-import mert  # install from a checkout of mert-hub: pip install -e .
-
-model = mert.load("path/to/this/folder")  # or its name on the hub
-features = model.embed("song.mp3")  # features.values: [layer, time, width]
-```
-
-`golden.safetensors` holds an input and the states it must give: `mert.verify("path/to/this/folder")`.
-"""
-
 
 class Publishable(Protocol):
     """A model and its record: an Embedder is one."""
 
-    model: Mert
+    model: Mert | OnnxMert
     info: ModelInfo
 
 
@@ -68,12 +38,19 @@ def save_pretrained(embedder: Publishable, folder: str | Path, licence: str | No
     info = embedder.info
     if licence and restrictions(licence) < restrictions(info.licence):
         log.warning("%s is under %s, and its card will say %s", info.name, info.licence, licence)
-    return _describe(write_model(embedder.model, folder, torch.float16 if half else torch.float32), info, licence)
+    return _describe(write_model(_module(embedder), folder, torch.float16 if half else torch.float32), info, licence)
 
 
 def save_hubert(embedder: Publishable, folder: str | Path) -> Path:
     """Write a folder that plain `transformers` loads, with README.md and golden.safetensors; returns the folder."""
-    return _describe(export_hubert(embedder.model, folder), embedder.info)
+    return _describe(export_hubert(_module(embedder), folder), embedder.info)
+
+
+def _module(embedder: Publishable) -> Mert:
+    """The model, if it is a module of torch and no graph."""
+    if isinstance(embedder.model, OnnxMert):
+        raise CheckpointError(embedder.model.source, "is run as a graph, whose weights cannot be written", ORIGINAL)
+    return embedder.model
 
 
 def _describe(folder: Path, info: ModelInfo, licence: str | None = None) -> Path:
@@ -84,35 +61,3 @@ def _describe(folder: Path, info: ModelInfo, licence: str | None = None) -> Path
         temporary.write_text(card, encoding="utf-8")
     write_golden(model, folder, checkpoint.sha256)
     return folder
-
-
-def model_card(info: ModelInfo, config: MertConfig, sha256: str, licence: str | None = None) -> str:
-    """The text of README.md: front matter for the hub, `info.note`, and a table of facts."""
-    return _CARD.format(
-        name=info.name, licence=licence or info.licence.lower().replace(" ", "-"), note=json.dumps(info.note),
-        headline=f"> **{info.note}**\n\n" if info.note else "", n_params=config.n_params,
-        sample_rate=config.sample_rate, frame_rate=config.frame_rate, n_states=config.n_layers + 1, dim=config.dim,
-        last=config.layer_names[-1], window_s=config.window_s, normalize="yes" if config.normalize else "no",
-        sha256=sha256,
-    )  # fmt: skip
-
-
-def read_card(folder: Path) -> dict[str, str]:
-    """The one-line entries of README.md's front matter, without control characters; empty without one."""
-    try:
-        text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    before, _, rest = text.partition("---\n")
-    front, closed, _ = rest.partition("\n---")
-    if before.strip() or not closed:
-        return {}
-    pairs = (line.split(":", 1) for line in front.splitlines() if ":" in line and line[0] not in " #-")
-    return {key.strip(): "".join(filter(str.isprintable, _unquote(value.strip()))) for key, value in pairs}
-
-
-def _unquote(value: str) -> str:
-    try:
-        return str(json.loads(value)) if value.startswith('"') else value.strip("'")
-    except ValueError:
-        return value

@@ -304,7 +304,7 @@ def test_meta_says_what_made_the_features_and_survives_a_file(tiny: Embedder, wr
         "warnings": [], "window": (320 * 36 + 400) / 24_000, "hop": 15 / 75, "window_frames": 37, "hop_frames": 15,
         "normalize": True,
         "dtype": "float32", "resampler": "soxr HQ", "sample_rate": 24_000, "frame_rate": 75.0, "pool": None,
-        "version": mert.__version__,
+        "version": mert.__version__, "runtime": f"torch {torch.__version__}",
     }  # fmt: skip
     assert features.meta == expected
     features.save(path.with_suffix(".npz"))

@@ -332,7 +332,7 @@ def test_an_embedding_that_is_given_up_leaves_no_thread(
 
 
 def test_threads_that_wait_sleep_unless_the_user_decides_otherwise() -> None:
-    code = "import os, mert; mert.Embedder; import sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    code = "import os, mert; mert.Mert; import sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
     known = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     for given, wanted in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
         done = subprocess.run([sys.executable, "-c", code], env=known | given, capture_output=True, text=True)

@@ -26,10 +26,11 @@ from mert.models.config import MertConfig
 from mert.models.mert import Mert
 from mert.weights import hub as mert_hub
 from mert.weights import registry
+from mert.weights.cards import read_card
 from mert.weights.checkpoints import export_hubert, load_model, write_model, write_tensors
 from mert.weights.golden import verify
 from mert.weights.hub import fetch, folder_of, trust_file
-from mert.weights.publish import read_card, save_pretrained
+from mert.weights.publish import save_pretrained
 from mert.weights.registry import REGISTRY, ModelInfo
 
 TINY = MertConfig(dim=32, n_layers=2, n_heads=2, ffn_dim=64, conv_dim=16, position_kernel=16, position_groups=4)

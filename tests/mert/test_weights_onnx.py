@@ -18,7 +18,7 @@ from mert.errors import CheckpointError, MertError
 from mert.weights.onnx_export import check_onnx, export_onnx
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="comes with the extra [onnx]")
-pytest.importorskip("onnxscript", reason="comes with the extra [onnx]")
+pytest.importorskip("onnx", reason="comes with the extra [onnx]")
 
 
 def states(path: Path, wave_BN: np.ndarray) -> list[torch.Tensor]:
@@ -74,7 +74,7 @@ def test_another_models_file_does_not_pass(exported: tuple[Embedder, Path]) -> N
 
 
 def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(MertError, match=r"onnxscript is not installed.*\[onnx\]"):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MertError, match=r"onnx is not installed.*\[onnx\]"):
         export_onnx(tiny_embedder().model, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())

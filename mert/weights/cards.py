@@ -1,0 +1,71 @@
+"""Model cards (README.md of a model's folder): the writing of ours, and the reading of anyone's."""
+
+import json
+from pathlib import Path
+
+from mert.models.config import MertConfig
+from mert.weights.registry import ModelInfo
+
+_CARD = """\
+---
+license: {licence}
+library_name: mert-hub
+tags: [music, audio, self-supervised, feature-extraction, MERT]
+note: {note}
+---
+# {name}
+
+{headline}A [MERT](https://arxiv.org/abs/2306.00107) music representation model: recordings in, hidden states out.
+
+| | |
+|---|---|
+| parameters | {n_params:,} |
+| sample rate | {sample_rate} Hz, mono |
+| frame rate | {frame_rate:g} Hz |
+| states | {n_states} of width {dim} (`embed`, `layer01` ... `{last}`) |
+| default window | {window_s:g} s |
+| windows normalised | {normalize} |
+| sha256 of model.safetensors | `{sha256}` |
+| licence | {licence} |
+
+```python
+import mert  # install from a checkout of mert-hub: pip install -e .
+
+model = mert.load("path/to/this/folder")  # or its name on the hub
+features = model.embed("song.mp3")  # features.values: [layer, time, width]
+```
+
+`golden.safetensors` holds an input and the states it must give: `mert.verify("path/to/this/folder")`.
+"""
+
+
+def model_card(info: ModelInfo, config: MertConfig, sha256: str, licence: str | None = None) -> str:
+    """The text of README.md: front matter for the hub, `info.note`, and a table of facts."""
+    return _CARD.format(
+        name=info.name, licence=licence or info.licence.lower().replace(" ", "-"), note=json.dumps(info.note),
+        headline=f"> **{info.note}**\n\n" if info.note else "", n_params=config.n_params,
+        sample_rate=config.sample_rate, frame_rate=config.frame_rate, n_states=config.n_layers + 1, dim=config.dim,
+        last=config.layer_names[-1], window_s=config.window_s, normalize="yes" if config.normalize else "no",
+        sha256=sha256,
+    )  # fmt: skip
+
+
+def read_card(folder: Path) -> dict[str, str]:
+    """The one-line entries of README.md's front matter, without control characters; empty without one."""
+    try:
+        text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    before, _, rest = text.partition("---\n")
+    front, closed, _ = rest.partition("\n---")
+    if before.strip() or not closed:
+        return {}
+    pairs = (line.split(":", 1) for line in front.splitlines() if ":" in line and line[0] not in " #-")
+    return {key.strip(): "".join(filter(str.isprintable, _unquote(value.strip()))) for key, value in pairs}
+
+
+def _unquote(value: str) -> str:
+    try:
+        return str(json.loads(value)) if value.startswith('"') else value.strip("'")
+    except ValueError:
+        return value

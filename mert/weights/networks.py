@@ -1,0 +1,129 @@
+"""A network from a folder or weights file: the module of torch, or a graph of onnxruntime; this page needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mert.errors import CheckpointError, need
+from mert.files import read_json, sha256_file
+from mert.models.config import MertConfig
+from mert.models.onnx import OnnxMert
+from mert.weights import formats
+from mert.weights.arrays import AGAIN, ORIGINAL, read_arrays
+from mert.weights.onnx_graph import write_graph
+from mert.weights.registry import ModelInfo
+
+if TYPE_CHECKING:
+    from mert.models.mert import Mert
+
+FORMAT, VERSION = "mert-onnx", 1
+GRAPH, INT8 = "model.onnx", "model.int8.onnx"
+ASKED_FOR = "a model without torch"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model that was loaded, its weights file with hash and format, a report, and the record beside a graph."""
+
+    model: Mert | OnnxMert
+    weights_file: Path
+    sha256: str
+    source_format: str
+    report: str
+    record: ModelInfo | None = None
+
+    def at_rate(self, rate_hz: int) -> Network:
+        """The network as one for another sample rate, which a published configuration lacked."""
+        config = replace(self.model.config, sample_rate=rate_hz)
+        if isinstance(self.model, OnnxMert):
+            return replace(self, model=replace(self.model, config=config))
+        self.model.config = config
+        return self
+
+
+def has_torch() -> bool:
+    """Whether torch is installed."""
+    return find_spec("torch") is not None
+
+
+def load_network(path: str | Path, with_torch: bool | None = None) -> Network:
+    """The network of a folder or weights file: a graph from an exported folder, otherwise by torch if installed.
+
+    `with_torch=False` makes a graph even where torch is installed; `True` asks for a module of torch. CheckpointError
+    for whatever cannot be read.
+    """
+    path = Path(path)
+    if is_exported(path):
+        if with_torch:
+            raise CheckpointError(path, "holds a graph to run, which cannot be trained", ORIGINAL)
+        return open_exported(path)
+    if has_torch() if with_torch is None else with_torch:
+        from mert.weights.checkpoints import load_model
+
+        model, checkpoint, report = load_model(path)
+        return Network(model, checkpoint.weights_file, checkpoint.sha256, checkpoint.source_format, report)
+    return Network(*_graph_of(path))
+
+
+def _graph_of(path: Path) -> tuple[OnnxMert, Path, str, str, str]:
+    need("onnx", "onnx", ASKED_FOR)  # ahead of the weights: it brings numpy's bfloat16
+    arrays = read_arrays(path)
+    graph = write_graph(arrays.config, arrays.state, {}, ASKED_FOR).SerializeToString()
+    report = f"{len(arrays.state)} tensors as a graph of {len(graph) / 2**20:.0f} MiB"
+    return OnnxMert(arrays.config, graph, path), arrays.weights_file, arrays.sha256, arrays.source_format, report
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a folder was written by `export_folder`."""
+    if not (path / GRAPH).is_file() or not (path / "config.json").is_file():
+        return False
+    return read_json(path / "config.json").get("format") == FORMAT
+
+
+def description(config: MertConfig, record: ModelInfo, files: dict[str, str]) -> dict[str, Any]:
+    """config.json of an exported folder: configuration, clock, layers, record, and the SHA-256 of each file.
+
+    A reader without this package needs no more: frame t of a window reads samples [stride t, stride t + field).
+    """
+    clock = {"rate_hz": config.sample_rate, "stride": config.stride, "field": config.receptive_field}
+    return {
+        "format": FORMAT, "format_version": VERSION, "model": config.to_dict(), "clock": clock,
+        "layers": list(config.layer_names), "record": asdict(record), "files": files,
+    }  # fmt: skip
+
+
+def open_exported(folder: Path) -> Network:
+    """The graph of an exported folder, its files checked against their hashes; CheckpointError if they differ."""
+    file = folder / "config.json"
+    values = read_json(file)
+    parts = {key: values.get(key) for key in ("model", "record", "files")}
+    if values.get("format_version") != VERSION or not all(isinstance(part, dict) for part in parts.values()):
+        raise CheckpointError(
+            file, f"is not {FORMAT} of version {VERSION}", "update mert-hub, or export the model again"
+        )
+    config = formats.from_mert_hub({"format_version": 1} | parts["model"], str(file))  # type: ignore[operator]
+    files: dict[str, str] = parts["files"]  # type: ignore[assignment]
+    for name in (GRAPH, INT8):
+        if (folder / name).is_file() and (actual := sha256_file(folder / name)) != files.get(name):
+            reason = f"sha256 is {actual}, config.json has {files.get(name)}"
+            raise CheckpointError(folder / name, reason, "copy or export the folder again")
+    record = _record(parts["record"], config, file)  # type: ignore[arg-type]
+    int8 = folder / INT8 if (folder / INT8).is_file() else None
+    model = OnnxMert(config, folder / GRAPH, folder, int8)
+    return Network(model, folder / GRAPH, record.sha256 or "", FORMAT, f"a graph of {record.name}", record)
+
+
+def _record(values: dict[str, Any], config: MertConfig, file: Path) -> ModelInfo:
+    """The record, with the facts that follow from the configuration taken from there."""
+    names = {each.name for each in fields(ModelInfo)} - set(vars(MertConfig())) - {"n_params", "frame_rate"}
+    recorded = {name: values.get(name) for name in sorted(names)}
+    wrong = [name for name, value in recorded.items() if not isinstance(value, str | None)]
+    wrong += [name for name in ("name", "repo", "licence", "sha256", "note") if recorded[name] is None]
+    if recorded["recommended_layer"] not in (None, *config.layer_names):
+        wrong.append("recommended_layer")
+    if wrong:
+        raise CheckpointError(file, f"its record has no usable {', '.join(wrong)}", AGAIN)
+    return ModelInfo.of_config(config, **recorded)
