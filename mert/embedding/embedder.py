@@ -5,7 +5,7 @@ Shapes: B windows of a batch, N samples, L layers, T frames, D model width.
 
 import os
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -59,12 +59,16 @@ class Embedder:
     ((1, 74, 256), ('layer06',))
     """
 
-    def __init__(self, model: Mert, info: ModelInfo, sha256: str, device: str = "auto") -> None:
+    def __init__(
+        self, model: Mert, info: ModelInfo, sha256: str, device: str = "auto",
+        centres: Mapping[str, np.ndarray] | None = None,
+    ) -> None:  # fmt: skip
         self.device = chosen_device(device)
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.info = info
         self.runner = Runner(self.model, self.device)
         self._identity, self._checksum = (self.runner.weights_state(), sha256), checksum(self.model)
+        self._centres, self._centred = dict(centres or {}), sha256
         self.clock = Clock.of(model.config)
         self.sample_rate, self.frame_rate = model.config.sample_rate, model.config.frame_rate
         self.layer_names, self.dim = model.config.layer_names, model.config.dim
@@ -78,7 +82,10 @@ class Embedder:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, copied and hashed by configuration and weights: what is prepared for speed is made again."""
         weights = {name: tensor.detach().cpu().numpy() for name, tensor in self.model.state_dict().items()}
-        return restored, (self.model.config, weights, self.info, self.sha256, str(self.device))
+        return restored, (
+            self.model.config, weights, self.info, self.sha256, str(self.device),
+            self._centres if self.sha256 == self._centred else None,
+        )  # fmt: skip
 
     @property
     def sha256(self) -> str:
@@ -99,6 +106,10 @@ class Embedder:
             self.runner.forget()
             self._identity = self.runner.weights_state(), digest(self.model)
         return self.sha256
+
+    def centre(self, layer: str) -> np.ndarray | None:
+        """The mean vector [D] of a layer over music at large, if it came with these weights: see `mert.Index`."""
+        return self._centres.get(layer) if self.sha256 == self._centred else None
 
     @property
     def window_s(self) -> float:

@@ -8,7 +8,7 @@ from mert.embedding.embedder import Embedder
 from mert.models import config as sizes
 from mert.models.mert import Mert
 from mert.weights.checkpoints import digest
-from mert.weights.hub import load_weights
+from mert.weights.hub import load_centres, load_weights
 from mert.weights.registry import ModelInfo
 
 
@@ -19,7 +19,7 @@ def load(name_or_dir: str | Path, revision: str | None = None, device: str = "au
     names, failed downloads, wrong hashes, and whatever `read_checkpoint` refuses.
     """
     model, info = load_weights(name_or_dir, revision)
-    return Embedder(model, info, info.sha256 or "", device)
+    return Embedder(model, info, info.sha256 or "", device, load_centres(name_or_dir, info))
 
 
 def random_model(size: str = "nano", seed: int = 0) -> Embedder:
