@@ -72,8 +72,16 @@ def index(folder: Path) -> Path:
 
     for name in "ab":
         soundfile.write(folder / f"{name}.wav", np.random.default_rng(ord(name)).normal(size=12_000) / 10, 24_000)
-    Index.build(tiny_embedder(), sorted(folder.glob("*.wav")), folder).save(folder / "index.npz")
-    return folder / "index.npz"
+    Index.build(tiny_embedder(), sorted(folder.glob("*.wav")), folder).save(folder / "index")
+    return folder / "index" / "index.json"
+
+
+def index_column(folder: Path) -> Path:
+    return next(index(folder).parent.glob("name_end-*.bin"))
+
+
+def index_vectors(folder: Path) -> Path:
+    return next(index(folder).parent.glob("vectors-*.bin"))
 
 
 def recipe(folder: Path) -> Path:
@@ -115,7 +123,10 @@ def read_recipe(path: Path) -> object:
 def read_index(path: Path) -> object:
     from mert.collection.index import Index
 
-    return Index.load(path)
+    held = Index.load(path.parent)
+    if len(held):
+        held.query(held.vectors[0])
+    return held
 
 
 def teacher(folder: Path) -> Path:
@@ -212,7 +223,9 @@ READERS = {
     "a published configuration": Reader(hubert_config, load_and_embed),
     "weights of torch": Reader(torch_weights, load_and_embed, archive=True),
     "features": Reader(features, Features.load, archive=True),
-    "an index": Reader(index, read_index, archive=True),
+    "an index": Reader(index, read_index),
+    "names of an index": Reader(index_column, read_index),
+    "vectors of an index": Reader(index_vectors, read_index),
     "a recipe": Reader(recipe, read_recipe),
     "a manifest": Reader(manifest, read_manifest),
     "labels": Reader(labels, read_labels),

@@ -121,7 +121,7 @@ class Index:
         self._added: list[Row] = []
         self._rows: dict[str, int | None] = {}  # of names whose row in the table no longer counts
         self._known: dict[bytes, tuple[np.ndarray, float]] = {}  # vector and seconds of what is in no table yet
-        self._held: set[bytes] = set()  # those that a recording has
+        self._held: set[bytes] = set()  # those that are counted, or were not embedded here
         self._parts: list[tuple[int, Table, np.ndarray]] = []  # see _all
 
     @classmethod
@@ -191,6 +191,7 @@ class Index:
     def lay_by(self, sha256: str, vector_D: np.ndarray) -> None:
         """Have a vector at hand for good, for recordings of these bytes that may come."""
         self.remember(sha256, vector_D)
+        self._held.add(bytes.fromhex(sha256))
         self._append(Row("", sha256=bytes.fromhex(sha256), vector_D=np.asarray(vector_D, np.float32)))
 
     @property
@@ -440,6 +441,7 @@ class Index:
             for name, stamp, vector_D in read[1]:
                 index.remember(stamp.sha256, vector_D)
                 index.hold(name, stamp)
+            index.n_embedded = 0
             return index
         table = Table.open(folder)
         if lacking := lacking_facts(table.state.facts):
