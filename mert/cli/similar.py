@@ -69,7 +69,7 @@ def similar(
     errors = [query.error for query in asked if query.error]
     if asked and len(errors) == len(asked):
         raise errors[0]
-    _update(held, embedder, settings, folder, names, path, errors)
+    _update(held, embedder, settings, folder, names, path, errors, rebuild)
     if not len(held):
         raise MertError(folder, f"none of its {len(names)} recordings can be read", "see the reasons above")
     if export:
@@ -166,7 +166,7 @@ def _extraction(held: mert.Index, path: Path, part: tuple[float, float] | None) 
 
 def _update(
     held: mert.Index, embedder: mert.Embedder, settings: Settings, folder: Path, names: list[str], path: Path,
-    errors: list[MertError],
+    errors: list[MertError], rebuild: bool,
 ) -> None:  # fmt: skip
     """Embed new or changed files under a progress bar, save every minute and at the end, and print a summary.
 
@@ -175,7 +175,7 @@ def _update(
     notes, n_asked = terminal.console(stderr=True), len(errors)
     waiting, gone = held.outdated(folder, names)
     with ExitStack() as stack:
-        save = _saver(stack, held, path, notes, bool(waiting))
+        save = _saver(stack, held, path, notes, bool(waiting), rebuild)
         saved_at = time.monotonic()
         try:
             with terminal.progress(notes, disable=not waiting) as bar:
@@ -203,7 +203,7 @@ def _update(
 
 
 def _saver(
-    stack: ExitStack, held: mert.Index, path: Path, notes: Any, has_work: bool
+    stack: ExitStack, held: mert.Index, path: Path, notes: Any, has_work: bool, rebuild: bool
 ) -> Callable[[Callable[[], None]], None]:
     """What saves by `held.commit` or `held.finish`, while this process alone writes the index.
 
@@ -220,7 +220,7 @@ def _saver(
             refused = True
             notes.print(f"the index will not be kept: {terminal.printable(str(error))}; or give --index FOLDER")
 
-    attempt(lambda: stack.enter_context(held.kept_in(path)))
+    attempt(lambda: stack.enter_context(held.kept_in(path, over=rebuild)))
     return attempt
 
 

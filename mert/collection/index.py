@@ -363,19 +363,21 @@ class Index:
         return f"{shown(self.facts, differing[0])}, not {shown(facts, differing[0])}" if differing else None
 
     @contextmanager
-    def kept_in(self, path: str | Path) -> Iterator[None]:
+    def kept_in(self, path: str | Path, over: bool = True) -> Iterator[None]:
         """Within the block it is kept in a folder, which holds what it has now, and what is added at each `commit`.
 
-        UsageError while another process writes there; OutputError where the disk refuses.
+        It takes the place of another index that is there, if `over` is true. UsageError if not, and while
+        another process writes there; OutputError where the disk refuses.
         """
         folder = folder_of(path)
         strangers = [name for name in os.listdir(folder) if not name.startswith(".")] if folder.is_dir() else []
         if not (folder / STATE).exists() and any(not name.endswith(".bin") for name in strangers):
             raise OutputError(folder, "holds other files, and no index", "name a folder of its own")
         with only_process(folder, LOCK, "another process writes this index"):
-            if self._folder == folder and State.read(folder) != self._table.state:
+            is_mine = self._folder == folder
+            if State.read(folder) != self._table.state if is_mine else not over and (folder / STATE).exists():
                 raise UsageError(folder, "has been changed by another process", "run the same command again")
-            if self._folder != folder:
+            if not is_mine:
                 before, self._folder = self._folder, folder
                 try:
                     self._rewrite(everything=True)

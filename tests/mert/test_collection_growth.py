@@ -174,6 +174,15 @@ def test_a_second_writer_is_refused_and_readers_are_not(tmp_path: Path) -> None:
         pass
 
 
+def test_an_index_that_another_process_has_made_meanwhile_is_not_replaced_unasked(tmp_path: Path) -> None:
+    late, index = Index(FACTS), Index(FACTS)
+    fill(index, range(10), vectors(10))
+    index.save(tmp_path / "index")
+    with pytest.raises(UsageError, match="changed by another process"), late.kept_in(tmp_path / "index", over=False):
+        pass
+    assert len(Index.load(tmp_path / "index")) == 10
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "song.wav").touch()
     with pytest.raises(OutputError, match="holds other files"):
