@@ -50,6 +50,13 @@ def our_card(folder: Path) -> Path:
     return our_model(folder).with_name("README.md")
 
 
+def our_centres(folder: Path) -> Path:
+    from mert.weights.centres import write_centres
+
+    model = our_model(folder).parent
+    return write_centres(model, {"layer03": np.ones(32)}, mert.verify(model).sha256)
+
+
 def hubert_config(folder: Path) -> Path:
     return export_hubert(tiny_embedder().model, folder / "hubert") / "config.json"
 
@@ -220,6 +227,7 @@ READERS = {
     "our weights": Reader(our_model, load_and_embed),
     "our configuration": Reader(our_config, load_and_embed),
     "our card": Reader(our_card, load_and_embed),
+    "our centres": Reader(our_centres, load_and_embed),
     "a published configuration": Reader(hubert_config, load_and_embed),
     "weights of torch": Reader(torch_weights, load_and_embed, archive=True),
     "features": Reader(features, Features.load, archive=True),

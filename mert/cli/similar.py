@@ -192,6 +192,9 @@ def _update(
         except BaseException:  # a stopped command continues from here
             save(held.commit)
             raise
+        save(held.commit)
+        if held.needs_graph:
+            notes.print(f"adding to the graph of {len(held)} recordings by which they are found, which takes minutes")
         save(held.finish)
     for error in errors:
         notes.print(f"failed: {terminal.printable(str(error))}")

@@ -202,9 +202,13 @@ class Index:
     @property
     def is_finished(self) -> bool:
         """Whether `finish` would change nothing: all is on the disk, and a graph where that pays."""
-        has_graph = self._graph is not None or not Graph.pays(self._table)
         has_centre = self._centre_D is not None or len(self) < 2
-        return self._folder is not None and not self._added and has_graph and has_centre
+        return self._folder is not None and not self._added and has_centre and not self.needs_graph
+
+    @property
+    def needs_graph(self) -> bool:
+        """Whether `finish` will make or extend a graph, which takes minutes."""
+        return self._graph is None and Graph.pays(self._table)
 
     def n_without(self, column: str) -> int:
         """How many recordings have no value (NaN) in a column."""

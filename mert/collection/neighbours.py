@@ -20,6 +20,7 @@ from mert.files import read_json, write_json, write_whole
 BLOCK = 2**18  # rows to a product: small ones cost more in starting threads than in reading
 # Of a product in half precision: its query, its sum and its result are each off by at most 2^-11 of a cosine of 1.
 ROUNDING = 2e-3
+ADDED = 4096  # rows that a graph takes at once: between them Ctrl-C takes effect
 GRAPH_FROM = 1_000_000  # recordings; up to there the exact search takes less than 0.2 s
 BREADTH = 256  # rows that a search of a graph keeps in view: more find more, and take longer
 WIDER = 10  # times as many rows are asked of a graph as are wanted: some are gone, or filtered out
@@ -92,8 +93,8 @@ class Graph:
         graph = usearch.Index(ndim=table.state.width, metric="ip", dtype="f16")
         if held:
             graph.load(str(path))
-        for start in range(held.n_rows if held else 0, len(table), BLOCK):
-            block_ND = table.vectors_ND[start : start + BLOCK]
+        for start in range(held.n_rows if held else 0, len(table), ADDED):
+            block_ND = table.vectors_ND[start : start + ADDED]
             graph.add(np.arange(start, start + len(block_ND), dtype=np.uint64), block_ND)
         record.unlink(missing_ok=True)  # it says that the graph is whole
         with write_whole(path) as temporary:
