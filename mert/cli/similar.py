@@ -29,7 +29,10 @@ SAVE_EVERY_S, SAVE_EVERY_ROWS = 60.0, 4096
 
 def similar(
     queries: Annotated[
-        list[str], typer.Argument(help="Recordings to compare with, or parts: song.mp3@60-75.", default_factory=list)
+        list[str],
+        typer.Argument(
+            help="Recordings to compare with, or parts: song.mp3@60-75.", default_factory=list, show_default=False
+        ),
     ],
     folder: Annotated[Path, typer.Argument(help="Folder of recordings to rank.", show_default=False)],
     k: Annotated[int, typer.Option("-k", min=1, help="How many to show.")] = 10,
