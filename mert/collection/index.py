@@ -39,7 +39,7 @@ VERSION_FROM = 0.95
 class Match(NamedTuple):
     """One recording of an index and its similarity to the query, -1 to 1.
 
-    A copy, or the same performance in another form, has a similarity of at least `VERSION_FROM`.
+    Copies in another format, at another level or a little shorter mostly have one of at least `VERSION_FROM`.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Match(NamedTuple):
 
     @property
     def is_version(self) -> bool:
-        """Whether it is so near that it is rather the query itself than something like it."""
+        """Whether it is so near that it is rather a copy of the query than something like it."""
         return self.similarity >= VERSION_FROM
 
 
