@@ -4,7 +4,7 @@ LIGHT := .venv-light
 FULL := .venv-full
 RUNTIME := .venv-runtime
 PIP := -m pip install --quiet --disable-pip-version-check --no-compile
-ALL := train,probe,encodec,fairseq2,jobs,codecs,plots,onnx,sounds,dev
+ALL := train,probe,encodec,fairseq2,jobs,codecs,plots,onnx,index,sounds,dev
 # Models in tests are tiny: on busy cores a second thread makes their steps many times slower, not faster. So two
 # processes of one thread each share the tests.
 PYTEST := OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -q

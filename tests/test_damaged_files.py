@@ -50,6 +50,13 @@ def our_card(folder: Path) -> Path:
     return our_model(folder).with_name("README.md")
 
 
+def our_centres(folder: Path) -> Path:
+    from mert.weights.centres import write_centres
+
+    model = our_model(folder).parent
+    return write_centres(model, {"layer03": np.ones(32)}, mert.verify(model).sha256)
+
+
 def hubert_config(folder: Path) -> Path:
     return export_hubert(tiny_embedder().model, folder / "hubert") / "config.json"
 
@@ -72,8 +79,16 @@ def index(folder: Path) -> Path:
 
     for name in "ab":
         soundfile.write(folder / f"{name}.wav", np.random.default_rng(ord(name)).normal(size=12_000) / 10, 24_000)
-    Index.build(tiny_embedder(), sorted(folder.glob("*.wav")), folder).save(folder / "index.npz")
-    return folder / "index.npz"
+    Index.build(tiny_embedder(), sorted(folder.glob("*.wav")), folder).save(folder / "index")
+    return folder / "index" / "index.json"
+
+
+def index_column(folder: Path) -> Path:
+    return next(index(folder).parent.glob("name_end-*.bin"))
+
+
+def index_vectors(folder: Path) -> Path:
+    return next(index(folder).parent.glob("vectors-*.bin"))
 
 
 def recipe(folder: Path) -> Path:
@@ -115,7 +130,10 @@ def read_recipe(path: Path) -> object:
 def read_index(path: Path) -> object:
     from mert.collection.index import Index
 
-    return Index.load(path)
+    held = Index.load(path.parent)
+    if len(held):
+        held.query(held.vectors[0])
+    return held
 
 
 def teacher(folder: Path) -> Path:
@@ -209,10 +227,13 @@ READERS = {
     "our weights": Reader(our_model, load_and_embed),
     "our configuration": Reader(our_config, load_and_embed),
     "our card": Reader(our_card, load_and_embed),
+    "our centres": Reader(our_centres, load_and_embed),
     "a published configuration": Reader(hubert_config, load_and_embed),
     "weights of torch": Reader(torch_weights, load_and_embed, archive=True),
     "features": Reader(features, Features.load, archive=True),
-    "an index": Reader(index, read_index, archive=True),
+    "an index": Reader(index, read_index),
+    "names of an index": Reader(index_column, read_index),
+    "vectors of an index": Reader(index_vectors, read_index),
     "a recipe": Reader(recipe, read_recipe),
     "a manifest": Reader(manifest, read_manifest),
     "labels": Reader(labels, read_labels),

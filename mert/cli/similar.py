@@ -1,10 +1,13 @@
-"""The command `mert similar`: the recordings of a folder that are most like a given one."""
+"""The command `mert similar`: the recordings of a folder that are most like a given one, or like a part of one."""
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,61 +18,99 @@ from mert.cli import terminal
 from mert.errors import MertError, OutputError, UsageError
 
 if TYPE_CHECKING:
+    from mert.collection.filters import Filter
     from mert.collection.index import Match
+    from mert.collection.vectors import VectorExtraction
     from mert.embedding.batching import Settings
 
-DEFAULT_NAME = ".mert-index.npz"
-SAVE_EVERY_S = 60.0
+DEFAULT_NAME = ".mert-index"
+SAVE_EVERY_S, SAVE_EVERY_ROWS = 60.0, 4096
 
 
 def similar(
-    queries: Annotated[list[Path], typer.Argument(help="Recordings to compare with.", show_default=False)],
+    queries: Annotated[
+        list[str],
+        typer.Argument(
+            help="Recordings to compare with, or parts: song.mp3@60-75.", default_factory=list, show_default=False
+        ),
+    ],
     folder: Annotated[Path, typer.Argument(help="Folder of recordings to rank.", show_default=False)],
     k: Annotated[int, typer.Option("-k", min=1, help="How many to show.")] = 10,
     model: terminal.Model = "mert-nano",
     revision: terminal.Revision = None,
     layer: Annotated[str, typer.Option(help="One layer: recommended, last, 7, layer07, -1.")] = "recommended",
     window: terminal.Window = None,
-    index: Annotated[Path | None, typer.Option(help=f"Index file; default: FOLDER/{DEFAULT_NAME}.")] = None,
+    index: Annotated[Path | None, typer.Option(help=f"Folder of the index; default: FOLDER/{DEFAULT_NAME}.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build the index again.")] = False,
+    under: Annotated[Path | None, typer.Option(help="Only recordings below this folder in FOLDER.")] = None,
+    longer_than: Annotated[float | None, typer.Option(help="Only recordings of at least so many seconds.")] = None,
+    shorter_than: Annotated[float | None, typer.Option(help="Only recordings of at most so many seconds.")] = None,
+    not_versions: Annotated[bool, typer.Option("--not-versions", help="Leave out versions of the query.")] = False,
+    import_: Annotated[Path | None, typer.Option("--import", help="Vectors to take over, as Parquet.")] = None,
+    export: Annotated[Path | None, typer.Option("--export", help="Write the vectors as Parquet.")] = None,
     device: terminal.Device = "auto",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Rank the recordings of a folder by their similarity to each QUERY.
+    """Rank the recordings of a folder by their similarity to each QUERY; without one, only bring the index up to date.
 
     Vectors are kept in an index: the next call embeds only what is new or changed. A recording with the bytes of the
     query is left out. Exit code 0: all well; 2: wrong usage; 3: some recordings could not be read.
     """
-    names = _names(folder)
-    path = index or folder / DEFAULT_NAME
-    chosen = terminal.parse_layers(layer)
-    chosen = [chosen] if isinstance(chosen, str) else chosen
-    if chosen == ["all"] or len(chosen) != 1:
-        raise UsageError(f"--layer {layer}", "not one layer", "give recommended, last, a number or a name")
+    names, where = _names(folder), _filters(folder, under, longer_than, shorter_than)
+    parts = [_part(query) for query in queries]
+    chosen = _layer(layer)
     terminal.check_device(device)
-    from mert.collection.extraction import extract, resolve
-    from mert.collection.index import VectorExtraction, index_facts, vector_options
+    from mert.collection.exchange import export_parquet, import_parquet
+    from mert.collection.extraction import extract
+    from mert.collection.index import folder_of
 
-    held = None if rebuild or not path.exists() else mert.Index.load(path)
-    dtype = held.facts["dtype"] if held else "auto"  # an index may come from a machine of another kind
-    embedder = mert.load(model, revision=revision, device=device)
-    settings = resolve(embedder, vector_options(chosen[0], terminal.parse_window(window), dtype))
-    facts = index_facts(embedder, settings)
-    if held and (difference := held.difference(facts)):  # replacing hours of work must be asked for
-        remedy = "give --index FILE for an index of its own, or --rebuild to replace this one"
-        raise UsageError(path, f"was made with {difference}", remedy)
-    held = held or mert.Index(facts)
-    known = set(held.by_sha256)
-    asked = list(extract(embedder, settings, [VectorExtraction(query, held) for query in queries]))
+    path = folder_of(index or folder / DEFAULT_NAME)
+    held, embedder, settings = _opened(path, rebuild, model, revision, device, chosen, window)
+    if import_:
+        import_parquet(held, import_)
+    asked = list(extract(embedder, settings, [_extraction(held, *part) for part in parts]))
     errors = [query.error for query in asked if query.error]
-    if len(errors) == len(asked):
+    if asked and len(errors) == len(asked):
         raise errors[0]
-    _update(held, embedder, settings, folder, names, path, known, errors)
+    _update(held, embedder, settings, folder, names, path, errors, rebuild)
     if not len(held):
         raise MertError(folder, f"none of its {len(names)} recordings can be read", "see the reasons above")
-    found = {query.path: held.query(query.vector, k, [query.stamp.sha256]) for query in asked if not query.error}
+    if export:
+        export_parquet(held, export)
+    found = {
+        query.name: held.query(query.vector, k, [query.stamp.sha256], where, not not_versions)
+        for query in asked if not query.error
+    }  # fmt: skip
+    _say_of_lengths(held, longer_than, shorter_than)
     (_print_json if as_json else _print_tables)(held, folder, found, errors)
     raise typer.Exit(3 if errors else 0)
+
+
+def _layer(layer: str) -> str | int:
+    parsed = terminal.parse_layers(layer)
+    chosen = [parsed] if isinstance(parsed, str) else parsed
+    if chosen == ["all"] or len(chosen) != 1:
+        raise UsageError(f"--layer {layer}", "not one layer", "give recommended, last, a number or a name")
+    return chosen[0]
+
+
+def _opened(
+    path: Path, rebuild: bool, model: str, revision: str | None, device: str, layer: str | int, window: str | None
+) -> tuple[mert.Index, mert.Embedder, Settings]:
+    """The index (a new one, where there is none), the model, and how it is to embed."""
+    from mert.collection.extraction import resolve
+    from mert.collection.vectors import index_facts, vector_options
+
+    exists = path.exists() or path.with_name(f"{path.name}.npz").exists()
+    held = mert.Index.load(path) if exists and not rebuild else None
+    dtype = held.facts["dtype"] if held else "auto"  # an index may come from a machine of another kind
+    embedder = mert.load(model, revision=revision, device=device)
+    settings = resolve(embedder, vector_options(layer, terminal.parse_window(window), dtype))
+    facts = index_facts(embedder, settings)
+    if held and (difference := held.difference(facts)):  # replacing hours of work must be asked for
+        remedy = "give --index FOLDER for an index of its own, or --rebuild to replace this one"
+        raise UsageError(path, f"was made with {difference}", remedy)
+    return held or mert.Index(facts, embedder.centre(facts["layer"])), embedder, settings
 
 
 def _names(folder: Path) -> list[str]:
@@ -85,73 +126,143 @@ def _names(folder: Path) -> list[str]:
     return names
 
 
+def _filters(folder: Path, under: Path | None, longer_than: float | None, shorter_than: float | None) -> list[Filter]:
+    """What recordings must pass to be shown."""
+    from mert.collection import filters
+
+    where: list[Filter] = []
+    if under is not None:
+        inside = next((path for path in (folder / under, under) if path.is_dir()), None)
+        if inside is None or not inside.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(f"--under {under}", f"is no folder below {folder}", "name one")
+        where.append(filters.under(inside.resolve().relative_to(folder.resolve()).as_posix()))
+    lengths = (longer_than or 0.0, float("inf") if shorter_than is None else shorter_than)
+    if not 0 <= lengths[0] <= lengths[1]:
+        raise UsageError(
+            "--longer-than, --shorter-than", f"no length is from {lengths[0]:g} to {lengths[1]:g} s", "swap"
+        )
+    if longer_than is not None or shorter_than is not None:
+        where.append(filters.within("seconds", *lengths))
+    return where
+
+
+def _part(query: str) -> tuple[Path, tuple[float, float] | None]:
+    """A recording and the seconds of its part, if the query names one and no file has that name.
+
+    >>> _part("song.mp3@60-75.5")
+    (PosixPath('song.mp3'), (60.0, 75.5))
+    """
+    file, at, seconds = query.rpartition("@")
+    if not at or Path(query).exists() or not (Path(file).exists() or re.fullmatch(r"[\d.:]+-[\d.:]*", seconds)):
+        return Path(query), None
+    numbers = re.fullmatch(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)", seconds)
+    if not numbers or not float(numbers[1]) < float(numbers[2]):
+        raise UsageError(query, f"@{seconds} is no part of a recording", "give its seconds, as in song.mp3@60-75")
+    return Path(file), (float(numbers[1]), float(numbers[2]))
+
+
+def _extraction(held: mert.Index, path: Path, part: tuple[float, float] | None) -> VectorExtraction:
+    from mert.collection.vectors import PartExtraction, VectorExtraction
+
+    return PartExtraction(path, held, *part) if part else VectorExtraction(path, held)
+
+
 def _update(
     held: mert.Index, embedder: mert.Embedder, settings: Settings, folder: Path, names: list[str], path: Path,
-    known: set[str], errors: list[MertError],
+    errors: list[MertError], rebuild: bool,
 ) -> None:  # fmt: skip
     """Embed new or changed files under a progress bar, save every minute and at the end, and print a summary.
 
-    `known` are the SHA-256 of the recordings that were held before; `errors` receives those of unreadable ones.
+    `errors` receives those of unreadable ones.
     """
-    notes, refusals, n_asked = terminal.console(stderr=True), list[str](), len(errors)
-
-    def save() -> float:
-        try:
-            held.save(path)
-        except OutputError as error:  # the ranking does not need the file
-            if not refusals:
-                notes.print(f"the index will not be kept: {terminal.printable(str(error))}; or give --index FILE")
-            refusals.append(str(error))
-        return time.monotonic()
-
-    is_missing = not path.exists()
+    notes, n_asked = terminal.console(stderr=True), len(errors)
     waiting, gone = held.outdated(folder, names)
-    saved_at = save() if waiting else 0.0  # so that a disk that refuses is reported before the work
-    try:
-        with terminal.progress(notes, disable=not waiting) as bar:
-            updated, task = held.update(embedder, settings, folder, waiting), f"embedding, {held.facts['layer']}"
-            for extraction in bar.track(updated, total=len(waiting), description=task):
-                if extraction.error:
-                    errors.append(extraction.error)
-                elif extraction.damaged:
-                    about = f"{extraction.name}: {'; '.join(extraction.warnings)}"
-                    bar.console.print(f"damaged: {terminal.printable(about)}")
-                if time.monotonic() - saved_at > SAVE_EVERY_S:
-                    saved_at = save()
-    finally:  # a stopped command continues from here
-        if waiting or gone or is_missing:
-            save()
+    with ExitStack() as stack:
+        save = _saver(stack, held, path, notes, bool(waiting), rebuild)
+        saved_at = time.monotonic()
+        try:
+            with terminal.progress(notes, disable=not waiting) as bar:
+                updated, task = held.update(embedder, settings, folder, waiting), f"embedding, {held.facts['layer']}"
+                for extraction in bar.track(updated, total=len(waiting), description=task):
+                    if extraction.error:
+                        errors.append(extraction.error)
+                    elif extraction.damaged:
+                        about = f"{extraction.name}: {'; '.join(extraction.warnings)}"
+                        bar.console.print(f"damaged: {terminal.printable(about)}")
+                    if time.monotonic() - saved_at > SAVE_EVERY_S or held.n_waiting >= SAVE_EVERY_ROWS:
+                        save(held.commit)
+                        saved_at = time.monotonic()
+        except BaseException:  # a stopped command continues from here
+            save(held.commit)
+            raise
+        save(held.commit)
+        if held.needs_graph:
+            notes.print(f"adding to the graph of {len(held)} recordings by which they are found, which takes minutes")
+        save(held.finish)
     for error in errors:
         notes.print(f"failed: {terminal.printable(str(error))}")
-    n_new = len({stamp.sha256 for stamp in held.stamps.values()} - known)
+    made_by, n_new = f"{held.facts['model']}, {held.facts['layer']}", held.n_embedded
     notes.print(
-        f"{held.facts['model']}, {held.facts['layer']}: {n_new} embedded, {len(held) - n_new} kept, {len(gone)} gone, "
+        f"{made_by}: {n_new} embedded, {len(held) - n_new} kept, {len(gone)} gone, "
         f"{len(errors) - n_asked} failed; {terminal.printable(str(path))}"
     )
 
 
-def _print_json(held: mert.Index, folder: Path, matches: dict[Path, list[Match]], errors: list[MertError]) -> None:
+def _saver(
+    stack: ExitStack, held: mert.Index, path: Path, notes: Any, has_work: bool, rebuild: bool
+) -> Callable[[Callable[[], None]], None]:
+    """What saves by `held.commit` or `held.finish`, while this process alone writes the index.
+
+    A disk that refuses is reported once, and before the work: the ranking does not need the files.
+    """
+    refused = held.is_finished and not has_work
+
+    def attempt(work: Callable[[], Any]) -> None:
+        nonlocal refused
+        try:
+            if not refused:
+                work()
+        except OutputError as error:
+            refused = True
+            notes.print(f"the index will not be kept: {terminal.printable(str(error))}; or give --index FOLDER")
+
+    attempt(lambda: stack.enter_context(held.kept_in(path, over=rebuild)))
+    return attempt
+
+
+def _say_of_lengths(held: mert.Index, *asked: float | None) -> None:
+    """Say how many recordings a filter by length leaves out because their length is not known."""
+    n = held.n_without("seconds") if asked != (None, None) else 0
+    if n:
+        counted = terminal.counted(n, "recording")
+        reason = "the index is from a version that did not record lengths: give --rebuild"
+        terminal.console(stderr=True).print(f"{counted} of unknown length left out; {reason}")
+
+
+def _print_json(held: mert.Index, folder: Path, matches: dict[str, list[Match]], errors: list[MertError]) -> None:
     def ranked(found: list[Match]) -> list[dict[str, Any]]:
         return [
-            {"rank": rank, "similarity": round(match.similarity, 6), "path": str(folder / match.name)}
+            {"rank": rank, "similarity": round(match.similarity, 6), "path": str(folder / match.name),
+             "version": match.is_version}
             for rank, match in enumerate(found, 1)
-        ]
+        ]  # fmt: skip
 
-    queries = [{"query": str(query), "matches": ranked(found)} for query, found in matches.items()]
+    queries = [{"query": query, "matches": ranked(found)} for query, found in matches.items()]
     failed = [{"path": error.source, "error": str(error)} for error in errors]
     about = {"model": held.facts["model"], "layer": held.facts["layer"], "n_recordings": len(held)}
     typer.echo(json.dumps(about | {"queries": queries, "failed": failed}, indent=2))
 
 
-def _print_tables(held: mert.Index, folder: Path, matches: dict[Path, list[Match]], errors: list[MertError]) -> None:
+def _print_tables(held: mert.Index, folder: Path, matches: dict[str, list[Match]], errors: list[MertError]) -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
     for query, found in matches.items():
         table = Table(
             Column("rank", justify="right"), Column("similarity", justify="right"), Column("path", overflow="fold"),
-            title=Text(f"most like {terminal.printable(str(query))}"), title_justify="left", box=None,
+            Column(""), title=Text(f"most like {terminal.printable(query)}"), title_justify="left", box=None,
         )  # fmt: skip
         for rank, match in enumerate(found, 1):
-            table.add_row(str(rank), f"{match.similarity:.3f}", Text(terminal.printable(str(folder / match.name))))
+            path = Text(terminal.printable(str(folder / match.name)))
+            table.add_row(str(rank), f"{match.similarity:.3f}", path, "version" if match.is_version else "")
         terminal.console().print(table, soft_wrap=False)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from mert.audio.recording import ArrayRecording, Recording
 from mert.describe.beats import pick_beats
@@ -24,6 +23,7 @@ from mert.embedding.embedder import Embedder
 from mert.embedding.features import Features, Provenance, differences
 from mert.errors import AudioError, CheckpointError, MertError, OutputError
 from mert.files import read_json, sha256_file, write_folder, write_json
+from mert.weights.arrays import write_arrays
 
 SCHEMA = 1
 WEIGHTED = "all"  # a softmax-weighted sum of layer01 and up
@@ -157,10 +157,7 @@ class SavedHead:
         folder = Path(os.path.abspath(folder))
         refuse_other(folder)
         with write_folder(folder) as new:
-            try:
-                save_file({name: np.ascontiguousarray(value) for name, value in self.tensors.items()}, new / TENSORS)
-            except SafetensorError as error:  # it hides the OSError of a full disk
-                raise OSError(str(error)) from error
+            write_arrays(new / TENSORS, self.tensors)
             card = dataclasses.replace(self.card, weights_sha256=sha256_file(new / TENSORS))
             write_json(new / CARD, dataclasses.asdict(card))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -64,11 +64,15 @@ class Embedder:
     ((1, 74, 256), ('layer06',))
     """
 
-    def __init__(self, model: Mert | OnnxMert, info: ModelInfo, sha256: str, device: str = "auto") -> None:
+    def __init__(
+        self, model: Mert | OnnxMert, info: ModelInfo, sha256: str, device: str = "auto",
+        centres: Mapping[str, np.ndarray] | None = None,
+    ) -> None:  # fmt: skip
         self.runner = OnnxRunner(model, device) if isinstance(model, OnnxMert) else torch_runner(model, device)
         self.model: Any = self.runner.model  # a module of torch, or the graph of one
         self.device, self.info = self.runner.device, info
         self._identity, self._checksum = (self.runner.weights_state(), sha256), self._sums()
+        self._centres, self._centred = dict(centres or {}), sha256
         self.clock = Clock.of(model.config)
         self.sample_rate, self.frame_rate = model.config.sample_rate, model.config.frame_rate
         self.layer_names, self.dim = model.config.layer_names, model.config.dim
@@ -85,9 +89,12 @@ class Embedder:
         A graph goes by the folder that it was read from.
         """
         if isinstance(self.model, OnnxMert):
-            return reopened, (self.model.source, self.info, self.sha256)
+            return reopened, (self.model.source, self.info, self.sha256, self._centres)
         weights = {name: tensor.detach().cpu().numpy() for name, tensor in self.model.state_dict().items()}
-        return restored, (self.model.config, weights, self.info, self.sha256, str(self.device))
+        return restored, (
+            self.model.config, weights, self.info, self.sha256, str(self.device),
+            self._centres if self.sha256 == self._centred else None,
+        )  # fmt: skip
 
     @property
     def sha256(self) -> str:
@@ -120,6 +127,10 @@ class Embedder:
         from mert.weights.checkpoints import checksum
 
         return checksum(self.model)
+
+    def centre(self, layer: str) -> np.ndarray | None:
+        """The mean vector [D] of a layer over music at large, if it came with these weights: see `mert.Index`."""
+        return self._centres.get(layer) if self.sha256 == self._centred else None
 
     @property
     def window_s(self) -> float:
@@ -331,12 +342,12 @@ def restored(config: MertConfig, weights: dict[str, np.ndarray], *identity: Any)
     return Embedder(model, *identity)
 
 
-def reopened(source: Path, info: ModelInfo, sha256: str) -> Embedder:
+def reopened(source: Path, info: ModelInfo, sha256: str, centres: Mapping[str, np.ndarray]) -> Embedder:
     """The Embedder of a graph that was pickled; CheckpointError if its folder now holds other weights."""
     network = load_network(source, with_torch=None if is_exported(source) else False)
     if network.sha256 != sha256:
         raise CheckpointError(source, f"sha256 is {network.sha256}, not {sha256} as before", "load the model again")
-    return Embedder(network.at_rate(info.sample_rate).model, info, sha256)
+    return Embedder(network.at_rate(info.sample_rate).model, info, sha256, centres=centres)
 
 
 def torch_runner(model: Mert, device: str) -> Runner:

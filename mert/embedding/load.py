@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mert.embedding.embedder import Embedder
 from mert.models import config as sizes
-from mert.weights.hub import load_weights
+from mert.weights.hub import load_centres, load_weights
 from mert.weights.registry import ModelInfo
 
 
@@ -16,7 +16,7 @@ def load(name_or_dir: str | Path, revision: str | None = None, device: str = "au
     hashes, and whatever `read_checkpoint` refuses.
     """
     model, info = load_weights(name_or_dir, revision)
-    return Embedder(model, info, info.sha256 or "", device)
+    return Embedder(model, info, info.sha256 or "", device, load_centres(name_or_dir, info))
 
 
 def random_model(size: str = "nano", seed: int = 0) -> Embedder:

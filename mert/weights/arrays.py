@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from mert.errors import CheckpointError
-from mert.files import read_json, sha256_file
+from mert.files import read_json, sha256_file, write_whole
 from mert.models.config import MertConfig
 from mert.weights import formats
 
@@ -26,6 +27,16 @@ class Arrays:
     weights_file: Path
     sha256: str
     source_format: str
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all; OutputError if the disk refuses."""
+    with write_whole(path) as temporary:
+        try:
+            contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+            save_file(contiguous, temporary, dict(metadata or {}))
+        except SafetensorError as error:  # it hides the OSError of a full disk
+            raise OSError(str(error)) from error
 
 
 def files_of(folder: Path, weights: Path | None = None) -> tuple[MertConfig, Path, formats.Style | None]:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import huggingface_hub
+import numpy as np
 from huggingface_hub import constants, errors
 from huggingface_hub.utils import WeakFileLock
 
@@ -24,6 +25,7 @@ from mert.files import read_json, sha256_file, write_json
 from mert.models.config import MertConfig
 from mert.weights import registry
 from mert.weights.cards import read_card
+from mert.weights.centres import CENTRES, read_centres
 from mert.weights.licences import UNKNOWN, is_non_commercial
 from mert.weights.networks import Network, load_network
 from mert.weights.registry import ModelInfo
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mert")
 _licences_shown: set[str] = set()
 
-_OPTIONAL = ("preprocessor_config.json", "README.md")
+_OPTIONAL = ("preprocessor_config.json", "README.md", CENTRES)
 _PUBLISHED = ("config.json", "model.safetensors", "README.md", "golden.safetensors")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _REMEDY = "check the connection and HF_HUB_OFFLINE, then load again"
@@ -68,6 +70,17 @@ def load_weights(
         level = logging.WARNING if is_non_commercial(info.licence) else logging.INFO
         log.log(level, "%s: weights under %s", info.name, info.licence)
     return network.model, info
+
+
+def load_centres(name_or_dir: str | Path, info: ModelInfo) -> dict[str, np.ndarray]:
+    """The centres that come with weights which `load_weights` has loaded, float64 [D] by layer; mostly none."""
+    local = registry.bundled(str(name_or_dir)) or Path(name_or_dir)
+    if local.exists():
+        path: object = (local if local.is_dir() else local.parent) / CENTRES
+    else:
+        path = _cached(info.repo, CENTRES, info.revision or constants.DEFAULT_REVISION)
+    is_there = isinstance(path, str | Path) and Path(path).exists()
+    return read_centres(Path(str(path)), info.sha256, info.dim) if is_there else {}
 
 
 def fetch(repo: str, revision: str | None = None, sha256: str | None = None) -> Path:

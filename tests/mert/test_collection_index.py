@@ -18,7 +18,7 @@ from harness.sounds import music, tiny_embedder
 
 import mert
 from mert import Features, Index, similarity
-from mert.collection.index import VectorExtraction
+from mert.collection.vectors import Stamp, VectorExtraction
 from mert.embedding.embedder import Embedder
 from mert.embedding.npz import read_npz, write_npz
 from mert.errors import AudioError, MertError, OutputError, UsageError
@@ -87,6 +87,11 @@ def similar(model: str) -> Callable[..., Run]:
     return call
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of an index."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def paths(run: Run) -> list[str]:
     """What the command ranks for its first query."""
     return [match["path"] for match in json.loads(run.out)["queries"][0]["matches"]]
@@ -131,15 +136,13 @@ def test_a_common_direction_does_not_decide() -> None:
     """Hand-typed: from zero all three are alike, from their mean the query's side is plain."""
     index = Index({"layer": "layer03"})
     vectors = {"left": [100.0, -2.0], "right": [100.0, 1.0], "right too": [101.0, 1.0]}
-    arrays = {
-        "names": np.array(list(vectors)), "sizes": np.zeros(3, np.int64), "mtimes_ns": np.zeros(3, np.int64),
-        "sha256": np.array(list("abc")), "vectors": np.array(list(vectors.values())),
-    }  # fmt: skip
-    index._filled(arrays)
+    for i, (name, vector_D) in enumerate(vectors.items()):
+        index.remember(f"{i:064x}", np.array(vector_D))
+        index.hold(name, Stamp(0, 0, f"{i:064x}"))
     query = np.array([100.0, 3.0])
     assert [match.name for match in index.query(query)] == ["right", "right too", "left"]
     assert index.query(query)[-1].similarity < -0.9 < 0.99 < similarity(query, np.array([100.0, -2.0]))
-    assert [match.name for match in index.query(query, without={"c"})] == ["right", "left"]
+    assert [match.name for match in index.query(query, without={f"{2:064x}"})] == ["right", "left"]
 
 
 def test_one_recording_alone_is_compared_from_zero(tiny: Embedder, folder: Path) -> None:
@@ -185,18 +188,31 @@ def test_build_raises_what_it_cannot_read(tiny: Embedder, tmp_path: Path) -> Non
 
 def test_an_index_reloaded_is_the_same(tiny: Embedder, folder: Path, tmp_path: Path) -> None:
     index = Index.build(tiny, [folder / name for name in NAMES], folder, layer=1)
-    index.save(tmp_path / "index.npz")
-    again = Index.load(tmp_path / "index.npz")
+    index.save(tmp_path / "index")
+    again = Index.load(tmp_path / "index")
     assert (again.names, again.stamps, again.facts) == (list(NAMES), index.stamps, index.facts)
     query = tiny.embed(music(1.5, seed=4), sr=24_000)
     assert again.query(query) == index.query(query)
     assert again.facts["layer"] == "layer01" and isinstance(query, Features)
 
 
+def write_old(index: Index, path: Path, **other: np.ndarray) -> Path:
+    """The index as older versions wrote it."""
+    stamps = list(index.stamps.values())
+    arrays = {
+        "names": np.array(index.names, dtype=str), "sizes": np.array([stamp.size for stamp in stamps], np.int64),
+        "mtimes_ns": np.array([stamp.mtime_ns for stamp in stamps], np.int64),
+        "sha256": np.array([stamp.sha256 for stamp in stamps], dtype=str), "vectors": index.vectors,
+        "meta": np.array(json.dumps({"format": "mert-index", "schema": 1} | index.facts)),
+    }  # fmt: skip
+    write_npz(path, arrays | other)
+    return path
+
+
 @pytest.mark.parametrize("damage", ["cut off", "a bit", "no vectors", "other format", "nan", "too few", "no facts"])
-def test_a_damaged_index_says_so(tiny: Embedder, folder: Path, tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "index.npz"
-    Index.build(tiny, [folder / name for name in NAMES], folder).save(path)
+def test_a_damaged_index_of_older_versions_says_so(tiny: Embedder, folder: Path, tmp_path: Path, damage: str) -> None:
+    index = Index.build(tiny, [folder / name for name in NAMES], folder)
+    path = write_old(index, tmp_path / "index.npz")
     data = path.read_bytes()
     arrays = read_npz(path, ())
     meta = json.loads(str(arrays["meta"]))
@@ -216,6 +232,23 @@ def test_a_damaged_index_says_so(tiny: Embedder, folder: Path, tmp_path: Path, d
         write_npz(path, arrays | {"meta": np.array(json.dumps(meta))})
     with pytest.raises(OutputError, match=r"index\.npz: is no index, or damaged"):
         Index.load(path)
+
+
+def test_an_index_of_older_versions_is_carried_over(
+    similar: Callable[..., Run], tiny: Embedder, folder: Path, tmp_path: Path, listened: list[str]
+) -> None:
+    query = put(tmp_path / "query.wav", music(2.0, seed=20))
+    similar(query, folder, "--json")
+    held = Index.load(folder / ".mert-index")
+    wanted = paths(similar(query, folder, "--json"))
+    write_old(held, folder / ".mert-index.npz")
+    shutil.rmtree(folder / ".mert-index")
+    listened.clear()
+    run = similar(query, folder, "--json")
+    assert paths(run) == wanted and listened == ["query.wav"] and "0 embedded, 6 kept" in run.err
+    assert (folder / ".mert-index.npz").exists() and Index.load(folder / ".mert-index").names == held.names
+    by_length = similar(query, folder, "--json", "--longer-than", 1)
+    assert by_length.code == 0 and paths(by_length) == [] and "6 recordings of unknown length" in by_length.err
 
 
 # ------------------------------------------------------------------------------------------------------- the command
@@ -257,8 +290,14 @@ def test_only_new_and_changed_files_are_embedded(
     assert "2 embedded, 4 kept, 2 gone, 0 failed" in run.err and stamp.st_size
     assert set(paths(run)) == {str(path) for path in folder.rglob("*") if path.suffix in (".wav", ".flac")}
 
-    anew = similar(query, folder, "--json", "--index", tmp_path / "anew.npz")
-    assert paths(anew) == paths(run)  # nothing of the old vectors is left
+    similar(query, folder, "--index", tmp_path / "anew")
+    held, anew = (Index.load(index) for index in (folder / ".mert-index", tmp_path / "anew"))
+    for vector_D in anew.vectors:  # nothing of the old vectors is left; the centre alone is that of before
+        anew_names = [match.name for match in anew.query(vector_D, k=1)]
+        assert anew_names == [match.name for match in held.query(vector_D, k=1)]
+    assert dict(zip(held.names, map(bytes, held.vectors), strict=True)) == dict(
+        zip(anew.names, map(bytes, anew.vectors), strict=True)
+    )
 
 
 def test_a_file_changed_within_the_clock_of_the_disk_is_noticed(
@@ -323,7 +362,7 @@ def test_unreadable_recordings_are_listed_and_3(similar: Callable[..., Run], fol
 def test_a_query_that_cannot_be_read(similar: Callable[..., Run], folder: Path, tmp_path: Path) -> None:
     alone = similar(tmp_path / "missing.wav", folder)
     assert alone.code == 1 and "missing.wav" in alone.err and len(alone.err.splitlines()) == 1
-    assert not (folder / ".mert-index.npz").exists()
+    assert not (folder / ".mert-index").exists()
     with_others = similar(tmp_path / "missing.wav", folder / "b.wav", folder, "--json")
     assert with_others.code == 3 and len(json.loads(with_others.out)["queries"]) == 1
 
@@ -333,26 +372,28 @@ def test_the_index_of_another_model_layer_or_window_is_refused_unless_it_is_to_b
 ) -> None:
     other = mert.save_pretrained(tiny_embedder(seed=1), tmp_path / "other")
     assert similar(folder / "b.wav", folder).code == 0
-    index = folder / ".mert-index.npz"
-    before = index.read_bytes()
+    index = folder / ".mert-index"
+    before = contents(index)
     for options, reason in (
         (("-m", other), "made with model tiny"), (("--layer", 1), "made with layer03, not layer01"),
         (("--window", 0.5), "made with window 0.99"), (("--window", "whole"), "not window whole"),
     ):  # fmt: skip
         run = similar(folder / "b.wav", folder, *options)
-        assert run.code == 2 and reason in run.err and "--index FILE" in run.err and str(index) in run.err, run
-        assert len(run.err.splitlines()) == 1 and index.read_bytes() == before
-    assert similar(folder / "b.wav", folder, "--layer", 1, "--index", tmp_path / "one.npz").code == 0
-    assert index.read_bytes() == before
+        assert run.code == 2 and reason in run.err and "--index FOLDER" in run.err and str(index) in run.err, run
+        assert len(run.err.splitlines()) == 1 and contents(index) == before
+    assert similar(folder / "b.wav", folder, "--layer", 1, "--index", tmp_path / "one").code == 0
+    assert contents(index) == before
     assert similar(folder / "b.wav", folder, "--layer", 1, "--rebuild").code == 0
-    assert Index.load(index).facts["layer"] == Index.load(tmp_path / "one.npz").facts["layer"] == "layer01"
+    assert Index.load(index).facts["layer"] == Index.load(tmp_path / "one").facts["layer"] == "layer01"
 
 
-def test_a_damaged_index_is_1_and_can_be_made_anew(similar: Callable[..., Run], folder: Path) -> None:
-    (folder / ".mert-index.npz").write_bytes(b"PK nonsense")
+@pytest.mark.parametrize("name", [".mert-index.npz", ".mert-index/index.json"])
+def test_a_damaged_index_is_1_and_can_be_made_anew(similar: Callable[..., Run], folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"PK nonsense")
     run = similar(folder / "b.wav", folder)
-    assert run.code == 1 and ".mert-index.npz: is no index, or damaged" in run.err and "--rebuild" in run.err
-    assert (folder / ".mert-index.npz").read_bytes() == b"PK nonsense"
+    assert run.code == 1 and ": is no index, or damaged" in run.err and "--rebuild" in run.err
+    assert (folder / name).read_bytes() == b"PK nonsense"
     assert similar(folder / "b.wav", folder, "--rebuild").code == 0 and similar(folder / "b.wav", folder).code == 0
 
 
@@ -360,7 +401,7 @@ def test_where_the_index_cannot_be_written_the_ranking_is_given_all_the_same(
     similar: Callable[..., Run], folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    run = similar(folder / "b.wav", folder, "--json", "--index", tmp_path / "file" / "index.npz")
+    run = similar(folder / "b.wav", folder, "--json", "--index", tmp_path / "file" / "index")
     assert run.code == 0 and len(paths(run)) == 5
     assert run.err.startswith("the index will not be kept") and run.err.count("will not be kept") == 1
 
@@ -383,6 +424,94 @@ def test_a_stopped_command_goes_on_where_it_was(
     assert similar(folder / "b.wav", folder).code == 0 and len(listened) == len(NAMES) - 4
 
 
+def test_a_part_of_a_song_is_compared_and_files_named_like_parts_still_work(
+    similar: Callable[..., Run], folder: Path, tmp_path: Path
+) -> None:
+    song = put(tmp_path / "song.wav", np.concatenate([piece(SECONDS, seed) for seed in (0, 1, 2)]))
+    for seed in (0, 1, 2):
+        run = similar(f"{song}@{seed * SECONDS:g}-{(seed + 1) * SECONDS:g}", folder, "--json", "-k", 1)
+        assert run.code == 0 and paths(run) == [str(folder / NAMES[seed])], run
+    put(tmp_path / "other.wav", piece(SECONDS, 5)[12_000:]).rename(f"{song}@4-8")
+    run = similar(f"{song}@4-8", folder, "--json", "-k", 1)
+    assert paths(run) == [str(folder / NAMES[5])]
+    put(tmp_path / "you@home.wav", piece(SECONDS, 5)[12_000:])
+    assert paths(similar(tmp_path / "you@home.wav", folder, "--json", "-k", 1)) == [str(folder / NAMES[5])]
+
+
+@pytest.mark.parametrize(
+    ("part", "code", "reason"),
+    [
+        ("@3-2", 2, "is no part"), ("@2-2", 2, "is no part"), ("@1-", 2, "is no part"), ("@-1-2", 2, "is no part"),
+        ("@end", 2, "is no part"), ("@nan-2", 2, "is no part"), ("@3-9", 1, "ends after 4.00 s"),
+        ("@100-109", 1, "ends after 4.00 s"),
+    ],
+)  # fmt: skip
+def test_parts_that_are_none_are_refused(
+    similar: Callable[..., Run], folder: Path, part: str, code: int, reason: str
+) -> None:
+    run = similar(f"{folder / 'b.wav'}{part}", folder)
+    assert run.code == code and reason in run.err and "Traceback" not in run.err, run
+    missing = similar(f"{folder / 'missing.wav'}@1-2", folder)
+    assert missing.code == 1 and "missing.wav" in missing.err
+
+
+def test_filters_of_the_command(similar: Callable[..., Run], folder: Path, tmp_path: Path) -> None:
+    query = put(tmp_path / "query.wav", music(2.0, seed=20))
+    put(folder / "a" / "long.wav", music(7.0, seed=21))
+    below = {str(folder / "a" / name) for name in ("long.wav", "雨.wav", "two\nlines.wav")}
+    for under in ("a", folder / "a"):
+        assert set(paths(similar(query, folder, "--json", "--under", under))) == below
+    assert paths(similar(query, folder, "--json", "--longer-than", 5)) == [str(folder / "a/long.wav")]
+    assert len(paths(similar(query, folder, "--json", "--shorter-than", 5))) == 6
+    assert len(paths(similar(query, folder, "--json", "--shorter-than", 5, "--under", "a"))) == 2
+    for options, reason in (
+        (("--under", "nowhere"), "is no folder below"), (("--under", tmp_path), "is no folder below"),
+        (("--longer-than", 5, "--shorter-than", 4), "no length is from 5 to 4 s"),
+    ):  # fmt: skip
+        run = similar(query, folder, *options)
+        assert run.code == 2 and reason in run.err
+
+
+def test_versions_are_named_and_left_out_on_request(similar: Callable[..., Run], folder: Path, tmp_path: Path) -> None:
+    query = put(tmp_path / "query.wav", 0.5 * piece(SECONDS, 5))
+    found = json.loads(similar(query, folder, "--json").out)["queries"][0]["matches"]
+    assert [match["path"] for match in found if match["version"]] == [str(folder / "b.wav")]
+    assert "version" in similar(query, folder).out
+    others = paths(similar(query, folder, "--json", "--not-versions"))
+    assert len(others) == 5 and str(folder / "b.wav") not in others
+
+
+def test_without_a_query_the_index_is_brought_up_to_date(
+    similar: Callable[..., Run], folder: Path, listened: list[str]
+) -> None:
+    run = similar(folder, "--json")
+    assert run.code == 0 and json.loads(run.out)["queries"] == [] and "6 embedded" in run.err and len(listened) == 6
+    listened.clear()
+    assert "0 embedded, 6 kept" in similar(folder).err and not listened
+
+
+def test_vectors_go_to_another_machine_as_parquet(
+    similar: Callable[..., Run], folder: Path, tmp_path: Path, listened: list[str]
+) -> None:
+    pytest.importorskip("pyarrow")
+    similar(folder, "--export", tmp_path / "vectors.parquet")
+    wanted = Index.load(folder / ".mert-index")
+    shutil.rmtree(folder / ".mert-index")
+    listened.clear()
+    run = similar(folder, "--import", tmp_path / "vectors.parquet")
+    assert run.code == 0 and "0 embedded, 6 kept" in run.err and not listened
+    np.testing.assert_array_equal(Index.load(folder / ".mert-index").vectors, wanted.vectors)
+
+
+def test_a_second_command_that_would_write_is_refused(similar: Callable[..., Run], folder: Path) -> None:
+    similar(folder)
+    with Index.load(folder / ".mert-index").kept_in(folder / ".mert-index"):
+        assert similar(folder / "b.wav", folder).code == 0  # nothing to write
+        put(folder / "new.wav", piece(SECONDS, 1))
+        run = similar(folder / "b.wav", folder)
+        assert run.code == 2 and "another process writes this index" in run.err and len(run.err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "code", "reason"),
     [
@@ -400,7 +529,7 @@ def test_wrong_usage_ends_before_anything_is_written(
 ) -> None:
     run = similar(folder / "b.wav", folder, *options)
     assert run.code == code and reason in run.err and "Traceback" not in run.err
-    assert not (folder / ".mert-index.npz").exists()
+    assert not (folder / ".mert-index").exists()
 
 
 def test_the_folder_must_be_one_and_hold_recordings(similar: Callable[..., Run], folder: Path, tmp_path: Path) -> None:
