@@ -374,7 +374,7 @@ def test_a_store_of_another_corpus_is_refused_before_the_first_step(
     shutil.copytree(recordings, longer)
     soundfile.write(longer / "14.wav", music(2.0), 24_000)
     own = store("own")
-    with pytest.raises(TeacherError, match=r"14\.wav has 48000 samples, and had 40800 when its codes were made"):
+    with pytest.raises(TeacherError, match=r"14\.wav has 48000 samples, and had 40800 when its targets were made"):
         made(small_recipe(tmp_path / "a", longer), f"teachers={own}")
     (longer / "14.wav").rename(longer / "new.wav")
     with pytest.raises(TeacherError, match=r"has no codes of new\.wav; tokenize this corpus"):
