@@ -377,12 +377,12 @@ def test_a_store_of_another_corpus_is_refused_before_the_first_step(
     with pytest.raises(TeacherError, match=r"14\.wav has 48000 samples, and had 40800 when its targets were made"):
         made(small_recipe(tmp_path / "a", longer), f"teachers={own}")
     (longer / "14.wav").rename(longer / "new.wav")
-    with pytest.raises(TeacherError, match=r"has no codes of new\.wav; tokenize this corpus"):
+    with pytest.raises(TeacherError, match=r"has no targets of new\.wav; tokenize this corpus"):
         made(small_recipe(tmp_path / "a", longer), f"teachers={own}")
     synth = store("synth", "synth", n_items=3, seconds=1.0)
     options = {"n_items": 3, "seconds": 1.0}
     made(small_recipe(tmp_path / "b", Path("synth"), data_options=options), f"teachers={synth}")
-    with pytest.raises(TeacherError, match=r"has no codes of [0-9a-f]{12}/0; tokenize this corpus"):
+    with pytest.raises(TeacherError, match=r"has no targets of [0-9a-f]{12}/0; tokenize this corpus"):
         made(small_recipe(tmp_path / "b", Path("synth"), data_options=options | {"seed": 1}), f"teachers={synth}")
 
 
