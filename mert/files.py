@@ -242,17 +242,17 @@ def only_process(folder: Path, name: str, doing: str) -> Iterator[None]:
 
     `doing` completes the message: "another run trains into it".
     """
-    import fcntl  # absent on Windows, where nothing else here needs it
-
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / name, "w")  # noqa: SIM115
     with lock:
         try:
+            import fcntl
+
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(folder, doing, "wait for its end, or name another folder") from None
-        except OSError as error:  # some network disks have no locks
+        except (OSError, ImportError) as error:  # some network disks have no locks, and Windows no fcntl
             log.warning("%s cannot be locked (%s): start nothing else that writes there", folder, error)
         yield
 

@@ -187,7 +187,10 @@ def _corpus(recipe: Recipe, overfit: int | None, folder: Path | None) -> Corpus:
         def track(listed: Sequence[Listed]) -> Iterable[Listed]:
             return bar.track(listed, description="reading headers")
 
-        corpus = open_corpus(recipe.data, *size, recipe.data_options, folder, recipe.data_weights, track, recipe.clip_s)
+        corpus = open_corpus(
+            recipe.data, *size, recipe.data_options, folder, recipe.data_weights, track,
+            recipe.augmentation.longest_s(recipe.clip_s),
+        )  # fmt: skip
     return FirstRecordings(corpus, overfit) if overfit else corpus
 
 

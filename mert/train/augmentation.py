@@ -41,6 +41,10 @@ class Augmentation:
     codec: float = 0.0
     speed: float = 0.0
 
+    def longest_s(self, clip_s: float) -> float:
+        """Seconds of a recording that the fastest clip of `clip_s` takes."""
+        return clip_s * 2 ** (SPEED_SEMITONES / 12) if self.speed else clip_s
+
     def speeds(self, n: int, random: np.random.Generator) -> tuple[float, ...]:
         """By what factors n clips play faster than their recordings; 1 for those that are as they are."""
         semitones = random.uniform(-SPEED_SEMITONES, SPEED_SEMITONES, n) * (random.random(n) < self.speed)

@@ -43,7 +43,7 @@ class Batches:
                 remedy = f"the model needs {recipe.model.sample_rate} Hz and {recipe.model.frame_rate:g}"
                 raise UsageError(f"teacher {name}", reason, remedy)
             if recipe.augmentation.speed and not isinstance(teacher, Teacher):
-                reason = f"{name} holds the codes of recordings at their own speed"
+                reason = f"{name} holds the targets of recordings at their own speed"
                 raise UsageError(f"augmentation.speed={recipe.augmentation.speed:g}", reason, "give the teacher itself")
             teacher.check_recordings((corpus.name(index), int(corpus.lengths[index])) for index in range(len(corpus)))
 

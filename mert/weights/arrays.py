@@ -1,6 +1,7 @@
 """Weights of safetensors files as numpy arrays, for the runtime without torch; and which files a checkpoint is of."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +32,18 @@ class Arrays:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file, whole or not at all; OutputError if the disk refuses."""
+    with written(path) as temporary:
+        save_file(
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary, dict(metadata or {})
+        )
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A temporary path for a safetensors file, which becomes `path` whole; OutputError if the disk refuses."""
     with write_whole(path) as temporary:
         try:
-            contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-            save_file(contiguous, temporary, dict(metadata or {}))
+            yield temporary
         except SafetensorError as error:  # it hides the OSError of a full disk
             raise OSError(str(error)) from error
 

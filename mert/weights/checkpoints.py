@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mert.errors import CheckpointError
-from mert.files import sha256_file, write_json, write_whole
+from mert.files import sha256_file, write_json
 from mert.models.config import MertConfig
 from mert.models.mert import Mert
 from mert.weights import formats
-from mert.weights.arrays import AGAIN, files_of, refuse_misfits
+from mert.weights.arrays import AGAIN, files_of, refuse_misfits, written
 from mert.weights.pickles import OpenWeights, open_torch
 
 _UNREADABLE = (SafetensorError, ValueError, RuntimeError, EOFError, OSError, zipfile.BadZipFile)
@@ -123,11 +123,8 @@ def export_hubert(model: Mert, folder: str | Path) -> Path:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file, whole or not at all; OutputError if the disk refuses."""
-    with write_whole(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata={"format": "pt", **(metadata or {})})
-        except SafetensorError as error:  # it hides the OSError of a full disk
-            raise OSError(str(error)) from error
+    with written(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt", **(metadata or {})})
 
 
 def _write(

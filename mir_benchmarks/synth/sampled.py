@@ -176,7 +176,7 @@ def single_notes(score: Score, seconds: float, rng: np.random.Generator) -> tupl
         midi = int(rng.integers(low, high + 1))
         notes.append(Note(0, onset_s, duration_s, midi, float(rng.uniform(0, 1))))
     part = dataclasses.replace(score.parts[0], family="string", role="lead", stem="other", drive=0.0, technique="")
-    return dataclasses.replace(score, parts=(part,), notes=tuple(notes), hits=()), program
+    return dataclasses.replace(score, parts=(part,), notes=tuple(notes), hits=(), chords=(), beats=()), program
 
 
 def corpus(**options: int | float | str) -> SampledCorpus:

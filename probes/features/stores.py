@@ -8,7 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-WEIGHTED = "all"  # a softmax-weighted sum of layer01 and up
+from mert.describe.head import WEIGHTED
+
 Layer = int | slice  # one layer, or several to be summed with trained weights
 ALL = slice(1, None)  # layer01 and those above it: the published "all" leaves out the encoder's input
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mert.describe.head import HeadCard, SavedHead
+from mert.describe.head import WEIGHTED, HeadCard, SavedHead
 from mert.errors import UsageError
 from mert.weights.registry import REGISTRY
 from probes.beats.probe import BeatFit, f_measures, fit_one
@@ -19,7 +19,7 @@ from probes.beats.tracking import Tracking
 from probes.clip_probe import LOSS_OF, ClipConfig, ClipProbe, Labelled
 from probes.features.files import FeatureFiles
 from probes.features.scaling import StandardizedFrames, Standardizer
-from probes.features.stores import WEIGHTED, layer_number
+from probes.features.stores import layer_number
 from probes.fit import LOSSES, Fit, Policy, Setting
 from probes.heads import DROPOUT
 from probes.metrics import METRICS, r2

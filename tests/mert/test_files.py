@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mert.errors import CheckpointError, OutputError
-from mert.files import read_json, read_rows, write_folder, write_whole
+from mert.files import only_process, read_json, read_rows, write_folder, write_whole
 
 
 def write(path: Path, text: str) -> None:
@@ -103,3 +103,12 @@ def test_json_from_a_pipe_or_without_end_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "config.json", Path("/dev/zero")):
         with pytest.raises(CheckpointError, match="no file of reasonable size"):
             read_json(path)
+
+
+def test_a_system_without_locks_gets_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Windows has no fcntl."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with only_process(tmp_path, ".lock", "another run trains into it"):
+        assert "cannot be locked" in caplog.text and "start nothing else that writes there" in caplog.text

@@ -144,5 +144,14 @@ def test_codes_that_are_stored_know_no_other_speed(tmp_path: Path) -> None:
     recipe = read_recipe(small_recipe(tmp_path, write_recordings(tmp_path)), ["augmentation.speed=0.5"])
     corpus = open_corpus(recipe.data, RATE, recipe.min_samples, {})
     source: Any = SimpleNamespace(sample_rate=RATE, rate_hz=75.0, check_recordings=lambda recordings: None)
-    with pytest.raises(UsageError, match=r"speed=0.5: codes holds the codes of recordings at their own speed; give"):
+    with pytest.raises(UsageError, match=r"speed=0.5: codes holds the targets of recordings at their own speed; give"):
         Batches(recipe, corpus, {"codes": source}, torch.device("cpu"))
+
+
+def test_generated_clips_are_long_enough_for_every_speed() -> None:
+    change = Augmentation(speed=1.0)
+    n = 24_000
+    length = round(change.longest_s(1.0) * RATE)
+    speeds = change.speeds(200, np.random.default_rng(0))
+    assert max(speeds) > 1.2 and max(samples_at(speed, n) for speed in speeds) <= length
+    assert Augmentation().longest_s(1.0) == 1.0
