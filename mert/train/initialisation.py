@@ -21,6 +21,7 @@ from mert.train.recipe import Recipe
 from teachers.base import TargetSource
 
 MIN_HZ, MAX_SHARE = 50.0, 0.9  # the bands of the second layer: from there to this share of half the rate
+PHASES = 3  # the half waves of three phases add up to 0.87 to 1 of the magnitude, those of four to 1 to 1.41
 LEVEL_HZ = 667.0  # gain 1 here, rising by 6 dB per octave: the median band of music of variance 1 is then about 1
 
 
@@ -161,39 +162,42 @@ def init_filterbank(frontend: ConvFrontend, rate_hz: int) -> None:
     The first layer passes the samples on, one tap per channel. All its channels have the level of the clip, so the
     norm after it removes that level and keeps the spectrum; a norm after filters would equalise the bands and hide
     timbre. Every channel also exists with the opposite sign, as GELU(x) - GELU(-x) = x: the input of the second layer
-    is then linear in the wave. After its GELU, the four phases of a band add up to its magnitude. Spare channels are
-    short filters to which the second layer gives weight 0. UsageError for any other front end.
+    is then linear in the wave. It has `PHASES` phases of each band, whose half waves add up to nearly its magnitude.
+    Spare channels of the first layer are short filters to which the second gives weight 0; spare ones of the second
+    begin at 0. UsageError for any other front end.
     """
     weights = [convolution.get_parameter("weight") for convolution in frontend.convs]
     channels, _, taps = weights[0].shape
-    if len(frontend.kernels) != 2 or channels % 4 or channels < 2 * taps:
+    if len(frontend.kernels) != 2 or channels % 2 or channels < 2 * taps:
         reason = f"{len(frontend.kernels)} convolutions of {channels} channels cannot begin as a filterbank"
-        remedy = "give two convolutions of 4 n channels, two a tap at least, or filterbank_start=false"
+        remedy = "give two convolutions of an even number of channels, two a tap at least, or filterbank_start=false"
         raise UsageError("filterbank_start", reason, remedy)
-    n_bands, n_spare, hop = channels // 4, channels // 2 - taps, frontend.strides[0]
+    n_bands, n_spare, hop = channels // PHASES, channels // 2 - taps, frontend.strides[0]
     centres_hz = mel_spaced(MIN_HZ, MAX_SHARE * rate_hz / 2, n_bands)
-    narrow_FN = gabor(centres_hz, taps + hop * (frontend.kernels[1] - 1), rate_hz)
-    narrow_FN *= torch.from_numpy(centres_hz / LEVEL_HZ).repeat_interleave(2)[:, None]
-    spare_hz = (np.arange(math.ceil(n_spare / 2)) + 0.5) * rate_hz / max(n_spare, 1)
-    first_CK = torch.cat([torch.eye(taps, dtype=torch.float64), gabor(spare_hz, taps, rate_hz)[:n_spare]])
+    narrow_FN = gabor(centres_hz, taps + hop * (frontend.kernels[1] - 1), rate_hz, PHASES)
+    narrow_FN *= torch.from_numpy(centres_hz / LEVEL_HZ).repeat_interleave(PHASES)[:, None]
+    spare_hz = (np.arange(n_spare) + 0.5) * rate_hz / 2 / max(n_spare, 1)
+    first_CK = torch.cat([torch.eye(taps, dtype=torch.float64), gabor(spare_hz, taps, rate_hz, 1)])
     second_FCK = torch.zeros(len(narrow_FN), len(first_CK), frontend.kernels[1], dtype=torch.float64)
     pieces_FKH = narrow_FN[:, : hop * frontend.kernels[1]].unflatten(1, (frontend.kernels[1], hop))
     second_FCK[:, :hop] = pieces_FKH.transpose(1, 2)
     second_FCK[:, hop:taps, -1] = narrow_FN[:, hop * frontend.kernels[1] :]
     weights[0].copy_(both_signs(first_CK, 0).unsqueeze(1))
-    weights[1].copy_(both_signs(both_signs(second_FCK, 1), 0))
+    weights[1].zero_()
+    weights[1][: len(second_FCK)] = both_signs(second_FCK, 1)
 
 
-def gabor(centres_hz: np.ndarray, length: int, rate_hz: int) -> Tensor:
-    """Cosine and sine at each centre under a Hann window, of norm 1: float64 [2 F, N].
+def gabor(centres_hz: np.ndarray, length: int, rate_hz: int, phases: int) -> Tensor:
+    """Cosines at each centre under a Hann window, of norm 1, at `phases` equally spaced phases: float64 [phases F, N].
 
-    >>> gabor(np.array([1000.0]), 40, 24_000).norm(dim=1).tolist()
+    >>> gabor(np.array([1000.0]), 40, 24_000, 2).norm(dim=1).tolist()
     [1.0, 1.0]
     """
     time_N = (torch.arange(length, dtype=torch.float64) - (length - 1) / 2) / rate_hz
-    phase_FN = 2 * math.pi * torch.from_numpy(centres_hz)[:, None] * time_N
+    cycles_F1N = torch.from_numpy(centres_hz)[:, None, None] * time_N
+    cycles_FPN = cycles_F1N + (torch.arange(phases, dtype=torch.float64) / phases)[:, None]
     window_N = torch.hann_window(length + 2, periodic=False, dtype=torch.float64)[1:-1]
-    waves_FN = torch.stack([phase_FN.cos(), phase_FN.sin()], 1).flatten(0, 1) * window_N
+    waves_FN = (2 * math.pi * cycles_FPN).cos().flatten(0, 1) * window_N
     return torch.nn.functional.normalize(waves_FN, dim=1)
 
 

@@ -130,13 +130,21 @@ class Group:
             for part in parts
         ]  # fmt: skip
 
+    def codes_at(self, name: str, chosen_BT: Tensor) -> Tensor:
+        """The codes [S, K] of a teacher at the chosen frames."""
+        return self.codes[name][:, :, : chosen_BT.shape[1]].transpose(1, 2)[chosen_BT]
+
+    def frames_at(self, name: str, chosen_BT: Tensor) -> Tensor:
+        """The chosen frames [S, F] of a teacher."""
+        return self.frames[name][:, : chosen_BT.shape[1]][chosen_BT]
+
     def masked_codes(self, name: str) -> Tensor:
         """The codes [S, K] of a teacher at the masked frames."""
-        return self.codes[name][:, :, : self.mask_BT.shape[1]].transpose(1, 2)[self.mask_BT]
+        return self.codes_at(name, self.mask_BT)
 
     def masked_frames(self, name: str) -> Tensor:
         """The frames [S, F] of a teacher that are masked."""
-        return self.frames[name][:, : self.mask_BT.shape[1]][self.mask_BT]
+        return self.frames_at(name, self.mask_BT)
 
     def per_masked_frame(self, error_B: Tensor) -> Tensor:
         """Errors of clips, summed as if each of their masked frames had the error of its clip."""
@@ -147,7 +155,8 @@ class Group:
 class Weights:
     """Weights of the parts of the loss (`weights` in a recipe); the defaults are those of MERT-v1-95M (no clips).
 
-    `teachers` holds further factors of single teachers, by their keys, for targets of other variances than most; a head
+    `unmasked` weighs codes and frames at the frames that are not masked (HuBERT's `pred_nomask_weight`): it teaches the
+    last layers to describe what they are given, beside what is hidden. `teachers` holds further factors of single teachers, by their keys, for targets of other variances than most; a head
     of frames or clips predicts its targets times the root of the factor, so that they are of one size.
     """
 
@@ -155,6 +164,7 @@ class Weights:
     frames: float = 1.0
     clips: float = 1.0
     penalty: float = 10.0
+    unmasked: float = 0.0
     feature_grad: float = 0.1  # share of the gradient that reaches the convolutions
     teachers: dict[str, float] = field(default_factory=dict)
 
@@ -165,7 +175,7 @@ class Pretrainer(nn.Module):
     `forward` returns the loss of a group summed over its masked frames, so that groups, ranks and accumulation steps
     add up: sum of CE + S (penalty weight * mean squared conv features + frame weight * mean squared error). The error
     of a clip as a whole counts once for each of its masked frames. Divide by the masked frames of the whole batch. It
-    also returns the detached sums of each part, for the logs.
+    also returns the detached sums of each part, for the logs; those of codes and frames are of masked frames alone.
     """
 
     def __init__(
@@ -189,19 +199,26 @@ class Pretrainer(nn.Module):
         """Summed loss of the group (float32 scalar) and its detached parts; `skip` lists dropped layers (from 1)."""
         with tf32(group.wave_BN.device):
             states_BTD, penalty = self.states(group, skip)
-        states_SD = states_BTD[group.mask_BT]
-        parts = {"penalty": penalty * len(states_SD)}
-        loss = self.weights.penalty * parts["penalty"]
-        for name, head in self.code_heads.items():
-            parts[f"{name}/loss"], parts[f"{name}/right"] = head(states_SD, group.masked_codes(name))
-            loss = loss + self.weights.codes * self.factor(name) * parts[f"{name}/loss"].sum()
-        for name, head in self.frame_heads.items():
-            parts[f"{name}/loss"] = head(states_SD, group.masked_frames(name))
-            loss = loss + self.weights.frames * self.factor(name) * parts[f"{name}/loss"]
+        parts = {"penalty": penalty * group.n_masked}
+        loss = self.weights.penalty * parts["penalty"] + self._at_frames(group, states_BTD, group.mask_BT, parts)
+        if self.weights.unmasked:
+            loss = loss + self.weights.unmasked * self._at_frames(group, states_BTD, ~group.mask_BT, {})
         for name, head in self.clip_heads.items():
             parts[f"{name}/loss"] = group.per_masked_frame(head(states_BTD, group.clips[name]))
             loss = loss + self.weights.clips * self.factor(name) * parts[f"{name}/loss"]
         return loss, {name: part.detach() for name, part in parts.items()}
+
+    def _at_frames(self, group: Group, states_BTD: Tensor, chosen_BT: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        """The weighted loss of codes and frames at the chosen frames; their sums go into `parts`."""
+        states_SD = states_BTD[chosen_BT]
+        loss = states_SD.new_zeros((), dtype=torch.float32)
+        for name, head in self.code_heads.items():
+            parts[f"{name}/loss"], parts[f"{name}/right"] = head(states_SD, group.codes_at(name, chosen_BT))
+            loss = loss + self.weights.codes * self.factor(name) * parts[f"{name}/loss"].sum()
+        for name, head in self.frame_heads.items():
+            parts[f"{name}/loss"] = head(states_SD, group.frames_at(name, chosen_BT))
+            loss = loss + self.weights.frames * self.factor(name) * parts[f"{name}/loss"]
+        return loss
 
     def factor(self, name: str) -> float:
         """The factor of a teacher in the loss, beside the weight of its kind."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -171,6 +172,21 @@ def test_the_loss_is_the_weighted_sum_over_masked_frames() -> None:
         penalty = objective.model.frontend(group.wave_BN).square().mean() * group.n_masked
         wanted = parts["a/loss"].sum() + 2.0 * parts["b/loss"] + 0.5 * parts["c/loss"] + 3.0 * penalty
         assert float(loss) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_unmasked_frames_count_with_their_weight_and_are_not_logged() -> None:
+    group = small_group()
+    inverse = dataclasses.replace(group, mask_BT=~group.mask_BT)
+    objective = small_objective(frames=2.0, clips=0.0, penalty=0.0).eval()
+    with torch.no_grad():
+        states_BTD, _ = objective.states(group)
+        objective.states = lambda *_: (states_BTD, torch.zeros(()))  # the same input for both losses
+        masked, parts = objective(group)
+        unmasked, _ = objective(inverse)
+        objective.weights = dataclasses.replace(objective.weights, unmasked=0.3)
+        both, same_parts = objective(group)
+    assert float(both) == pytest.approx(float(masked + 0.3 * unmasked), rel=1e-6)
+    assert all(torch.equal(part, same_parts[name]) for name, part in parts.items())
 
 
 def test_frames_of_a_large_factor_are_predicted_at_a_larger_scale() -> None:
