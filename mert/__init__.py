@@ -11,9 +11,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Where each public name lives; imported when first used, so that `mert --help` does not wait for torch.
 _ROOMS = {
     "collection.index": ("Index", "similarity"),
+    "describe.describer": ("Describer", "load"),
+    "describe.description": ("Description",),
     "embedding.embedder": ("Embedder",),
     "embedding.features": ("Features",),
-    "embedding.load": ("load", "random_model"),
+    "embedding.load": ("random_model",),
     "errors": ("AudioError", "CheckpointError", "MertError", "OutputError"),
     "models.config": ("MertConfig",),
     "models.mert": ("Mert",),
@@ -30,10 +32,12 @@ if TYPE_CHECKING:
     __version__: str
     from mert.collection.index import Index as Index
     from mert.collection.index import similarity as similarity
-    from mert.embedding import runtime as runtime
+    from mert.describe import runtime as runtime
+    from mert.describe.describer import Describer as Describer
+    from mert.describe.describer import load as load
+    from mert.describe.description import Description as Description
     from mert.embedding.embedder import Embedder as Embedder
     from mert.embedding.features import Features as Features
-    from mert.embedding.load import load as load
     from mert.embedding.load import random_model as random_model
     from mert.errors import AudioError as AudioError
     from mert.errors import CheckpointError as CheckpointError
@@ -55,7 +59,7 @@ def __getattr__(name: str) -> Any:
 
         return version("mert-hub")
     if name == "runtime":
-        return import_module("mert.embedding.runtime")
+        return import_module("mert.describe.runtime")
     if name not in _HOMES:
         raise AttributeError(f"module 'mert' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

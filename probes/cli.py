@@ -161,7 +161,7 @@ def text_of(prediction: Prediction) -> str:
     scores = prediction.scores or {}
     if prediction.task == "regression":
         return ", ".join(f"{name} {value:.6g}" for name, value in scores.items())
-    return ", ".join(f"{name} {scores[name]:.2f}" for name in prediction.labels) or "no tag above 0.5"
+    return ", ".join(f"{name} {scores[name]:.2f}" for name in prediction.labels) or "no tag is probable enough"
 
 
 def grid_of(lrs: str | None, seeds: str | None) -> dict[str, Any]:

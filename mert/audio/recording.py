@@ -57,6 +57,7 @@ class Recording:
         self.warnings: list[str] = []
         self.seconds = 0.0
         self.lost_s, self.damaged = 0.0, False
+        self.on_block: Callable[[np.ndarray], None] | None = None  # called with each block that `blocks` gives
         self._levels = Levels()
         self._source = source if _can_rewind(source) else _spooled(source, self)  # type: ignore[arg-type]
 
@@ -87,7 +88,10 @@ class Recording:
     def blocks(self, rate_hz: int, max_seconds: float | None = None) -> Iterator[np.ndarray]:
         """Mono float32 blocks at `rate_hz`; decoding more than `max_seconds` is an AudioError."""
         for from_hz, run in self.runs(max_seconds):
-            yield from resampled(run, from_hz, rate_hz)
+            for block_N in resampled(run, from_hz, rate_hz):
+                if self.on_block:
+                    self.on_block(block_N)
+                yield block_N
 
     def runs(
         self, max_seconds: float | None = None, choose: Callable[..., Decoder] = decoder_of

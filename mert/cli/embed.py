@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from mert.cli import terminal
+from mert.cli.jobs import SAMPLED, Meter, expected_seconds, follow
 from mert.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from mert.collection.job import EmbedStage
     from mert.collection.plan import Job
 
-SAMPLED = 200  # headers read to estimate the size of the output
 PoolMode = Literal["none", "mean", "meanstd"]
 
 
@@ -83,38 +77,6 @@ def embed(
     raise typer.Exit(3 if any(counts[what] for what in ("failed", "damaged", "unreported", "lost")) else 0)
 
 
-class Meter:
-    """The progress of a job, shown on a bar in seconds of audio: those of files that are not finished count, too."""
-
-    def __init__(self, n_jobs: int, expected_s: float) -> None:
-        self.n_jobs, self.expected_s = n_jobs, expected_s
-        self.n_ended, self.ended_s, self.reached_s = 0, 0.0, 0.0
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
-
-    def follow(self, bar: Progress) -> None:
-        """Show the progress on a bar from now on."""
-        self._bar, self._task = bar, bar.add_task("starting", total=max(self.expected_s, 1.0))
-
-    def add(self, seconds: float) -> None:
-        """Seconds of audio of an unfinished file were computed."""
-        self.reached_s += seconds
-        self._show()
-
-    def end(self, seconds: float) -> None:
-        """A file of so many seconds has ended; one that was kept, or failed, counts as one of average length."""
-        self.n_ended += 1
-        self.ended_s += seconds or self.expected_s / self.n_jobs
-        self.reached_s = max(self.reached_s, self.ended_s)
-        self._show()
-
-    def _show(self) -> None:
-        if self._bar is not None and self._task is not None:
-            total = self.reached_s if self.n_ended == self.n_jobs else max(self.expected_s, self.reached_s)
-            text = f"{self.n_ended}/{terminal.counted(self.n_jobs, 'file')}, seconds of audio"
-            self._bar.update(self._task, completed=self.reached_s, total=max(total, 1e-9), description=text)
-
-
 def announce(stage: EmbedStage, jobs: tuple[Job, ...], seconds: float, exact: bool, passed_over: int) -> None:
     """Print what a job will do, and the size of its output."""
     lines, embedder, settings = terminal.console(), stage.embedder, stage.settings
@@ -144,58 +106,3 @@ def warn_of_full_disk(stage: EmbedStage, out: Path, expected_s: float, longest_s
     if not settings.pool and wanted > free:
         reason = f"{wanted / 2**20:,.1f} MiB are needed for a time, and {free / 2**20:,.1f} MiB are free"
         terminal.console().print(f"warning: {terminal.printable(str(out))}: {reason}")
-
-
-def expected_seconds(jobs: tuple[Job, ...]) -> tuple[float, float, bool]:
-    """Seconds of audio that the headers announce, those of the longest file, and whether all headers were read.
-
-    Of many files an even sample is read.
-    """
-    from mert.audio.recording import Recording
-
-    step = max(1, len(jobs) // SAMPLED)
-    sample = jobs[::step]
-    total = longest = 0.0
-    for job in sample:
-        with suppress(Exception):  # its error comes when it is tried
-            claimed_s = Recording(job.source).claimed_seconds()
-            total += claimed_s if claimed_s < 1e6 else 0.0
-            longest = max(longest, claimed_s if claimed_s < 1e6 else 0.0)
-    return total * len(jobs) / max(1, len(sample)), longest, step == 1
-
-
-def follow(
-    rows: Iterator[dict[str, Any]], meter: Meter, report: Path, append: bool, passed_over: str = ""
-) -> Counter[str]:
-    """Write a report line per file as it ends, show progress, print failures and totals."""
-    from mert.collection.job import Report
-
-    counts: Counter[str] = Counter()
-    start, seconds, frames = time.perf_counter(), 0.0, 0
-    out = terminal.console()
-    with closing(Report(report, append)) as lines, terminal.progress(out) as bar:
-        meter.follow(bar)
-        for row in rows:
-            counts[row["status"]] += 1
-            lines.add(row)
-            seconds, frames = seconds + row["seconds"], frames + row["frames"]
-            for note in [row["error"]] if row["error"] else row["warnings"]:
-                name = "" if row["error"] else row["source"] + ": "
-                bar.console.print(f"{row['status']}: {terminal.printable(name + note)}")
-            meter.end(row["seconds"])
-    counts["lost"] = meter.n_jobs - counts.total()
-    elapsed, path = time.perf_counter() - start, terminal.printable(str(report))
-    damaged = f" ({counts['damaged']} damaged)" if counts["damaged"] else ""
-    rest = f"; passed over: {terminal.printable(passed_over)}" if passed_over else ""
-    out.print(
-        f"{counts['ok'] + counts['damaged']} embedded{damaged}, {counts['skipped']} kept, "
-        f"{counts['failed']} failed: {seconds:.1f} s of audio, "
-        f"{frames} frames in {elapsed:.1f} s ({seconds / max(elapsed, 1e-9):.1f} x real time)"
-        f"{rest}; {path}"
-    )
-    if lines.error:
-        counts["unreported"] = 1
-        out.print(f"{path}: lines are missing ({lines.error})")
-    if counts["lost"]:
-        out.print(f"{terminal.counted(counts['lost'], 'file')} not reached: run the same command with --skip-existing")
-    return counts

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from multiprocessing import get_all_start_methods, get_context, parent_process
 from typing import Any
 
-from mert.collection.job import EmbedStage, JobOptions, Row
+from mert.collection.job import Row, Stage, StageOptions
 from mert.collection.plan import Job
 from mert.errors import need
 from mert.weights.networks import has_torch
@@ -22,15 +22,15 @@ SMALL_BYTES = 8 << 20  # of files that one worker takes together, so that short 
 
 
 def run(
-    jobs: Iterable[Job], options: JobOptions, executor: str = "local", workers: int = 1,
-    on_start: Callable[[EmbedStage], None] = lambda stage: None,
+    jobs: Iterable[Job], options: StageOptions, executor: str = "local", workers: int = 1,
+    on_start: Callable[[Any], None] = lambda stage: None,
 ) -> Iterator[Row]:  # fmt: skip
     """Rows of all jobs as they end: in this process, in `workers` processes, or on Ray ("local", "ray").
 
     The model is loaded here first, so that wrong options are errors at once and workers find the weights on the disk;
     `on_start` receives it before any work begins.
     """
-    stage = EmbedStage(options)
+    stage = options.stage()
     on_start(stage)
     if executor == "local" and workers == 1:
         return stage.rows(jobs)
@@ -55,7 +55,7 @@ def bundles(jobs: Iterable[Job], workers: int) -> list[list[Job]]:
     return bundled
 
 
-_stage: EmbedStage  # one per worker process
+_stage: Stage  # one per worker process
 
 
 def device_of(worker: int, device: str, n_gpus: int) -> str:
@@ -76,13 +76,13 @@ def n_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _start_worker(options: JobOptions, threads: int, count: Any) -> None:
+def _start_worker(options: Any, threads: int, count: Any) -> None:  # StageOptions
     global _stage
     with count.get_lock():
         count.value += 1
         options = replace(options, device=device_of(count.value - 1, options.device, n_gpus()))
     start_quietly(threads)
-    _stage = EmbedStage(options)
+    _stage = options.stage()
 
 
 def start_quietly(threads: int) -> None:
@@ -106,7 +106,7 @@ def _work(jobs: list[Job]) -> list[Row]:
     return list(_stage.rows(jobs))
 
 
-def _run_processes(jobs: Iterable[Job], options: JobOptions, workers: int) -> Iterator[Row]:
+def _run_processes(jobs: Iterable[Job], options: StageOptions, workers: int) -> Iterator[Row]:
     left = deque(bundles(jobs, workers))
     while left:
         # Each of the jobs in progress may have killed a worker: one worker tries them one by one.
@@ -120,7 +120,7 @@ def _run_processes(jobs: Iterable[Job], options: JobOptions, workers: int) -> It
                                      "error": error, "elapsed_s": 0.0}  # fmt: skip
 
 
-def _run_pool(left: deque[list[Job]], options: JobOptions, workers: int) -> Generator[Row, None, list[Job]]:
+def _run_pool(left: deque[list[Job]], options: StageOptions, workers: int) -> Generator[Row, None, list[Job]]:
     """Take bundles from `left` until none are; returns early where a worker dies, with the jobs in progress, in order.
 
     A single worker takes bundles in order, so the first of its unfinished jobs is the one at which it died.
@@ -165,10 +165,10 @@ def fresh_processes() -> Any:
 class _RayStage:
     """The stage as Ray Data calls it: takes a bundle of jobs, returns a row for each."""
 
-    def __init__(self, options: JobOptions, folder: str) -> None:
+    def __init__(self, options: StageOptions, folder: str) -> None:
         with suppress(OSError):  # where relative paths start; a node that has no such folder needs absolute ones
             os.chdir(folder)
-        self.stage = EmbedStage(options)
+        self.stage = options.stage()
 
     def __call__(self, bundle: Row) -> list[Row]:
         jobs = [Job(**job) for job in json.loads(bundle["jobs"])]
@@ -190,7 +190,7 @@ def resources_of_an_actor(ray: Any, device: str) -> dict[str, int]:
     return {"num_cpus": 1, "num_gpus": 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0}
 
 
-def _run_ray(jobs: Iterable[Job], options: JobOptions, workers: int) -> Iterator[Row]:
+def _run_ray(jobs: Iterable[Job], options: StageOptions, workers: int) -> Iterator[Row]:
     ray = started_ray()
     # JSON, because Arrow takes no names that are not UTF-8
     items = [{"jobs": json.dumps([asdict(job) for job in bundle])} for bundle in bundles(jobs, workers)]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -29,6 +29,21 @@ Row = dict[str, Any]
 FACTS = ("layers", "pool", "save_dtype", "source_sha256", "version")  # of an output, beside its provenance
 
 
+class Stage(Protocol):
+    """The work of a job: a row for each recording, none of which is an exception."""
+
+    def rows(self, jobs: Iterable[Job]) -> Iterator[Row]: ...
+
+
+class StageOptions(Protocol):
+    """Options of a job, which travel between processes: each makes the stage for itself."""
+
+    @property
+    def device(self) -> str: ...
+
+    def stage(self) -> Stage: ...
+
+
 @dataclass(frozen=True)
 class JobOptions(EmbedOptions):
     """What every worker of a job must know: plain values that travel between processes."""
@@ -40,6 +55,10 @@ class JobOptions(EmbedOptions):
     revision: str | None = None
     device: str = "auto"
     skip_existing: bool = False
+
+    def stage(self) -> Stage:
+        """What does the work, in each process."""
+        return EmbedStage(self)
 
 
 class EmbedStage:

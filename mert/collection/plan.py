@@ -29,17 +29,17 @@ class Plan:
     passed_over: Counter[str]
 
 
-def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None) -> Plan:
+def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None, suffix: str = ".npz") -> Plan:
     """Jobs for files, folders and a list of paths (one per line); the output tree mirrors the input's.
 
-    In folders only files with an audio suffix are taken; a file that is named is always tried. Outputs are
-    `<relative path with its suffix>.npz`, shortened where that is too long for a disk. Raises UsageError where nothing
-    is found or two inputs share an output.
+    In folders only files with an audio suffix are taken; a file that is named is always tried. Outputs are the relative
+    paths with `suffix` added, shortened where that is too long for a disk. Raises UsageError where nothing is found or
+    two inputs share an output.
     """
     passed_over: Counter[str] = Counter()
     inputs = list(inputs)
     if not inputs and listing is None:
-        raise UsageError("mert embed", "no recordings are named", "give files, folders, or --list FILE")
+        raise UsageError("inputs", "no recordings are named", "give files, folders, or --list FILE")
     named: list[tuple[Path, Path]] = []
     for path in inputs:
         if os.path.isdir(path):
@@ -50,7 +50,7 @@ def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None) -> Plan
         named += _listed(listing)
     outputs: dict[Path, Path] = {}
     for source, relative in named:
-        output = out / relative.with_name(output_name(relative.name))
+        output = out / relative.with_name(output_name(relative.name, suffix))
         if output in outputs and outputs[output] != source:
             reason = f"two inputs for one output: {outputs[output]} and {source}"
             raise UsageError(output, reason, "give one a new name")
@@ -65,16 +65,16 @@ def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None) -> Plan
     return Plan(tuple(Job(str(source), str(output)) for output, source in outputs.items()), passed_over)
 
 
-def output_name(name: str) -> str:
+def output_name(name: str, suffix: str = ".npz") -> str:
     """The name of the output of a recording; of a very long one the beginning, and a hash that tells it from others.
 
     >>> output_name("song.wav")
     'song.wav.npz'
     """
     encoded = os.fsencode(name)
-    if not len(encoded) <= MAX_NAME_BYTES < len(encoded) + len(".npz"):  # a longer one is on no disk
-        return name + ".npz"
-    end = f"~{hashlib.sha256(encoded).hexdigest()[:12]}.npz"
+    if not len(encoded) <= MAX_NAME_BYTES < len(encoded) + len(suffix):  # a longer one is on no disk
+        return name + suffix
+    end = f"~{hashlib.sha256(encoded).hexdigest()[:12]}{suffix}"
     return encoded[: MAX_NAME_BYTES - len(end)].decode(errors="ignore") + end
 
 

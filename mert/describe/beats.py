@@ -11,6 +11,7 @@ import numpy as np
 from mert.describe.dbn import DbnBeats
 
 POSTS = ("dbn", "peak")  # ways from an activation to beats
+LONGEST_S = 1200.0  # that the network tracks at once: it takes about 75 kB a second
 tracker = lru_cache(DbnBeats)
 
 
@@ -42,7 +43,22 @@ def peak_beats(activation_T: np.ndarray, fps: float) -> np.ndarray:
 
 
 def pick_beats(activation_T: np.ndarray, times_T: np.ndarray, post: str = "dbn") -> np.ndarray:
-    """Beat times in seconds of an activation at evenly spaced times, by one of `POSTS`."""
+    """Beat times in seconds of an activation at evenly spaced times, by one of `POSTS`.
+
+    The network begins anew every `LONGEST_S`, so that a recording of hours fits into memory.
+    """
     fps = frame_rate(times_T)
-    beats = tracker(fps)(activation_T) if post == "dbn" else peak_beats(activation_T, fps)
-    return np.asarray(times_T[0] + beats)
+    if post == "peak":
+        return np.asarray(times_T[0] + peak_beats(activation_T, fps))
+    step = max(2, round(LONGEST_S * fps))
+    parts = [tracker(fps)(activation_T[start : start + step]) + start / fps for start in range(0, len(times_T), step)]
+    return np.asarray(times_T[0] + np.concatenate(parts))
+
+
+def strength(activation_T: np.ndarray, times_T: np.ndarray, events: np.ndarray) -> float:
+    """The mean activation at the frames of some events: how sure they are.
+
+    >>> round(strength(np.array([0.0, 0.8, 0.1, 0.4]), np.arange(4) / 50, np.array([0.02, 0.06])), 2)
+    0.6
+    """
+    return float(activation_T[np.searchsorted((times_T[1:] + times_T[:-1]) / 2, events)].mean())

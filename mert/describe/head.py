@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from mert.audio.recording import ArrayRecording, Recording
-from mert.describe.beats import pick_beats
+from mert.describe.beats import pick_beats, strength
 from mert.describe.predictions import TASKS, Prediction
 from mert.embedding.batching import Settings
 from mert.embedding.embedder import Embedder
@@ -25,7 +25,8 @@ from mert.errors import AudioError, CheckpointError, MertError, OutputError
 from mert.files import read_json, sha256_file, write_folder, write_json
 from mert.weights.arrays import write_arrays
 
-SCHEMA = 1
+SCHEMA = 2
+READ_AS_IT_IS = 1  # the schema before: its heads have no `least`
 WEIGHTED = "all"  # a softmax-weighted sum of layer01 and up
 AGAIN = "fit it again, or restore the folder"
 
@@ -39,7 +40,8 @@ class HeadCard:
     """The contents of head.json: outputs (`task`, `classes`), inputs (`layers` of `encoder`, embedded as in
     `features`), fit and scores. `layer` is one of `layers`, or "all": then they are summed.
 
-    `scores` are means over seeds in points, with numbers of files; the head is that of one seed.
+    `scores` are means over seeds in points, with numbers of files; the head is that of one seed. `least` is the
+    confidence below which the head is not sure, chosen on validation: one number, or one for each tag.
     """
 
     task: str
@@ -54,6 +56,7 @@ class HeadCard:
     split: dict[str, Any]
     counts: dict[str, Any]
     grid: list[dict[str, Any]]
+    least: list[float] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     versions: dict[str, Any] = field(default_factory=dict)
     weights_sha256: str = ""
@@ -66,6 +69,8 @@ class HeadCard:
             values = read_json(path)
         except CheckpointError as error:
             raise HeadError(path, error.reason, "give a folder that `mert probe fit` wrote") from None
+        if values.get("schema") == READ_AS_IT_IS:
+            values |= {"schema": SCHEMA, "least": []}
         if values.get("schema") != SCHEMA:
             raise HeadError(path, f"has schema {values.get('schema')!r}, not {SCHEMA}", AGAIN)
         if unexpected := sorted(values.keys() ^ {part.name for part in dataclasses.fields(cls)}):
@@ -97,6 +102,10 @@ class HeadCard:
                 return name
             if wrong := [part for part, kind in parts.items() if not isinstance(value.get(part), kind)]:
                 return f"{name}.{wrong[0]}"
+        expected = len(self.classes) if self.task == "multilabel" else 1
+        numbers = isinstance(self.least, list) and all(isinstance(value, int | float) for value in self.least)
+        if not numbers or len(self.least) not in (0, expected):
+            return "least"
         facts = self.features | {"weights_sha256": ""}
         if Provenance.missing(facts) or not {"sample_rate", "window", "hop", "pool"} <= facts.keys():
             return "features"
@@ -228,20 +237,20 @@ class SavedHead:
             raise HeadError(name, f"is pooled ({other})", f"embed it again: {f'--pool {pool}' if pool else 'frames'}")
         values = np.stack([features.layer(layer) for layer in self.card.layers]).astype(np.float32)
         if features.times is None:
-            return self._of_outputs(self._outputs(values[:, None])[0], name)
-        return self._of_activation(self._outputs(values)[:, 0], features.times, name)
+            return self.of_outputs(self.outputs(values[:, None])[0], name)
+        return self.of_activation(self.outputs(values)[:, 0], features.times, name)
 
     def _of_audio(self, source: Any, encoder: Embedder) -> Prediction:
         recording = ArrayRecording(*source) if isinstance(source, tuple) else Recording(source)
         settings = self.settings(encoder)
         if settings.pool:
             features = next(encoder.features(iter([recording]), settings))
-            return self._of_outputs(self._outputs(features.values[:, None])[0], recording.name)
-        pieces = [self._outputs(values_LTD)[:, 0] for _, values_LTD in encoder.frames(recording, settings)]
+            return self.of_outputs(self.outputs(features.values[:, None])[0], recording.name)
+        pieces = [self.outputs(values_LTD)[:, 0] for _, values_LTD in encoder.frames(recording, settings)]
         logits_T = np.concatenate(pieces)  # frames are scored window by window: a long recording needs no memory
-        return self._of_activation(logits_T, encoder.clock.times(0, len(logits_T)), recording.name)
+        return self.of_activation(logits_T, encoder.clock.times(0, len(logits_T)), recording.name)
 
-    def _outputs(self, values_LTP: np.ndarray) -> np.ndarray:
+    def outputs(self, values_LTP: np.ndarray) -> np.ndarray:
         """Logits [T, C] of frames, or of one pooled row, float64: in float32, probabilities close to 1 would tie."""
         x = values_LTP.swapaxes(0, 1).astype(np.float32)  # [T, L, P], or of a single layer [T, P]
         try:
@@ -251,21 +260,33 @@ class SavedHead:
         except (ValueError, IndexError) as error:
             raise HeadError(self.source, f"its tensors do not fit the features ({error})", AGAIN) from None
 
-    def _of_outputs(self, logits_C: np.ndarray, name: str) -> Prediction:
+    @property
+    def _least(self) -> list[float]:
+        """Those of the card; a head without any is sure of each class and event, and of tags from 0.5 on."""
+        return self.card.least or ([0.5] * len(self.card.classes) if self.card.task == "multilabel" else [0.0])
+
+    def of_outputs(self, logits_C: np.ndarray, name: str) -> Prediction:
+        """The prediction for the logits [C] of a recording, or of a part of one."""
         classes, task = self.card.classes, self.card.task
         if task == "regression":
             mean, deviation = (self.tensors[f"target_{part}"].astype(np.float64) for part in ("mean", "deviation"))
             return Prediction(name, task, (), dict(zip(classes, (logits_C * deviation + mean).tolist(), strict=True)))
-        single = task == "classification"
-        scores = dict(zip(classes, (softmax if single else sigmoid)(logits_C).tolist(), strict=True))
-        tags = tuple(tag for tag, score in scores.items() if score > 0.5)
-        return Prediction(name, task, (max(scores, key=scores.__getitem__),) if single else tags, scores)
+        if task == "classification":
+            scores = dict(zip(classes, softmax(logits_C).tolist(), strict=True))
+            best = max(scores, key=scores.__getitem__)
+            return Prediction(name, task, (best,), scores, sure=scores[best] >= self._least[0])
+        scores = dict(zip(classes, sigmoid(logits_C).tolist(), strict=True))
+        tags = (tag for (tag, score), least in zip(scores.items(), self._least, strict=True) if score >= least)
+        return Prediction(name, task, tuple(tags), scores)
 
-    def _of_activation(self, logits_T: np.ndarray, times_T: np.ndarray, name: str) -> Prediction:
+    def of_activation(self, logits_T: np.ndarray, times_T: np.ndarray, name: str) -> Prediction:
+        """The events in the logits [T] of frames at evenly spaced times; AudioError for a single frame."""
         if len(times_T) < 2:
             raise AudioError(name, "has a single frame", "give a longer recording")
-        post = self.card.tracking["post"] if self.card.tracking else "dbn"
-        return Prediction(name, self.card.task, times=tuple(pick_beats(sigmoid(logits_T), times_T, post).tolist()))
+        post, activation_T = self.card.tracking["post"] if self.card.tracking else "dbn", sigmoid(logits_T)
+        events = pick_beats(activation_T, times_T, post)
+        sure = len(events) > 0 and strength(activation_T, times_T, events) >= self._least[0]
+        return Prediction(name, self.card.task, times=tuple(events.tolist()), sure=sure)
 
 
 def forward(parameters: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:

@@ -15,8 +15,9 @@ COLUMNS = {"classification": ("label", "probability"), "multilabel": ("tags", "p
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction for one recording: `labels` are the class, or the tags above 0.5; `scores` the probability of each
-    class or tag, or the values; `times` the events in seconds.
+    """The prediction for one recording: `labels` are the class, or the tags that are probable enough; `scores` the
+    probability of each class or tag, or the values; `times` the events in seconds. It is not `sure` of a class or of
+    events whose probability is below the least that validation asked for.
 
     >>> Prediction("a.wav", "classification", ("oboe",), {"flute": 0.2, "oboe": 0.8}).rows()
     [('a.wav', 'oboe', '0.8000')]
@@ -29,6 +30,7 @@ class Prediction:
     labels: tuple[str, ...] = ()
     scores: dict[str, float] | None = None
     times: tuple[float, ...] | None = None
+    sure: bool = True
 
     def rows(self) -> list[tuple[str, ...]]:
         """Rows of a CSV file: one, or one per event."""
@@ -42,9 +44,9 @@ class Prediction:
     def as_dict(self) -> dict[str, object]:
         """Plain containers, for JSON: all scores, not only those of the labels."""
         if self.times is not None:
-            return {"file": self.source, "times": list(self.times)}
+            return {"file": self.source, "times": list(self.times), "sure": self.sure}
         tags = {"tags": list(self.labels)} if self.task == "multilabel" else {}
-        named = {"label": self.labels[0]} if self.task == "classification" else tags
+        named = {"label": self.labels[0], "sure": self.sure} if self.task == "classification" else tags
         return {"file": self.source, **named, "scores": self.scores}
 
 

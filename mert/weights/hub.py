@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mert")
 _licences_shown: set[str] = set()
 
+HEADS = "heads"
 _OPTIONAL = ("preprocessor_config.json", "README.md", CENTRES)
 _PUBLISHED = ("config.json", "model.safetensors", "README.md", "golden.safetensors")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -81,6 +82,13 @@ def load_centres(name_or_dir: str | Path, info: ModelInfo) -> dict[str, np.ndarr
         path = _cached(info.repo, CENTRES, info.revision or constants.DEFAULT_REVISION)
     is_there = isinstance(path, str | Path) and Path(path).exists()
     return read_centres(Path(str(path)), info.sha256, info.dim) if is_there else {}
+
+
+def heads_folder(name_or_dir: str | Path) -> Path | None:
+    """The folder `heads` beside weights, whose heads describe recordings; None where there is none."""
+    local = registry.bundled(str(name_or_dir)) or Path(name_or_dir)
+    folder = (local if local.is_dir() else local.parent) / HEADS
+    return folder if local.exists() and folder.is_dir() else None
 
 
 def fetch(repo: str, revision: str | None = None, sha256: str | None = None) -> Path:

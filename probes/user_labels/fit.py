@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mert.describe.head import WEIGHTED, HeadCard, SavedHead
+from mert.describe.beats import strength
+from mert.describe.head import WEIGHTED, HeadCard, SavedHead, sigmoid, softmax
 from mert.errors import UsageError
 from mert.weights.registry import REGISTRY
 from probes.beats.probe import BeatFit, f_measures, fit_one
@@ -25,6 +26,7 @@ from probes.heads import DROPOUT
 from probes.metrics import METRICS, r2
 from probes.results import library_versions
 from probes.sweep import Evaluation, GridOptions, GridRow, Journal, evaluate
+from probes.user_labels.confidence import least_confidence, least_of_tags
 from probes.user_labels.splits import Split, counts, split
 from probes.user_labels.table import LabelTable
 
@@ -53,6 +55,7 @@ def fit_head(
     probe: Any = (FrameProbe if table.task == "frames" else RecordingProbe)(table, features, options)
     done = evaluate(probe, options.grid(features.layers), Journal(None, {}), on_fit)
     card = card_of(probe.table, features, probe.parts, options, done)
+    card = replace(card, least=probe.least(done.heads[card.head["seed"]]))
     scale = probe.standardizer(done.layer)
     tensors = probe.parameters(done.heads[card.head["seed"]]) | {"mean": scale.mean, "deviation": scale.deviation}
     return SavedHead(card, {name: value.detach().cpu().float().numpy() for name, value in tensors.items()})
@@ -92,6 +95,16 @@ class RecordingProbe(ClipProbe):
         outputs = {"valid": self.outputs(fitted, "valid"), "test": outputs_nC}
         return {name: clip_scores(self.table, self.labelled[name].targets, each) for name, each in outputs.items()}
 
+    def least(self, fitted: Fit) -> list[float]:
+        """The confidence from which on the head is sure, of classes or of each tag; none for values."""
+        logits_KC, targets = self.outputs(fitted, "valid"), self.labelled["valid"].targets
+        if self.config.kind == "regression":
+            return []
+        if self.config.kind == "multilabel":
+            return least_of_tags(targets, sigmoid(logits_KC.astype(np.float64)))
+        probability_KC = np.stack([softmax(logits_C) for logits_C in logits_KC.astype(np.float64)])
+        return [least_confidence(probability_KC.max(axis=1), probability_KC.argmax(axis=1) == targets)]
+
     def parameters(self, fitted: Fit) -> dict[str, Tensor]:
         """The tensors to be saved."""
         return {name: value[0] for name, value in fitted.parameters.items()} | self.units
@@ -126,6 +139,19 @@ class FrameProbe:
     def score(self, fitted: BeatFit, outputs_nC: np.ndarray) -> dict[str, Any]:
         """Mean F over valid and test recordings, in points."""
         return {"valid": {"f_measure": fitted.score}, "test": {"f_measure": 100 * float(np.mean(outputs_nC))}}
+
+    def least(self, fitted: BeatFit) -> list[float]:
+        """The strength of its events from which on the head is sure of them."""
+        strengths, scores = [], []
+        for file, reference in self._events["valid"].items():
+            activation_T, times_T = (
+                fitted.head.activation(self._store.frames(file, fitted.layer)),
+                self._store.times(file),
+            )
+            found = self._tracking.beats(activation_T, times_T)
+            strengths.append(strength(activation_T, times_T, found) if len(found) else 0.0)
+            scores.append(self._tracking.score(reference, activation_T, times_T).f_measure)
+        return [least_confidence(np.array(strengths), np.array(scores))]
 
     def parameters(self, fitted: BeatFit) -> dict[str, Tensor]:
         return dict(fitted.head.weights.items())

@@ -196,7 +196,7 @@ def test_verbose_shows_where_an_error_comes_from(run: Callable[..., Run], tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("embed -o OUT", "mert embed: no recordings are named; give files, folders, or --list FILE"),
+        ("embed -o OUT", "inputs: no recordings are named; give files, folders, or --list FILE"),
         ("embed EMPTY -o OUT", "no audio files among the inputs (1 .txt); name files to try them"),
         ("embed SONG -o OUT -d gpu", "--device gpu: torch knows no such device; give auto, cpu, cuda or cuda:1"),
         ("embed SONG -m MODEL -o FILE/sub", "not a directory; check the path, permissions and free space"),

@@ -30,9 +30,7 @@ def bands_hz() -> np.ndarray:
 
 @pytest.mark.parametrize("shape", [SHORT, LONG])
 @pytest.mark.parametrize("band", [5, 25, 53, 80])
-def test_a_tone_is_loudest_in_the_band_it_belongs_to(
-    band: int, shape: tuple[tuple[int, ...], tuple[int, ...]]
-) -> None:
+def test_a_tone_is_loudest_in_the_band_it_belongs_to(band: int, shape: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     """Noise under the tone gives all first channels a variance to be normalised by."""
     frontend, random = started(shape=shape), np.random.default_rng(0)
     tone_hz = bands_hz()[band]

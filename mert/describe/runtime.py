@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from mert.describe.describer import Describer
 from mert.embedding.embedder import Embedder
-from mert.weights.hub import load_weights
+from mert.weights.hub import heads_folder, load_weights
 
 
-def load(name_or_dir: str | Path, revision: str | None = None) -> Embedder:
+def load(name_or_dir: str | Path, revision: str | None = None) -> Describer:
     """`mert.load` by onnxruntime: from the same names, and from folders that `mert export --to onnx` wrote.
 
     Features equal those of torch to 1e-4 of max(1, rms of the layer), in float32. MertError if the extra [onnx] is not
@@ -18,4 +19,4 @@ def load(name_or_dir: str | Path, revision: str | None = None) -> Embedder:
     (1, 74, 256)
     """
     model, info = load_weights(name_or_dir, revision, with_torch=False)
-    return Embedder(model, info, info.sha256 or "")
+    return Describer.of(Embedder(model, info, info.sha256 or ""), heads_folder(name_or_dir))

@@ -1,0 +1,127 @@
+"""The command `mert describe`: names, key, tempo and beats of recordings, printed, or as files and a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from mert.cli import terminal
+from mert.cli.jobs import Meter, expected_seconds, follow
+from mert.errors import UsageError
+
+if TYPE_CHECKING:
+    from mert.collection.describing import DescribeStage
+
+TABLE = "descriptions.csv"
+
+
+def describe(
+    inputs: Annotated[list[Path], typer.Argument(help="Audio files and folders.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for a JSON file each, and a table.", file_okay=False)
+    ] = None,
+    model: terminal.Model = "mert-nano",
+    revision: terminal.Revision = None,
+    heads: Annotated[list[Path] | None, typer.Option(help="A head of yours, or a folder of several.")] = None,
+    every: Annotated[float | None, typer.Option(min=0, help="Describe sections of so many seconds, too.")] = None,
+    device: terminal.Device = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Processes (local) or actors (ray).")] = 1,
+    executor: Annotated[terminal.Executor, typer.Option(help="Where the work runs.")] = "local",
+    max_seconds: Annotated[float | None, typer.Option(min=0, help="Refuse recordings longer than this.")] = None,
+    as_json: terminal.AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a table.")] = False,
+) -> None:
+    """Describe recordings by the heads of a model: tags, instruments, key, tempo and beats, where it is sure.
+
+    With -o, files that are up to date are kept, so the same command goes on after a stop. Exit code 0: all well; 2:
+    wrong usage; 3: some files failed or are damaged.
+    """
+    from mert.audio.find import listed
+    from mert.collection.describing import DescribeOptions
+    from mert.collection.executors import run
+    from mert.collection.plan import Job, plan
+
+    if sum((as_json, as_csv, out is not None)) > 1:
+        raise UsageError("--json, --csv, -o", "are ways to write the same", "give one")
+    if executor == "ray" and ":" in device:
+        raise UsageError(f"--device {device}", "Ray gives each actor a GPU of its own", "give cuda or auto")
+    terminal.check_device(device)
+    planned = plan(inputs, out or Path("."), suffix=".json")
+    jobs = planned.jobs if out else tuple(Job(job.source, "") for job in planned.jobs)
+    options = DescribeOptions(
+        model, heads=tuple(map(str, heads or [])), every_s=every, revision=revision, device=device,
+        max_seconds=max_seconds,
+    )  # fmt: skip
+    meter = Meter(len(jobs), expected_seconds(jobs)[0])
+
+    def on_start(stage: DescribeStage) -> None:
+        stage.on_audio = meter.add
+
+    rows = run(jobs, options, executor, workers, on_start)
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        shown = stack.enter_context(Shown(out, as_json, as_csv))
+        report = out / "report.jsonl" if out else None
+        counts = follow(rows, meter, report, False, listed(planned.passed_over), "described", shown.take)
+    raise typer.Exit(3 if any(counts[what] for what in ("failed", "damaged", "unreported", "lost")) else 0)
+
+
+class Shown:
+    """Takes rows as they come, and writes the descriptions as a table, as JSON, or for people."""
+
+    def __init__(self, out: Path | None, as_json: bool, as_csv: bool) -> None:
+        self._out, self._as_json, self._as_csv = out, as_json, as_csv
+        self._open = ExitStack()
+        self._table: csv.DictWriter[str] | None = None
+
+    def __enter__(self) -> Shown:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
+
+    def take(self, row: dict[str, Any]) -> None:
+        """Write the description of a row, which loses it: reports have no copies."""
+        described = row.pop("description", None)
+        if described is None:
+            return
+        if self._out or self._as_csv:
+            self._add(described)
+        elif self._as_json:
+            typer.echo(json.dumps(described))
+        else:
+            typer.echo(terminal.printable(described["file"]))
+            from mert.describe.description import lines
+
+            for line in lines(described):
+                typer.echo(f"  {line}")
+
+    def _add(self, described: dict[str, Any]) -> None:
+        from mert.describe.description import columns
+
+        cells = columns(described)
+        if self._table is None:
+            file = self._open.enter_context(table_in(self._out)) if self._out else sys.stdout
+            self._table = csv.DictWriter(file, list(cells), extrasaction="ignore", lineterminator="\n")
+            self._table.writeheader()
+        self._table.writerow(cells)
+
+
+@contextmanager
+def table_in(folder: Path) -> Iterator[TextIO]:
+    """The table of a folder, to write into; it is there once the block ends well."""
+    from mert.files import write_whole
+
+    with (
+        write_whole(folder / TABLE) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        yield file

@@ -1,0 +1,150 @@
+"""A description of a recording: names with their confidence, times, loudness and length; as values, text and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from mert.describe.predictions import Prediction
+
+BEATS, DOWNBEATS = "beats", "downbeats"  # the names of the heads from which tempo and bars follow
+LEAST_BEATS = 4  # that give a tempo
+SHOWN = 5  # tags in text, the most probable ones
+# Beside what the heads predict.
+ABOUT = ("file", "model", "seconds", "loudness_lufs", "tempo_bpm", "start_s", "end_s", "sections", "warnings")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a recording, in seconds, and what the heads predict from its frames alone, by the name of the head."""
+
+    start_s: float
+    end_s: float
+    predictions: Mapping[str, Prediction]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain containers, for JSON."""
+        named = {name: plain(prediction) for name, prediction in self.predictions.items()}
+        return {"start_s": round(self.start_s, 3), "end_s": round(self.end_s, 3), **named}
+
+
+@dataclass(frozen=True)
+class Description:
+    """The description of one recording; `Describer.describe` gives one.
+
+    `loudness_lufs` is that of the mono mix, None for silence. `predictions` are those of the heads, by their names, and
+    `sections` the same for parts of the recording, if they were asked for. A head that is not sure of a class or of
+    events says None in `as_dict`.
+    """
+
+    file: str
+    model: str
+    seconds: float
+    loudness_lufs: float | None
+    predictions: Mapping[str, Prediction]
+    sections: tuple[Section, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def times(self, name: str) -> tuple[float, ...] | None:
+        """The events of a head in seconds, such as `beats`; None without such a head, or if it is not sure."""
+        prediction = self.predictions.get(name)
+        return prediction.times if prediction and prediction.sure else None
+
+    @property
+    def tempo_bpm(self) -> float | None:
+        """Beats a minute, by the median distance of beats; None without at least four of them."""
+        beats = self.times(BEATS) or ()
+        if len(beats) < LEAST_BEATS:
+            return None
+        return round(60 / median(after - before for before, after in pairwise(beats)), 1)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain containers, for JSON."""
+        loudness = None if self.loudness_lufs is None else round(self.loudness_lufs, 1)
+        about = {"file": self.file, "model": self.model, "seconds": round(self.seconds, 3), "loudness_lufs": loudness}
+        named = {name: plain(prediction) for name, prediction in self.predictions.items()}
+        tempo = {"tempo_bpm": self.tempo_bpm} if BEATS in self.predictions else {}
+        sections = {"sections": [section.as_dict() for section in self.sections]} if self.sections else {}
+        return about | tempo | named | sections | {"warnings": list(self.warnings)}
+
+    def __str__(self) -> str:
+        return "\n".join([self.file, *(f"  {line}" for line in lines(self.as_dict()))])
+
+
+def plain(prediction: Prediction) -> Any:
+    """A class with its confidence, tags or values with theirs, or times; None for events that are not sure."""
+    if prediction.times is not None:
+        return [round(time, 3) for time in prediction.times] if prediction.sure else None
+    scores = prediction.scores or {}
+    if prediction.task == "classification":
+        best = prediction.labels[0]
+        return {"value": best if prediction.sure else None, "confidence": round(scores[best], 4)}
+    if prediction.task == "multilabel":
+        return {name: round(scores[name], 4) for name in most_probable(prediction)}
+    return dict(scores)
+
+
+def most_probable(prediction: Prediction) -> list[str]:
+    """The tags of a prediction, the most probable one first."""
+    scores = prediction.scores or {}
+    return sorted(prediction.labels, key=lambda name: -scores[name])
+
+
+def lines(described: Mapping[str, Any]) -> list[str]:
+    """A description of `as_dict` for people: a line a head.
+
+    >>> for line in lines({"seconds": 9.5, "loudness_lufs": -14.0, "key": {"value": None, "confidence": 0.2}}):
+    ...     print(line)
+    length            9.5 s, -14.0 LUFS
+    key               not sure
+    """
+    level = described["loudness_lufs"]
+    parts = [("length", f"{described['seconds']:.1f} s, {'silent' if level is None else f'{level:.1f} LUFS'}")]
+    if "tempo_bpm" in described:
+        tempo = described["tempo_bpm"]
+        parts.append(("tempo", "not sure" if tempo is None else f"{tempo:.0f} BPM"))
+    parts += [(name, said(value)) for name, value in described.items() if name not in ABOUT]
+    for section in described.get("sections", ()):
+        named = "; ".join(f"{name}: {said(value)}" for name, value in section.items() if name not in ABOUT)
+        parts.append((f"{section['start_s']:.0f} to {section['end_s']:.0f} s", named))
+    parts += [("warning", text) for text in described.get("warnings", ())]
+    return [f"{name:<18}{text}" for name, text in parts]
+
+
+def said(value: Any) -> str:
+    """What a head predicts, in words.
+
+    >>> said({"value": "C major", "confidence": 0.8}), said({"violin": 0.7, "piano": 0.6}), said([0.5, 1.0])
+    ('C major (0.80)', 'violin (0.70), piano (0.60)', '2, the first at 0.50 s')
+    """
+    if value is None:
+        return "not sure"
+    if isinstance(value, list):
+        return f"{len(value)}, the first at {value[0]:.2f} s" if value else "none"
+    if value.keys() == {"value", "confidence"}:
+        return f"{value['value']} ({value['confidence']:.2f})" if value["value"] else "not sure"
+    return (
+        ", ".join(f"{name} ({score:.2f})" for name, score in list(value.items())[:SHOWN]) or "none is probable enough"
+    )
+
+
+def columns(description: Mapping[str, Any]) -> dict[str, str]:
+    """A description of `as_dict` as the cells of one row of a table, without times and sections.
+
+    >>> columns({"file": "a.wav", "key": {"value": "C major", "confidence": 0.8}, "tags": {"rock": 0.6, "pop": 0.5}})
+    {'file': 'a.wav', 'key': 'C major', 'key_confidence': '0.8', 'tags': 'rock;pop'}
+    """
+    row: dict[str, str] = {}
+    for name, value in description.items():
+        if name == "sections" or (isinstance(value, list) and name != "warnings"):
+            continue
+        if isinstance(value, dict) and value.keys() == {"value", "confidence"}:
+            row |= {name: value["value"] or "", f"{name}_confidence": str(value["confidence"])}
+        elif isinstance(value, dict | list):
+            row[name] = ";".join(map(str, value))
+        else:
+            row[name] = "" if value is None else str(value)
+    return row

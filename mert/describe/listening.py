@@ -1,0 +1,157 @@
+"""What a set of heads predicts from the frames of one pass over a recording, as a whole and in parts.
+
+Shapes: L layers, T frames, D model width, P width of a head's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mert.audio.loudness import Loudness
+from mert.audio.recording import Recording
+from mert.describe.description import Description, Section
+from mert.describe.head import CARD, HeadError, SavedHead
+from mert.describe.predictions import Prediction
+from mert.embedding.batching import Settings
+from mert.embedding.embedder import Embedder
+from mert.embedding.features import Pooling
+from mert.errors import UsageError
+
+
+class HeadSet:
+    """Heads by name that read the same frames of one encoder, so that one pass over a recording serves all of them."""
+
+    def __init__(self, heads: Mapping[str, SavedHead], encoder: Embedder) -> None:
+        self.heads, self.encoder = dict(heads), encoder
+        each = [head.settings(encoder) for head in heads.values()]
+        numbers = tuple(sorted({layer for settings in each for layer in settings.layers}))
+        self.settings = replace(each[0], layers=numbers, pool=None)
+        for head, settings in zip(heads.values(), each, strict=True):
+            if (settings.windowing, settings.dtype) != (each[0].windowing, each[0].dtype):
+                reason = f"reads other windows, or in another precision, than {next(iter(heads.values())).source}"
+                raise HeadError(head.source, reason, "fit it again on features that were embedded alike")
+        held = encoder.names(self.settings)
+        self.rows = {name: [held.index(layer) for layer in head.card.layers] for name, head in heads.items()}
+
+    @property
+    def pooled(self) -> dict[str, SavedHead]:
+        """Those that read a mean over time."""
+        return {name: head for name, head in self.heads.items() if head.card.task != "frames"}
+
+    @property
+    def framewise(self) -> dict[str, SavedHead]:
+        """Those that find events."""
+        return {name: head for name, head in self.heads.items() if head.card.task == "frames"}
+
+    def identity(self) -> dict[str, str]:
+        """The SHA-256 of each head, by name: with that of the encoder it tells whether a description is up to date."""
+        return {name: head.card.weights_sha256 for name, head in sorted(self.heads.items())}
+
+
+def load_heads(folders: Sequence[str | Path]) -> dict[str, SavedHead]:
+    """The heads in some folders, by the names of their own folders; each may be a head itself, or hold several.
+
+    UsageError for a folder without any, and for two heads of one name.
+    """
+    heads: dict[str, SavedHead] = {}
+    for folder in map(Path, folders):
+        found = [folder] if (folder / CARD).exists() else sorted(path.parent for path in folder.glob(f"*/{CARD}"))
+        if not found:
+            raise UsageError(folder, "holds no head", "give a folder that `mert probe fit -o` wrote, or one of several")
+        for path in found:
+            name = path.resolve().name
+            if name in heads:
+                raise UsageError(path, f"is the second head named {name}", "rename one of the two folders")
+            heads[name] = SavedHead.load(path)
+    return heads
+
+
+class Listening:
+    """Takes the frames of one recording in order, and gives its description in the end.
+
+    `every_s` is the length of a section (None: no sections); the last one is shorter. Made before the recording is
+    read, whose loudness it measures.
+    """
+
+    def __init__(self, heads: HeadSet, recording: Recording, every_s: float | None = None) -> None:
+        rate = heads.encoder.frame_rate
+        if every_s is not None and every_s * rate < 1:
+            raise UsageError(f"every={every_s:g}", "is shorter than a frame", f"give at least {1 / rate:.3f} s")
+        self._heads, self._recording = heads, recording
+        self._per_section = None if every_s is None else round(every_s * rate)
+        self._n_frames = 0
+        self._whole = Pooling("meanstd")
+        self._sections: list[Pooling] = []
+        self._logits: dict[str, list[np.ndarray]] = {name: [] for name in heads.framewise}
+        self._loudness = Loudness(heads.encoder.sample_rate)
+        recording.on_block = self._loudness.add
+
+    def add(self, values_LTD: np.ndarray) -> None:
+        """Take the next frames."""
+        self._whole.add(values_LTD)
+        for name, head in self._heads.framewise.items():
+            self._logits[name].append(head.outputs(values_LTD[self._heads.rows[name]])[:, 0])
+        if self._per_section:
+            self._add_to_sections(values_LTD, self._per_section)
+        self._n_frames += values_LTD.shape[1]
+
+    def _add_to_sections(self, values_LTD: np.ndarray, per_section: int) -> None:
+        start = 0
+        while start < values_LTD.shape[1]:
+            number, within = divmod(self._n_frames + start, per_section)
+            stop = start + per_section - within
+            if number == len(self._sections):
+                self._sections.append(Pooling("meanstd"))
+            self._sections[number].add(values_LTD[:, start:stop])
+            start = stop
+
+    def description(self) -> Description:
+        """The description, once all frames were added."""
+        events = {name: self._events(name, head) for name, head in self._heads.framewise.items()}
+        named = self._named(self._whole) | events
+        recording, encoder = self._recording, self._heads.encoder
+        return Description(
+            recording.name, encoder.info.name, recording.seconds, self._loudness.lufs,
+            {name: named[name] for name in self._heads.heads if name in named}, tuple(self._parts()),
+            tuple(recording.warnings),
+        )  # fmt: skip
+
+    def _named(self, pooling: Pooling) -> dict[str, Prediction]:
+        """What the pooled heads predict."""
+        values_LP = pooling.result()
+        width = values_LP.shape[1] // 2
+        found = {}
+        for name, head in self._heads.pooled.items():
+            end = width if head.card.features["pool"] == "mean" else 2 * width
+            logits_1C = head.outputs(values_LP[self._heads.rows[name], None, :end])
+            found[name] = head.of_outputs(logits_1C[0], self._recording.name)
+        return found
+
+    def _events(self, name: str, head: SavedHead) -> Prediction:
+        logits_T = np.concatenate(self._logits[name])
+        if len(logits_T) < 2:
+            return Prediction(self._recording.name, "frames", times=(), sure=False)
+        return head.of_activation(logits_T, self._heads.encoder.clock.times(0, len(logits_T)), self._recording.name)
+
+    def _parts(self) -> list[Section]:
+        parts, rate = self._sections, self._heads.encoder.frame_rate
+        if not parts or not self._per_section:
+            return []
+        edges_s = [number * self._per_section / rate for number in range(len(parts))] + [self._recording.seconds]
+        return [Section(edges_s[i], edges_s[i + 1], self._named(part)) for i, part in enumerate(parts) if part.count]
+
+
+def describe(
+    heads: HeadSet, recording: Recording, settings: Settings, every_s: float | None = None,
+    on_frames: Callable[[int], None] = lambda n: None,
+) -> Description:  # fmt: skip
+    """The description of one recording, read once."""
+    listening = Listening(heads, recording, every_s)
+    for _, values_LTD in heads.encoder.frames(recording, settings):
+        listening.add(values_LTD)
+        on_frames(values_LTD.shape[1])
+    return listening.description()

@@ -1,0 +1,197 @@
+"""Descriptions: one pass gives what each head predicts alone; sections, doubt, loudness, the command and its files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from harness.commands import run_mert
+from harness.made_heads import made_head, save_heads
+from harness.sounds import tiny_embedder
+
+import mert
+from mert.audio.loudness import Loudness
+from mert.describe.head import CARD, HeadCard, HeadError, SavedHead
+from mert.errors import MertError, UsageError
+
+RATE_HZ = 24_000
+
+
+def sound(seconds: float, seed: int = 0) -> np.ndarray:
+    """Noise whose level and colour change."""
+    random = np.random.default_rng(seed)
+    n = round(seconds * RATE_HZ)
+    wave = random.standard_normal(n) * np.abs(np.sin(np.arange(n) * 3e-5 + seed))
+    return (0.1 * np.convolve(wave, np.ones(1 + seed % 5), "same")).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose heads of all four kinds read two layers, one with deviations."""
+    folder = mert.save_pretrained(tiny_embedder(0), tmp_path_factory.mktemp("models") / "tiny")
+    m = mert.load(folder)
+    save_heads(
+        folder / "heads", key=made_head(m, "key", 1, layer="layer01"), genre=made_head(m, "genre", 2, pool="meanstd"),
+        mood=made_head(m, "mood", 3), beats=made_head(m, "beats", 4, layer="layer01"),
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def m(model: Path) -> mert.Describer:
+    return mert.load(model)
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("music")
+    (folder / "deep").mkdir()
+    for seed, name in enumerate(("a.wav", "b.wav", "deep/c.wav")):
+        soundfile.write(folder / name, sound(3 + seed, seed), RATE_HZ)
+    return folder
+
+
+def test_one_pass_gives_what_each_head_predicts_alone(m: mert.Describer, model: Path, music: Path) -> None:
+    described = m.describe(music / "b.wav")
+    for name in ("key", "genre", "mood", "beats"):
+        alone, together = (
+            SavedHead.load(model / "heads" / name).predict(music / "b.wav", m),
+            described.predictions[name],
+        )
+        assert (together.labels, together.sure) == (alone.labels, alone.sure)
+        assert (together.scores or {}) == pytest.approx(alone.scores or {}, rel=1e-5, abs=1e-5)
+        assert (together.times or ()) == pytest.approx(alone.times or (), abs=1e-6)
+    assert described.predictions["beats"].times, "the test needs events"
+    assert described.seconds == pytest.approx(4.0)
+
+
+def test_a_section_is_described_as_its_frames_alone(m: mert.Describer, model: Path, music: Path) -> None:
+    sections = m.describe(music / "deep/c.wav", every=2).sections
+    assert [(section.start_s, section.end_s) for section in sections] == [(0, 2), (2, 4), (4, 5)]
+    frames = m.embed(music / "deep/c.wav", dtype="float32")
+    for number, section in enumerate(sections):
+        part = mert.Features(
+            frames.values[:, 150 * number : 150 * (number + 1)], frames.times, frames.layers, frames.meta
+        )
+        alone = SavedHead.load(model / "heads/mood").predict(part.pool("mean"))
+        assert section.predictions["mood"].scores == pytest.approx(alone.scores, rel=1e-4, abs=1e-4)
+        assert "beats" not in section.predictions
+
+
+def test_an_array_a_copy_and_the_file_are_described_alike(m: mert.Describer, music: Path) -> None:
+    by_file = m.describe(music / "a.wav").as_dict()
+    wave, rate = soundfile.read(music / "a.wav", dtype="float32")
+    for other in (m.describe(wave, sr=rate), pickle.loads(pickle.dumps(m)).describe(music / "a.wav")):
+        assert {**other.as_dict(), "file": by_file["file"]} == by_file
+
+
+def test_doubt_is_null(m: mert.Describer, music: Path, tmp_path: Path) -> None:
+    sure = m.describe(music / "a.wav")
+    confidence = sure.as_dict()["key"]["confidence"]
+    own = save_heads(
+        tmp_path, unsure=made_head(m, "key", 1, "layer01", (confidence + 0.01,)),
+        just=made_head(m, "key", 1, "layer01", (confidence - 0.01,)),
+        none=made_head(m, "beats", 4, "layer01", (0.999999,)),
+        few=made_head(m, "genre", 2, least=(0.0, 1.1, 1.1, 0.0), pool="meanstd"),
+    )  # fmt: skip
+    described = m.describe(music / "a.wav", heads=own).as_dict()
+    assert described["unsure"] == {"value": None, "confidence": confidence}
+    assert described["just"] == {"value": sure.predictions["key"].labels[0], "confidence": confidence}
+    assert described["none"] is None
+    assert described["few"].keys() == {"rock", "pop"}
+    assert "not sure" in str(m.describe(music / "a.wav", heads=own))
+
+
+def test_tempo_is_the_median_distance_of_beats(m: mert.Describer, music: Path) -> None:
+    described = m.describe(music / "b.wav")
+    beats = np.array(described.predictions["beats"].times)
+    assert described.tempo_bpm == pytest.approx(60 / np.median(np.diff(beats)), abs=0.1)
+
+
+def test_heads_that_do_not_belong_to_the_model_are_refused(m: mert.Describer, music: Path, tmp_path: Path) -> None:
+    other = tiny_embedder(1)
+    with pytest.raises(HeadError, match="was fitted on features of"):
+        m.describe(music / "a.wav", heads=save_heads(tmp_path / "a", foreign=made_head(other, "key")))
+    with pytest.raises(UsageError, match="second head named key"):
+        m.describe(music / "a.wav", heads=save_heads(tmp_path / "b", key=made_head(m, "key")))
+    with pytest.raises(UsageError, match="holds no head"):
+        m.describe(music / "a.wav", heads=music)
+    with pytest.raises(MertError, match="comes without heads"):
+        mert.load(mert.save_pretrained(other, tmp_path / "plain")).describe(music / "a.wav")
+    with pytest.raises(UsageError, match="shorter than a frame"):
+        m.describe(music / "a.wav", every=0.001)
+
+
+def test_a_head_of_the_schema_before_is_sure_of_everything(m: mert.Describer, tmp_path: Path) -> None:
+    save_heads(tmp_path, old=made_head(m, "key", 1, least=(0.99,)))
+    values = json.loads((tmp_path / "old" / CARD).read_text())
+    del values["least"]
+    (tmp_path / "old" / CARD).write_text(json.dumps(values | {"schema": 1}))
+    assert HeadCard.load(tmp_path / "old" / CARD).least == []
+    assert SavedHead.load(tmp_path / "old").predict((sound(2), RATE_HZ), m).sure
+
+
+def test_loudness_of_known_signals() -> None:
+    """A sine of 997 Hz at full scale has -3.01 LUFS (BS.1770); the gates leave out silence and soft parts."""
+    time_N = np.arange(10 * RATE_HZ) / RATE_HZ
+    sine_N = np.sin(2 * np.pi * 997 * time_N).astype(np.float32)
+
+    def lufs(wave_N: np.ndarray, block: int = 7_777) -> float | None:
+        loudness = Loudness(RATE_HZ)
+        for start in range(0, len(wave_N), block):
+            loudness.add(wave_N[start : start + block])
+        return loudness.lufs
+
+    assert lufs(sine_N) == pytest.approx(-3.01, abs=0.02)
+    assert lufs(0.1 * sine_N) == pytest.approx(-23.01, abs=0.02)
+    assert lufs(np.concatenate([0.1 * sine_N, np.zeros_like(sine_N)])) == pytest.approx(-23.01, abs=0.2)
+    assert lufs(np.concatenate([0.1 * sine_N, 0.01 * sine_N])) == pytest.approx(-23.01, abs=0.2)  # 20 LU below
+    assert lufs(np.zeros(RATE_HZ, np.float32)) is None
+    assert lufs(sine_N[:1000]) is None
+    assert lufs(sine_N, 100) == pytest.approx(lufs(sine_N, 100_000), abs=1e-9)
+
+
+def test_the_command_prints_for_people_and_for_programs(model: Path, music: Path, m: mert.Describer) -> None:
+    people = run_mert("describe", music / "a.wav", "-m", model, "-d", "cpu")
+    assert people.code == 0, people.err
+    assert str(m.describe(music / "a.wav")).splitlines()[2] in people.out
+    rows = run_mert("describe", music, "-m", model, "-d", "cpu", "--json")
+    described = [json.loads(line) for line in rows.out.splitlines()]
+    assert [Path(row["file"]).name for row in described] == ["a.wav", "b.wav", "c.wav"]
+    assert described[0] == json.loads(json.dumps(m.describe(music / "a.wav").as_dict()))
+    table = list(csv.DictReader(run_mert("describe", music, "-m", model, "-d", "cpu", "--csv").out.splitlines()))
+    assert [row["tempo_bpm"] for row in table] == [str(row["tempo_bpm"] or "") for row in described]
+
+
+def test_a_folder_is_described_once_and_failures_are_reported(model: Path, music: Path, tmp_path: Path) -> None:
+    songs, out = tmp_path / "songs", tmp_path / "out"
+    shutil.copytree(music, songs)
+    (songs / "broken.wav").write_bytes(b"RIFF")
+    command = ("describe", songs, "-m", model, "-d", "cpu", "-o", out)
+    first = run_mert(*command)
+    assert first.code == 3
+    assert "3 described, 0 kept, 1 failed" in first.out
+    report = [json.loads(line) for line in (out / "report.jsonl").read_text().splitlines()]
+    assert {Path(row["source"]).name: row["status"] for row in report}["broken.wav"] == "failed"
+    assert all("description" not in row for row in report)
+    table = (out / "descriptions.csv").read_text()
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
+    assert len(before) == 3
+    (songs / "broken.wav").unlink()
+    again = run_mert(*command)
+    assert again.code == 0
+    assert "0 described, 3 kept, 0 failed" in again.out
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.json")} == before
+    assert (out / "descriptions.csv").read_text() == table
+    soundfile.write(songs / "a.wav", sound(2, 9), RATE_HZ)
+    assert "1 described, 2 kept" in run_mert(*command).out
+    assert "3 described, 0 kept" in run_mert(*command, "--every", "1").out
+    several = run_mert(*command[:2], "-m", model, "-d", "cpu", "-o", tmp_path / "two", "--workers", "2")
+    assert several.code == 0, several.err
+    assert (tmp_path / "two/descriptions.csv").read_text() == (out / "descriptions.csv").read_text()
