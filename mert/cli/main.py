@@ -14,8 +14,10 @@ import rich
 import typer
 
 from mert.cli import models
+from mert.cli.app import app as page
 from mert.cli.describe import describe
 from mert.cli.embed import embed
+from mert.cli.label import label
 from mert.cli.plot import app as plot
 from mert.cli.prepare import prepare
 from mert.cli.similar import similar
@@ -33,7 +35,7 @@ app = typer.Typer(
     help="Music representations of MERT models: embed recordings, find, check and publish models.",
 )  # fmt: skip
 commands: list[Callable[..., None]] = [
-    embed, describe, similar, prepare, pretrain, continue_pretrain, fit_teacher, tokenize,
+    embed, describe, similar, page, label, prepare, pretrain, continue_pretrain, fit_teacher, tokenize,
     models.models, models.info, models.verify, models.convert, models.export, models.push,
 ]  # fmt: skip
 for command in commands:

@@ -15,11 +15,18 @@ Name = Annotated[str, typer.Argument(help="A registered name, org/name on the hu
 Format = Literal["hubert", "safetensors", "fairseq2", "onnx"]
 
 
-def models(pattern: Annotated[str, typer.Argument(help='Such as "*95m*".')] = "*", as_json: AsJson = False) -> None:
+def models(
+    pattern: Annotated[str, typer.Argument(help='Such as "*95m*".')] = "*",
+    licence: Annotated[str | None, typer.Option(help='Such as "apache*".')] = None,
+    max_params: Annotated[float | None, typer.Option(help="Parameters at most, such as 1e8.")] = None,
+    family: Annotated[str | None, typer.Option(help="Such as mert.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """List the models known by name."""
     from rich.table import Column, Table
 
-    records = [mert.info(name) for name in mert.list_models(pattern)]
+    names = mert.list_models(pattern, licence=licence, max_params=max_params, family=family)
+    records = [mert.info(name) for name in names]
     if as_json:
         typer.echo(json.dumps([asdict(model) for model in records], indent=2))
         return

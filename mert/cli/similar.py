@@ -86,6 +86,16 @@ def similar(
     raise typer.Exit(3 if errors else 0)
 
 
+def brought_up_to_date(folder: Path, model: str, revision: str | None, device: str) -> mert.Index:
+    """The index of a folder for the recommended layer of a model, as `mert similar FOLDER` leaves it."""
+    from mert.collection.index import folder_of
+
+    path, errors = folder_of(folder / DEFAULT_NAME), list[MertError]()
+    held, embedder, settings = _opened(path, False, model, revision, device, "recommended", None)
+    _update(held, embedder, settings, folder, _names(folder), path, errors, False)
+    return held
+
+
 def _layer(layer: str) -> str | int:
     parsed = terminal.parse_layers(layer)
     chosen = [parsed] if isinstance(parsed, str) else parsed

@@ -77,7 +77,10 @@ class Listening:
     read, whose loudness it measures.
     """
 
-    def __init__(self, heads: HeadSet, recording: Recording, every_s: float | None = None) -> None:
+    def __init__(
+        self, heads: HeadSet, recording: Recording, every_s: float | None = None,
+        also: Callable[[np.ndarray], None] = lambda wave_N: None,
+    ) -> None:  # fmt: skip
         rate = heads.encoder.frame_rate
         if every_s is not None and every_s * rate < 1:
             raise UsageError(f"every={every_s:g}", "is shorter than a frame", f"give at least {1 / rate:.3f} s")
@@ -87,8 +90,8 @@ class Listening:
         self._whole = Pooling("meanstd")
         self._sections: list[Pooling] = []
         self._logits: dict[str, list[np.ndarray]] = {name: [] for name in heads.framewise}
-        self._loudness = Loudness(heads.encoder.sample_rate)
-        recording.on_block = self._loudness.add
+        self._loudness, self._also = Loudness(heads.encoder.sample_rate), also
+        recording.on_block = self._hear
 
     def add(self, values_LTD: np.ndarray) -> None:
         """Take the next frames."""
@@ -98,6 +101,10 @@ class Listening:
         if self._per_section:
             self._add_to_sections(values_LTD, self._per_section)
         self._n_frames += values_LTD.shape[1]
+
+    def _hear(self, wave_N: np.ndarray) -> None:
+        self._loudness.add(wave_N)
+        self._also(wave_N)
 
     def _add_to_sections(self, values_LTD: np.ndarray, per_section: int) -> None:
         start = 0
@@ -147,11 +154,10 @@ class Listening:
 
 def describe(
     heads: HeadSet, recording: Recording, settings: Settings, every_s: float | None = None,
-    on_frames: Callable[[int], None] = lambda n: None,
+    also: Callable[[np.ndarray], None] = lambda wave_N: None,
 ) -> Description:  # fmt: skip
-    """The description of one recording, read once."""
-    listening = Listening(heads, recording, every_s)
+    """The description of one recording, read once; `also` is called with its blocks of samples."""
+    listening = Listening(heads, recording, every_s, also)
     for _, values_LTD in heads.encoder.frames(recording, settings):
         listening.add(values_LTD)
-        on_frames(values_LTD.shape[1])
     return listening.description()

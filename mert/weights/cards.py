@@ -10,6 +10,7 @@ _CARD = """\
 ---
 license: {licence}
 library_name: mert-hub
+pipeline_tag: feature-extraction
 tags: [music, audio, self-supervised, feature-extraction, MERT]
 note: {note}
 ---

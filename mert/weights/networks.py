@@ -119,9 +119,9 @@ def open_exported(folder: Path) -> Network:
 def _record(values: dict[str, Any], config: MertConfig, file: Path) -> ModelInfo:
     """The record, with the facts that follow from the configuration taken from there."""
     names = {each.name for each in fields(ModelInfo)} - set(vars(MertConfig())) - {"n_params", "frame_rate"}
-    recorded = {name: values.get(name) for name in sorted(names)}
+    recorded = {name: values.get(name) for name in sorted(names)} | {"family": values.get("family", "mert")}
     wrong = [name for name, value in recorded.items() if not isinstance(value, str | None)]
-    wrong += [name for name in ("name", "repo", "licence", "sha256", "note") if recorded[name] is None]
+    wrong += [name for name in ("name", "repo", "licence", "sha256", "note", "family") if recorded[name] is None]
     if recorded["recommended_layer"] not in (None, *config.layer_names):
         wrong.append("recommended_layer")
     if wrong:

@@ -33,6 +33,7 @@ class ModelInfo:
     revision: str | None = None
     sha256: str | None = None
     note: str = ""
+    family: str = "mert"
 
     @classmethod
     def of(cls, model: Mert, name: str, repo: str = "", licence: str = UNKNOWN, note: str = "") -> ModelInfo:
@@ -99,13 +100,23 @@ def bundled(name: str) -> Path | None:
     return folder if name.lower() in REGISTRY and folder.is_dir() and not Path(name).exists() else None
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names of the registered models that match a shell pattern, upper or lower case.
+def list_models(
+    pattern: str = "*", *, licence: str | None = None, max_params: float | None = None, family: str | None = None
+) -> list[str]:
+    """Names of the registered models that match a shell pattern, upper or lower case, and all that is asked for.
 
-    >>> list_models("*V1*")
-    ['mert-v1-95m', 'mert-v1-330m']
+    `licence` and `family` are patterns, too; `max_params` is the largest number of parameters.
+
+    >>> list_models("*V1*"), list_models(licence="apache*", max_params=10e6)
+    (['mert-v1-95m', 'mert-v1-330m'], ['mert-nano'])
     """
-    return [name for name in REGISTRY if fnmatchcase(name, pattern.lower())]
+    asked = {"name": pattern, "licence": licence, "family": family}
+    return [
+        name
+        for name, model in REGISTRY.items()
+        if all(fnmatchcase(getattr(model, fact).lower(), text.lower()) for fact, text in asked.items() if text)
+        and (max_params is None or model.n_params <= max_params)
+    ]
 
 
 def with_weights(sha256: str) -> ModelInfo | None:

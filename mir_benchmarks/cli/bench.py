@@ -6,7 +6,7 @@ Each sub-command imports what it needs when it runs: this module is read for `me
 import typer
 
 from mir_benchmarks.cli.ablate import ablate
-from mir_benchmarks.cli.data import prepare, recordings, synth
+from mir_benchmarks.cli.data import labels, prepare, recordings, synth
 from mir_benchmarks.cli.invariance import COMMANDS, EXIT_CODES, measure
 from mir_benchmarks.cli.results import card, report, validate
 from mir_benchmarks.cli.run import ls, run
@@ -17,4 +17,5 @@ for command in (ablate, card, ls, run, validate, report, prepare):
 for name, text in COMMANDS.items():
     app.command(name, help=f"{text}\n\n{EXIT_CODES}")(measure)
 app.command()(synth)
+app.command()(labels)
 app.command()(recordings)

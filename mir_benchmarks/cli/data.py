@@ -85,6 +85,20 @@ def synth(
     )
 
 
+def labels(
+    scores: Annotated[Path, typer.Argument(help="What `mert bench synth` wrote: scores.jsonl.", dir_okay=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the tables.", file_okay=False)],
+) -> None:
+    """Write key, instruments, voice, beats and downbeats of rendered music as tables for mert probe fit."""
+    from mert.files import read_rows
+    from mir_benchmarks.synth.labels import write_labels
+
+    if not (rows := read_rows(scores)):
+        raise UsageError(scores, "holds no scores", "give the scores.jsonl that mert bench synth wrote")
+    for name, n in write_labels(rows, out).items():
+        typer.echo(f"{out / name}.csv: {n} clips")
+
+
 def recordings(
     out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write (.jsonl).")],
     split: Annotated[Literal["train", "test"], typer.Option(help="Test recordings are not for training.")] = "train",
