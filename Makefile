@@ -4,7 +4,7 @@ LIGHT := .venv-light
 FULL := .venv-full
 RUNTIME := .venv-runtime
 PIP := -m pip install --quiet --disable-pip-version-check --no-compile
-ALL := train,probe,encodec,fairseq2,jobs,codecs,plots,onnx,index,sounds,dev
+ALL := train,probe,encodec,fairseq2,jobs,codecs,plots,app,onnx,index,sounds,dev
 # Models in tests are tiny: on busy cores a second thread makes their steps many times slower, not faster. So two
 # processes of one thread each share the tests.
 PYTEST := OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -q
@@ -64,7 +64,7 @@ $(RUNTIME)/ready: pyproject.toml mert/README.md
 
 $(FULL)/ready: pyproject.toml
 	$(PYTHON) -m venv $(FULL)
-	$(FULL)/bin/python $(PIP) -e ".[$(ALL)]" "transformers==4.57.6"  # transformers: the oracle of the parity tests
+	$(FULL)/bin/python $(PIP) -e ".[$(ALL)]" "transformers==4.57.6" "sentence-transformers>=6,<7"  # an oracle; an adapter's
 	$(FULL)/bin/python $(PIP) --no-deps musicnn==0.1.0 basic-pitch==0.4.0  # teachers: their weights alone
 	touch $@
 

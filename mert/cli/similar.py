@@ -45,6 +45,10 @@ def similar(
     under: Annotated[Path | None, typer.Option(help="Only recordings below this folder in FOLDER.")] = None,
     longer_than: Annotated[float | None, typer.Option(help="Only recordings of at least so many seconds.")] = None,
     shorter_than: Annotated[float | None, typer.Option(help="Only recordings of at most so many seconds.")] = None,
+    described: Annotated[Path | None, typer.Option(help="What mert describe -o wrote of FOLDER, to filter by.")] = None,
+    key: Annotated[str | None, typer.Option(help='Only this key, such as "A minor".')] = None,
+    tempo: Annotated[str | None, typer.Option(help="Only tempi in this range, in BPM: 100-130.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="Only recordings with this tag; several: with all.")] = None,
     not_versions: Annotated[bool, typer.Option("--not-versions", help="Leave out versions of the query.")] = False,
     import_: Annotated[Path | None, typer.Option("--import", help="Vectors to take over, as Parquet.")] = None,
     export: Annotated[Path | None, typer.Option("--export", help="Write the vectors as Parquet.")] = None,
@@ -57,6 +61,7 @@ def similar(
     query is left out. Exit code 0: all well; 2: wrong usage; 3: some recordings could not be read.
     """
     names, where = _names(folder), _filters(folder, under, longer_than, shorter_than)
+    where += _described(described, key, tempo, tag or [])
     parts = [_part(query) for query in queries]
     chosen = _layer(layer)
     terminal.check_device(device)
@@ -154,6 +159,22 @@ def _filters(folder: Path, under: Path | None, longer_than: float | None, shorte
     if longer_than is not None or shorter_than is not None:
         where.append(filters.within("seconds", *lengths))
     return where
+
+
+def _described(described: Path | None, key: str | None, tempo: str | None, tags: list[str]) -> list[Filter]:
+    """What the descriptions of recordings must say."""
+    from mert.collection import filters
+
+    if not (key or tempo or tags):
+        return []
+    if described is None:
+        remedy = "give --described DIR: what mert describe FOLDER -o DIR wrote"
+        raise UsageError("--key, --tempo, --tag", "ask for what descriptions say", remedy)
+    numbers = re.fullmatch(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)", tempo) if tempo else None
+    if tempo and not numbers:
+        raise UsageError(f"--tempo {tempo}", "is no range", "give beats a minute, as in 100-130")
+    bpm = (float(numbers[1]), float(numbers[2])) if numbers else None
+    return [filters.described(described, key, bpm, tags)]
 
 
 def _part(query: str) -> tuple[Path, tuple[float, float] | None]:

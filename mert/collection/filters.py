@@ -6,12 +6,15 @@ Shapes: N rows. A column that `mert.collection.table.COLUMNS` names can be filte
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from pathlib import PurePosixPath
+from collections.abc import Callable, Collection
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from mert.collection.table import Table
+from mert.errors import UsageError
+from mert.files import read_json
 
 Filter = Callable[[Table], np.ndarray]  # bool [N]
 
@@ -46,3 +49,50 @@ def within(column: str, least: float = -np.inf, most: float = np.inf) -> Filter:
         return (values_N >= least) & (values_N <= most)
 
     return between
+
+
+def described(
+    folder: Path, key: str | None = None, tempo_bpm: tuple[float, float] | None = None, tags: Collection[str] = ()
+) -> Filter:
+    """Recordings of a key, a tempo and with all of some tags, by the files that `mert describe -o` wrote of them.
+
+    `folder` mirrors the folder of the index. Recordings without a description, and those of which the heads were not
+    sure, are left out. UsageError if nothing is described there.
+    """
+    suffix, names = ".json", set[str]()
+    files = [path for path in folder.rglob(f"*{suffix}") if path.is_file()] if folder.is_dir() else []
+    if not files:
+        raise UsageError(folder, "holds no descriptions", "write them first: mert describe FOLDER -o this folder")
+    for path in files:
+        if agrees(read_json(path), key, tempo_bpm, tags):
+            names.add(path.relative_to(folder).as_posix().removesuffix(suffix))
+
+    def held(table: Table) -> np.ndarray:
+        found_N = np.zeros(len(table), bool)
+        for name in names:
+            if (row := table.row_of_name(name)) is not None:
+                found_N[row] = True
+        return found_N
+
+    return held
+
+
+def agrees(
+    description: dict[str, Any], key: str | None, tempo_bpm: tuple[float, float] | None, tags: Collection[str]
+) -> bool:
+    """Whether a description, as plain values, has this key, a tempo in this range, and all of these tags in any head.
+
+    >>> agrees({"key": {"value": "C major"}, "tempo_bpm": 99.0, "genre": {"rock": 0.7}}, "c major", (90, 100), ["rock"])
+    True
+    >>> agrees({"key": {"value": None}, "tempo_bpm": None}, "C major", None, [])
+    False
+    """
+    found = description.get("key")
+    value = found.get("value") if isinstance(found, dict) else None
+    tempo = description.get("tempo_bpm")
+    if key is not None and (value is None or value.lower() != key.lower()):
+        return False
+    if tempo_bpm is not None and not (isinstance(tempo, int | float) and tempo_bpm[0] <= tempo <= tempo_bpm[1]):
+        return False
+    named = {tag.lower() for scores in description.values() if isinstance(scores, dict) for tag in scores}
+    return all(tag.lower() in named for tag in tags)

@@ -16,6 +16,7 @@ from mert.weights import formats
 
 AGAIN = "download the file again"
 ORIGINAL = "give the folder or name that it was exported from"
+HEADS = "heads"  # the folder beside weights whose heads describe recordings
 WITH_TORCH = "install torch, or run `mert convert` where it is installed"
 
 

@@ -24,6 +24,7 @@ from mert.errors import CheckpointError, OutputError
 from mert.files import read_json, sha256_file, write_json
 from mert.models.config import MertConfig
 from mert.weights import registry
+from mert.weights.arrays import HEADS
 from mert.weights.cards import read_card
 from mert.weights.centres import CENTRES, read_centres
 from mert.weights.licences import UNKNOWN, is_non_commercial
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("mert")
 _licences_shown: set[str] = set()
 
-HEADS = "heads"
 _OPTIONAL = ("preprocessor_config.json", "README.md", CENTRES)
 _PUBLISHED = ("config.json", "model.safetensors", "README.md", "golden.safetensors")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")

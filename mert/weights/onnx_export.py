@@ -4,6 +4,7 @@ Shapes: B clips, N samples, T frames, D model width, L layers.
 """
 
 import logging
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +14,7 @@ from mert.errors import CheckpointError, need
 from mert.files import sha256_file, write_json, write_whole
 from mert.models.config import MertConfig
 from mert.models.onnx import OnnxMert
-from mert.weights.arrays import read_arrays
+from mert.weights.arrays import HEADS, read_arrays
 from mert.weights.networks import GRAPH, INT8, description
 from mert.weights.onnx_graph import write_graph
 from mert.weights.registry import ModelInfo
@@ -38,8 +39,8 @@ def export_folder(embedder: Exportable, folder: str | Path) -> Path:
     """Write model.onnx, model.int8.onnx and config.json, which describes them; returns the folder.
 
     config.json comes last and holds the hashes of the graphs: a folder that was not finished is refused when read.
-    A folder `heads` beside them is left alone. MertError if the extra [onnx] is not installed, OutputError if the disk
-    refuses.
+    Heads that came with the model are copied beside them. MertError if the extra [onnx] is not installed, OutputError
+    if the disk refuses.
     """
     folder = Path(folder)
     record = ModelInfo(**vars(embedder.info) | {"sha256": embedder.sha256})
@@ -48,8 +49,17 @@ def export_folder(embedder: Exportable, folder: str | Path) -> Path:
     _save(graph, folder / GRAPH)
     quantize(graph, folder / INT8)
     files = {name: sha256_file(folder / name) for name in (GRAPH, INT8)}
+    if heads := getattr(embedder, "heads_folder", None):
+        copy_heads(heads, folder / HEADS)
     write_json(folder / "config.json", description(config, record, files))
     return folder
+
+
+def copy_heads(source: Path, folder: Path) -> None:
+    """Copy the files of each head in a folder, whole."""
+    for file in sorted(source.glob("*/head.*")):
+        with write_whole(folder / file.parent.name / file.name) as temporary:
+            shutil.copyfile(file, temporary)
 
 
 def export_onnx(model: "Mert", path: str | Path, info: ModelInfo | None = None) -> Path:

@@ -195,3 +195,30 @@ def test_a_folder_is_described_once_and_failures_are_reported(model: Path, music
     several = run_mert(*command[:2], "-m", model, "-d", "cpu", "-o", tmp_path / "two", "--workers", "2")
     assert several.code == 0, several.err
     assert (tmp_path / "two/descriptions.csv").read_text() == (out / "descriptions.csv").read_text()
+
+
+def test_likes_are_filtered_by_what_descriptions_say(model: Path, music: Path, tmp_path: Path) -> None:
+    songs, out = tmp_path / "songs", tmp_path / "out"
+    shutil.copytree(music, songs)
+    assert run_mert("describe", songs, "-m", model, "-d", "cpu", "-o", out).code == 0
+    described = {name: json.loads((out / f"{name}.json").read_text()) for name in ("a.wav", "b.wav", "deep/c.wav")}
+    key, tempo = described["b.wav"]["key"]["value"], described["b.wav"]["tempo_bpm"]
+
+    def found(*options: object) -> set[str]:
+        query = ("similar", tmp_path / "query.wav", songs, "-m", model, "-d", "cpu", "--json")
+        run = run_mert(*query, *options)
+        assert run.code == 0, run.err
+        matches = json.loads(run.out)["queries"][0]["matches"]
+        return {Path(match["path"]).relative_to(songs).as_posix() for match in matches}
+
+    soundfile.write(tmp_path / "query.wav", sound(3, 5), RATE_HZ)
+    same_key = {name for name, values in described.items() if values["key"]["value"] == key}
+    assert found("--described", out, "--key", key.lower()) == same_key
+    near = {name for name, values in described.items() if abs((values["tempo_bpm"] or 0) - tempo) <= 1}
+    assert found("--described", out, "--tempo", f"{tempo - 1}-{tempo + 1}") == near
+    tag = next(tag for values in described.values() for tag in values["genre"])
+    with_tag = {name for name, values in described.items() if tag in values["genre"]}
+    assert found("--described", out, "--tag", tag) == with_tag
+    refused = run_mert("similar", tmp_path / "query.wav", songs, "-m", model, "--key", "C major")
+    assert refused.code == 2
+    assert "--described" in refused.err

@@ -47,6 +47,7 @@ def test_hear_gets_vectors_frames_and_times(m: Embedder, tmp_path: Path) -> None
 
 
 def test_scikit_learn_fits_on_files_and_a_pickled_pipeline_predicts_alike(m: Embedder, files: list[str]) -> None:
+    pytest.importorskip("sklearn")
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -59,6 +60,7 @@ def test_scikit_learn_fits_on_files_and_a_pickled_pipeline_predicts_alike(m: Emb
 
 
 def test_datasets_maps_over_files(m: Embedder, files: list[str]) -> None:
+    pytest.importorskip("datasets")
     from datasets import Dataset
 
     songs = Dataset.from_dict({"path": files}).map(lambda rows: {"vector": m.encode(rows["path"])}, batched=True)

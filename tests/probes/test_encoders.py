@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -209,3 +212,29 @@ def test_weights_changed_after_the_encoder_was_made_are_noticed() -> None:
 def test_a_mistyped_name_is_answered_with_a_near_one(name: str, said: str) -> None:
     with pytest.raises((CheckpointError, UsageError, ValueError), match=said):
         load_encoder(name)
+
+
+TOY = """
+import numpy as np
+from probes import Encoder, EncoderFacts
+
+def loudness():
+    facts = EncoderFacts("loudness", sample_rate=16_000, frame_rate=50, layer_names=("rms",), dim=1, pool="meanstd")
+    return Encoder(facts, lambda w: np.sqrt((w[: len(w) // 320 * 320].reshape(1, -1, 320) ** 2).mean(2))[..., None])
+"""
+
+
+def test_an_installed_package_adds_an_encoder_to_the_benchmark(tmp_path: Path) -> None:
+    """By its metadata alone, as pip writes it."""
+    about = tmp_path / "site" / "toy-1.0.dist-info"
+    about.mkdir(parents=True)
+    (tmp_path / "site" / "toy.py").write_text(TOY)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[mert.encoders]\nloudness = toy:loudness\n")
+    path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
+    options = ["-t", "nsynth_pitch", "--suite", "tiny", "--lrs", "1e-3", "--seeds", "0", "-o", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "mert", "bench", "run", "-m", "loudness", *options]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "nsynth_pitch.json").read_text())
+    assert result["model"]["name"] == "loudness"

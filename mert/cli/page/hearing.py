@@ -5,9 +5,7 @@ Shapes: L layers, T frames, D model width, S segments.
 
 from __future__ import annotations
 
-import json
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from mert.describe.describer import Describer
 from mert.describe.description import Description
 from mert.describe.listening import describe
 from mert.errors import AudioError
+from mert.files import sha256_file, write_json
 
 MAX_SECONDS = 1800.0
 SECTIONS = 60  # of the tags over time, at most
@@ -86,17 +85,14 @@ def nearest(m: Describer, index: Index, heard: Heard) -> list[Match]:
     return index.query(vector_D, NEAREST)
 
 
-def downloads(m: Describer, heard: Heard, layer: int) -> list[str]:
-    """A JSON file of the description, and the features of one layer, in a new temporary folder."""
-    folder = Path(tempfile.mkdtemp(prefix="mert-page-"))
-    try:
-        description = folder / f"{heard.path.stem}.json"
-        description.write_text(json.dumps(heard.description.as_dict(), indent=2) + "\n", encoding="utf-8")
-        features = folder / f"{heard.path.name}.npz"
-        m.embed(heard.path, layers=[layer]).save(features)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+def downloads(m: Describer, heard: Heard, layer: int, home: Path) -> list[str]:
+    """A JSON file of the description, and the features of one layer, in a folder of the sound's own below `home`."""
+    folder = home / sha256_file(heard.path)[:16]
+    shutil.rmtree(folder, ignore_errors=True)  # those of another layer
+    folder.mkdir(parents=True)
+    description, features = folder / f"{heard.path.stem}.json", folder / f"{heard.path.name}.npz"
+    write_json(description, heard.description.as_dict())
+    m.embed(heard.path, layers=[layer]).save(features)
     return [str(description), str(features)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
@@ -27,6 +28,7 @@ def page(m: Describer, folder: Path | None = None, index: Index | None = None) -
     With an index of a folder it also shows the nearest recordings there.
     """
     gr = need("gradio", "app", "mert app")
+    home = TemporaryDirectory(prefix="mert-page-")  # gradio copies what it offers; this goes with the process
     theme = gr.themes.Default(font=list(FONTS), font_mono=["ui-monospace", "monospace"])
     script = f"<script>{asset('page.js')}</script>"
     with gr.Blocks(
@@ -54,7 +56,7 @@ def page(m: Describer, folder: Path | None = None, index: Index | None = None) -
                 return None, "", [], "", "", ""
             try:
                 new = hear(m, Path(path))
-                files = downloads(m, new, layer)
+                files = downloads(m, new, layer, Path(home.name))
                 matches = nearest_html(folder, nearest(m, index, new)) if folder and index else ""
             except MertError as error:
                 raise gr.Error(str(error).replace(path, Path(path).name)) from None
@@ -64,7 +66,11 @@ def page(m: Describer, folder: Path | None = None, index: Index | None = None) -
         def on_layer(new: Heard | None, layer: int) -> tuple[Any, ...]:
             if new is None:
                 return [], "", ""
-            return downloads(m, new, layer), track(new, url(str(new.path)), layer), code(m, new.path.name, layer)
+            return (
+                downloads(m, new, layer, Path(home.name)),
+                track(new, url(str(new.path)), layer),
+                code(m, new.path.name, layer),
+            )
 
         sound.change(on_sound, [sound, layer], [heard, described, fetched, shown, near, lines_of_code])
         layer.release(on_layer, [heard, layer], [fetched, shown, lines_of_code])

@@ -1,0 +1,128 @@
+"""MERT-v2, MuQ and MusicFM: golden states of the official code, exact ragged batches, and files as published."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mert.errors import CheckpointError
+from mert.models.conformer.config import ConformerConfig, mert_v2, muq_large
+from mert.models.conformer.logmel import LogMel
+from mert.models.conformer.network import Conformer
+from mert.weights.conformers import RENAMED, find_layout, read_conformer, renamed
+
+REFERENCE = Path(os.environ.get("MERT_REFERENCE", "")) / "families"
+FAMILIES = ("mert2", "muq", "musicfm")
+RATE_HZ = 24_000
+needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="MERT_REFERENCE has no families")
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def worst(got: torch.Tensor, wanted: np.ndarray) -> float:
+    """Largest difference in units of max(1, rms)."""
+    return float(np.abs(got.numpy() - wanted).max() / max(1.0, np.sqrt((wanted**2).mean())))
+
+
+@needs_reference
+@torch.inference_mode()
+def test_states_are_those_of_the_official_code(family: str) -> None:
+    model = read_conformer(REFERENCE / family).model()
+    golden = np.load(REFERENCE / family / "golden.npz")
+    for clip in ("1", "2"):
+        wave_1N = torch.from_numpy(golden[f"input{clip}"])[None]
+        mel_1LM = model.frontend(wave_1N)
+        wanted_LM = golden[f"logmel{clip}"]
+        assert worst(mel_1LM[0], wanted_LM if wanted_LM.shape == mel_1LM.shape[1:] else wanted_LM.T) < 1e-4
+        embed, *states = model(wave_1N)
+        assert worst(embed[0], golden[f"embed{clip}"]) < 1e-4
+        assert len(states) == len(golden[f"states{clip}"])
+        for state, wanted in zip(states, golden[f"states{clip}"], strict=True):
+            assert worst(state[0], wanted) < 1e-4
+
+
+@needs_reference
+@torch.inference_mode()
+def test_layers_above_those_asked_for_are_not_computed(family: str) -> None:
+    model = read_conformer(REFERENCE / family).model()
+    wave_1N = torch.from_numpy(np.load(REFERENCE / family / "golden.npz")["input2"])[None]
+    states = model(wave_1N)
+    model.blocks[1].forward = None  # type: ignore[assignment, method-assign]
+    first, embed = model(wave_1N, layers=[1, 0])
+    assert torch.equal(first, states[1]) and torch.equal(embed, states[0])
+
+
+@needs_reference
+@torch.inference_mode()
+def test_a_padded_row_equals_the_clip_alone(family: str) -> None:
+    model = read_conformer(REFERENCE / family).model()
+    wave_N = torch.from_numpy(np.load(REFERENCE / family / "golden.npz")["input1"])
+    lengths = torch.tensor([72_000, 30_001, 1_500, 47_999])
+    rows_BN = torch.stack([torch.where(torch.arange(72_000) < n, wave_N, 0.0) for n in lengths])
+    together = model(rows_BN, lengths)
+    for row, n in enumerate(lengths.tolist()):
+        for batched, alone in zip(together, model(wave_N[None, :n]), strict=True):
+            scale = max(1.0, float(alone.square().mean().sqrt()))
+            difference = float((batched[row, : alone.shape[1]] - alone[0]).abs().max()) / scale
+            assert difference < 1e-5, (family, n)
+
+
+@needs_reference
+def test_every_tensor_at_full_size_is_used_or_named(family: str) -> None:
+    """On the meta device, by names and shapes of the published files alone."""
+    about = json.loads((REFERENCE / "keys.json").read_text())[family]
+    kind, config = ("mert-v2", mert_v2()) if family == "mert2" else ("muq", muq_large())
+    tensors = {name: torch.empty(shape, device="meta") for name, (shape, _) in about["tensors"].items()}
+    named, unused = renamed(tensors, RENAMED[kind], Path("file"))
+    with torch.device("meta"):
+        wanted = Conformer(config).state_dict()
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+    beside = {"frontend.window", "frontend.filters", "frontend.mean", "frontend.std"}
+    assert wanted.keys() - counters - beside <= named.keys() <= wanted.keys()
+    assert len(named) + len(unused) == len(about["tensors"]) == about["tensors_total"]
+    for name, tensor in named.items():
+        assert tensor.numel() == wanted[name].numel(), name
+    n_params = sum(p.numel() for p in Conformer(config).parameters()) if family == "mert2" else None
+    assert n_params in (None, 632_295_808)
+
+
+def test_the_log_mel_of_a_tone_has_the_published_values() -> None:
+    """1 kHz at half of full scale: decibels of three bins at frame 50, and of the first one."""
+    wave_1N = 0.5 * torch.sin(2 * torch.pi * 1000 * torch.arange(24_000, dtype=torch.float64) / RATE_HZ)[None].float()
+    mel_LM = LogMel(muq_large())(wave_1N)[0]
+    assert mel_LM.shape == (100, 128)
+    assert mel_LM[50, 38:41].tolist() == pytest.approx([46.997, 46.830, 9.364], abs=2e-3)
+    assert float(mel_LM[0, 0]) == pytest.approx(12.645, abs=2e-3)
+
+
+def test_the_shortest_input_is_what_reflection_needs() -> None:
+    model = Conformer(ConformerConfig(dim=64, n_layers=1, n_heads=4, ffn_dim=96, conv_dim=8)).eval()
+    assert model(torch.zeros(1, 1025))[0].shape == (1, 1, 64)
+    with pytest.raises(ValueError, match="1024 samples are too few"):
+        model(torch.zeros(1, 1024))
+
+
+@needs_reference
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    shutil.copytree(REFERENCE / "musicfm", tmp_path / "both")
+    shutil.copy(REFERENCE / "musicfm/pretrained_msd.pt", tmp_path / "both/pretrained_fma.pt")
+    with pytest.raises(CheckpointError, match="holds two models"):
+        read_conformer(tmp_path / "both")
+    with pytest.raises(CheckpointError, match=r"needs fma_stats\.json beside it"):
+        read_conformer(tmp_path / "both/pretrained_fma.pt")
+    shutil.copytree(REFERENCE / "muq", tmp_path / "muq")
+    values = json.loads((tmp_path / "muq/config.json").read_text())
+    (tmp_path / "muq/config.json").write_text(json.dumps(values | {"encoder_depth": 2}))
+    with pytest.raises(CheckpointError, match=r"holds blocks\.2\."):
+        read_conformer(tmp_path / "muq")
+    (tmp_path / "muq/config.json").write_text(json.dumps(values | {"model_type": "hubert"}))
+    assert find_layout(tmp_path / "muq") is None
