@@ -24,14 +24,13 @@ from mert.embedding.features import Features, Pool, Pooling, Provenance
 from mert.embedding.windows import Clock, Span, Windowing
 from mert.errors import AudioError, CheckpointError, OutputError
 from mert.inference.onnx_runner import OnnxRunner
-from mert.models.config import MertConfig
+from mert.models.interface import Network, NetworkConfig
 from mert.models.onnx import OnnxMert
 from mert.weights.networks import is_exported, load_network
 from mert.weights.registry import ModelInfo
 
 if TYPE_CHECKING:
     from mert.inference.runner import Runner
-    from mert.models.mert import Mert
 
 VERSION = version("mert-hub")
 Layers = str | int | Sequence[str | int]
@@ -65,7 +64,7 @@ class Embedder:
     """
 
     def __init__(
-        self, model: Mert | OnnxMert, info: ModelInfo, sha256: str, device: str = "auto",
+        self, model: Network | OnnxMert, info: ModelInfo, sha256: str, device: str = "auto",
         centres: Mapping[str, np.ndarray] | None = None,
     ) -> None:  # fmt: skip
         self.runner = OnnxRunner(model, device) if isinstance(model, OnnxMert) else torch_runner(model, device)
@@ -331,7 +330,7 @@ class Embedder:
             refuse_too_large(recording.seconds_by_decoding(settings.max_seconds) * rate, limit, recording)
 
 
-def restored(config: MertConfig, weights: dict[str, np.ndarray], *identity: Any) -> Embedder:
+def restored(config: NetworkConfig, weights: dict[str, np.ndarray], *identity: Any) -> Embedder:
     """The Embedder that was pickled."""
     import torch
 
@@ -350,7 +349,7 @@ def reopened(source: Path, info: ModelInfo, sha256: str, centres: Mapping[str, n
     return Embedder(network.at_rate(info.sample_rate).model, info, sha256, centres=centres)
 
 
-def torch_runner(model: Mert, device: str) -> Runner:
+def torch_runner(model: Any, device: str) -> Runner:
     """The runner of a module on a device, in evaluation mode and without gradients."""
     from mert.inference.runner import Runner, chosen_device
 

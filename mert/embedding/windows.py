@@ -12,14 +12,16 @@ from typing import Self
 import numpy as np
 
 from mert.errors import AudioError
-from mert.models.config import MertConfig
+from mert.models.interface import NetworkConfig
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Frames on the time axis: frame t reads samples [stride t, stride t + field).
+    """Frames on the time axis: frame t reads samples [stride t, stride t + field), and is at sample stride t + centre.
 
-    >>> clock = Clock(24_000, 320, 400)
+    Networks that take no input of a single frame need `least` samples.
+
+    >>> clock = Clock(24_000, 320, 400, 200, 400)
     >>> clock.n_frames(120_000), clock.n_samples(374)
     (374, 119760)
     """
@@ -27,26 +29,29 @@ class Clock:
     rate_hz: int
     stride: int
     field: int
+    centre: float
+    least: int
 
     @classmethod
-    def of(cls, config: MertConfig) -> Self:
-        return cls(config.sample_rate, config.stride, config.receptive_field)
+    def of(cls, config: NetworkConfig) -> Self:
+        """The clock of a network."""
+        return cls(config.sample_rate, config.stride, config.receptive_field, config.centre, config.least_samples)
 
     def n_frames(self, n_samples: int) -> int:
         """Frames in `n_samples`; 0 where not even one fits."""
-        return max(0, (n_samples - self.field) // self.stride + 1)
+        return (n_samples - self.field) // self.stride + 1 if n_samples >= self.least else 0
 
     def n_samples(self, n_frames: int) -> int:
-        """Samples that `n_frames` frames read, and no more."""
-        return self.stride * (n_frames - 1) + self.field
+        """Samples that `n_frames` frames read, and no more than the network needs for them."""
+        return max(self.stride * (n_frames - 1) + self.field, self.least)
 
     def times(self, start: int, stop: int) -> np.ndarray:
-        """Seconds (float64) of frames start to stop - 1: the centres of their receptive fields.
+        """Seconds (float64) of frames start to stop - 1: of MERT the centres of their receptive fields.
 
-        >>> Clock(24_000, 320, 400).times(0, 2).round(5)
+        >>> Clock(24_000, 320, 400, 200, 400).times(0, 2).round(5)
         array([0.00833, 0.02167])
         """
-        return (self.stride * np.arange(start, stop, dtype=np.float64) + self.field / 2) / self.rate_hz
+        return (self.stride * np.arange(start, stop, dtype=np.float64) + self.centre) / self.rate_hz
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class Windowing:
             raise ValueError(f'window is a number of seconds or "whole", not {window!r}')
         window_s = default_s if window is None else window
         if not (math.isfinite(window_s) and (frames := clock.n_frames(round(window_s * clock.rate_hz)))):
-            raise ValueError(f"a window of {window_s} s has no frame: give at least {clock.field} samples")
+            raise ValueError(f"a window of {window_s} s has no frame: give at least {clock.least} samples")
         hop_frames = frames if hop is None else round(hop * clock.rate_hz / clock.stride) if math.isfinite(hop) else 0
         if not 1 <= hop_frames <= frames:
             remedy = f"give 1 to {frames} frames of {clock.stride / clock.rate_hz:.6f} s, so that no frame is left out"
@@ -132,7 +137,7 @@ def cut(
             i += 1
     n_frames = clock.n_frames(buffer.end)
     if not n_frames:
-        remedy = f"give at least {clock.field} samples ({clock.field / clock.rate_hz * 1e3:.1f} ms)"
+        remedy = f"give at least {clock.least} samples ({clock.least / clock.rate_hz * 1e3:.1f} ms)"
         raise AudioError(name, f"{buffer.end} samples at {clock.rate_hz} Hz are too short for one frame", remedy)
     if windowing.frames is None:
         yield Span(0, n_frames, 0, n_frames), buffer.samples()

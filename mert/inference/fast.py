@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mert.inference.kernels import ConvGelu, Int8Product, Product, TapsGelu, arithmetic, attention
+from mert.models.config import MertConfig
 from mert.models.encoder import Block, block_states
 from mert.models.frontend import Conv, NormedConv
 from mert.models.mert import Mert
@@ -35,6 +36,16 @@ class FastMert:
     >>> [state.shape for state in FastMert(Mert(nano()).eval())(torch.zeros(1, 24_000), layers=[0, 6])]
     [torch.Size([1, 74, 256]), torch.Size([1, 74, 256])]
     """
+
+    dtypes = ("float32", "bfloat16", "float16", "int8")
+
+    @staticmethod
+    def activation_bytes(config: MertConfig, n_samples: int, device_type: str) -> int:
+        """A block's activations, and on a GPU the outputs of the first convolution."""
+        n_frames = (n_samples - config.receptive_field) // config.stride + 1
+        block = 4 * n_frames * (2 * config.ffn_dim + 8 * config.dim)
+        first = 3 * 4 * config.conv_dim * n_samples // config.conv_strides[0] if device_type == "cuda" else 0
+        return block + first
 
     def __init__(self, model: Mert, dtype: torch.dtype = torch.float32, int8: bool = False) -> None:
         self.model, self.dtype = model, dtype

@@ -70,9 +70,10 @@ def packs(x: Tensor) -> bool:
 
 
 def linear(
-    x: Tensor, weight_OK: Tensor, bias_O: Tensor | None, gelu: bool = False, residual: Tensor | None = None
-) -> Tensor:
-    """[..., K] -> [..., O] of the type of `x`: `x @ weight.T + bias`, then GELU or plus `residual`.
+    x: Tensor, weight_OK: Tensor, bias_O: Tensor | None, gelu: bool = False, residual: Tensor | None = None,
+    swish: bool = False,
+) -> Tensor:  # fmt: skip
+    """[..., K] -> [..., O] of the type of `x`: `x @ weight.T + bias`, then GELU, swish or plus `residual`.
 
     Computed in the type of the weights.
 
@@ -81,14 +82,15 @@ def linear(
     """
     if x.dtype != weight_OK.dtype:
         residual = None if residual is None else residual.to(weight_OK.dtype)
-        return linear(x.to(weight_OK.dtype), weight_OK, bias_O, gelu, residual).to(x.dtype)
+        return linear(x.to(weight_OK.dtype), weight_OK, bias_O, gelu, residual, swish).to(x.dtype)
     if not fused(x):
         y = F.linear(x, weight_OK, bias_O)
-        return F.gelu(y) if gelu else y if residual is None else y + residual
+        return F.gelu(y) if gelu else F.silu(y) if swish else y if residual is None else y + residual
     operator = torch.ops.mkldnn._linear_pointwise
     if residual is not None:
         return operator.binary(x, residual, weight_OK, bias_O, "add")
-    return operator(x, weight_OK, bias_O, "gelu" if gelu else "none", [], "none" if gelu else "")
+    kind = "gelu" if gelu else "swish" if swish else "none"
+    return operator(x, weight_OK, bias_O, kind, [], "none" if gelu else "")
 
 
 def attention(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, valid_BT: Tensor | None) -> Tensor:
@@ -136,15 +138,16 @@ def rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Product:
-    """A linear layer in `dtype`: [..., K] -> [..., O], then GELU or plus a residual."""
+    """A linear layer in `dtype`: [..., K] -> [..., O], then GELU, swish or plus a residual."""
 
-    def __init__(self, weight_OK: Tensor, bias_O: Tensor, dtype: torch.dtype) -> None:
-        self.weight_OK, self.bias_O = rounded(weight_OK, dtype), rounded(bias_O, dtype)
+    def __init__(self, weight_OK: Tensor, bias_O: Tensor | None, dtype: torch.dtype) -> None:
+        self.weight_OK = rounded(weight_OK, dtype)
+        self.bias_O = None if bias_O is None else rounded(bias_O, dtype)
         if packs(self.weight_OK):
             self.weight_OK = torch.ops.mkldnn._reorder_linear_weight(self.weight_OK)
 
-    def __call__(self, x: Tensor, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
-        return linear(x, self.weight_OK, self.bias_O, gelu, residual)
+    def __call__(self, x: Tensor, gelu: bool = False, residual: Tensor | None = None, swish: bool = False) -> Tensor:
+        return linear(x, self.weight_OK, self.bias_O, gelu, residual, swish)
 
 
 class ConvGelu:

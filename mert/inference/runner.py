@@ -12,12 +12,15 @@ import torch
 
 from mert.errors import UsageError
 from mert.inference.fast import FastMert
+from mert.inference.fast_conformer import FastConformer
 from mert.inference.kernels import has_bfloat16
+from mert.models.conformer.network import Conformer
 from mert.models.frontend import golden_wave, normalized
 from mert.models.mert import Mert
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 MIN_COSINE = 0.999  # to float32, for "auto" to choose a shorter type
+FAST: dict[type, Any] = {Mert: FastMert, Conformer: FastConformer}  # by family; their types, and `activation_bytes`
 
 
 def chosen_device(name: str) -> torch.device:
@@ -41,9 +44,10 @@ class Runner:
 
     has_bfloat16: Callable[[str], bool] = staticmethod(has_bfloat16)  # replaced by tests that must not depend on it
 
-    def __init__(self, model: Mert, device: torch.device) -> None:
+    def __init__(self, model: Any, device: torch.device) -> None:
         self.model, self.device = model, device
-        self._fast: dict[str, FastMert] = {}
+        self._make = FAST[type(model)]
+        self._fast: dict[str, Any] = {}
         self._weights: tuple[tuple[int, int], ...] = ()
         self._auto = ""
 
@@ -59,14 +63,11 @@ class Runner:
 
     def n_frames(self, n_samples: int) -> int:
         """Frames that the model makes of `n_samples`."""
-        return int(self.model.frontend.n_frames(n_samples))
+        return int(self.model.n_frames(n_samples))
 
     def activation_bytes(self, n_samples: int) -> int:
-        """Memory of a forward pass: a block's activations, and on a GPU the outputs of the first convolution."""
-        config = self.model.config
-        block = 4 * self.n_frames(n_samples) * (2 * config.ffn_dim + 8 * config.dim)
-        first = 3 * 4 * config.conv_dim * n_samples // config.conv_strides[0] if self.device.type == "cuda" else 0
-        return block + first
+        """Memory of a forward pass: a block's activations, and on a GPU those of the front end."""
+        return int(self._make.activation_bytes(self.model.config, n_samples, self.device.type))
 
     @torch.inference_mode()
     def states(self, waves: Sequence[np.ndarray], dtype: str, layers: Sequence[int]) -> Iterator[np.ndarray]:
@@ -105,6 +106,8 @@ class Runner:
             raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
         if dtype == "int8" and self.device.type != "cpu":
             raise ValueError(f"int8 runs on a CPU, not on {self.device}: give bfloat16")
+        if dtype not in ("auto", *self._make.dtypes):
+            raise ValueError(f"this family runs in {', '.join(self._make.dtypes)}, not in {dtype}")
         if dtype != "auto":
             return dtype
         self._notice_changed_weights()
@@ -116,12 +119,12 @@ class Runner:
     def _tolerates(self, dtype: str) -> bool:
         wave_BN = golden_wave(self.model.config.sample_rate)[None].to(self.device)
         with whole_float32(self.device):
-            exact = FastMert(self.model)(wave_BN)  # not cached: used once
+            exact = self._make(self.model)(wave_BN)  # not cached: used once
         pairs = zip(exact, self._fast_model(dtype)(wave_BN), strict=True)
         cosines = [torch.cosine_similarity(exact, short.float(), dim=2).mean() for exact, short in pairs]
         return bool(torch.stack(cosines).min() >= MIN_COSINE)  # also false for NaN
 
-    def _fast_model(self, dtype: str) -> FastMert:
+    def _fast_model(self, dtype: str) -> Any:
         """The model as it runs in `dtype`: built on first use, and again after its weights have changed.
 
         (Changes through `.data` go unnoticed until `forget`, as torch does not count them.)
@@ -130,7 +133,7 @@ class Runner:
         if dtype not in self._fast:
             int8 = dtype == "int8"  # the layers it does not quantise run in the type that suits the CPU
             name = ("bfloat16" if self.has_bfloat16("cpu") else "float32") if int8 else dtype
-            self._fast[dtype] = FastMert(self.model, getattr(torch, name), int8)
+            self._fast[dtype] = self._make(self.model, getattr(torch, name), int8)
         return self._fast[dtype]
 
     def weights_state(self) -> tuple[tuple[int, int], ...]:

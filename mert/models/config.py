@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from mert.errors import CheckpointError
 
@@ -46,6 +46,7 @@ class MertConfig:
     input_dropout: float = 0.1
     layer_drop: float = 0.05
     norm_eps: float = 1e-5
+    family: ClassVar[str] = "mert"
 
     def __post_init__(self) -> None:
         for name, (least, most) in BOUNDS.items():
@@ -72,6 +73,16 @@ class MertConfig:
         for kernel, stride in zip(reversed(self.conv_kernels), reversed(self.conv_strides), strict=True):
             field = (field - 1) * stride + kernel
         return field
+
+    @property
+    def centre(self) -> float:
+        """The sample to which frame 0 belongs: the middle of its receptive field."""
+        return self.receptive_field / 2
+
+    @property
+    def least_samples(self) -> int:
+        """The shortest usable input: one frame."""
+        return self.receptive_field
 
     @property
     def frame_rate(self) -> float:

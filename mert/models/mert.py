@@ -74,6 +74,10 @@ class Mert(nn.Module):
             x_BTD = torch.where(mask_BT.unsqueeze(2), self.mask_embed.to(x_BTD.dtype), x_BTD)
         return self.encoder(x_BTD, valid_BT, layers, skip)
 
+    def n_frames(self, n_samples: int) -> int:
+        """Frames of a wave of `n_samples`."""
+        return int(self.frontend.n_frames(n_samples))
+
     def valid_frames(self, lengths_B: Tensor | None, n_frames: int) -> Tensor | None:
         """Boolean [B, T], true where a frame lies wholly inside its clip; None without lengths."""
         if lengths_B is None:

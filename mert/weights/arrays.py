@@ -60,6 +60,8 @@ def files_of(folder: Path, weights: Path | None = None) -> tuple[MertConfig, Pat
     weights = weights or next((folder / name for name in choices if (folder / name).is_file()), None)
     if weights is None:
         raise CheckpointError(folder, f"holds no {' or '.join(choices)}", "download the weights into it")
+    if ours and "family" in values:
+        raise CheckpointError(folder, f"holds a {values['family']}, which needs torch", WITH_TORCH)
     if ours:
         return formats.from_mert_hub(values, str(file)), weights, None
     extra = folder / "preprocessor_config.json"

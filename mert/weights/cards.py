@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from mert.models.config import MertConfig
+from mert.models.interface import NetworkConfig
 from mert.weights.registry import ModelInfo
 
 _CARD = """\
@@ -40,7 +40,7 @@ features = model.embed("song.mp3")  # features.values: [layer, time, width]
 """
 
 
-def model_card(info: ModelInfo, config: MertConfig, sha256: str, licence: str | None = None) -> str:
+def model_card(info: ModelInfo, config: NetworkConfig, sha256: str, licence: str | None = None) -> str:
     """The text of README.md: front matter for the hub, `info.note`, and a table of facts."""
     return _CARD.format(
         name=info.name, licence=licence or info.licence.lower().replace(" ", "-"), note=json.dumps(info.note),

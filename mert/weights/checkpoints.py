@@ -5,14 +5,13 @@ Safetensors files hold no code. `.bin` and `.pt` files are pickles, which only `
 
 import hashlib
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -20,11 +19,17 @@ from torch.overrides import TorchFunctionMode
 from mert.errors import CheckpointError
 from mert.files import sha256_file, write_json
 from mert.models.config import MertConfig
+from mert.models.conformer.config import ConformerConfig
+from mert.models.conformer.network import Conformer
+from mert.models.interface import NetworkConfig
 from mert.models.mert import Mert
 from mert.weights import formats
 from mert.weights.arrays import AGAIN, files_of, refuse_misfits, written
+from mert.weights.conformers import find_layout, read_conformer
 from mert.weights.pickles import OpenWeights, open_torch
+from mert.weights.safetensor_files import open_safetensors
 
+NETWORKS: dict[type, Any] = {MertConfig: Mert, ConformerConfig: Conformer}  # by the class of their configuration
 _UNREADABLE = (SafetensorError, ValueError, RuntimeError, EOFError, OSError, zipfile.BadZipFile)
 
 
@@ -32,7 +37,7 @@ _UNREADABLE = (SafetensorError, ValueError, RuntimeError, EOFError, OSError, zip
 class Checkpoint:
     """Weights under our names in float32, their configuration, and the source of both."""
 
-    config: MertConfig
+    config: Any  # a NetworkConfig
     state: dict[str, Tensor]
     dropped: tuple[str, ...]
     weights_file: Path
@@ -46,6 +51,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     The `.pt` is fairseq's. CheckpointError for whatever is missing, damaged, or not a MERT.
     """
     path = Path(path)
+    if find_layout(path):
+        found = read_conformer(path)
+        return Checkpoint(
+            found.config, found.state, found.unused, found.weights_file, found.sha256, found.source_format
+        )
     if path.is_dir():
         return _read_folder(path, None)
     if not path.is_file():
@@ -90,23 +100,28 @@ class Undrawn(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def blank(config: MertConfig) -> Mert:
-    """A model without values, on the meta device."""
+def blank(config: NetworkConfig) -> Any:
+    """A model without values, on the meta device, of the family that the configuration is of."""
     with torch.device("meta"), Undrawn():
-        return Mert(config)
+        return NETWORKS[type(config)](config)
 
 
-def load_model(path: str | Path) -> tuple[Mert, Checkpoint, str]:
-    """A `Mert` in eval mode with the weights of `path`, allocated after all shapes are checked, and a report."""
+def load_model(path: str | Path) -> tuple[Any, Checkpoint, str]:
+    """A network in eval mode with the weights of `path`, allocated after all shapes are checked, and a report."""
     checkpoint = read_checkpoint(path)
     model = blank(checkpoint.config)
     report = load_state(model, checkpoint)
     return model.eval(), checkpoint, report
 
 
-def write_model(model: Mert, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Write our format: config.json and model.safetensors, each whole or not at all; returns the folder."""
-    return _write(folder, dict(model.state_dict()), {"config.json": formats.to_mert_hub(model.config)}, dtype)
+def write_model(model: Any, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Write our format: config.json and model.safetensors, each whole or not at all; returns the folder.
+
+    Buffers (windows, filters, statistics) stay in float32.
+    """
+    buffers = {name for name, _ in model.named_buffers()}
+    documents = {"config.json": formats.to_mert_hub(model.config)}
+    return _write(folder, dict(model.state_dict()), documents, dtype, buffers)
 
 
 def export_hubert(model: Mert, folder: str | Path) -> Path:
@@ -128,10 +143,14 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def _write(
-    folder: str | Path, state: dict[str, Tensor], documents: dict[str, Any], dtype: torch.dtype = torch.float32
-) -> Path:
+    folder: str | Path, state: dict[str, Tensor], documents: dict[str, Any], dtype: torch.dtype = torch.float32,
+    exact: Collection[str] = (),
+) -> Path:  # fmt: skip
     folder = Path(folder)
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
+    tensors = {
+        name: tensor.detach().to("cpu", torch.float32 if name in exact else dtype).contiguous()
+        for name, tensor in state.items()
+    }
     write_tensors(folder / "model.safetensors", tensors)
     for name, values in documents.items():
         write_json(folder / name, values)
@@ -172,18 +191,7 @@ def read_heads(path: Path) -> dict[str, Tensor]:
         return {name: source.read(name).to(torch.float32, copy=True) for name in names}
 
 
-@contextmanager
-def open_safetensors(path: Path) -> Iterator[OpenWeights]:
-    """A safetensors file, with its metadata as `objects`; CheckpointError if it cannot be read."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            yield OpenWeights(file.metadata() or {}, shapes, file.get_tensor)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(path, f"is not a safetensors file ({error})", AGAIN) from error
-
-
-def checksum(model: Mert) -> tuple[int, ...]:
+def checksum(model: nn.Module) -> tuple[int, ...]:
     """Sums of the bits of each tensor, all and every third: much faster than `digest`, to notice that it changed."""
     sums = []
     for tensor in model.state_dict().values():
@@ -192,7 +200,7 @@ def checksum(model: Mert) -> tuple[int, ...]:
     return tuple(torch.stack(sums).tolist())
 
 
-def digest(model: Mert) -> str:
+def digest(model: nn.Module) -> str:
     """SHA-256 over names and values of all tensors: the identity of weights that have no file."""
     sha = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

@@ -17,8 +17,8 @@ from mert.models.conformer.config import ConformerConfig
 from mert.models.conformer.logmel import LogMel
 from mert.models.conformer.network import Conformer
 from mert.weights.arrays import AGAIN
-from mert.weights.checkpoints import open_safetensors
 from mert.weights.pickles import open_torch
+from mert.weights.safetensor_files import open_safetensors
 
 PAIRS = re.compile(r"pretrained_(?P<name>\w+)\.pt")
 STATISTIC = "melspec_2048"
@@ -82,12 +82,6 @@ class ConformerCheckpoint:
     sha256: str
     source_format: str
 
-    @property
-    def report(self) -> str:
-        """How many tensors of the file are used."""
-        n = sum(not name.endswith("num_batches_tracked") for name in self.state)
-        return f"{n} tensors, {len(self.unused)} of the file not used: {', '.join(families_of(self.unused)) or 'none'}"
-
     def model(self) -> Conformer:
         """The network with these weights."""
         with torch.device("meta"):
@@ -117,6 +111,8 @@ def find_layout(path: Path) -> Layout | None:
     if config.is_file():
         values = read_json(config)
         weights = path / "model.safetensors"
+        if values.get("format") == "mert-hub" and "family" in values:
+            return Layout("mert-hub", weights, values, config)
         if values.get("model_type") == "mert2":
             return Layout("mert-v2", weights, values, config)
         if "model_type" not in values and {"encoder_dim", "w2v2_config", "stat"} <= values.keys():
@@ -147,8 +143,9 @@ def read_conformer(path: str | Path) -> ConformerCheckpoint:
     pickled = layout.kind == "musicfm"
     with open_torch(layout.weights, "state_dict") if pickled else open_safetensors(layout.weights) as source:
         tensors = {name: source.read(name) for name in source.shapes}
-    rules = RENAMED["mert-v2" if layout.kind == "mert-v2" else "muq"]
-    named, unused = renamed(tensors, rules, layout.weights)
+    if layout.kind == "mert-hub":
+        return _ours(layout, tensors)
+    named, unused = renamed(tensors, RENAMED["mert-v2" if layout.kind == "mert-v2" else "muq"], layout.weights)
     try:
         config = CONFIGS[layout.kind](layout.values, tensors)
     except (KeyError, TypeError, ValueError) as error:
@@ -157,6 +154,19 @@ def read_conformer(path: str | Path) -> ConformerCheckpoint:
     return ConformerCheckpoint(
         config, fitted(named, config, layout.weights), unused, layout.weights, sha256_file(layout.weights), layout.kind
     )
+
+
+def _ours(layout: Layout, tensors: Mapping[str, Tensor]) -> ConformerCheckpoint:
+    """The weights of our own format."""
+    kept = {key: value for key, value in layout.values.items() if key not in ("format", "format_version")}
+    if layout.values.get("format_version") != 1:
+        raise CheckpointError(layout.file or layout.weights, "is not of format_version 1", "update mert-hub")
+    try:
+        config = ConformerConfig.from_dict(kept)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(layout.file or layout.weights, f"is no configuration ({error})", AGAIN) from None
+    state = fitted(tensors, config, layout.weights)
+    return ConformerCheckpoint(config, state, (), layout.weights, sha256_file(layout.weights), "mert-hub")
 
 
 def renamed(
@@ -220,11 +230,12 @@ def squeezed(tensor: Tensor) -> tuple[int, ...]:
 def of_mert_v2(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ConformerConfig:
     """The configuration of MERT-v2, by its config.json."""
     return ConformerConfig(
-        dim=values["hidden_size"], n_layers=values["num_hidden_layers"], n_heads=values["num_attention_heads"],
-        ffn_dim=values["intermediate_size"], conv_kernel=values["conv_depthwise_kernel_size"],
-        subsampler="convnext", conv_dim=0, stage_dims=tuple(values["subsampling_channels"]),
-        stage_depths=tuple(values["subsampling_depths"]), activation="gelu", rope="projections", conv_norm="layer",
-        last_norm=False, offset=360, n_mels=values["num_mel_bins"], n_fft=values["n_fft"], hop=values["hop_length"],
+        family="mert-v2", dim=values["hidden_size"], n_layers=values["num_hidden_layers"],
+        n_heads=values["num_attention_heads"], ffn_dim=values["intermediate_size"],
+        conv_kernel=values["conv_depthwise_kernel_size"], subsampler="convnext", conv_dim=0,
+        stage_dims=tuple(values["subsampling_channels"]), stage_depths=tuple(values["subsampling_depths"]),
+        activation="gelu", rope="projections", conv_norm="layer", last_norm=False, centre=360,
+        n_mels=values["num_mel_bins"], n_fft=values["n_fft"], hop=values["hop_length"],
         sample_rate=values["sampling_rate"], window_s=float(values["context_seconds"]),
     )  # fmt: skip
 
@@ -248,7 +259,7 @@ def of_musicfm(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Conf
     dim = tensors["model.conv.linear.weight"].shape[0]
     width = 2 * len(tensors["model.conformer.embed_positions.inv_freq"])
     return ConformerConfig(
-        dim=dim, n_layers=len(blocks), n_heads=dim // width,
+        family="musicfm", dim=dim, n_layers=len(blocks), n_heads=dim // width,
         ffn_dim=tensors[f"{block}.ffn1.intermediate_dense.weight"].shape[0],
         conv_kernel=tensors[f"{block}.conv_module.depthwise_conv.weight"].shape[-1],
         conv_dim=tensors["model.conv.conv.0.conv1.weight"].shape[0],
@@ -257,14 +268,3 @@ def of_musicfm(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Conf
 
 
 CONFIGS = {"mert-v2": of_mert_v2, "muq": of_muq, "musicfm": of_musicfm}
-
-
-def families_of(names: tuple[str, ...]) -> list[str]:
-    """Names of unused tensors by what they belong to.
-
-    >>> families_of(("model.rvq.quantizers.0.codebook.weight", "model.cls_token", "a.num_batches_tracked"))
-    ['cls_token', 'num_batches_tracked', 'rvq']
-    """
-    counter = "num_batches_tracked"
-    parts = (counter if name.endswith(counter) else name.removeprefix("model.").split(".")[0] for name in names)
-    return sorted(set(parts))

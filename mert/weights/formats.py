@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from mert.errors import CheckpointError
 from mert.models.config import MertConfig, large_330m
+from mert.models.interface import NetworkConfig
 
 Style = Literal["huggingface", "fairseq"]
 
@@ -210,7 +211,7 @@ def from_mert_hub(values: Mapping[str, Any], source: str = "config.json") -> Mer
     return _checked_config(kept, source)
 
 
-def to_mert_hub(config: MertConfig) -> dict[str, Any]:
+def to_mert_hub(config: NetworkConfig) -> dict[str, Any]:
     """config.json of our own format."""
     return {"format": "mert-hub", "format_version": 1, **config.to_dict()}
 

@@ -3,13 +3,13 @@
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mert.errors import CheckpointError
 from mert.models.frontend import golden_wave
-from mert.models.mert import Mert
 from mert.weights.checkpoints import load_model, open_safetensors, write_tensors
 
 GOLDEN = "golden.safetensors"
@@ -29,7 +29,7 @@ class VerifyReport:
         return f"{self.tensors}, sha256 {self.sha256[:12]}, golden: {golden}"
 
 
-def write_golden(model: Mert, folder: Path, sha256: str) -> None:
+def write_golden(model: Any, folder: Path, sha256: str) -> None:
     """Write golden.safetensors for weights whose file has `sha256`."""
     wave_N = golden_wave(model.config.sample_rate)
     write_tensors(folder / GOLDEN, {"wave": wave_N, "states": _states(model, wave_N)}, {"sha256": sha256})
@@ -51,7 +51,7 @@ def verify(folder: str | Path) -> VerifyReport:
     if sha256 != checkpoint.sha256:
         reason = f"sha256 is {checkpoint.sha256}, {GOLDEN} belongs to {sha256}"
         raise CheckpointError(checkpoint.weights_file, reason, "restore the published files, or publish again")
-    if wave_N.ndim != 1 or len(wave_N) < model.config.receptive_field:
+    if wave_N.ndim != 1 or len(wave_N) < model.config.least_samples:
         raise CheckpointError(folder / GOLDEN, f"wave has shape {list(wave_N.shape)}", "publish again")
     states_LTD = _states(model, wave_N)
     if states_LTD.shape != wanted_LTD.shape:
@@ -66,7 +66,7 @@ def verify(folder: str | Path) -> VerifyReport:
     return VerifyReport(report, checkpoint.sha256, max(differences))
 
 
-def _states(model: Mert, wave_N: Tensor) -> Tensor:
+def _states(model: Any, wave_N: Tensor) -> Tensor:
     """All states [L, T, D], computed by a copy in float64."""
     with torch.inference_mode():
         return torch.cat(deepcopy(model).eval().double()(wave_N.double()[None])).float()

@@ -22,7 +22,7 @@ from huggingface_hub.utils import WeakFileLock
 
 from mert.errors import CheckpointError, OutputError
 from mert.files import read_json, sha256_file, write_json
-from mert.models.config import MertConfig
+from mert.models.interface import NetworkConfig
 from mert.weights import registry
 from mert.weights.arrays import HEADS
 from mert.weights.cards import read_card
@@ -227,7 +227,7 @@ def _record(name: str) -> ModelInfo | None:
         raise
 
 
-def _info(config: MertConfig, folder: Path, name: str, repo: str) -> ModelInfo:
+def _info(config: NetworkConfig, folder: Path, name: str, repo: str) -> ModelInfo:
     card = read_card(folder)
     licence, note = card.get("license") or UNKNOWN, card.get("note", "")
     return ModelInfo.of_config(config, name=name, repo=repo, licence=licence, note=note)

@@ -17,7 +17,7 @@ from mert.weights.onnx_graph import write_graph
 from mert.weights.registry import ModelInfo
 
 if TYPE_CHECKING:
-    from mert.models.mert import Mert
+    pass
 
 FORMAT, VERSION = "mert-onnx", 1
 GRAPH, INT8 = "model.onnx", "model.int8.onnx"
@@ -28,7 +28,7 @@ ASKED_FOR = "a model without torch"
 class Network:
     """A model that was loaded, its weights file with hash and format, a report, and the record beside a graph."""
 
-    model: Mert | OnnxMert
+    model: Any  # a module of torch, or an OnnxMert
     weights_file: Path
     sha256: str
     source_format: str

@@ -78,6 +78,8 @@ def arrays_of(model: "Mert | OnnxMert") -> tuple[MertConfig, dict[str, np.ndarra
         if isinstance(model.graph, Path):
             raise CheckpointError(model.source, "holds a graph already", "copy the folder")
         return model.config, read_arrays(model.source).state
+    if not isinstance(model.config, MertConfig):
+        raise CheckpointError(model.config.family, "has no graph of onnxruntime yet", "run it with torch")
     return model.config, {name: tensor.detach().float().cpu().numpy() for name, tensor in model.state_dict().items()}
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -23,7 +23,7 @@ log = logging.getLogger("mert")
 class Publishable(Protocol):
     """A model and its record: an Embedder is one."""
 
-    model: Mert | OnnxMert
+    model: Any
     info: ModelInfo
 
 
@@ -43,10 +43,13 @@ def save_pretrained(embedder: Publishable, folder: str | Path, licence: str | No
 
 def save_hubert(embedder: Publishable, folder: str | Path) -> Path:
     """Write a folder that plain `transformers` loads, with README.md and golden.safetensors; returns the folder."""
-    return _describe(export_hubert(_module(embedder), folder), embedder.info)
+    if not isinstance(model := _module(embedder), Mert):
+        reason = f"is of the family {embedder.info.family}, which transformers has no class of its own for"
+        raise CheckpointError(embedder.info.name, reason, "export it as safetensors")
+    return _describe(export_hubert(model, folder), embedder.info)
 
 
-def _module(embedder: Publishable) -> Mert:
+def _module(embedder: Publishable) -> Any:
     """The model, if it is a module of torch and no graph."""
     if isinstance(embedder.model, OnnxMert):
         raise CheckpointError(embedder.model.source, "is run as a graph, whose weights cannot be written", ORIGINAL)

@@ -6,14 +6,12 @@ from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mert.errors import CheckpointError
-from mert.models.config import MertConfig, base_95m, large_330m, nano
+from mert.models.config import base_95m, large_330m, nano
+from mert.models.interface import Network, NetworkConfig
 from mert.weights.licences import UNKNOWN
-
-if TYPE_CHECKING:
-    from mert.models.mert import Mert
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +34,17 @@ class ModelInfo:
     family: str = "mert"
 
     @classmethod
-    def of(cls, model: Mert, name: str, repo: str = "", licence: str = UNKNOWN, note: str = "") -> ModelInfo:
+    def of(cls, model: Network, name: str, repo: str = "", licence: str = UNKNOWN, note: str = "") -> ModelInfo:
         """The record of a model at hand."""
         return cls.of_config(model.config, name=name, repo=repo, licence=licence, note=note)
 
     @classmethod
-    def of_config(cls, config: MertConfig, **recorded: Any) -> ModelInfo:
+    def of_config(cls, config: NetworkConfig, **recorded: Any) -> ModelInfo:
         """A record whose facts follow from the configuration; `recorded` are the fields that do not."""
         return cls(
             n_params=config.n_params, sample_rate=config.sample_rate, frame_rate=config.frame_rate,
-            n_layers=config.n_layers, dim=config.dim, window_s=config.window_s, **recorded,
+            n_layers=config.n_layers, dim=config.dim, window_s=config.window_s,
+            **{"family": config.family} | recorded,
         )  # fmt: skip
 
     def facts(self) -> dict[str, str]:

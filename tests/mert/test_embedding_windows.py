@@ -17,8 +17,8 @@ from mert.embedding.windows import Clock, Span, Windowing, cut
 from mert.errors import AudioError
 from mert.models.config import base_95m, large_330m, nano
 
-CLOCK = Clock(24_000, 320, 400)
-SMALL = Clock(100, 3, 5)  # the same rules, in numbers that hypothesis can exhaust
+CLOCK = Clock(24_000, 320, 400, 200, 400)
+SMALL = Clock(100, 3, 5, 2.5, 5)  # the same rules, in numbers that hypothesis can exhaust
 WINDOWINGS = st.integers(1, 12).flatmap(lambda frames: st.builds(Windowing, st.just(frames), st.integers(1, frames)))
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from harness.commands import run_mert
 
-from mert.errors import CheckpointError
+import mert
+from mert.errors import AudioError, CheckpointError
+from mert.inference.fast_conformer import FastConformer
 from mert.models.conformer.config import ConformerConfig, mert_v2, muq_large
 from mert.models.conformer.logmel import LogMel
 from mert.models.conformer.network import Conformer
@@ -95,6 +99,25 @@ def test_every_tensor_at_full_size_is_used_or_named(family: str) -> None:
     assert n_params in (None, 632_295_808)
 
 
+@needs_reference
+def test_the_fast_path_gives_the_same_states(family: str) -> None:
+    """In float32 to the tolerance of the golden states, in a padded batch to 1e-5; in bfloat16 by their cosine."""
+    model = read_conformer(REFERENCE / family).model()
+    golden = np.load(REFERENCE / family / "golden.npz")
+    fast = FastConformer(model)
+    embed, *states = fast(torch.from_numpy(golden["input1"])[None])
+    assert worst(embed[0], golden["embed1"]) < 1e-4
+    for state, wanted in zip(states, golden["states1"], strict=True):
+        assert worst(state[0], wanted) < 1e-4
+    lengths = torch.tensor([72_000, 30_001])
+    rows_BN = torch.from_numpy(golden["input1"]).expand(2, -1) * (torch.arange(72_000) < lengths[:, None])
+    for batched, alone in zip(fast(rows_BN, lengths), fast(rows_BN[1:, :30_001]), strict=True):
+        assert worst(batched[1, : alone.shape[1]], alone[0].numpy()) < 1e-5
+    short = FastConformer(model, torch.bfloat16)(torch.from_numpy(golden["input1"])[None])
+    for exact, rough in zip((embed, *states), short, strict=True):
+        assert torch.cosine_similarity(exact, rough.float(), dim=2).mean() > 0.99
+
+
 def test_the_log_mel_of_a_tone_has_the_published_values() -> None:
     """1 kHz at half of full scale: decibels of three bins at frame 50, and of the first one."""
     wave_1N = 0.5 * torch.sin(2 * torch.pi * 1000 * torch.arange(24_000, dtype=torch.float64) / RATE_HZ)[None].float()
@@ -126,3 +149,37 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         read_conformer(tmp_path / "muq")
     (tmp_path / "muq/config.json").write_text(json.dumps(values | {"model_type": "hubert"}))
     assert find_layout(tmp_path / "muq") is None
+
+
+@needs_reference
+def test_a_published_folder_is_embedded_converted_and_verified(family: str, tmp_path: Path) -> None:
+    """By the same door as any model: clock, windows, whole clips, pickling, our format, and states to verify it by."""
+    m = mert.load(REFERENCE / family, device="cpu")
+    golden = np.load(REFERENCE / family / "golden.npz")
+    whole = m.embed(golden["input2"], sr=RATE_HZ, window="whole", dtype="float32")
+    wanted = np.concatenate([golden["embed2"][None], golden["states2"]])
+    assert whole.values.shape == wanted.shape
+    for state, golden_state in zip(whole.values, wanted, strict=True):
+        assert worst(torch.from_numpy(state), golden_state) < 1e-4
+    first = 0.015 if family == "mert2" else 0.0
+    assert whole.times[:3].tolist() == pytest.approx([first, first + 0.04, first + 0.08])
+    windows = m.embed(golden["input1"], sr=RATE_HZ, window=1.0, dtype="float32")
+    assert windows.values.shape[1] == 75
+    alone = m.embed(golden["input1"][24_000:48_000], sr=RATE_HZ, window=1.0, dtype="float32")
+    assert np.abs(windows.values[:, 25:50] - alone.values).max() < 1e-4
+    assert np.array_equal(
+        pickle.loads(pickle.dumps(m)).encode([golden["input2"]], sr=RATE_HZ), m.encode([golden["input2"]], sr=RATE_HZ)
+    )
+    folder = mert.save_pretrained(m, tmp_path / "ours")
+    assert mert.verify(folder).golden is not None
+    again = mert.load(folder, device="cpu").embed(golden["input2"], sr=RATE_HZ, window="whole", dtype="float32")
+    assert np.array_equal(again.values, whole.values)
+    assert mert.load(folder).info.family == {"mert2": "mert-v2"}.get(family, family)
+    with pytest.raises(AudioError, match="too short for one frame; give at least 1025 samples"):
+        m.embed(np.zeros(1024, np.float32), sr=RATE_HZ)
+    assert m.embed(np.zeros(1025, np.float32) + 0.01, sr=RATE_HZ).values.shape[1] == 1
+    with pytest.raises(ValueError, match="not in int8"):
+        m.embed(golden["input2"], sr=RATE_HZ, dtype="int8")
+    for export in ("hubert", "onnx"):
+        run = run_mert("export", folder, tmp_path / export, "--to", export)
+        assert run.code == 1 and "Traceback" not in run.err

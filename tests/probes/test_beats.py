@@ -22,7 +22,7 @@ from probes.fit import Policy
 from probes.heads import FrameHead
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "beat_dbn.json").read_text())
-CLOCK = Clock(24_000, 320, 400)
+CLOCK = Clock(24_000, 320, 400, 200, 400)
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: f"{case['bpm']} BPM at {case['fps']} fps")

@@ -50,7 +50,7 @@ def test_a_click_is_loudest_in_the_frame_at_its_time(frame: int) -> None:
     """The same click at the centre of feature frame t is in STFT frame t: their clocks are one."""
     n_samples = 12_000
     wave_N = np.zeros(n_samples, np.float32)
-    wave_N[round(Clock(RATE_HZ, 320, 400).times(frame, frame + 1)[0] * RATE_HZ)] = 1.0
+    wave_N[round(Clock(RATE_HZ, 320, 400, 200, 400).times(frame, frame + 1)[0] * RATE_HZ)] = 1.0
     energy_T = STFT(torch.as_tensor(wave_N)).abs().square().sum(0)
     assert int(energy_T.argmax()) == frame and float(energy_T[frame]) == pytest.approx(1025, rel=1e-5)
     assert len(STFT.times(n_samples)) == len(energy_T)
@@ -64,7 +64,7 @@ def test_the_inverse_is_exact_to_the_last_sample(n_samples: int) -> None:
 
 def test_frames_of_another_clock_are_the_nearest() -> None:
     frames = noise(3, 50, 2)
-    slow, fast = np.arange(50) / 50 + 0.0125, Clock(RATE_HZ, 320, 400).times(0, 75)
+    slow, fast = np.arange(50) / 50 + 0.0125, Clock(RATE_HZ, 320, 400, 200, 400).times(0, 75)
     got = at_times(frames, slow, fast)
     wanted = np.abs(slow[:, None] - fast).argmin(axis=0)
     np.testing.assert_array_equal(got, frames[:, wanted])
@@ -342,7 +342,7 @@ def test_the_network_has_open_unmixs_shape() -> None:
 
 
 def test_other_clocks_have_other_sizes() -> None:
-    stft = Stft(Clock(16_000, 320, 400), size=1024)
+    stft = Stft(Clock(16_000, 320, 400, 200, 400), size=1024)
     wave = torch.as_tensor(noise(1, 16_000))
     assert stft(wave).shape == (1, 513, 49)
     torch.testing.assert_close(stft.inverse(stft(wave), 16_000), wave, rtol=0, atol=1e-5)

@@ -9,11 +9,16 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mert.describe.description import Section
 from mert.plots import ACCENT, COLOURS, DPI, FAINT, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH_IN = 9.0
 SHOWN_TAGS = 8
@@ -24,7 +29,8 @@ class Envelope:
     """Lowest and highest sample of each piece of a recording whose blocks are added as they come."""
 
     def __init__(self, piece: int) -> None:
-        self._piece, self._rest_N, self._pairs = piece, np.zeros(0, np.float32), []
+        self._piece, self._rest_N = piece, np.zeros(0, np.float32)
+        self._pairs: list[np.ndarray] = []
 
     def add(self, wave_N: np.ndarray) -> None:
         """Add the next samples."""
@@ -84,15 +90,15 @@ def tags_over_time(sections: Sequence[Section], name: str, seconds: float) -> st
     return picture(figure, f"{name} over time", f'<div class="mert-names">{names}</div>')
 
 
-def full_axes(figure: object, seconds: float) -> object:
+def full_axes(figure: Figure, seconds: float) -> Axes:
     """Axes that fill a figure, so that a place in the picture is a time."""
-    axes = figure.add_axes((0, 0, 1, 1))
+    axes: Axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(0, seconds)
     return axes
 
 
-def picture(figure: object, label: str, beside: str = "", square: bool = False) -> str:
+def picture(figure: Figure, label: str, beside: str = "", square: bool = False) -> str:
     """A figure as HTML with a playhead over it."""
     data = io.BytesIO()
     figure.set_layout_engine("none")

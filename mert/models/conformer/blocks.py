@@ -29,7 +29,7 @@ def rotated(x_BTHE: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     [0.54, 0.84]
     """
     cos_T1E, sin_T1E = (part[:, None] for part in table)
-    a_BTHE, b_BTHE = x_BTHE.float().chunk(2, -1)
+    a_BTHE, b_BTHE = x_BTHE.to(torch.promote_types(x_BTHE.dtype, torch.float32)).chunk(2, -1)
     turned = a_BTHE * cos_T1E - b_BTHE * sin_T1E, b_BTHE * cos_T1E + a_BTHE * sin_T1E
     return torch.cat(turned, -1).to(x_BTHE.dtype)
 
@@ -48,9 +48,10 @@ class Attention(nn.Module):
         else:
             placed_BTD = rotated(self._heads(x_BTD), table).flatten(2)
             q_BTHE, k_BTHE = (self._heads(linear(placed_BTD)) for linear in (self.query, self.key))
-        heads = (part.transpose(1, 2) for part in (q_BTHE, k_BTHE, self._heads(self.value(x_BTD))))
+        parts = (q_BTHE, k_BTHE, self._heads(self.value(x_BTD)))
+        q_BHTE, k_BHTE, v_BHTE = (part.transpose(1, 2) for part in parts)
         mask_B11T = None if valid_BT is None else valid_BT[:, None, None]
-        mixed_BHTE = F.scaled_dot_product_attention(*heads, attn_mask=mask_B11T)
+        mixed_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, attn_mask=mask_B11T)
         return self.out(mixed_BHTE.transpose(1, 2).flatten(2))
 
     def _heads(self, x_BTD: Tensor) -> Tensor:

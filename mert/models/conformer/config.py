@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from typing import Any, Literal, Self
+
+from mert.errors import CheckpointError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,12 +17,13 @@ class ConformerConfig:
     "convnext" (1-D stages of `stage_dims` channels and `stage_depths` layers, the first of them at the rate of the
     log-mel). `rope` acts on the projected queries and keys ("projections"), so that positions are relative, or on the
     states before they are projected ("states"): then they are not. `conv_norm` is the norm within the convolution
-    module of a block. `last_norm` is a layer norm after the last block. `offset` is the centre of frame 0 in samples.
+    module of a block. `last_norm` is a layer norm after the last block. Frame 0 belongs to the sample `centre`.
 
     >>> muq_large().frame_rate, mert_v2().layer_names[-1]
     (25.0, 'layer24')
     """
 
+    family: str = "muq"
     dim: int = 1024
     n_layers: int = 12
     n_heads: int = 16
@@ -33,7 +37,7 @@ class ConformerConfig:
     rope: Literal["projections", "states"] = "states"
     conv_norm: Literal["layer", "batch"] = "batch"
     last_norm: bool = True
-    offset: int = 0
+    centre: int = 0
     n_mels: int = 128
     n_fft: int = 2048
     hop: int = 240
@@ -55,6 +59,16 @@ class ConformerConfig:
         return 4 * self.hop
 
     @property
+    def receptive_field(self) -> int:
+        """Samples that must be there for a frame to be counted: all of its hop, or a quarter where that is rounded up.
+
+        >>> config = muq_large()
+        >>> [(n - config.receptive_field) // config.stride + 1 for n in (1025, 1199, 1200, 24_000)]
+        [1, 1, 2, 25]
+        """
+        return self.stride if self.subsampler == "convnext" else self.hop
+
+    @property
     def least_samples(self) -> int:
         """The shortest usable input: reflection needs half a window and one sample more."""
         return self.n_fft // 2 + 1
@@ -69,12 +83,46 @@ class ConformerConfig:
         """`embed` (the first block's input), then `layer01` and so on."""
         return ("embed", *(f"layer{i:02d}" for i in range(1, self.n_layers + 1)))
 
+    @property
+    def n_params(self) -> int:
+        """Parameters of the network.
+
+        >>> mert_v2().n_params
+        632295808
+        """
+        d, f = self.dim, self.ffn_dim
+        block = 2 * (2 * d * f + f + d) + 4 * (d * d + d) + 3 * d * d + d * self.conv_kernel + 6 * 2 * d
+        return self._subsampler_params() + self.n_layers * block + 2 * d * self.last_norm
+
+    def _subsampler_params(self) -> int:
+        c = self.conv_dim
+        if self.subsampler == "residual":
+            modules = sum(9 * (c * c_in + c * c + c * c_in) + 3 * c + 6 * c for c_in in (1, c))
+            return modules + c * ((self.n_mels + 3) // 4) * self.dim + self.dim
+        layers = sum(n * (8 * w + 2 * w + 4 * w * w + 4 * w + 8 * w + 4 * w * w + w)
+                     for n, w in zip(self.stage_depths, self.stage_dims, strict=True))  # fmt: skip
+        halvings = sum(2 * a + 2 * a * b + b for a, b in pairwise(self.stage_dims))
+        return layers + halvings
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain JSON values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`; an unknown key is an error that names it."""
+        if unknown := sorted(set(values) - {f.name for f in fields(cls)}):
+            raise CheckpointError("config", f"unknown keys {unknown}", "update mert-hub, or remove the keys")
+        typed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**typed)
+
 
 def mert_v2(window_s: float = 30.0) -> ConformerConfig:
     """MERT-v2: 24 blocks over a ConvNeXt subsampler, trained on 30 s (or, FullSong, on up to 360 s)."""
     return ConformerConfig(
-        n_layers=24, subsampler="convnext", conv_dim=0, stage_dims=(128, 512, 1024), stage_depths=(3, 4, 5),
-        activation="gelu", rope="projections", conv_norm="layer", last_norm=False, offset=360, window_s=window_s,
+        family="mert-v2", n_layers=24, subsampler="convnext", conv_dim=0, stage_dims=(128, 512, 1024),
+        stage_depths=(3, 4, 5), activation="gelu", rope="projections", conv_norm="layer", last_norm=False, centre=360,
+        window_s=window_s,
     )  # fmt: skip
 
 

@@ -35,7 +35,8 @@ class LogMel(nn.Module):
 
     def forward(self, wave_BN: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         with torch.autocast(wave_BN.device.type, enabled=False):
-            padded_BN = reflected(wave_BN.float(), lengths_B, self.n_fft // 2)
+            precise = torch.promote_types(wave_BN.dtype, torch.float32)
+            padded_BN = reflected(wave_BN.to(precise), lengths_B, self.n_fft // 2)
             frames_BLK = padded_BN.unfold(1, self.n_fft, self.hop)[:, : wave_BN.shape[1] // self.hop]
             spectrum_BLF = torch.fft.rfft(frames_BLK * self.window)
             power_BLM = (spectrum_BLF.real.square() + spectrum_BLF.imag.square()) @ self.filters

@@ -53,6 +53,10 @@ class Conformer(nn.Module):
         x_BTD, n_B = self.subsampler(mel_BLM.to(next(self.blocks.parameters()).dtype), n_B)
         return self.encode(x_BTD, n_B, layers)
 
+    def n_frames(self, n_samples: int) -> int:
+        """Frames of a wave of `n_samples`."""
+        return (n_samples - self.config.receptive_field) // self.config.stride + 1
+
     def encode(self, x_BTD: Tensor, n_B: Tensor | None = None, layers: Sequence[int] | None = None) -> list[Tensor]:
         """Hidden states of the subsampler's output, of which the first n frames of each clip are valid."""
         wanted = range(len(self.blocks) + 1) if layers is None else layers
