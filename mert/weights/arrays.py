@@ -1,5 +1,6 @@
 """Weights of safetensors files as numpy arrays, for the runtime without torch; and which files a checkpoint is of."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from mert.weights import formats
 
 AGAIN = "download the file again"
 ORIGINAL = "give the folder or name that it was exported from"
+PAIRS = re.compile(r"pretrained_(?P<name>\w+)\.pt")  # weights of MusicFM, which belong to NAME_stats.json
 HEADS = "heads"  # the folder beside weights whose heads describe recordings
 WITH_TORCH = "install torch, or run `mert convert` where it is installed"
 

@@ -16,11 +16,10 @@ from mert.files import read_json, sha256_file
 from mert.models.conformer.config import ConformerConfig
 from mert.models.conformer.logmel import LogMel
 from mert.models.conformer.network import Conformer
-from mert.weights.arrays import AGAIN
+from mert.weights.arrays import AGAIN, PAIRS
 from mert.weights.pickles import open_torch
 from mert.weights.safetensor_files import open_safetensors
 
-PAIRS = re.compile(r"pretrained_(?P<name>\w+)\.pt")
 STATISTIC = "melspec_2048"
 LEAST_STD = 1e-5  # of MERT-v2's bins
 

@@ -42,8 +42,10 @@ _SPELLINGS = (  # weight norm as published, and as torch spells it today
     (".weight_v", ".parametrizations.weight.original1"),
 )
 _TRAINING_HEADS = re.compile(
-    r"(final_proj|final_projs|encoder_cqt_model|encoder_mel_model)\..+|label_embs_concat|logit_temp_list"
+    r"(final_proj|final_projs|encoder_cqt_model|encoder_mel_model|quantizer|project_hid|project_q)\..+"
+    r"|label_embs_concat|logit_temp_list"
 )
+_PREFIX = "wav2vec2."  # of the network in a file of wav2vec 2.0 for pretraining, beside its heads
 _FIELDS = {  # ours -> Hugging Face
     "dim": "hidden_size",
     "n_layers": "num_hidden_layers",
@@ -67,6 +69,7 @@ _FIXED = {  # the same in every released MERT, and all that this model implement
     "feature_extractor_cqt": False, "deepnorm": False, "conv_pos_batch_norm": False, "hidden_act": "gelu",
     "layer_norm_eps": 1e-5,
 }  # fmt: skip
+_SPEECH = ("hubert", "wav2vec2")
 _RELEASED_PRE_NORM = {(12, 768): False, (24, 1024): True}
 _DEFAULT = MertConfig()
 
@@ -98,7 +101,7 @@ def to_ours(
     table = {theirs: ours for ours, theirs in names(config, style).items()}
     published = list(published)
     dropped = tuple(name for name in published if _TRAINING_HEADS.fullmatch(name))
-    kept = {name: table.get(_published(name), name) for name in published if name not in dropped}
+    kept = {name: table.get(_published(name).removeprefix(_PREFIX), name) for name in published if name not in dropped}
     counts = Counter(kept.values())
     if twice := sorted(name for name, ours in kept.items() if counts[ours] > 1):
         raise CheckpointError(source, f"the same tensor under two names: {twice}", "remove one of them")
@@ -117,7 +120,7 @@ def training_heads(published: Iterable[str]) -> list[str]:
 def from_huggingface(
     values: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None, source: str = "config.json"
 ) -> MertConfig:
-    """Read config.json (mert_model, music_hubert, hubert) and, if given, preprocessor_config.json.
+    """Read config.json (mert_model, music_hubert, hubert, wav2vec2) and, if given, preprocessor_config.json.
 
     Missing keys take the published 95M values, unknown keys are tolerated. CheckpointError for anything this
     model does not implement.
@@ -126,13 +129,13 @@ def from_huggingface(
     50.0
     """
     kind = values.get("model_type", "mert_model")
-    if kind not in ("mert_model", "music_hubert", "hubert"):
-        raise CheckpointError(source, f"model_type is {kind!r}", "give a MERT or HuBERT checkpoint")
+    if kind not in ("mert_model", "music_hubert", *_SPEECH):
+        raise CheckpointError(source, f"model_type is {kind!r}", "give a checkpoint of MERT, HuBERT or wav2vec 2.0")
     for key, value in _FIXED.items():
         if values.get(key, value) != value:
             _refuse(source, key, values[key])
     preprocessor = preprocessor or {}
-    rate = preprocessor.get("sampling_rate", 16_000 if kind == "hubert" else 24_000)
+    rate = preprocessor.get("sampling_rate", 16_000 if kind in _SPEECH else 24_000)
     conv_dims = values.get("conv_dim", [_DEFAULT.conv_dim])
     if not isinstance(conv_dims, list) or len(set(map(str, conv_dims))) != 1:
         _refuse(source, "conv_dim", conv_dims)

@@ -24,7 +24,7 @@ from mert.errors import CheckpointError, OutputError
 from mert.files import read_json, sha256_file, write_json
 from mert.models.interface import NetworkConfig
 from mert.weights import registry
-from mert.weights.arrays import HEADS
+from mert.weights.arrays import HEADS, PAIRS
 from mert.weights.cards import read_card
 from mert.weights.centres import CENTRES, read_centres
 from mert.weights.licences import UNKNOWN, is_non_commercial
@@ -91,14 +91,18 @@ def heads_folder(name_or_dir: str | Path) -> Path | None:
     return folder if local.exists() and folder.is_dir() else None
 
 
-def fetch(repo: str, revision: str | None = None, sha256: str | None = None) -> Path:
+def fetch(repo: str, revision: str | None = None, sha256: str | None = None, file: str | None = None) -> Path:
     """Download a model unless it is in the cache; returns its snapshot folder, named after the commit.
+
+    With `file`, the weights are that file, beside its statistics and without a configuration, and its path is returned.
 
     Every file must have the hash that the hub itself gives; a damaged one is moved aside and downloaded once more. The
     weights must have `sha256`. Without one, `trust_file()` records the hash of the first download that loads, which
     later downloads must have. CheckpointError says why a download or check failed.
     """
     revision = revision or constants.DEFAULT_REVISION
+    if file:
+        return _fetch_pair(repo, revision, sha256, file)
     if (config := _download(repo, "config.json", revision)) is None:
         raise CheckpointError(repo, "holds no config.json", "give the name of a MERT repository")
     commit = config.parent.name  # one commit for all files, even if the branch moves meanwhile
@@ -108,14 +112,28 @@ def fetch(repo: str, revision: str | None = None, sha256: str | None = None) -> 
     if weights is None:
         where = "the cache, and the hub is offline" if constants.HF_HUB_OFFLINE else f"{repo} at {revision}"
         raise CheckpointError(repo, f"no {' or '.join(_WEIGHTS)} in {where}", _REMEDY)
-    key = f"{repo}@{revision}/{weights.name}"
+    _trust(f"{repo}@{revision}/{weights.name}", config.parent, config, weights, sha256)
+    return config.parent
+
+
+def _fetch_pair(repo: str, revision: str, sha256: str | None, file: str) -> Path:
+    """The weights of MusicFM, once they are checked, with the statistics beside them."""
+    statistics = _download(repo, f"{PAIRS.fullmatch(file)['name']}_stats.json", revision)  # type: ignore[index]
+    weights = _download(repo, file, revision if statistics is None else statistics.parent.name)
+    if statistics is None or weights is None:
+        raise CheckpointError(repo, f"holds no {file} with its statistics at {revision}", _REMEDY)
+    _trust(f"{repo}@{revision}/{file}", weights, statistics, weights, sha256)
+    return weights
+
+
+def _trust(key: str, place: Path, about: Path, weights: Path, sha256: str | None) -> None:
+    """Check the hash of a download, or record that of the first one that loads."""
     expected = sha256 or _recorded().get(key)
     if expected is None:
-        _load_first(config, weights)
+        _load_first(place, about, weights)
     _check(weights, key, expected, sha256 is not None)
     if expected is None:
         _record_hash(key, sha256_file(weights))
-    return config.parent
 
 
 def folder_of(name_or_dir: str | Path, revision: str | None = None) -> Path:
@@ -124,9 +142,10 @@ def folder_of(name_or_dir: str | Path, revision: str | None = None) -> Path:
     local = registry.bundled(name) or Path(name)
     if local.exists():
         return local
-    folder, record = _fetch_named(name, revision)
-    _download(record.repo if record else name, "golden.safetensors", folder.name)
-    return folder
+    place, record = _fetch_named(name, revision)
+    if place.is_dir():
+        _download(record.repo if record else name, "golden.safetensors", place.name)
+    return place
 
 
 def trust_file() -> Path:
@@ -186,8 +205,9 @@ def _load_bundled(
 
 
 def _load_hub(name: str, revision: str | None, with_torch: bool | None) -> tuple[Network, ModelInfo]:
-    folder, record = _fetch_named(name, revision)
-    network = load_network(folder, with_torch)
+    place, record = _fetch_named(name, revision)
+    folder = place if place.is_dir() else place.parent
+    network = load_network(place, with_torch)
     record = record or _info(network.model.config, folder, name, name)
     if network.model.config.sample_rate != record.sample_rate:  # some published configurations lack it
         log.warning("%s: the sample rate is %d Hz, as on record", name, record.sample_rate)
@@ -202,15 +222,16 @@ def _fetch_named(name: str, revision: str | None) -> tuple[Path, ModelInfo | Non
     if record is None:
         return fetch(name, revision), None
     pinned = revision in (None, record.revision)
-    return fetch(record.repo, revision or record.revision, record.sha256 if pinned else None), record
+    sha256 = record.sha256 if pinned else None
+    return fetch(record.repo, revision or record.revision, sha256, record.file), record
 
 
-def _load_first(config: Path, weights: Path) -> None:
+def _load_first(place: Path, about: Path, weights: Path) -> None:
     """CheckpointError if a first download does not load; what the hub gives no hash of is then moved aside."""
     try:
-        load_network(config.parent)
+        load_network(place)
     except CheckpointError as error:
-        moved = [str(_move_aside(file)) for file in (config, weights) if _said_by_hub(file) is None]
+        moved = [str(_move_aside(file)) for file in (about, weights) if _said_by_hub(file) is None]
         if not moved:
             raise
         reason = f"{error.reason}; the download was moved aside to {' and '.join(moved)}"
@@ -247,7 +268,7 @@ def _download(repo: str, filename: str, revision: str) -> Path | None:
             file: Path | None = Path(cached)
         else:
             file = _from_hub(repo, filename, revision)
-        if file is None or (isinstance(cached, str) and filename in _WEIGHTS):
+        if file is None or (isinstance(cached, str) and (filename in _WEIGHTS or PAIRS.fullmatch(filename))):
             return file
         if (said := _said_by_hub(file)) is None or said == _hash_like(said, file):
             return file
@@ -274,6 +295,10 @@ def _from_hub(repo: str, filename: str, revision: str) -> Path | None:
             return None
         reason = "is not in the cache, and the hub is offline or cannot be reached"
         raise CheckpointError(f"{repo}/{filename}", reason, _REMEDY) from None
+    except errors.GatedRepoError as error:
+        reason = "is gated: whoever wants its files must be let in"
+        page = f"{constants.ENDPOINT}/{repo}"
+        raise CheckpointError(repo, reason, f"ask for access on {page}, then log in: hf auth login") from error
     except errors.RevisionNotFoundError as error:
         raise CheckpointError(repo, f"has no revision {revision}", "check the revision") from error
     except errors.RepositoryNotFoundError as error:

@@ -10,13 +10,15 @@ from typing import Any
 
 from mert.errors import CheckpointError
 from mert.models.config import base_95m, large_330m, nano
+from mert.models.conformer.config import mert_v2, muq_large
 from mert.models.interface import Network, NetworkConfig
 from mert.weights.licences import UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """The record of a model; `repo` is a hub repository or a local folder."""
+    """The record of a model; `repo` is a hub repository or a local folder, `file` its weights where they have no usual
+    name there."""
 
     name: str
     repo: str
@@ -32,6 +34,7 @@ class ModelInfo:
     sha256: str | None = None
     note: str = ""
     family: str = "mert"
+    file: str | None = None
 
     @classmethod
     def of(cls, model: Network, name: str, repo: str = "", licence: str = UNKNOWN, note: str = "") -> ModelInfo:
@@ -57,6 +60,10 @@ class ModelInfo:
 
 
 _RESTRICTED = "CC BY-NC 4.0"
+_MUSICFM = {
+    "repo": "minzwon/MusicFM", "licence": "MIT", "revision": "4513b38bc25ad1d227b1980819b9691ba97f4d87",
+    "recommended_layer": "layer07", "family": "musicfm",
+}  # fmt: skip
 _BASE_16_KHZ = replace(base_95m(), sample_rate=16_000)
 
 REGISTRY: dict[str, ModelInfo] = {
@@ -84,6 +91,41 @@ REGISTRY: dict[str, ModelInfo] = {
         ModelInfo.of_config(
             _BASE_16_KHZ, name="mert-v0-public", repo="m-a-p/MERT-v0-public", licence=_RESTRICTED,
             note="k-means targets, public music only",
+        ),
+        ModelInfo.of_config(
+            mert_v2(), name="mert-v2-30s", repo="m-a-p/MERT-v2-30s", licence=_RESTRICTED,
+            revision="12130d22fd947c24b0299c9368900fb06a608512",
+            note="its card finds genre in layer 23, beats in 21, key in 4, instruments in 14, mood in 16, tags in 22",
+        ),
+        ModelInfo.of_config(
+            mert_v2(360.0), name="mert-v2-fullsong", repo="m-a-p/MERT-v2-FullSong", licence=_RESTRICTED,
+            revision="d8ba1c745e733b3908ce6ad16ebeb17ac7600a42",
+            sha256="e6dd2ab187d6dd62b6521cd7d8f932e237acf0c5757745a7232082e28391350d",
+            note="its card finds genre in layer 24, beats, key and tags in 23, instruments in 12, mood in 13",
+        ),
+        ModelInfo.of_config(
+            muq_large(), name="muq-large-msd", repo="OpenMuQ/MuQ-large-msd-iter", licence=_RESTRICTED,
+            revision="0562a57814f6f8bbd9fdea0a25921a2fce1a841a",
+            sha256="273febab2be02872c37d2c37e48a9d6c52c1c9392f3eeeabd498efa281ccb7a6",
+            note="mel-RVQ targets; its authors use float32",
+        ),
+        ModelInfo.of_config(
+            muq_large(), name="musicfm-msd", file="pretrained_msd.pt", **_MUSICFM,
+            sha256="218b483a0256ddef736267425fabb166fd97008983696bb9270def464b47bded",
+            note="random-projection targets; the layer is that of its README; its card says mit, and no more",
+        ),
+        ModelInfo.of_config(
+            muq_large(), name="musicfm-fma", file="pretrained_fma.pt", **_MUSICFM,
+            sha256="68392eee13d34c2941b3761934abb6b1e67b2e9df498695bda2ea5c1087d4b96",
+            note="random-projection targets, music of FMA; the layer is that of its README; its card says mit",
+        ),
+        ModelInfo.of_config(
+            _BASE_16_KHZ, name="hubert-base-ls960", repo="facebook/hubert-base-ls960", licence="Apache-2.0",
+            note="trained on speech: a baseline",
+        ),
+        ModelInfo.of_config(
+            _BASE_16_KHZ, name="wav2vec2-base", repo="facebook/wav2vec2-base", licence="Apache-2.0",
+            note="trained on speech: a baseline",
         ),
     )
 }  # fmt: skip
@@ -129,7 +171,8 @@ def info(name_or_repo: str) -> ModelInfo:
     >>> info("m-a-p/MERT-v1-330M").n_layers
     24
     """
-    known = {key.lower(): model for model in REGISTRY.values() for key in (model.name, model.repo)}
+    known = {model.repo.lower(): model for model in REGISTRY.values() if not model.file}  # one model a repository
+    known |= {model.name: model for model in REGISTRY.values()}
     if (record := known.get(name_or_repo.lower())) is None:
         close = get_close_matches(name_or_repo.lower(), known, n=3, cutoff=0.5)
         names = list(dict.fromkeys(known[key].name for key in close)) or list(REGISTRY)

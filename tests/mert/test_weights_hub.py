@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from harness.hub_server import Hub
@@ -34,6 +35,7 @@ from mert.weights.publish import save_pretrained
 from mert.weights.registry import REGISTRY, ModelInfo
 
 TINY = MertConfig(dim=32, n_layers=2, n_heads=2, ffn_dim=64, conv_dim=16, position_kernel=16, position_groups=4)
+FAMILIES = Path(os.environ.get("MERT_REFERENCE", "")) / "families"
 REPO = "someone/tiny"
 
 
@@ -375,10 +377,55 @@ def test_registry() -> None:
     record = registry.info("m-a-p/MERT-v1-95M")
     assert record is registry.info("mert-v1-95m") and record.revision and record.sha256
     assert len(record.revision) == 40 and len(record.sha256) == 64
-    assert {name for name, model in REGISTRY.items() if model.licence != "CC BY-NC 4.0"} == {"mert-nano"}
-    assert {name for name, model in REGISTRY.items() if model.recommended_layer} == {"mert-nano"}
+    free = {name: model.licence for name, model in REGISTRY.items() if model.licence != "CC BY-NC 4.0"}
+    speech = {name: "Apache-2.0" for name in ("hubert-base-ls960", "wav2vec2-base")}
+    assert free == {"mert-nano": "Apache-2.0", "musicfm-msd": "MIT", "musicfm-fma": "MIT"} | speech
+    assert {name for name, model in REGISTRY.items() if model.recommended_layer} == {
+        "mert-nano", "musicfm-msd", "musicfm-fma"
+    }  # fmt: skip
+    assert registry.list_models(family="mert-v2") == ["mert-v2-30s", "mert-v2-fullsong"]
+    assert registry.info("m-a-p/MERT-v2-30s").frame_rate == 25.0
     assert registry.info("mert-v0").frame_rate == 50.0
     assert registry.info("mert-v1-330m").facts()["sha256"] == "not on record"
     with pytest.raises(CheckpointError, match="try mert-v1-330m"):
         registry.info("mert-v1-330")
     assert huggingface_hub.utils.validate_repo_id("m-a-p/MERT-v1-95M") is None
+
+
+@pytest.mark.skipif(not FAMILIES.is_dir(), reason="MERT_REFERENCE has no families")
+@pytest.mark.parametrize(
+    ("name", "folder"), [("mert-v2-30s", "mert2"), ("muq-large-msd", "muq"), ("musicfm-msd", "musicfm")]
+)
+def test_other_families_come_by_their_names(
+    server: Hub, monkeypatch: pytest.MonkeyPatch, name: str, folder: str
+) -> None:
+    """Small models in the published layouts, in the repositories of the published ones."""
+    record = registry.info(name)
+    commit = server.commit_folder(record.repo, FAMILIES / folder)
+    monkeypatch.setitem(REGISTRY, name, replace(record, revision=commit, sha256=None, recommended_layer=None))
+    m, local = mert.load(name, device="cpu"), mert.load(FAMILIES / folder, device="cpu")
+    assert m.sha256 == local.sha256 and m.info.revision == commit and m.info.family == record.family
+    wave_N = np.random.default_rng(0).normal(size=30_000) / 10
+    assert np.array_equal(m.encode([wave_N], sr=24_000), local.encode([wave_N], sr=24_000))
+    assert np.array_equal(mert.load(name, device="cpu").encode([wave_N], sr=24_000), m.encode([wave_N], sr=24_000))
+    if record.file:
+        assert gets(server, record.file) == 1
+
+
+def test_wav2vec2_is_read_with_its_heads_dropped(tmp_path: Path) -> None:
+    """The published spelling: the network behind a prefix, beside the heads of its training."""
+    transformers = pytest.importorskip("transformers", reason="the oracle comes with the full environment")
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+             "num_conv_pos_embedding_groups": 4, "num_conv_pos_embeddings": 16, "conv_dim": [32] * 7}  # fmt: skip
+    torch.manual_seed(0)
+    theirs = transformers.Wav2Vec2ForPreTraining(transformers.Wav2Vec2Config(**small)).eval()
+    theirs.save_pretrained(tmp_path)
+    m = mert.load(tmp_path, device="cpu")
+    assert (m.sample_rate, m.frame_rate) == (16_000, 50.0)
+    wave_N = np.random.default_rng(0).normal(size=16_000).astype(np.float32)
+    normal_N = (wave_N - wave_N.mean()) / np.sqrt(wave_N.var() + 1e-7)
+    with torch.inference_mode():
+        wanted = theirs.wav2vec2(torch.from_numpy(normal_N)[None], output_hidden_states=True).hidden_states
+    got = m.embed(wave_N, sr=16_000, window="whole", dtype="float32")
+    for ours, state in zip(got.values, wanted, strict=True):
+        assert np.abs(ours - state[0].numpy()).max() < 1e-4
