@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from harness.commands import run_mert
+from harness.sounds import music
 
 import mert
 from mert.errors import AudioError, CheckpointError
@@ -183,3 +185,20 @@ def test_a_published_folder_is_embedded_converted_and_verified(family: str, tmp_
     for export in ("hubert", "onnx"):
         run = run_mert("export", folder, tmp_path / export, "--to", export)
         assert run.code == 1 and "Traceback" not in run.err
+
+
+@needs_reference
+def test_the_commands_take_it_like_any_model(family: str, tmp_path: Path) -> None:
+    for seed in range(3):
+        (tmp_path / "songs").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "songs" / f"{seed}.wav", music(2.0 + seed, 44_100, seed=seed), 44_100)
+    model = ("-m", REFERENCE / family, "-d", "cpu")
+    embedded = run_mert("embed", tmp_path / "songs", "-o", tmp_path / "features", "--layers", "all", *model)
+    assert embedded.code == 0, embedded.err
+    assert mert.Features.load(tmp_path / "features/1.wav.npz").values.shape[1] == 75  # 3 s at 25 Hz
+    query = tmp_path / "songs" / "2.wav"
+    similar = run_mert("similar", f"{query}@0-2", tmp_path / "songs", "-k", "1", "--json", *model)
+    assert similar.code == 0, similar.err
+    task = ("-t", "nsynth_pitch", "--suite", "tiny", "--lrs", "1e-3", "--seeds", "0", "--layers", "embed,layer01")
+    bench = run_mert("bench", "run", *task, "-o", tmp_path / "results", *model)
+    assert bench.code == 0, bench.err
