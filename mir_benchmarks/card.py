@@ -62,8 +62,9 @@ def write_card(folder: Path, inputs: Inputs) -> Path:
         raise CheckpointError(folder, "holds no model with a card", "give what `mert export` wrote")
     evidence = Evidence.read(folder, inputs)
     training = evidence.training
+    written = path.read_text(encoding="utf-8").partition(MARK)[0].rstrip()
     sections = (
-        path.read_text(encoding="utf-8").partition(MARK)[0].rstrip(),
+        with_index(written, evidence) if evidence.run else written,
         MARK,
         training_section(training, md_text(inputs.hardware) if inputs.hardware else UNKNOWN),
         results_section(evidence),
@@ -82,6 +83,34 @@ def write_card(folder: Path, inputs: Inputs) -> Path:
     with write_whole(path) as temporary:
         temporary.write_text("\n\n".join(sections) + "\n", encoding="utf-8", newline="\n")
     return path
+
+
+def with_index(text: str, evidence: Evidence) -> str:
+    """The text with a `model-index` in its front matter, where the hub looks for results; an old one is replaced.
+
+    It holds the mean of each metric of each task, in points, and says whether the data are synthetic.
+    """
+    import yaml
+
+    front, closed, rest = text.removeprefix("---\n").partition("\n---\n")
+    if not (text.startswith("---\n") and closed):
+        return text
+    kept = front.partition("\nmodel-index:")[0]
+    run = evidence.run
+    assert run is not None
+    results = [
+        {
+            "task": {"type": "audio-classification", "name": TASKS[name].title},
+            "dataset": {"name": f"{name}, {'a synthetic suite' if run.synthetic else 'real data'}", "type": name},
+            "metrics": [
+                {"type": metric, "name": metric, "value": round(float(values["mean"]), 2)}
+                for metric, values in sorted(result.metrics.items())
+            ],
+        }
+        for name, result in run.results.items()
+    ]
+    index = yaml.safe_dump({"model-index": [{"name": run.label, "results": results}]}, sort_keys=False)
+    return f"---\n{kept}\n{index.rstrip()}\n---\n{rest}"
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,23 @@ def test_the_card_holds_the_intervals_of_the_files_and_no_others(model: Path, in
     assert "| our-model |" in card and "our-model, layer01" in card
 
 
+def test_the_front_matter_holds_an_index_of_the_results(model: Path, inputs: Inputs) -> None:
+    write_card(model, inputs)
+    card = write_card(model, inputs).read_text(encoding="utf-8")  # the second one replaces the first
+    front = yaml.safe_load(card.split("---\n")[1])
+    (index,) = front["model-index"]
+    assert index["name"] == "our-model" and front["library_name"] == "mert-hub"
+    found = {row["dataset"]["type"]: {metric["type"]: metric["value"] for metric in row["metrics"]}
+             for row in index["results"]}  # fmt: skip
+    own = load_runs([inputs.results])[0].results
+    assert found == {name: {metric: round(float(values["mean"]), 2) for metric, values in result.metrics.items()}
+                     for name, result in own.items()}  # fmt: skip
+    assert all("synthetic" in row["dataset"]["name"] for row in index["results"])
+
+
 def test_what_was_written_before_stays(model: Path, inputs: Inputs) -> None:
     before = (model / "README.md").read_text()
-    card = write_card(model, inputs).read_text()
+    card = re.sub(r"\nmodel-index:\n(?:[ -].*\n)+", "\n", write_card(model, inputs).read_text())
     assert card.startswith(before.rstrip() + "\n\n" + MARK)
     assert mert.verify(model).golden is not None
     assert mert.load(model).info.licence == tiny_embedder().info.licence.lower()
