@@ -34,5 +34,5 @@ def app(
     terminal.check_device(device)
     m = load(model, revision, device)
     m.head_set()  # its error comes before the page
-    index = brought_up_to_date(folder, model, revision, device) if folder else None
-    launch(page(m, folder, index), folder, server_port=port, inbrowser=open_browser)
+    index = brought_up_to_date(folder, m) if folder else None
+    launch(page(m, folder, index, model), folder, server_port=port, inbrowser=open_browser)

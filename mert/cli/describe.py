@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -46,15 +46,15 @@ def describe(
     from mert.audio.find import listed
     from mert.collection.describing import DescribeOptions
     from mert.collection.executors import run
-    from mert.collection.plan import Job, plan
+    from mert.collection.plan import plan
 
     if sum((as_json, as_csv, out is not None)) > 1:
         raise UsageError("--json, --csv, -o", "are ways to write the same", "give one")
     if executor == "ray" and ":" in device:
         raise UsageError(f"--device {device}", "Ray gives each actor a GPU of its own", "give cuda or auto")
     terminal.check_device(device)
-    planned = plan(inputs, out or Path("."), suffix=".json")
-    jobs = planned.jobs if out else tuple(Job(job.source, "") for job in planned.jobs)
+    planned = plan(inputs, out, suffix=".json")
+    jobs = planned.jobs
     options = DescribeOptions(
         model, heads=tuple(map(str, heads or [])), every_s=every, revision=revision, device=device,
         max_seconds=max_seconds,
@@ -68,58 +68,58 @@ def describe(
     if out:
         out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        shown = stack.enter_context(Shown(out, as_json, as_csv))
+        shown = stack.enter_context(Shown([job.source for job in jobs], out, as_json, as_csv))
         report = out / "report.jsonl" if out else None
         counts = follow(rows, meter, report, False, listed(planned.passed_over), "described", shown.take)
     raise typer.Exit(3 if any(counts[what] for what in ("failed", "damaged", "unreported", "lost")) else 0)
 
 
 class Shown:
-    """Takes rows as they come, and writes the descriptions as a table, as JSON, or for people."""
+    """Takes rows as they come, and prints their descriptions for people or as JSON, or writes a table in the end.
 
-    def __init__(self, out: Path | None, as_json: bool, as_csv: bool) -> None:
-        self._out, self._as_json, self._as_csv = out, as_json, as_csv
-        self._open = ExitStack()
-        self._table: csv.DictWriter[str] | None = None
+    The table is in the order of `sources`, whatever the order in which they end, and has the columns of all rows.
+    """
+
+    def __init__(self, sources: Sequence[str], out: Path | None, as_json: bool, as_csv: bool) -> None:
+        self._sources, self._out, self._as_json, self._as_csv = sources, out, as_json, as_csv
+        self._cells: dict[str, dict[str, str]] = {}
 
     def __enter__(self) -> Shown:
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._open.__exit__(*error)
+    def __exit__(self, kind: Any, *_: object) -> None:
+        if kind is None and self._cells:
+            with table_in(self._out) as file:
+                names = dict.fromkeys(name for cells in self._cells.values() for name in cells)
+                table = csv.DictWriter(file, list(names), restval="", lineterminator="\n")
+                table.writeheader()
+                table.writerows(self._cells[source] for source in self._sources if source in self._cells)
 
     def take(self, row: dict[str, Any]) -> None:
-        """Write the description of a row, which loses it: reports have no copies."""
+        """Take the description of a row, which loses it: reports have no copies."""
+        from mert.describe.description import columns, facts
+
         described = row.pop("description", None)
         if described is None:
             return
         if self._out or self._as_csv:
-            self._add(described)
+            self._cells[row["source"]] = columns(described)
         elif self._as_json:
             typer.echo(json.dumps(described))
         else:
             typer.echo(terminal.printable(described["file"]))
-            from mert.describe.description import lines
-
-            for line in lines(described):
-                typer.echo(f"  {line}")
-
-    def _add(self, described: dict[str, Any]) -> None:
-        from mert.describe.description import columns
-
-        cells = columns(described)
-        if self._table is None:
-            file = self._open.enter_context(table_in(self._out)) if self._out else sys.stdout
-            self._table = csv.DictWriter(file, list(cells), extrasaction="ignore", lineterminator="\n")
-            self._table.writeheader()
-        self._table.writerow(cells)
+            for name, text in facts(described):
+                typer.echo(terminal.printable(f"  {name:<17} {text}"))
 
 
 @contextmanager
-def table_in(folder: Path) -> Iterator[TextIO]:
-    """The table of a folder, to write into; it is there once the block ends well."""
+def table_in(folder: Path | None) -> Iterator[TextIO]:
+    """The table of a folder, which is there once the block ends well; without a folder it is printed."""
     from mert.files import write_whole
 
+    if folder is None:
+        yield sys.stdout
+        return
     with (
         write_whole(folder / TABLE) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,

@@ -48,7 +48,10 @@ def label(
     if not len(corpus):
         raise UsageError(data, "holds no recordings", "give a corpus")
     for name, table in TABLES.items():
-        with write_whole(out / f"{table}.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        with (
+            write_whole(out / f"{table}.csv") as temporary,
+            open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
             csv.writer(file, lineterminator="\n").writerows([("file", "tags"), *rows[name]])
         n_tags = sum(tags.count(";") + 1 for _, tags in rows[name] if tags)
         typer.echo(f"{out / table}.csv: {len(corpus)} recordings, {n_tags / len(corpus):.1f} tags each")

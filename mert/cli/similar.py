@@ -70,7 +70,8 @@ def similar(
     from mert.collection.index import folder_of
 
     path = folder_of(index or folder / DEFAULT_NAME)
-    held, embedder, settings = _opened(path, rebuild, model, revision, device, chosen, window)
+    embedder = mert.load(model, revision=revision, device=device)
+    held, settings = _opened(path, rebuild, embedder, chosen, window)
     if import_:
         import_parquet(held, import_)
     asked = list(extract(embedder, settings, [_extraction(held, *part) for part in parts]))
@@ -91,12 +92,12 @@ def similar(
     raise typer.Exit(3 if errors else 0)
 
 
-def brought_up_to_date(folder: Path, model: str, revision: str | None, device: str) -> mert.Index:
+def brought_up_to_date(folder: Path, embedder: mert.Embedder) -> mert.Index:
     """The index of a folder for the recommended layer of a model, as `mert similar FOLDER` leaves it."""
     from mert.collection.index import folder_of
 
     path, errors = folder_of(folder / DEFAULT_NAME), list[MertError]()
-    held, embedder, settings = _opened(path, False, model, revision, device, "recommended", None)
+    held, settings = _opened(path, False, embedder, "recommended", None)
     _update(held, embedder, settings, folder, _names(folder), path, errors, False)
     return held
 
@@ -110,22 +111,21 @@ def _layer(layer: str) -> str | int:
 
 
 def _opened(
-    path: Path, rebuild: bool, model: str, revision: str | None, device: str, layer: str | int, window: str | None
-) -> tuple[mert.Index, mert.Embedder, Settings]:
-    """The index (a new one, where there is none), the model, and how it is to embed."""
+    path: Path, rebuild: bool, embedder: mert.Embedder, layer: str | int, window: str | None
+) -> tuple[mert.Index, Settings]:
+    """The index (a new one, where there is none), and how the model is to embed."""
     from mert.collection.extraction import resolve
     from mert.collection.vectors import index_facts, vector_options
 
     exists = path.exists() or path.with_name(f"{path.name}.npz").exists()
     held = mert.Index.load(path) if exists and not rebuild else None
     dtype = held.facts["dtype"] if held else "auto"  # an index may come from a machine of another kind
-    embedder = mert.load(model, revision=revision, device=device)
     settings = resolve(embedder, vector_options(layer, terminal.parse_window(window), dtype))
     facts = index_facts(embedder, settings)
     if held and (difference := held.difference(facts)):  # replacing hours of work must be asked for
         remedy = "give --index FOLDER for an index of its own, or --rebuild to replace this one"
         raise UsageError(path, f"was made with {difference}", remedy)
-    return held or mert.Index(facts, embedder.centre(facts["layer"])), embedder, settings
+    return held or mert.Index(facts, embedder.centre(facts["layer"])), settings
 
 
 def _names(folder: Path) -> list[str]:

@@ -18,12 +18,12 @@ import numpy as np
 from mert.collection.extraction import Extraction, extract
 from mert.collection.job import Row, Stage
 from mert.collection.plan import Job
+from mert.describe.analysis import Analysis, frames_of
 from mert.describe.describer import load
-from mert.describe.listening import Listening
+from mert.describe.description import MADE_BY
+from mert.embedding.embedder import VERSION
 from mert.errors import AudioError, CheckpointError
 from mert.files import read_json, sha256_file, stamp, write_json
-
-MADE_BY = "made_by"  # of a file: what it must agree in to be kept
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,14 @@ class DescribeStage:
         self.describer = load(options.model, options.revision, options.device)
         self.heads = self.describer.head_set(options.heads)
         self.settings = replace(self.heads.settings, max_seconds=options.max_seconds)
+        frames_of(options.every_s, self.describer.frame_rate)  # its error comes before any work
         self.on_audio: Callable[[float], None] = lambda seconds: None  # called as seconds of audio are computed
 
     @property
     def made_by(self) -> dict[str, Any]:
         """What a description depends on, beside the recording."""
         facts = {"weights_sha256": self.describer.sha256, "heads": self.heads.identity(), "every": self.options.every_s}
-        return facts | {"runtime": self.describer.runner.name}
+        return facts | {"runtime": self.describer.runner.name, "version": VERSION}
 
     def rows(self, jobs: Iterable[Job]) -> Iterator[Row]:
         """The rows; none is an exception, as failed files have a row with their error."""
@@ -79,7 +80,7 @@ class FileDescription(Extraction):
         self.job, self._stage, self._started = job, stage, time.perf_counter()
         self._status, self._n_frames = "ok", 0
         self._stamp: tuple[int, ...] = ()
-        self._listening = Listening(stage.heads, self, stage.options.every_s)
+        self._analysis = Analysis(stage.heads, self, stage.options.every_s)
         self._described: dict[str, Any] | None = None
 
     def is_needed(self) -> bool:
@@ -93,25 +94,26 @@ class FileDescription(Extraction):
             return True
         if held.pop(MADE_BY, None) != self._made_by():
             return True
-        self._status, self._described, self.seconds = "skipped", held, float(held.get("seconds", 0.0))
+        self._status, self._described = "skipped", held | {"file": self.name}  # the folder may have moved
         return False
 
     def add(self, values_LTD: np.ndarray) -> None:
-        """Listen to the frames of the next window."""
+        """Take the frames of the next window."""
         self._n_frames += values_LTD.shape[1]
         self._stage.on_audio(values_LTD.shape[1] / self._stage.describer.frame_rate)
-        self._listening.add(values_LTD)
+        self._analysis.add(values_LTD)
 
     def finish(self) -> None:
         """Conclude, and write the file."""
         if self._status == "skipped":
             return
         self._status = "damaged" if self.damaged else "ok"
-        self._described = self._listening.description().as_dict()
-        if stamp(self.job.source) != self._stamp:
+        self._described = self._analysis.description().as_dict()
+        made_by = self._made_by() if self.job.output else None
+        if stamp(self.job.source) != self._stamp:  # after its hash: description and hash are of the same bytes
             raise AudioError(self.job.source, "it changed while it was read", "describe it again when it is complete")
         if self.job.output:
-            write_json(Path(self.job.output), self._described | {MADE_BY: self._made_by()})
+            write_json(Path(self.job.output), self._described | {MADE_BY: made_by})
 
     def row(self) -> Row:
         """The row of a file that is finished or has failed."""

@@ -5,6 +5,7 @@ Shapes: N rows. A column that `mert.collection.table.COLUMNS` names can be filte
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
@@ -13,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from mert.collection.table import Table
-from mert.errors import UsageError
+from mert.describe.description import MADE_BY
+from mert.errors import CheckpointError, UsageError
 from mert.files import read_json
 
+log = logging.getLogger("mert")
 Filter = Callable[[Table], np.ndarray]  # bool [N]
 
 
@@ -57,14 +60,20 @@ def described(
     """Recordings of a key, a tempo and with all of some tags, by the files that `mert describe -o` wrote of them.
 
     `folder` mirrors the folder of the index. Recordings without a description, and those of which the heads were not
-    sure, are left out. UsageError if nothing is described there.
+    sure, are left out; so are those whose names were too long for the file of a description. UsageError if nothing is
+    described there.
     """
     suffix, names = ".json", set[str]()
     files = [path for path in folder.rglob(f"*{suffix}") if path.is_file()] if folder.is_dir() else []
     if not files:
         raise UsageError(folder, "holds no descriptions", "write them first: mert describe FOLDER -o this folder")
     for path in files:
-        if agrees(read_json(path), key, tempo_bpm, tags):
+        try:
+            description = read_json(path)
+        except CheckpointError as error:
+            log.warning("%s: not counted as a description", error)
+            continue
+        if MADE_BY in description and agrees(description, key, tempo_bpm, tags):
             names.add(path.relative_to(folder).as_posix().removesuffix(suffix))
 
     def held(table: Table) -> np.ndarray:
@@ -94,5 +103,8 @@ def agrees(
         return False
     if tempo_bpm is not None and not (isinstance(tempo, int | float) and tempo_bpm[0] <= tempo <= tempo_bpm[1]):
         return False
-    named = {tag.lower() for scores in description.values() if isinstance(scores, dict) for tag in scores}
+    others = ({"value", "confidence"}, {"values"})  # classes, and values of a regression
+    found_tags = (scores for name, scores in description.items()
+                  if name != MADE_BY and isinstance(scores, dict) and scores.keys() not in others)  # fmt: skip
+    named = {tag.lower() for scores in found_tags for tag in scores}
     return all(tag.lower() in named for tag in tags)

@@ -29,12 +29,12 @@ class Plan:
     passed_over: Counter[str]
 
 
-def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None, suffix: str = ".npz") -> Plan:
+def plan(inputs: Iterable[Path], out: Path | None, listing: Path | None = None, suffix: str = ".npz") -> Plan:
     """Jobs for files, folders and a list of paths (one per line); the output tree mirrors the input's.
 
     In folders only files with an audio suffix are taken; a file that is named is always tried. Outputs are the relative
-    paths with `suffix` added, shortened where that is too long for a disk. Raises UsageError where nothing is found or
-    two inputs share an output.
+    paths with `suffix` added, shortened where that is too long for a disk, and empty without `out`. Raises UsageError
+    where nothing is found or two inputs share an output.
     """
     passed_over: Counter[str] = Counter()
     inputs = list(inputs)
@@ -48,6 +48,9 @@ def plan(inputs: Iterable[Path], out: Path, listing: Path | None = None, suffix:
             named.append((path, Path(path.name)))
     if listing is not None:
         named += _listed(listing)
+    if out is None and named:
+        return Plan(tuple(Job(str(source), "") for source in dict(named)), passed_over)
+    out = out or Path()
     outputs: dict[Path, Path] = {}
     for source, relative in named:
         output = out / relative.with_name(output_name(relative.name, suffix))

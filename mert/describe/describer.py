@@ -1,4 +1,4 @@
-"""Describer: an Embedder that also names what it hears, by heads that come with its weights or are the user's own."""
+"""Describer: an Embedder that also names what is in recordings, by heads of its own or of the user's."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mert.audio.recording import Source
+from mert.describe.analysis import HeadSet, describe, load_heads
 from mert.describe.description import Description
-from mert.describe.listening import HeadSet, describe, load_heads
 from mert.embedding import load as plain
 from mert.embedding.embedder import Embedder
 from mert.errors import MertError
@@ -63,6 +63,7 @@ class Describer(Embedder):
         """
         folders = [heads] if isinstance(heads, str | Path) else list(heads or [])
         chosen = self.head_set(folders) if folders else self._own
+        chosen.check()
         settings = replace(chosen.settings, max_seconds=max_seconds)
         return describe(chosen, self._recording(source, sr), settings, every)
 

@@ -6,6 +6,8 @@ Shapes: L layers, T frames, P width, C outputs.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -160,6 +162,11 @@ class SavedHead:
         if not complete or tensors["w2"].shape[:1] != (len(card.classes),):
             raise HeadError(path, f"does not hold the tensors of a head for {len(card.classes)} outputs", AGAIN)
         return cls(card, tensors, str(folder))
+
+    @property
+    def identity(self) -> str:
+        """A SHA-256 of all that its predictions depend on, and of its card."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self.card), sort_keys=True).encode()).hexdigest()
 
     def save(self, folder: str | Path) -> None:
         """Write the folder whole or not at all; an existing head is replaced, OutputError for any other folder."""

@@ -173,10 +173,20 @@ class Pooling:
 
     def add(self, values_LTD: np.ndarray) -> None:
         values = values_LTD.astype(np.float64)
-        count, mean_LD = values.shape[1], values.mean(axis=1)
+        mean_LD = values.mean(axis=1)
+        self._merge(values.shape[1], mean_LD, ((values - mean_LD[:, None]) ** 2).sum(axis=1))
+
+    def joined(self, other: Pooling) -> Pooling:
+        """The pooling of the frames of both."""
+        joined = Pooling(self.how)
+        for part in (self, other):
+            joined._merge(part.count, part._mean, part._square)
+        return joined
+
+    def _merge(self, count: int, mean_LD: Any, square_LD: Any) -> None:
         step, total = mean_LD - self._mean, self.count + count
-        self._square += ((values - mean_LD[:, None]) ** 2).sum(axis=1) + step**2 * (self.count * count / total)
-        self._mean += step * (count / total)
+        self._square = self._square + square_LD + step**2 * (self.count * count / total)
+        self._mean = self._mean + step * (count / total)
         self.count = total
 
     def result(self) -> np.ndarray:

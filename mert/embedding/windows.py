@@ -17,7 +17,8 @@ from mert.models.interface import NetworkConfig
 
 @dataclass(frozen=True)
 class Clock:
-    """Frames on the time axis: frame t reads samples [stride t, stride t + field), and is at sample stride t + centre.
+    """Frames on the time axis: frame t begins at sample stride t, counts once `field` samples are there, and is at
+    sample stride t + centre. A MERT reads no others for it; other networks look further to both sides.
 
     Networks that take no input of a single frame need `least` samples.
 
@@ -89,6 +90,8 @@ class Windowing:
         window_s = default_s if window is None else window
         if not (math.isfinite(window_s) and (frames := clock.n_frames(round(window_s * clock.rate_hz)))):
             raise ValueError(f"a window of {window_s} s has no frame: give at least {clock.least} samples")
+        if clock.stride * (frames - 1) + clock.field < clock.least:
+            raise ValueError(f"a window of {window_s} s is too short for this model: give twice as much")
         hop_frames = frames if hop is None else round(hop * clock.rate_hz / clock.stride) if math.isfinite(hop) else 0
         if not 1 <= hop_frames <= frames:
             remedy = f"give 1 to {frames} frames of {clock.stride / clock.rate_hz:.6f} s, so that no frame is left out"

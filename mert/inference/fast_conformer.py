@@ -25,7 +25,7 @@ from mert.models.conformer.subsamplers import (
     ConvNextSubsampler,
     ResidualModule,
     ResidualSubsampler,
-    kept,
+    zeroed,
 )
 
 Layer = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
@@ -62,6 +62,7 @@ class FastConformer:
     ) -> list[Tensor]:
         """Hidden states [B, T, D] of `layers` in `dtype`; nothing above the highest is computed."""
         model, config = self.model, self.model.config
+        model.check(wave_BN, lengths_B)
         mel_BLM = model.frontend(wave_BN, lengths_B)
         n_B = None if lengths_B is None else lengths_B // config.hop
         x_BTD, n_B = self.subsampler(mel_BLM.to(self.dtype), n_B)
@@ -156,7 +157,7 @@ class FastConvModule:
         self.activation = module.activation
 
     def __call__(self, x_BTD: Tensor, residual_BTD: Tensor, n_B: Tensor | None) -> Tensor:
-        gated_BTD = kept(F.glu(self.expand(x_BTD), -1), n_B, 1)
+        gated_BTD = zeroed(F.glu(self.expand(x_BTD), -1), n_B, 1)
         y_BTD = depthwise(gated_BTD, self.kernel, self.shift)
         if self.layer_norm is not None:
             y_BTD = norm(y_BTD, self.layer_norm)
@@ -187,7 +188,7 @@ class FastStage:
 
     def __call__(self, x_BTC: Tensor, n_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.norm is not None and self.halve is not None:
-            x_BTC = kept(norm(x_BTC, self.norm), n_B, 1)
+            x_BTC = zeroed(norm(x_BTC, self.norm), n_B, 1)
             x_BTC = self.halve(x_BTC[:, : x_BTC.shape[1] // 2 * 2].unflatten(1, (-1, 2)).flatten(2))
             n_B = None if n_B is None else n_B // 2
         for layer in self.layers:
@@ -205,7 +206,7 @@ class FastConvNextLayer:
         self.up, self.down = (Product(part.weight, part.bias, dtype) for part in (layer.up, layer.down))
 
     def __call__(self, x_BTC: Tensor, n_B: Tensor | None) -> Tensor:
-        y_BTC = norm(depthwise(kept(x_BTC, n_B, 1), self.kernel, self.shift), self.layer.norm)
+        y_BTC = norm(depthwise(zeroed(x_BTC, n_B, 1), self.kernel, self.shift), self.layer.norm)
         wide_BTC = self.layer.response(self.up(y_BTC, gelu=True), n_B).to(x_BTC.dtype)
         return self.down(wide_BTC, residual=x_BTC)
 
@@ -233,9 +234,9 @@ class FastResidualModule:
         self.conv3 = FoldedConv(module.conv3, module.norm3, dtype)
 
     def __call__(self, x_BCMT: Tensor, n_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        x_BCMT = kept(x_BCMT, n_B, 3)
+        x_BCMT = zeroed(x_BCMT, n_B, 3)
         n_B = None if n_B is None else (n_B + 1) // 2
-        y_BCMT = kept(F.relu(self.conv1(x_BCMT)), n_B, 3)
+        y_BCMT = zeroed(F.relu(self.conv1(x_BCMT)), n_B, 3)
         return F.relu(self.conv2(y_BCMT) + self.conv3(x_BCMT)), n_B
 
 

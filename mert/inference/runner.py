@@ -138,7 +138,7 @@ class Runner:
 
     def weights_state(self) -> tuple[tuple[int, int], ...]:
         """Places and versions of the weights, which differ once they have changed."""
-        tensors = self.model.parameters()
+        tensors = self.model.state_dict(keep_vars=True).values()
         return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
 
     def forget(self) -> None:

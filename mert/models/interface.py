@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class NetworkConfig(Protocol):
-    """Frame t is made of samples from `stride` t on and belongs to sample `stride` t + `centre`.
+    """Frame t begins at sample `stride` t and belongs to sample `stride` t + `centre`.
 
     N samples give floor((N - `receptive_field`) / `stride`) + 1 frames, and none if they are fewer than
     `least_samples`. `window_s` is the training context; `normalize` says whether windows are brought to zero mean and

@@ -17,7 +17,7 @@ from mert.weights import formats
 
 AGAIN = "download the file again"
 ORIGINAL = "give the folder or name that it was exported from"
-PAIRS = re.compile(r"pretrained_(?P<name>\w+)\.pt")  # weights of MusicFM, which belong to NAME_stats.json
+PAIRS = re.compile(r"pretrained_(?P<name>msd|fma)\.pt")  # weights of MusicFM, which belong to NAME_stats.json
 HEADS = "heads"  # the folder beside weights whose heads describe recordings
 WITH_TORCH = "install torch, or run `mert convert` where it is installed"
 
@@ -62,8 +62,8 @@ def files_of(folder: Path, weights: Path | None = None) -> tuple[MertConfig, Pat
     weights = weights or next((folder / name for name in choices if (folder / name).is_file()), None)
     if weights is None:
         raise CheckpointError(folder, f"holds no {' or '.join(choices)}", "download the weights into it")
-    if ours and "family" in values:
-        raise CheckpointError(folder, f"holds a {values['family']}, which needs torch", WITH_TORCH)
+    if ("family" in values) if ours else (values.get("model_type") == "mert2" or "w2v2_config" in values):
+        raise CheckpointError(folder, "holds a conformer, which is run by torch alone", WITH_TORCH)
     if ours:
         return formats.from_mert_hub(values, str(file)), weights, None
     extra = folder / "preprocessor_config.json"

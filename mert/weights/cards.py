@@ -6,17 +6,18 @@ from pathlib import Path
 from mert.models.interface import NetworkConfig
 from mert.weights.registry import ModelInfo
 
+FAMILIES = {"mert": "MERT", "mert-v2": "MERT-v2", "muq": "MuQ", "musicfm": "MusicFM"}
 _CARD = """\
 ---
 license: {licence}
 library_name: mert-hub
 pipeline_tag: feature-extraction
-tags: [music, audio, self-supervised, feature-extraction, MERT]
+tags: [music, audio, self-supervised, feature-extraction, {family}]
 note: {note}
 ---
 # {name}
 
-{headline}A [MERT](https://arxiv.org/abs/2306.00107) music representation model: recordings in, hidden states out.
+{headline}A music representation model of the family {family}: recordings in, hidden states out.
 
 | | |
 |---|---|
@@ -42,8 +43,9 @@ features = model.embed("song.mp3")  # features.values: [layer, time, width]
 
 def model_card(info: ModelInfo, config: NetworkConfig, sha256: str, licence: str | None = None) -> str:
     """The text of README.md: front matter for the hub, `info.note`, and a table of facts."""
+    licence = licence or info.licence.lower().replace(" ", "-")
     return _CARD.format(
-        name=info.name, licence=licence or info.licence.lower().replace(" ", "-"), note=json.dumps(info.note),
+        name=info.name, family=FAMILIES.get(config.family, config.family), licence=licence, note=json.dumps(info.note),
         headline=f"> **{info.note}**\n\n" if info.note else "", n_params=config.n_params,
         sample_rate=config.sample_rate, frame_rate=config.frame_rate, n_states=config.n_layers + 1, dim=config.dim,
         last=config.layer_names[-1], window_s=config.window_s, normalize="yes" if config.normalize else "no",

@@ -79,7 +79,7 @@ def load_state(model: nn.Module, checkpoint: Checkpoint) -> str:
         if not torch.isfinite(tensor).all():
             raise CheckpointError(file, f"{name} holds NaN or Inf", "use an earlier checkpoint")
     model.load_state_dict(given, assign=any(tensor.is_meta for tensor in wanted.values()))
-    heads = f", {len(checkpoint.dropped)} of training heads dropped" if checkpoint.dropped else ""
+    heads = f", {len(checkpoint.dropped)} others not used" if checkpoint.dropped else ""
     return f"{len(given)} of {len(wanted)} tensors{heads}"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mert.weights.arrays import AGAIN, PAIRS
 from mert.weights.pickles import open_torch
 from mert.weights.safetensor_files import open_safetensors
 
-STATISTIC = "melspec_2048"
+STATISTIC, COUNTER = "melspec_2048", "num_batches_tracked"
 LEAST_STD = 1e-5  # of MERT-v2's bins
 
 BLOCK = {
@@ -65,14 +66,33 @@ RENAMED = {
     },
 }
 UNUSED = re.compile(
-    r"model\.(cls_token|mask_emb|linear\.|rvq\.|quantizer_|conformer\.pos_conv_embed\.|conformer\.embed_positions\.).*"
+    r"model\.(cls_token|linear\..+|rvq\..+|quantizer_.+|conformer\.pos_conv_embed\..+|conformer\.embed_positions\..+)"
     r"|.*\.num_batches_tracked"
 )
+# What the published configurations say, and all that this network implements.
+FIXED: dict[str, dict[str, Any]] = {
+    "mert-v2": {
+        "layer_norm_eps": 1e-5, "subsampling_layer_norm_eps": 1e-6, "rotary_embedding_base": 10_000, "win_length": 2048,
+        "n_fft": 2048,
+    },
+    "muq": {"label_rate": 25},
+}  # fmt: skip
+FIXED_WITHIN = {  # of MuQ's `w2v2_config`
+    "hidden_act": "swish", "position_embeddings_type": "rotary", "rotary_embedding_base": 10_000,
+    "layer_norm_eps": 1e-5,
+}  # fmt: skip
+NEEDED = {  # of MusicFM, whose configuration follows from shapes
+    "model.conv.linear.weight", "model.conformer.embed_positions.inv_freq", "model.conv.conv.0.conv1.weight",
+    "model.conformer.layers.0.ffn1.intermediate_dense.weight",
+    "model.conformer.layers.0.conv_module.depthwise_conv.weight",
+    "model.preprocessor_melspec_2048.mel_stft.mel_scale.fb",
+}  # fmt: skip
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class ConformerCheckpoint:
-    """Weights under our names, their configuration, the tensors that are not used, and the source of it all."""
+class ConformerWeights:
+    """Weights under our names in float32, their configuration, the tensors that are not used, and the source of it."""
 
     config: ConformerConfig
     state: dict[str, Tensor]
@@ -80,13 +100,6 @@ class ConformerCheckpoint:
     weights_file: Path
     sha256: str
     source_format: str
-
-    def model(self) -> Conformer:
-        """The network with these weights."""
-        with torch.device("meta"):
-            model = Conformer(self.config)
-        model.load_state_dict(self.state, assign=True)
-        return model.eval()
 
 
 @dataclass(frozen=True)
@@ -100,16 +113,16 @@ class Layout:
 
 
 def find_layout(path: Path) -> Layout | None:
-    """The layout of a published conformer in a folder, or of one of MusicFM's files; None for anything else.
+    """The layout of a conformer in a folder, or around one of its files of weights; None for anything else.
 
     CheckpointError for a folder with several of MusicFM's models: which is meant must be said.
     """
     if path.is_file() and PAIRS.fullmatch(path.name):
         return _musicfm(path)
-    config = path / "config.json"
-    if config.is_file():
+    folder, weights = (path, path / "model.safetensors") if path.is_dir() else (path.parent, path)
+    config = folder / "config.json"
+    if config.is_file() and weights.suffix == ".safetensors":
         values = read_json(config)
-        weights = path / "model.safetensors"
         if values.get("format") == "mert-hub" and "family" in values:
             return Layout("mert-hub", weights, values, config)
         if values.get("model_type") == "mert2":
@@ -134,99 +147,128 @@ def _musicfm(weights: Path) -> Layout:
     return Layout("musicfm", weights, read_json(statistics), statistics)
 
 
-def read_conformer(path: str | Path) -> ConformerCheckpoint:
-    """The weights of a published folder or file; CheckpointError for what is missing, damaged or of another kind."""
+def read_conformer(path: str | Path) -> ConformerWeights:
+    """The weights of a folder or file; CheckpointError for what is missing, damaged or of another kind."""
     layout = find_layout(Path(path))
     if layout is None:
         raise CheckpointError(path, "is no MERT-v2, MuQ or MusicFM", "give a folder in the published layout")
     pickled = layout.kind == "musicfm"
     with open_torch(layout.weights, "state_dict") if pickled else open_safetensors(layout.weights) as source:
-        tensors = {name: source.read(name) for name in source.shapes}
+        renamed, unused = to_ours(source.shapes, layout)
+        config = config_of(layout, source.shapes)
+        wanted = shapes_of(config)
+        refuse_unlike(renamed, wanted, layout.weights, config)
+        state = {}
+        for name, ours in renamed.items():
+            tensor = source.read(name)
+            if not tensor.is_floating_point() and not ours.endswith(COUNTER):
+                raise CheckpointError(layout.weights, f"{name} is {tensor.dtype}", "use floating-point weights")
+            if squeezed(tensor.shape) != squeezed(wanted[ours]):
+                shapes = f"{list(tensor.shape)}, where the model has {list(wanted[ours])}"
+                raise CheckpointError(layout.weights, f"{name} has shape {shapes}", AGAIN)
+            # A copy: the file may change under a mapped tensor.
+            state[ours] = tensor.to(torch.float32, copy=True).reshape(wanted[ours]).contiguous()
+    state |= beside(layout, config, state)
+    return ConformerWeights(config, state, unused, layout.weights, sha256_file(layout.weights), layout.kind)
+
+
+def to_ours(names: Iterable[str], layout: Layout) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Published names and ours, and the names of what inference does not need; CheckpointError for any other name."""
     if layout.kind == "mert-hub":
-        return _ours(layout, tensors)
-    named, unused = renamed(tensors, RENAMED["mert-v2" if layout.kind == "mert-v2" else "muq"], layout.weights)
-    try:
-        config = CONFIGS[layout.kind](layout.values, tensors)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(layout.file or path, f"is no configuration of {layout.kind} ({error})", AGAIN) from None
-    named |= statistics_of(layout, config, named)
-    return ConformerCheckpoint(
-        config, fitted(named, config, layout.weights), unused, layout.weights, sha256_file(layout.weights), layout.kind
-    )
-
-
-def _ours(layout: Layout, tensors: Mapping[str, Tensor]) -> ConformerCheckpoint:
-    """The weights of our own format."""
-    kept = {key: value for key, value in layout.values.items() if key not in ("format", "format_version")}
-    if layout.values.get("format_version") != 1:
-        raise CheckpointError(layout.file or layout.weights, "is not of format_version 1", "update mert-hub")
-    try:
-        config = ConformerConfig.from_dict(kept)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(layout.file or layout.weights, f"is no configuration ({error})", AGAIN) from None
-    state = fitted(tensors, config, layout.weights)
-    return ConformerCheckpoint(config, state, (), layout.weights, sha256_file(layout.weights), "mert-hub")
-
-
-def renamed(
-    tensors: Mapping[str, Tensor], rules: Mapping[str, str], file: Path
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Tensors under our names, and the names of those that inference does not need; CheckpointError for any other."""
+        return {name: name for name in names}, ()
+    rules = RENAMED["mert-v2" if layout.kind == "mert-v2" else "muq"]
     ending = r"((?:\.(?:weight|bias|running_mean|running_var))?)"
     patterns = [(re.compile(rule + ending), ours) for rule, ours in rules.items()]
-    named, unused = {}, []
-    for name, tensor in tensors.items():
+    renamed: dict[str, str] = {}
+    unused = []
+    for name in names:
         if UNUSED.fullmatch(name):
             unused.append(name)
             continue
-        for pattern, ours in patterns:
-            if match := pattern.fullmatch(name):
-                named[match.expand(ours) + match[match.lastindex or 0]] = tensor
-                break
-        else:
-            raise CheckpointError(file, f"holds {name}, which no published model has", AGAIN)
-    return named, tuple(unused)
+        matches = ((pattern.fullmatch(name), ours) for pattern, ours in patterns)
+        found = next(((match, ours) for match, ours in matches if match), None)
+        if found is None:
+            raise CheckpointError(layout.weights, f"holds {name}, which no published model has", AGAIN)
+        match, ours = found
+        ours = match.expand(ours) + match[match.lastindex or 0]
+        if ours in renamed.values():
+            raise CheckpointError(layout.weights, f"holds one tensor under two names, {name} and another", AGAIN)
+        renamed[name] = ours
+    return renamed, tuple(unused)
 
 
-def statistics_of(layout: Layout, config: ConformerConfig, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Mean and deviation of the log-mel: in the weights of MERT-v2, beside those of the others."""
-    if layout.kind == "mert-v2":
-        return {"frontend.std": named["frontend.std"].clamp(min=LEAST_STD)}
-    values = layout.values["stat"] if layout.kind == "muq" else layout.values
+def config_of(layout: Layout, shapes: Shapes) -> ConformerConfig:
+    """The configuration of a layout; CheckpointError for one that is damaged or not implemented."""
+    file, values = layout.file or layout.weights, layout.values
+    fixed = [(values, FIXED.get(layout.kind, {}))]
+    if layout.kind == "muq":
+        fixed.append((values["w2v2_config"] if isinstance(values["w2v2_config"], dict) else {}, FIXED_WITHIN))
+    for given, wanted in fixed:
+        for key, value in wanted.items():
+            if given.get(key, value) != value:
+                raise CheckpointError(file, f"{key}={given[key]!r} is not implemented", f"only {value!r} was published")
+    if layout.kind == "musicfm" and (absent := NEEDED - shapes.keys()):
+        raise CheckpointError(layout.weights, f"lacks {min(absent)}", AGAIN)
     try:
-        numbers = {part: float(values[f"{STATISTIC}_{part}"]) for part in ("mean", "std")}
-    except (KeyError, TypeError, ValueError):
-        raise CheckpointError(layout.file or layout.weights, f"has no {STATISTIC}_mean and _std", AGAIN) from None
-    return {f"frontend.{part}": torch.full((config.n_mels,), value) for part, value in numbers.items()}
+        return CONFIGS[layout.kind](values, shapes)
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(file, f"is no configuration of {layout.kind} ({error})", AGAIN) from None
 
 
-def fitted(named: Mapping[str, Tensor], config: ConformerConfig, file: Path) -> dict[str, Tensor]:
-    """Float32 tensors in the shapes of the network; CheckpointError for missing, extra and misshapen ones."""
+def shapes_of(config: ConformerConfig) -> dict[str, tuple[int, ...]]:
+    """Our name -> shape of every tensor of a `Conformer`."""
     with torch.device("meta"):
-        wanted = Conformer(config).state_dict()
-    own = {name for name in wanted if name.endswith("num_batches_tracked")}
-    made = {"frontend.window", "frontend.filters"}  # computed where the file does not hold them
-    missing = wanted.keys() - named.keys() - own - made
-    extra = named.keys() - wanted.keys()
+        return {name: tuple(tensor.shape) for name, tensor in Conformer(config).state_dict().items()}
+
+
+def refuse_unlike(renamed: Mapping[str, str], wanted: Shapes, file: Path, config: ConformerConfig) -> None:
+    """CheckpointError that names a missing or an extra tensor; some need not be in the file."""
+    given = set(renamed.values())
+    optional = {name for name in wanted if name.endswith(COUNTER) or name.startswith("frontend.")}
+    missing, extra = wanted.keys() - given - optional, given - wanted.keys()
     if missing or extra:
         wrong = f"lacks {min(missing)}" if missing else f"holds {min(extra)}"
         raise CheckpointError(file, f"{wrong}, for {config.n_layers} blocks of width {config.dim}", AGAIN)
-    state = {name: torch.zeros((), dtype=torch.long) for name in own}
-    for name, tensor in named.items():
-        if tensor.numel() != wanted[name].numel() or squeezed(tensor) != squeezed(wanted[name]):
-            shapes = f"{list(tensor.shape)}, where the model has {list(wanted[name].shape)}"
-            raise CheckpointError(file, f"{name} has shape {shapes}", AGAIN)
-        state[name] = tensor.float().reshape(wanted[name].shape).contiguous()
+
+
+def beside(layout: Layout, config: ConformerConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What published weights need not hold: counters, window, filters, and the statistics of the log-mel."""
+    file = layout.file or layout.weights
+    more = {name: torch.zeros((), dtype=torch.long) for name in shapes_of(config) if name.endswith(COUNTER)}
     computed = LogMel(config).state_dict()
-    return state | {name: computed[name.removeprefix("frontend.")] for name in made - named.keys()}
+    more |= {f"frontend.{name}": computed[name] for name in ("window", "filters") if f"frontend.{name}" not in state}
+    held = {part: state[f"frontend.{part}"] for part in ("mean", "std") if f"frontend.{part}" in state}
+    if len(held) < 2:
+        values = layout.values.get("stat") if layout.kind == "muq" else layout.values
+        numbers = [values.get(f"{STATISTIC}_{part}") if isinstance(values, dict) else None for part in ("mean", "std")]
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+            raise CheckpointError(file, f"has no {STATISTIC}_mean and _std", AGAIN)
+        mean, std = (torch.full((config.n_mels,), float(number)) for number in numbers if number is not None)
+        held = {"mean": mean, "std": std}
+    if layout.kind == "mert-v2":
+        held["std"] = held["std"].clamp(min=LEAST_STD)
+    if not bool((held["std"] > 0).all()):
+        raise CheckpointError(file, "has a deviation of the log-mel that is not positive", AGAIN)
+    return more | {f"frontend.{part}": value for part, value in held.items()}
 
 
-def squeezed(tensor: Tensor) -> tuple[int, ...]:
-    """The shape without axes of length 1: published kernels of length 1 are our matrices."""
-    return tuple(length for length in tensor.shape if length != 1)
+def squeezed(shape: Iterable[int]) -> tuple[int, ...]:
+    """The shape without axes of length 1: published kernels of length 1 are our matrices.
+
+    >>> squeezed((4, 1, 31))
+    (4, 31)
+    """
+    return tuple(length for length in shape if length != 1)
 
 
-def of_mert_v2(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ConformerConfig:
+def of_ours(values: Mapping[str, Any], shapes: Shapes) -> ConformerConfig:
+    """The configuration of our own format."""
+    if values.get("format_version") != 1:
+        raise ValueError("its format_version is not 1: update mert-hub")
+    return ConformerConfig.from_dict({key: values[key] for key in values if key not in ("format", "format_version")})
+
+
+def of_mert_v2(values: Mapping[str, Any], shapes: Shapes) -> ConformerConfig:
     """The configuration of MERT-v2, by its config.json."""
     return ConformerConfig(
         family="mert-v2", dim=values["hidden_size"], n_layers=values["num_hidden_layers"],
@@ -239,11 +281,9 @@ def of_mert_v2(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Conf
     )  # fmt: skip
 
 
-def of_muq(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ConformerConfig:
+def of_muq(values: Mapping[str, Any], shapes: Shapes) -> ConformerConfig:
     """The configuration of MuQ: depth and width are the outer ones, which override those of `w2v2_config`."""
     inner = values["w2v2_config"]
-    if values["label_rate"] != 25:
-        raise ValueError(f"label_rate {values['label_rate']}, and 25 is what was published")
     return ConformerConfig(
         dim=values["encoder_dim"], n_layers=values["encoder_depth"], n_heads=inner["num_attention_heads"],
         ffn_dim=inner["intermediate_size"], conv_kernel=inner["conv_depthwise_kernel_size"],
@@ -251,19 +291,18 @@ def of_muq(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Conforme
     )  # fmt: skip
 
 
-def of_musicfm(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ConformerConfig:
+def of_musicfm(values: Mapping[str, Any], shapes: Shapes) -> ConformerConfig:
     """The configuration of MusicFM, which has no config.json: by the shapes of its tensors."""
-    blocks = {int(match[1]) for name in tensors if (match := re.match(r"model\.conformer\.layers\.(\d+)\.", name))}
-    block = "model.conformer.layers.0"
-    dim = tensors["model.conv.linear.weight"].shape[0]
-    width = 2 * len(tensors["model.conformer.embed_positions.inv_freq"])
+    blocks = {int(match[1]) for name in shapes if (match := re.match(r"model\.conformer\.layers\.(\d+)\.", name))}
+    block, dim = "model.conformer.layers.0", shapes["model.conv.linear.weight"][0]
     return ConformerConfig(
-        family="musicfm", dim=dim, n_layers=len(blocks), n_heads=dim // width,
-        ffn_dim=tensors[f"{block}.ffn1.intermediate_dense.weight"].shape[0],
-        conv_kernel=tensors[f"{block}.conv_module.depthwise_conv.weight"].shape[-1],
-        conv_dim=tensors["model.conv.conv.0.conv1.weight"].shape[0],
-        n_mels=tensors["model.preprocessor_melspec_2048.mel_stft.mel_scale.fb"].shape[1],
+        family="musicfm", dim=dim, n_layers=len(blocks),
+        n_heads=dim // (2 * shapes["model.conformer.embed_positions.inv_freq"][0]),
+        ffn_dim=shapes[f"{block}.ffn1.intermediate_dense.weight"][0],
+        conv_kernel=shapes[f"{block}.conv_module.depthwise_conv.weight"][-1],
+        conv_dim=shapes["model.conv.conv.0.conv1.weight"][0],
+        n_mels=shapes["model.preprocessor_melspec_2048.mel_stft.mel_scale.fb"][1],
     )  # fmt: skip
 
 
-CONFIGS = {"mert-v2": of_mert_v2, "muq": of_muq, "musicfm": of_musicfm}
+CONFIGS = {"mert-hub": of_ours, "mert-v2": of_mert_v2, "muq": of_muq, "musicfm": of_musicfm}

@@ -87,7 +87,7 @@ def load_centres(name_or_dir: str | Path, info: ModelInfo) -> dict[str, np.ndarr
 def heads_folder(name_or_dir: str | Path) -> Path | None:
     """The folder `heads` beside weights, whose heads describe recordings; None where there is none."""
     local = registry.bundled(str(name_or_dir)) or Path(name_or_dir)
-    folder = (local if local.is_dir() else local.parent) / HEADS
+    folder = (local if local.is_dir() else local.parent).absolute() / HEADS
     return folder if local.exists() and folder.is_dir() else None
 
 
@@ -104,7 +104,7 @@ def fetch(repo: str, revision: str | None = None, sha256: str | None = None, fil
     if file:
         return _fetch_pair(repo, revision, sha256, file)
     if (config := _download(repo, "config.json", revision)) is None:
-        raise CheckpointError(repo, "holds no config.json", "give the name of a MERT repository")
+        raise CheckpointError(repo, "holds no config.json", "give the name of one model: `mert models` lists them")
     commit = config.parent.name  # one commit for all files, even if the branch moves meanwhile
     for filename in _OPTIONAL:
         _download(repo, filename, commit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mert.errors import CheckpointError, need
 from mert.files import read_json, sha256_file
@@ -15,9 +15,6 @@ from mert.weights import formats
 from mert.weights.arrays import AGAIN, ORIGINAL, read_arrays
 from mert.weights.onnx_graph import write_graph
 from mert.weights.registry import ModelInfo
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT, VERSION = "mert-onnx", 1
 GRAPH, INT8 = "model.onnx", "model.int8.onnx"

@@ -6,7 +6,7 @@ Shapes: K recordings, C tags.
 import numpy as np
 
 TRUSTED = 0.75  # of the answers that count as sure, this share is right on validation
-NEVER = 1.0
+NEVER = 2.0  # no probability reaches it
 
 
 def least_confidence(confidence_K: np.ndarray, right_K: np.ndarray) -> float:
@@ -29,7 +29,7 @@ def least_of_tags(targets_KC: np.ndarray, probability_KC: np.ndarray) -> list[fl
     """For each tag the least probability with the best F-measure; `NEVER` for a tag without an example.
 
     >>> least_of_tags(np.array([[1, 0], [0, 0], [1, 0]]), np.array([[0.4, 0.9], [0.1, 0.2], [0.3, 0.1]]))
-    [0.3, 1.0]
+    [0.3, 2.0]
     """
     return [_best_f(*columns) for columns in zip(targets_KC.T, probability_KC.T, strict=True)]
 

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.error import HTTPError
+from urllib.parse import quote, urlsplit
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -134,3 +136,21 @@ def test_what_cannot_be_read_is_said(browser_page: tuple[Any, list[str]], tmp_pa
     page.set_input_files("#sound input[type=file]", tmp_path / "broken.wav")
     page.wait_for_selector(".toast-body, .toast-wrap", timeout=60_000)
     assert "broken.wav" in page.inner_text(".toast-wrap, .toast-body")
+
+
+def test_only_recordings_of_the_folder_are_given_out_and_only_to_localhost(address: str, home: Path) -> None:
+    (home / "songs" / "private.html").write_text("<script>alert(1)</script>")
+
+    def status(path: Path, host: str = "127.0.0.1") -> int:
+        request = Request(f"{address}/gradio_api/file={quote(str(path))}", headers={"Host": host})
+        try:
+            with urlopen(request, timeout=30) as answer:
+                return int(answer.status)
+        except HTTPError as error:
+            return error.code
+
+    assert status(home / "songs/song 0.wav") == 200
+    assert status(home / "songs/private.html") == 403
+    assert status(home / "songs/.mert-index/index.json") == 403
+    assert status(home / "dropped.wav") in (403, 404)  # outside of the folder
+    assert status(home / "songs/song 0.wav", "evil.example") == 400

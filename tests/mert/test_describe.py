@@ -74,6 +74,8 @@ def test_one_pass_gives_what_each_head_predicts_alone(m: mert.Describer, model: 
 def test_a_section_is_described_as_its_frames_alone(m: mert.Describer, model: Path, music: Path) -> None:
     sections = m.describe(music / "deep/c.wav", every=2).sections
     assert [(section.start_s, section.end_s) for section in sections] == [(0, 2), (2, 4), (4, 5)]
+    last = m.describe(music / "deep/c.wav", every=2.3).sections
+    assert [(section.start_s, section.end_s) for section in last] == [(0, 172 / 75), (172 / 75, 5)]  # 0.4 s joined
     frames = m.embed(music / "deep/c.wav", dtype="float32")
     for number, section in enumerate(sections):
         part = mert.Features(
@@ -124,8 +126,27 @@ def test_heads_that_do_not_belong_to_the_model_are_refused(m: mert.Describer, mu
         m.describe(music / "a.wav", heads=music)
     with pytest.raises(MertError, match="comes without heads"):
         mert.load(mert.save_pretrained(other, tmp_path / "plain")).describe(music / "a.wav")
-    with pytest.raises(UsageError, match="shorter than a frame"):
-        m.describe(music / "a.wav", every=0.001)
+    for every in (0.001, 0.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="no length of a section"):
+            m.describe(music / "a.wav", every=every)
+    with pytest.raises(UsageError, match="descriptions use for something else"):
+        m.describe(music / "a.wav", heads=save_heads(tmp_path / "c", seconds=made_head(m, "key")))
+
+
+def test_changed_weights_are_noticed(model: Path, music: Path) -> None:
+    m = mert.load(model)
+    m.describe(music / "a.wav")
+    m.model.encoder.norm.weight.data.mul_(1.5)
+    with pytest.raises(HeadError, match="was fitted on features of"):
+        m.describe(music / "a.wav")
+
+
+def test_a_short_sound_is_not_called_silent(m: mert.Describer) -> None:
+    short = m.describe(sound(0.3), sr=RATE_HZ)
+    assert short.loudness_lufs is None and not short.silent
+    assert "silent" not in str(short)
+    silence = m.describe(np.zeros(RATE_HZ, np.float32), sr=RATE_HZ)
+    assert silence.silent and "1.0 s, silent" in str(silence)
 
 
 def test_a_head_of_the_schema_before_is_sure_of_everything(m: mert.Describer, tmp_path: Path) -> None:
@@ -160,13 +181,17 @@ def test_loudness_of_known_signals() -> None:
 def test_the_command_prints_for_people_and_for_programs(model: Path, music: Path, m: mert.Describer) -> None:
     people = run_mert("describe", music / "a.wav", "-m", model, "-d", "cpu")
     assert people.code == 0, people.err
-    assert str(m.describe(music / "a.wav")).splitlines()[2] in people.out
+    assert people.out.splitlines() == str(m.describe(music / "a.wav")).splitlines()
     rows = run_mert("describe", music, "-m", model, "-d", "cpu", "--json")
     described = [json.loads(line) for line in rows.out.splitlines()]
     assert [Path(row["file"]).name for row in described] == ["a.wav", "b.wav", "c.wav"]
     assert described[0] == json.loads(json.dumps(m.describe(music / "a.wav").as_dict()))
     table = list(csv.DictReader(run_mert("describe", music, "-m", model, "-d", "cpu", "--csv").out.splitlines()))
     assert [row["tempo_bpm"] for row in table] == [str(row["tempo_bpm"] or "") for row in described]
+    moods = [row["mood"]["values"]["arousal"] for row in described]
+    assert [float(row["mood_arousal"]) for row in table] == pytest.approx(moods, rel=1e-5)
+    same_names = run_mert("describe", music / "a.wav", music / "deep/../a.wav", "-m", model, "-d", "cpu", "--json")
+    assert same_names.code == 0, same_names.err
 
 
 def test_a_folder_is_described_once_and_failures_are_reported(model: Path, music: Path, tmp_path: Path) -> None:

@@ -85,13 +85,15 @@ def test_sentence_transformers_encodes_and_loads_what_it_saved(m: Embedder, file
     sentence_transformers = pytest.importorskip("sentence_transformers", minversion="6")
     from mert.embedding.adapters.sentence import RecordingModule
 
-    model = sentence_transformers.SentenceTransformer(modules=[RecordingModule(m)], device="cpu")
-    assert np.allclose(model.encode(files), m.encode(files), atol=1e-5)
+    model = sentence_transformers.SentenceTransformer(modules=[RecordingModule(m, "layer01")], device="cpu")
+    assert np.allclose(model.encode(files), m.encode(files, layer="layer01"), atol=1e-5)
     wave, rate = soundfile.read(files[2], dtype="float32")
-    assert np.allclose(model.encode([{"array": wave, "sampling_rate": rate}]), m.encode(files[2:3]), atol=1e-5)
+    assert np.allclose(
+        model.encode([{"array": wave, "sampling_rate": rate}]), m.encode(files[2:3], layer="layer01"), atol=1e-5
+    )
     model.save_pretrained(str(tmp_path / "saved"))
     again = sentence_transformers.SentenceTransformer(str(tmp_path / "saved"), device="cpu", trust_remote_code=True)
-    assert np.allclose(again.encode(files), m.encode(files), atol=1e-5)
+    assert np.allclose(again.encode(files), m.encode(files, layer="layer01"), atol=1e-5)
     assert model.similarity(model.encode(files), again.encode(files)).diagonal().numpy() == pytest.approx(1, abs=1e-5)
 
 

@@ -14,6 +14,7 @@ import soundfile
 import torch
 from harness.commands import run_mert
 from harness.sounds import music
+from safetensors.torch import load_file, save_file
 
 import mert
 from mert.errors import AudioError, CheckpointError
@@ -21,7 +22,8 @@ from mert.inference.fast_conformer import FastConformer
 from mert.models.conformer.config import ConformerConfig, mert_v2, muq_large
 from mert.models.conformer.logmel import LogMel
 from mert.models.conformer.network import Conformer
-from mert.weights.conformers import RENAMED, find_layout, read_conformer, renamed
+from mert.weights.checkpoints import load_model
+from mert.weights.conformers import Layout, find_layout, read_conformer, refuse_unlike, squeezed, to_ours
 
 REFERENCE = Path(os.environ.get("MERT_REFERENCE", "")) / "families"
 FAMILIES = ("mert2", "muq", "musicfm")
@@ -34,6 +36,12 @@ def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def network(folder: Path) -> Conformer:
+    model, _, _ = load_model(folder)
+    assert isinstance(model, Conformer)
+    return model
+
+
 def worst(got: torch.Tensor, wanted: np.ndarray) -> float:
     """Largest difference in units of max(1, rms)."""
     return float(np.abs(got.numpy() - wanted).max() / max(1.0, np.sqrt((wanted**2).mean())))
@@ -42,7 +50,7 @@ def worst(got: torch.Tensor, wanted: np.ndarray) -> float:
 @needs_reference
 @torch.inference_mode()
 def test_states_are_those_of_the_official_code(family: str) -> None:
-    model = read_conformer(REFERENCE / family).model()
+    model = network(REFERENCE / family)
     golden = np.load(REFERENCE / family / "golden.npz")
     for clip in ("1", "2"):
         wave_1N = torch.from_numpy(golden[f"input{clip}"])[None]
@@ -59,7 +67,7 @@ def test_states_are_those_of_the_official_code(family: str) -> None:
 @needs_reference
 @torch.inference_mode()
 def test_layers_above_those_asked_for_are_not_computed(family: str) -> None:
-    model = read_conformer(REFERENCE / family).model()
+    model = network(REFERENCE / family)
     wave_1N = torch.from_numpy(np.load(REFERENCE / family / "golden.npz")["input2"])[None]
     states = model(wave_1N)
     model.blocks[1].forward = None  # type: ignore[assignment, method-assign]
@@ -70,7 +78,7 @@ def test_layers_above_those_asked_for_are_not_computed(family: str) -> None:
 @needs_reference
 @torch.inference_mode()
 def test_a_padded_row_equals_the_clip_alone(family: str) -> None:
-    model = read_conformer(REFERENCE / family).model()
+    model = network(REFERENCE / family)
     wave_N = torch.from_numpy(np.load(REFERENCE / family / "golden.npz")["input1"])
     lengths = torch.tensor([72_000, 30_001, 1_500, 47_999])
     rows_BN = torch.stack([torch.where(torch.arange(72_000) < n, wave_N, 0.0) for n in lengths])
@@ -87,24 +95,23 @@ def test_every_tensor_at_full_size_is_used_or_named(family: str) -> None:
     """On the meta device, by names and shapes of the published files alone."""
     about = json.loads((REFERENCE / "keys.json").read_text())[family]
     kind, config = ("mert-v2", mert_v2()) if family == "mert2" else ("muq", muq_large())
-    tensors = {name: torch.empty(shape, device="meta") for name, (shape, _) in about["tensors"].items()}
-    named, unused = renamed(tensors, RENAMED[kind], Path("file"))
+    shapes = {name: tuple(shape) for name, (shape, _) in about["tensors"].items()}
+    named, unused = to_ours(shapes, Layout(kind, Path("file")))
     with torch.device("meta"):
-        wanted = Conformer(config).state_dict()
-    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
-    beside = {"frontend.window", "frontend.filters", "frontend.mean", "frontend.std"}
-    assert wanted.keys() - counters - beside <= named.keys() <= wanted.keys()
+        model = Conformer(config)
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    refuse_unlike(named, wanted, Path("file"), config)
     assert len(named) + len(unused) == len(about["tensors"]) == about["tensors_total"]
-    for name, tensor in named.items():
-        assert tensor.numel() == wanted[name].numel(), name
-    n_params = sum(p.numel() for p in Conformer(config).parameters()) if family == "mert2" else None
-    assert n_params in (None, 632_295_808)
+    for name, ours in named.items():
+        assert squeezed(shapes[name]) == squeezed(wanted[ours]), name
+    assert sum(p.numel() for p in model.parameters()) == config.n_params
+    assert family != "mert2" or config.n_params == 632_295_808
 
 
 @needs_reference
 def test_the_fast_path_gives_the_same_states(family: str) -> None:
     """In float32 to the tolerance of the golden states, in a padded batch to 1e-5; in bfloat16 by their cosine."""
-    model = read_conformer(REFERENCE / family).model()
+    model = network(REFERENCE / family)
     golden = np.load(REFERENCE / family / "golden.npz")
     fast = FastConformer(model)
     embed, *states = fast(torch.from_numpy(golden["input1"])[None])
@@ -144,13 +151,52 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         read_conformer(tmp_path / "both")
     with pytest.raises(CheckpointError, match=r"needs fma_stats\.json beside it"):
         read_conformer(tmp_path / "both/pretrained_fma.pt")
+    (tmp_path / "both/fma_stats.json").write_text('{"melspec_2048_mean": 1, "melspec_2048_std": 0}')
+    with pytest.raises(CheckpointError, match="deviation of the log-mel that is not positive"):
+        read_conformer(tmp_path / "both/pretrained_fma.pt")
     shutil.copytree(REFERENCE / "muq", tmp_path / "muq")
     values = json.loads((tmp_path / "muq/config.json").read_text())
     (tmp_path / "muq/config.json").write_text(json.dumps(values | {"encoder_depth": 2}))
     with pytest.raises(CheckpointError, match=r"holds blocks\.2\."):
         read_conformer(tmp_path / "muq")
+    for wrong, said in (
+        ({"label_rate": 50}, "label_rate=50 is not implemented"), ({"encoder_dim": 0}, "no configuration of muq"),
+        ({"w2v2_config": values["w2v2_config"] | {"hidden_act": "gelu"}}, "hidden_act='gelu' is not implemented"),
+        ({"w2v2_config": values["w2v2_config"] | {"num_attention_heads": 0}}, "n_heads=0 is not from 1"),
+        ({"encoder_depth": 10**9}, "n_layers=1000000000 is not from 1"), ({"stat": {}}, "has no melspec_2048_mean"),
+    ):  # fmt: skip
+        (tmp_path / "muq/config.json").write_text(json.dumps(values | wrong))
+        with pytest.raises(CheckpointError, match=said):
+            read_conformer(tmp_path / "muq")
+    (tmp_path / "muq/config.json").write_text(json.dumps(values))
+    assert mert.load(tmp_path / "muq/model.safetensors", device="cpu").info.family == "muq"
     (tmp_path / "muq/config.json").write_text(json.dumps(values | {"model_type": "hubert"}))
     assert find_layout(tmp_path / "muq") is None
+    with pytest.raises(ValueError, match="'relu' is none of gelu, swish"):
+        ConformerConfig(activation="relu")  # type: ignore[arg-type]
+
+
+@needs_reference
+def test_a_tensor_under_two_names_or_under_none_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(REFERENCE / "muq", tmp_path / "muq")
+    tensors = load_file(tmp_path / "muq/model.safetensors")
+    block = "model.conformer.layers.0"
+    twice = {f"{block}.ffn1.w_1.bias": tensors[f"{block}.ffn1.intermediate_dense.bias"].clone()}
+    for more, said in ((twice, "one tensor under two names"), ({"model.more": torch.zeros(1)}, "holds model.more")):
+        save_file(tensors | more, tmp_path / "muq/model.safetensors")
+        with pytest.raises(CheckpointError, match=said):
+            read_conformer(tmp_path / "muq")
+
+
+@needs_reference
+def test_changed_statistics_are_noticed(family: str) -> None:
+    m = mert.load(REFERENCE / family, device="cpu")
+    clip = [np.load(REFERENCE / family / "golden.npz")["input2"]]
+    before, sha256 = m.encode(clip, sr=RATE_HZ), m.sha256
+    with torch.no_grad():
+        m.model.frontend.mean.add_(0.5)
+    assert m.sha256 != sha256
+    assert np.abs(m.encode(clip, sr=RATE_HZ) - before).max() > 1e-3
 
 
 @needs_reference

@@ -139,7 +139,7 @@ def test_fairseq_checkpoints_load_and_heads_are_named(tmp_path: Path, pre_norm: 
     if not half:
         assert_same(model, loaded)
     assert checkpoint.dropped == ("final_proj.weight", "label_embs_concat", "encoder_cqt_model.spec_layer.lenghts")
-    assert str(report) == "51 of 51 tensors, 3 of training heads dropped"
+    assert str(report) == "51 of 51 tensors, 3 others not used"
     assert checkpoint.source_format == "fairseq" and loaded.config.pre_norm is pre_norm
     assert (loaded.config.dim, loaded.config.n_heads, loaded.config.window_s) == (64, 1, model.config.window_s)
 

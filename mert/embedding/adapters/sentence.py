@@ -12,7 +12,10 @@ from sentence_transformers.base.modules.input_module import InputModule
 
 from mert.embedding.embedder import Embedder
 from mert.embedding.load import load
+from mert.files import read_json, write_json
 from mert.weights.publish import save_pretrained
+
+LAYER = "layer.json"
 
 
 class RecordingModule(InputModule):
@@ -24,9 +27,10 @@ class RecordingModule(InputModule):
 
     save_in_root = False
 
-    def __init__(self, embedder: Embedder, layer: str = "recommended") -> None:
+    def __init__(self, embedder: Embedder, layer: str | int = "recommended") -> None:
         super().__init__()
-        self.embedder, self.layer = embedder, layer
+        self.embedder = embedder
+        self.layer = embedder.names(embedder.settings(layers=[layer]))[0]  # its name, which a saved folder keeps
 
     @property
     def modalities(self) -> list[Any]:
@@ -43,19 +47,20 @@ class RecordingModule(InputModule):
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Adds `sentence_embedding`, float32 [B, D]."""
-        layers = [self.layer]
-        many = self.embedder.embed_many(features["recordings"], layers=layers, pool="mean")
+        many = self.embedder.embed_many(features["recordings"], layers=[self.layer], pool="mean")
         vectors_BD = np.stack([each.values[0] for each in many])
         return features | {"sentence_embedding": torch.from_numpy(vectors_BD)}
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
-        """Write the model beside the files of sentence-transformers."""
+        """Write the model, and which layer of it, beside the files of sentence-transformers."""
         save_pretrained(self.embedder, Path(output_path))
+        write_json(Path(output_path) / LAYER, {"layer": self.layer})
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **_: Any) -> RecordingModule:
         """Read what `save` wrote."""
-        return cls(load(Path(model_name_or_path) / subfolder))
+        folder = Path(model_name_or_path) / subfolder
+        return cls(load(folder), read_json(folder / LAYER)["layer"])
 
 
 def recording(item: Any) -> Any:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mert.models.conformer.config import ConformerConfig
-from mert.models.conformer.subsamplers import kept
+from mert.models.conformer.subsamplers import zeroed
 
 EPS = 1e-5
 ROPE_BASE = 10_000.0
@@ -84,7 +84,7 @@ class ConvModule(nn.Module):
         self.activation = activation_of(config)
 
     def forward(self, x_BTD: Tensor, n_B: Tensor | None) -> Tensor:
-        gated_BTD = kept(F.glu(self.expand(self.norm(x_BTD)), -1), n_B, 1)
+        gated_BTD = zeroed(F.glu(self.expand(self.norm(x_BTD)), -1), n_B, 1)
         y_BDT = self.depthwise(gated_BTD.transpose(1, 2))
         if isinstance(self.middle_norm, nn.BatchNorm1d):
             y_BTD = self.middle_norm(y_BDT).transpose(1, 2)

@@ -8,6 +8,17 @@ from typing import Any, Literal, Self
 
 from mert.errors import CheckpointError
 
+BOUNDS: dict[str, tuple[float, float]] = {  # of what can be built and run; a configuration may come from anyone
+    "dim": (2, 2**16), "n_layers": (1, 2**10), "n_heads": (1, 2**10), "ffn_dim": (1, 2**20), "conv_kernel": (1, 2**12),
+    "conv_dim": (0, 2**16), "stage_dims": (1, 2**16), "stage_depths": (1, 2**8), "n_mels": (1, 2**12),
+    "n_fft": (2, 2**20), "hop": (1, 2**20), "sample_rate": (1_000, 1_000_000), "window_s": (0.1, 86_400),
+    "centre": (0, 2**20),
+}  # fmt: skip
+CHOICES: dict[str, tuple[object, ...]] = {
+    "subsampler": ("residual", "convnext"), "activation": ("gelu", "swish"), "rope": ("projections", "states"),
+    "conv_norm": ("layer", "batch"), "last_norm": (True, False), "normalize": (True, False),
+}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConformerConfig:
@@ -46,6 +57,15 @@ class ConformerConfig:
     normalize: bool = False  # inputs are taken at their own level
 
     def __post_init__(self) -> None:
+        for name, (least, most) in BOUNDS.items():
+            values = value if isinstance(value := getattr(self, name), tuple) else (value,)
+            if not all(isinstance(value, int | float) and least <= value <= most for value in values):
+                raise ValueError(f"{name}={value} is not from {least:g} to {most:g}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(map(str, choices))}")
+        if self.conv_kernel % 2 == 0:
+            raise ValueError(f"conv_kernel={self.conv_kernel} is even, and has no middle")
         if self.dim % self.n_heads or self.dim // self.n_heads % 2:
             raise ValueError(f"n_heads={self.n_heads} do not divide dim={self.dim} into even widths")
         if self.subsampler == "convnext":

@@ -45,13 +45,17 @@ class Conformer(nn.Module):
 
         Raises ValueError for fewer samples than the window reflects. Nothing above the highest layer is computed.
         """
-        shortest = wave_BN.shape[1] if lengths_B is None else int(lengths_B.min())
-        if shortest < self.config.least_samples:
-            raise ValueError(f"{shortest} samples are too few: give {self.config.least_samples} or more")
+        self.check(wave_BN, lengths_B)
         mel_BLM = self.frontend(wave_BN, lengths_B)
         n_B = None if lengths_B is None else lengths_B // self.config.hop
         x_BTD, n_B = self.subsampler(mel_BLM.to(next(self.blocks.parameters()).dtype), n_B)
         return self.encode(x_BTD, n_B, layers)
+
+    def check(self, wave_BN: Tensor, lengths_B: Tensor | None) -> None:
+        """ValueError for clips that are too short."""
+        shortest = wave_BN.shape[1] if lengths_B is None else int(lengths_B.min())
+        if shortest < self.config.least_samples:
+            raise ValueError(f"{shortest} samples are too few: give {self.config.least_samples} or more")
 
     def n_frames(self, n_samples: int) -> int:
         """Frames of a wave of `n_samples`."""

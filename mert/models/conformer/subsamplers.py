@@ -14,8 +14,8 @@ from mert.models.conformer.config import ConformerConfig
 EPS = 1e-6  # of ConvNeXt's norms
 
 
-def kept(x: Tensor, n_B: Tensor | None, dim: int) -> Tensor:
-    """`x` with zeros beyond the first n frames of each clip along a dimension."""
+def zeroed(x: Tensor, n_B: Tensor | None, dim: int) -> Tensor:
+    """`x` with zeros beyond the first n frames of each clip, along a dimension."""
     if n_B is None:
         return x
     valid_BT = torch.arange(x.shape[dim], device=x.device) < n_B[:, None]
@@ -35,7 +35,8 @@ class ResponseNorm(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.zeros(channels)), nn.Parameter(torch.zeros(channels))
 
     def forward(self, x_BTC: Tensor, n_B: Tensor | None) -> Tensor:
-        norm_B1C = kept(x_BTC, n_B, 1).float().square().sum(1, keepdim=True).sqrt()
+        precise = torch.promote_types(x_BTC.dtype, torch.float32)
+        norm_B1C = zeroed(x_BTC, n_B, 1).to(precise).square().sum(1, keepdim=True).sqrt()
         share_B1C = (norm_B1C / (norm_B1C.mean(2, keepdim=True) + EPS)).to(x_BTC.dtype)
         return self.weight * share_B1C * x_BTC + self.bias + x_BTC
 
@@ -51,7 +52,7 @@ class ConvNextLayer(nn.Module):
         self.response = ResponseNorm(4 * channels)
 
     def forward(self, x_BTC: Tensor, n_B: Tensor | None) -> Tensor:
-        y_BTC = self.depthwise(kept(x_BTC, n_B, 1).transpose(1, 2)).transpose(1, 2)
+        y_BTC = self.depthwise(zeroed(x_BTC, n_B, 1).transpose(1, 2)).transpose(1, 2)
         return x_BTC + self.down(self.response(F.gelu(self.up(self.norm(y_BTC))), n_B))
 
 
@@ -66,7 +67,7 @@ class ConvNextStage(nn.Module):
 
     def forward(self, x_BTC: Tensor, n_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.norm is not None and self.halve is not None:
-            x_BTC = self.halve(kept(self.norm(x_BTC), n_B, 1).transpose(1, 2)).transpose(1, 2)
+            x_BTC = self.halve(zeroed(self.norm(x_BTC), n_B, 1).transpose(1, 2)).transpose(1, 2)
             n_B = None if n_B is None else n_B // 2
         for layer in self.layers:
             x_BTC = layer(x_BTC, n_B)
@@ -102,9 +103,9 @@ class ResidualModule(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.BatchNorm2d(channels) for _ in range(3))
 
     def forward(self, x_BCMT: Tensor, n_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        x_BCMT = kept(x_BCMT, n_B, 3)
+        x_BCMT = zeroed(x_BCMT, n_B, 3)
         n_B = None if n_B is None else (n_B + 1) // 2
-        y_BCMT = kept(F.relu(self.norm1(self.conv1(x_BCMT))), n_B, 3)
+        y_BCMT = zeroed(F.relu(self.norm1(self.conv1(x_BCMT))), n_B, 3)
         return F.relu(self.norm2(self.conv2(y_BCMT)) + self.norm3(self.conv3(x_BCMT))), n_B
 
 

@@ -5,7 +5,6 @@ Shapes: L layers, T frames, D model width, S segments.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +13,11 @@ import numpy as np
 from mert.audio.recording import Recording
 from mert.cli.page import pictures
 from mert.collection.index import Index, Match
+from mert.describe.analysis import describe
 from mert.describe.describer import Describer
 from mert.describe.description import Description
-from mert.describe.listening import describe
 from mert.errors import AudioError
-from mert.files import sha256_file, write_json
+from mert.files import write_json
 
 MAX_SECONDS = 1800.0
 SECTIONS = 60  # of the tags over time, at most
@@ -28,8 +27,8 @@ NEAREST = 8
 
 
 @dataclass
-class Heard:
-    """A sound and what is known about it. `segments_LSD` are means over equal parts of each layer."""
+class Sound:
+    """A sound and what the models say about it. `segments_LSD` are means over equal parts of each layer."""
 
     path: Path
     description: Description
@@ -41,15 +40,15 @@ class Heard:
         return self.description.seconds
 
 
-def hear(m: Describer, path: Path) -> Heard:
+def analyse(m: Describer, path: Path) -> Sound:
     """Describe a sound and embed all of its layers; AudioError for one that cannot be used, or is too long."""
     seconds = Recording(path).seconds_by_decoding(MAX_SECONDS)
     heads = m.head_set()
     recording = Recording(path)
     measure = pictures.Envelope(round(ENVELOPE_S * m.sample_rate))
     every_s = max(1.0, seconds / SECTIONS)
-    description = describe(heads, recording, heads.settings, every_s, also=measure.add)
-    return Heard(path, description, measure.pairs(), segments(m, path, seconds))
+    description = describe(heads, recording, heads.settings, every_s, on_block=measure.add)
+    return Sound(path, description, measure.pairs(), segments(m, path, seconds))
 
 
 def segments(m: Describer, path: Path, seconds: float) -> np.ndarray:
@@ -69,39 +68,36 @@ def segments(m: Describer, path: Path, seconds: float) -> np.ndarray:
     return (sums_LSD[:, used] / counts_S[used, None]).astype(np.float32)
 
 
-def track(heard: Heard, url: str, layer: int) -> str:
+def track(sound: Sound, url: str, layer: int) -> str:
     """The player of a sound, with all of its pictures."""
-    predictions, seconds = heard.description.predictions, heard.seconds
-    events = {name: heard.description.times(name) or () for name in ("beats", "downbeats")}
-    tags = [pictures.tags_over_time(heard.description.sections, name, seconds)
+    predictions, seconds = sound.description.predictions, sound.seconds
+    events = {name: sound.description.times(name) or () for name in ("beats", "downbeats")}
+    tags = [pictures.tags_over_time(sound.description.sections, name, seconds)
             for name, prediction in predictions.items() if prediction.task == "multilabel"]  # fmt: skip
-    matrix = pictures.self_similarity(heard.segments_LSD[layer], seconds)
-    return pictures.player(url, seconds, pictures.waveform(heard.envelope, seconds, events), *tags, matrix)
+    matrix = pictures.self_similarity(sound.segments_LSD[layer], seconds)
+    return pictures.player(url, seconds, pictures.waveform(sound.envelope, seconds, events), *tags, matrix)
 
 
-def nearest(m: Describer, index: Index, heard: Heard) -> list[Match]:
+def nearest(m: Describer, index: Index, sound: Sound) -> list[Match]:
     """The recordings of an index that are most like a sound."""
-    vector_D = m.embed(heard.path, layers=[index.facts["layer"]], pool="mean", dtype=index.facts["dtype"]).values[0]
+    vector_D = m.embed(sound.path, layers=[index.facts["layer"]], pool="mean", dtype=index.facts["dtype"]).values[0]
     return index.query(vector_D, NEAREST)
 
 
-def downloads(m: Describer, heard: Heard, layer: int, home: Path) -> list[str]:
-    """A JSON file of the description, and the features of one layer, in a folder of the sound's own below `home`."""
-    folder = home / sha256_file(heard.path)[:16]
-    shutil.rmtree(folder, ignore_errors=True)  # those of another layer
-    folder.mkdir(parents=True)
-    description, features = folder / f"{heard.path.stem}.json", folder / f"{heard.path.name}.npz"
-    write_json(description, heard.description.as_dict())
-    m.embed(heard.path, layers=[layer]).save(features)
+def downloads(m: Describer, sound: Sound, layer: int, folder: Path) -> list[str]:
+    """A JSON file of the description, and the features of one layer, in a folder."""
+    description, features = folder / f"{sound.path.stem}.json", folder / f"{sound.path.name}.npz"
+    write_json(description, sound.description.as_dict())
+    m.embed(sound.path, layers=[layer]).save(features)
     return [str(description), str(features)]
 
 
-def code(m: Describer, name: str, layer: int) -> str:
+def code(m: Describer, model: str, name: str, layer: int) -> str:
     """The lines that do the same."""
     return (
-        f'import mert\n\nm = mert.load("{m.info.name}")\n'
-        f'print(m.describe("{name}", every=10))\n'
-        f'features = m.embed("{name}", layers=["{m.layer_names[layer]}"])  # {features_shape(m)}\n'
+        f"import mert\n\nm = mert.load({model!r})\n"
+        f"print(m.describe({name!r}, every=10))\n"
+        f'features = m.embed({name!r}, layers=["{m.layer_names[layer]}"])  # {features_shape(m)}\n'
     )
 
 

@@ -5,6 +5,7 @@ Shapes: L layers, T frames, D model width, P width of a head's input.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from mert.audio.loudness import Loudness
 from mert.audio.recording import Recording
-from mert.describe.description import Description, Section
+from mert.describe.description import RESERVED, Description, Section
 from mert.describe.head import CARD, HeadError, SavedHead
 from mert.describe.predictions import Prediction
 from mert.embedding.batching import Settings
@@ -34,6 +35,7 @@ class HeadSet:
             if (settings.windowing, settings.dtype) != (each[0].windowing, each[0].dtype):
                 reason = f"reads other windows, or in another precision, than {next(iter(heads.values())).source}"
                 raise HeadError(head.source, reason, "fit it again on features that were embedded alike")
+        self._sha256 = encoder.sha256
         held = encoder.names(self.settings)
         self.rows = {name: [held.index(layer) for layer in head.card.layers] for name, head in heads.items()}
 
@@ -48,14 +50,29 @@ class HeadSet:
         return {name: head for name, head in self.heads.items() if head.card.task == "frames"}
 
     def identity(self) -> dict[str, str]:
-        """The SHA-256 of each head, by name: with that of the encoder it tells whether a description is up to date."""
-        return {name: head.card.weights_sha256 for name, head in sorted(self.heads.items())}
+        """A SHA-256 of all of each head, by name: with the encoder it tells whether a description is up to date."""
+        return {name: head.identity for name, head in sorted(self.heads.items())}
+
+    def check(self) -> None:
+        """HeadError if the encoder's weights are no longer those that the heads were fitted on."""
+        if self.encoder.look_again() != self._sha256:
+            for head in self.heads.values():
+                head.settings(self.encoder)
+
+
+def frames_of(every_s: float | None, frame_rate: float) -> int | None:
+    """Frames of a section; UsageError for one that is shorter than a frame, or no length."""
+    if every_s is None:
+        return None
+    if not (math.isfinite(every_s) and every_s * frame_rate >= 1):
+        raise UsageError(f"every={every_s:g}", "is no length of a section", f"give at least {1 / frame_rate:.3f} s")
+    return round(every_s * frame_rate)
 
 
 def load_heads(folders: Sequence[str | Path]) -> dict[str, SavedHead]:
     """The heads in some folders, by the names of their own folders; each may be a head itself, or hold several.
 
-    UsageError for a folder without any, and for two heads of one name.
+    UsageError for a folder without any, for two heads of one name, and for names that mean something else.
     """
     heads: dict[str, SavedHead] = {}
     for folder in map(Path, folders):
@@ -64,34 +81,33 @@ def load_heads(folders: Sequence[str | Path]) -> dict[str, SavedHead]:
             raise UsageError(folder, "holds no head", "give a folder that `mert probe fit -o` wrote, or one of several")
         for path in found:
             name = path.resolve().name
+            if name in RESERVED:
+                raise UsageError(path, "has a name that descriptions use for something else", "rename the folder")
             if name in heads:
                 raise UsageError(path, f"is the second head named {name}", "rename one of the two folders")
             heads[name] = SavedHead.load(path)
     return heads
 
 
-class Listening:
+class Analysis:
     """Takes the frames of one recording in order, and gives its description in the end.
 
-    `every_s` is the length of a section (None: no sections); the last one is shorter. Made before the recording is
-    read, whose loudness it measures.
+    `every_s` is the length of a section (None: no sections); a last one that is shorter than half of it is part of the
+    one before. It is made before the recording is read, whose loudness it measures.
     """
 
     def __init__(
         self, heads: HeadSet, recording: Recording, every_s: float | None = None,
-        also: Callable[[np.ndarray], None] = lambda wave_N: None,
+        on_block: Callable[[np.ndarray], None] = lambda wave_N: None,
     ) -> None:  # fmt: skip
-        rate = heads.encoder.frame_rate
-        if every_s is not None and every_s * rate < 1:
-            raise UsageError(f"every={every_s:g}", "is shorter than a frame", f"give at least {1 / rate:.3f} s")
         self._heads, self._recording = heads, recording
-        self._per_section = None if every_s is None else round(every_s * rate)
+        self._per_section = frames_of(every_s, heads.encoder.frame_rate)
         self._n_frames = 0
         self._whole = Pooling("meanstd")
         self._sections: list[Pooling] = []
         self._logits: dict[str, list[np.ndarray]] = {name: [] for name in heads.framewise}
-        self._loudness, self._also = Loudness(heads.encoder.sample_rate), also
-        recording.on_block = self._hear
+        self._loudness, self._on_block = Loudness(heads.encoder.sample_rate), on_block
+        recording.on_block = self._measure
 
     def add(self, values_LTD: np.ndarray) -> None:
         """Take the next frames."""
@@ -102,9 +118,9 @@ class Listening:
             self._add_to_sections(values_LTD, self._per_section)
         self._n_frames += values_LTD.shape[1]
 
-    def _hear(self, wave_N: np.ndarray) -> None:
+    def _measure(self, wave_N: np.ndarray) -> None:
         self._loudness.add(wave_N)
-        self._also(wave_N)
+        self._on_block(wave_N)
 
     def _add_to_sections(self, values_LTD: np.ndarray, per_section: int) -> None:
         start = 0
@@ -122,9 +138,8 @@ class Listening:
         named = self._named(self._whole) | events
         recording, encoder = self._recording, self._heads.encoder
         return Description(
-            recording.name, encoder.info.name, recording.seconds, self._loudness.lufs,
-            {name: named[name] for name in self._heads.heads if name in named}, tuple(self._parts()),
-            tuple(recording.warnings),
+            recording.name, encoder.info.name, recording.seconds, recording.silent, self._loudness.lufs,
+            {name: named[name] for name in self._heads.heads}, tuple(self._parts()), tuple(recording.warnings),
         )  # fmt: skip
 
     def _named(self, pooling: Pooling) -> dict[str, Prediction]:
@@ -145,19 +160,22 @@ class Listening:
         return head.of_activation(logits_T, self._heads.encoder.clock.times(0, len(logits_T)), self._recording.name)
 
     def _parts(self) -> list[Section]:
-        parts, rate = self._sections, self._heads.encoder.frame_rate
+        parts, end_s = self._sections, self._recording.seconds
         if not parts or not self._per_section:
             return []
-        edges_s = [number * self._per_section / rate for number in range(len(parts))] + [self._recording.seconds]
-        return [Section(edges_s[i], edges_s[i + 1], self._named(part)) for i, part in enumerate(parts) if part.count]
+        length_s = self._per_section / self._heads.encoder.frame_rate
+        if len(parts) > 1 and end_s - length_s * (len(parts) - 1) < length_s / 2:
+            parts = [*parts[:-2], parts[-2].joined(parts[-1])]
+        edges_s = [number * length_s for number in range(len(parts))] + [end_s]
+        return [Section(edges_s[i], edges_s[i + 1], self._named(part)) for i, part in enumerate(parts)]
 
 
 def describe(
     heads: HeadSet, recording: Recording, settings: Settings, every_s: float | None = None,
-    also: Callable[[np.ndarray], None] = lambda wave_N: None,
+    on_block: Callable[[np.ndarray], None] = lambda wave_N: None,
 ) -> Description:  # fmt: skip
-    """The description of one recording, read once; `also` is called with its blocks of samples."""
-    listening = Listening(heads, recording, every_s, also)
+    """The description of one recording, read once; `on_block` is called with its blocks of samples."""
+    analysis = Analysis(heads, recording, every_s, on_block)
     for _, values_LTD in heads.encoder.frames(recording, settings):
-        listening.add(values_LTD)
-    return listening.description()
+        analysis.add(values_LTD)
+    return analysis.description()
