@@ -155,10 +155,10 @@ class Group:
 class Weights:
     """Weights of the parts of the loss (`weights` in a recipe); the defaults are those of MERT-v1-95M (no clips).
 
-    `unmasked` weighs codes and frames at frames that are not masked (HuBERT's `pred_nomask_weight`, which divides by their
-    own number): it teaches the last layers to describe what they are given, beside what is hidden. `teachers` holds
-    further factors of single teachers, by their keys, for targets of other variances than most; a head of frames or
-    clips predicts its targets times the root of the factor, so that they are of one size.
+    `unmasked` weighs codes and frames at frames that are not masked (HuBERT's `pred_nomask_weight`, there divided by
+    their own number): it teaches the last layers to describe what they are given, beside what is hidden. `teachers`
+    holds further factors of single teachers, by their keys, for targets of other variances than most; a head of frames
+    or clips predicts its targets times the root of the factor, so that they are of one size.
     """
 
     codes: float = 1.0
