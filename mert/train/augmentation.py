@@ -22,7 +22,7 @@ CUT_DB_PER_OCTAVE = 24.0
 ROOM_S = (0.1, 0.8)  # in which its sound falls by 60 dB
 DIRECT_DB = (0.0, 20.0)  # of the direct sound over that of the room
 NOISE_DB = (-60.0, -20.0)  # relative to the clip
-MP3_QUALITY = (0.5, 1.0)  # of libsndfile: 0 is the best
+MP3_QUALITY = (0.5, 0.99)  # of libsndfile: 0 is the best
 SPEED_SEMITONES = 4.0  # faster and higher, or slower and lower, at most
 
 
