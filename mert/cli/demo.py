@@ -11,12 +11,14 @@ from rich.progress import track
 
 import mert
 from mert.audio.recording import Recording
+from mert.cli.terminal import DESCRIBES
 
 RATE_HZ = 24_000
 BAR_S = 2.0
 CHORDS = {"Am": (57, 60, 64), "F": (53, 57, 60), "C": (48, 52, 55), "G": (55, 59, 62), "E": (52, 56, 59)}
 SECTIONS = {"A": ("Am", "F", "C", "G"), "B": ("F", "F", "E", "E")}
 FORM = "ABA"  # what the self-similarity picture should show
+MADE_OF = "in A minor, plucked chords and noise four times a bar at 120 BPM, a pad of sines in B, no voice"
 
 
 def song(seed: int = 0) -> np.ndarray:
@@ -57,6 +59,7 @@ def main(
     from mert.plots import plot_ssm, save_axes
 
     out.mkdir(parents=True, exist_ok=True)
+    made_of = "" if audio else f"the song was made {MADE_OF}\n"
     if audio is None:
         audio = out / "song.wav"
         soundfile.write(audio, song(), RATE_HZ)
@@ -76,7 +79,8 @@ def main(
         f"{m.info.n_params / 1e6:.1f} M parameters, {m.device})\n"
         f"features: {n_layers} layers ({m.layer_names[0]}, {m.layer_names[1]} ... {m.layer_names[-1]}) x "
         f"{n_frames} frames x {dim}, times {times[0]:.4f} to {times[-1]:.4f} s\n"
-        f"files: {out / 'features.npz'}, {out / 'self_similarity.png'}"
+        f"files: {out / 'features.npz'}, {out / 'self_similarity.png'}\n"
+        f"{made_of}described by {DESCRIBES}: {mert.load(DESCRIBES).describe(audio)}"
     )
 
 

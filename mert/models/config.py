@@ -1,7 +1,7 @@
 """Configuration of a MERT: a frozen dataclass, and the named sizes as functions."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
 from mert.errors import CheckpointError
@@ -133,6 +133,15 @@ def nano() -> MertConfig:
         dim=256, n_layers=6, n_heads=4, ffn_dim=1024, conv_dim=256, conv_kernels=(40, 19), conv_strides=(20, 16),
         pre_norm=True, dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layer_drop=0.0, normalize=False,
     )  # fmt: skip
+
+
+def nano_2() -> MertConfig:
+    """`nano` with a context of 3 s, inputs at one level, and frames that read 1216 samples, at the same cost.
+
+    >>> nano_2().receptive_field, nano_2().frame_rate
+    (1216, 75.0)
+    """
+    return replace(nano(), conv_kernels=(64, 19), conv_strides=(64, 5), normalize=True, window_s=3.0)
 
 
 def base_95m() -> MertConfig:

@@ -27,12 +27,14 @@ def main(folder: Path) -> None:
             assert not end.code, f"mert {words[0]}: exit code {end.code}"
 
     run("embed", folder, "-o", folder / "features", "--layers", "all", "--save-dtype", "float32", "--workers", 1)
+    run("describe", folder, "-o", folder / "described")
+    assert "seconds" in (folder / "described" / "descriptions.csv").read_text()
     run("export", "mert-nano", folder / "exported", "--to", "onnx", "--overwrite")
     wave_N = np.sin(np.arange(30_000) / 10)
     for m in (mert.load("mert-nano"), mert.load(folder / "exported")):
         assert m.embed(wave_N, sr=24_000, layers="recommended").values.shape == (1, 93, 256)
     assert sys.modules.get("torch") is None
-    print("without torch: embedded, exported, loaded")
+    print("without torch: embedded, described, exported, loaded")
 
 
 if __name__ == "__main__":

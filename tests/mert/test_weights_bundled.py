@@ -27,6 +27,7 @@ from mert.weights.registry import bundled, info
 from mir_benchmarks.synth.corpus import SynthCorpus
 
 NAME = "mert-nano"
+NAMES = (NAME, "mert-nano-2")
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +50,22 @@ def test_it_loads_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     assert mert.load(NAME, device="cpu").layer_names[-1] == "layer06"
 
 
-def test_it_is_as_small_and_as_free_as_promised(nano: Embedder, folder: Path) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_as_small_and_as_free_as_promised(name: str) -> None:
+    nano, record, folder = mert.load(name, device="cpu"), info(name), bundled(name)
     n_params = sum(p.numel() for p in nano.model.parameters())
-    assert n_params == info(NAME).n_params <= 8_000_000
-    assert (folder / "model.safetensors").stat().st_size <= 16_000_000
-    assert info(NAME).licence == "Apache-2.0"
+    assert n_params == record.n_params <= 8_000_000
+    assert folder and (folder / "model.safetensors").stat().st_size <= 16_000_000
+    assert record.licence == "Apache-2.0"
     assert (nano.sample_rate, nano.frame_rate) == (24_000, 75.0)
-    assert info(NAME).window_s == nano.window_s
-    assert info(NAME).recommended_layer in nano.layer_names
+    assert record.window_s == nano.window_s
+    assert record.recommended_layer in nano.layer_names
 
 
-def test_it_verifies(folder: Path) -> None:
-    report = mert.verify(folder)
-    assert report.sha256 == info(NAME).sha256
+@pytest.mark.parametrize("name", NAMES)
+def test_it_verifies(name: str) -> None:
+    report = mert.verify(bundled(name) or "")
+    assert report.sha256 == info(name).sha256
     assert report.golden is not None
 
 
@@ -77,11 +81,24 @@ def test_a_changed_weight_is_noticed(folder: Path, tmp_path: Path, monkeypatch: 
         mert.load(NAME)
 
 
-def test_the_card_is_of_these_weights_and_says_what_they_learned_from(folder: Path) -> None:
-    card = (folder / "README.md").read_text()
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_is_of_these_weights_and_says_what_they_learned_from(name: str) -> None:
+    card = ((bundled(name) or Path()) / "README.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0\n")
-    assert str(info(NAME).sha256) in card
-    assert "synthesised" in card
+    assert str(info(name).sha256) in card
+    assert "synthesised" in card or "synthetic" in card
+
+
+def test_heads_that_come_with_it_are_small_and_describe(tmp_path: Path) -> None:
+    """Of music whose score is known: a steady beat is found at its tempo, and every head says what it was fitted on."""
+    m = mert.load("mert-nano-2", device="cpu")
+    assert m.heads_folder
+    assert sum(file.stat().st_size for file in m.heads_folder.rglob("*") if file.is_file()) <= 4_000_000
+    described = m.describe(music(12.0), sr=24_000)
+    assert {"key", "instruments", "voice", "beats"} <= described.predictions.keys()
+    for card in m.heads_folder.glob("*/head.json"):
+        facts = json.loads(card.read_text())
+        assert facts["encoder"]["sha256"] == m.sha256 and facts["scores"]["test"] and facts["notes"]
 
 
 def test_a_quiet_mp3_of_a_part_finds_its_piece(tmp_path: Path) -> None:

@@ -1,0 +1,163 @@
+"""Four measures on sound that no model here was made from: `python held_out.py GAMES MODEL...`.
+
+Logistic regression on means over time: the family and the pitch of notes (fitted on one sound font, scored on another),
+the key of held-out pieces (mir_eval's weighted score), and which game of the folder GAMES a soundtrack is of. There is a
+folder for each game, such as `dpkg -x` unpacks of Debian's megaglest-data, naev-data, supertuxkart-data,
+warzone2100-music, wesnoth-1.16-music and widelands-data. MODEL is a name or folder, or log-mel, mfcc or chroma.
+Shapes: B clips, N samples, L layers, D width.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import mir_eval
+import numpy as np
+import soundfile
+import soxr
+import torch
+import torchaudio
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+import mert
+from mir_benchmarks.synth.banks import Stroke, play
+from mir_benchmarks.synth.programs import FAMILIES, UNPITCHED, range_of
+from mir_benchmarks.synth.sampled import SampledCorpus
+
+RATE_HZ, FIT, SCORE = 24_000, 0, 1
+NOTES_EACH, LOWEST, HIGHEST = 8, 36, 84
+N_KEYS, KEY_S = {FIT: ("valid", 1000), SCORE: ("test", 300)}, 6.0
+TRACKS, PLACES, TRACK_S, LEAST_S = 30, 6, 5, 40
+Features = Callable[[np.ndarray], np.ndarray]  # int16 [B, N] -> [B, L, D]
+
+
+class Clips(NamedTuple):
+    """Clips with their labels, and which of them a head is fitted on."""
+
+    waves_BN: np.ndarray
+    labels_B: np.ndarray
+    split_B: np.ndarray
+
+
+def clips(rows: Iterator[tuple[np.ndarray, object, int]]) -> Clips:
+    """Clips at one peak, as 16 bits."""
+    waves, labels, splits = zip(*rows, strict=True)
+    peaks = [wave_N / max(np.abs(wave_N).max(), 1e-9) for wave_N in waves]
+    return Clips((np.stack(peaks) * 0.9 * 32_767).astype(np.int16), np.array(labels), np.array(splits))
+
+
+def notes() -> Iterator[tuple[np.ndarray, tuple[int, int], int]]:
+    """Notes of 3 s of all pitched programs: wave, (family, key), split by sound font."""
+    random = np.random.default_rng(5)
+    for split, bank in ((FIT, "fluid"), (SCORE, "csound")):
+        for number, family in enumerate(name for name in FAMILIES if name != "plucked"):
+            for program in (p for p in FAMILIES[family] if p not in UNPITCHED):
+                low, high = max(range_of(program)[0], LOWEST), min(range_of(program)[1], HIGHEST)
+                for key in random.choice(np.arange(low, high + 1), NOTES_EACH, replace=high - low < NOTES_EACH):
+                    stroke = Stroke(0.05, 2.2, int(key), int(random.integers(50, 120)))
+                    wave_N = play(bank, program, [stroke], 3 * RATE_HZ, RATE_HZ)
+                    if np.abs(wave_N).max() > 1e-4:
+                        yield wave_N, (number, int(key)), split
+
+
+def keys() -> Iterator[tuple[np.ndarray, str, int]]:
+    """Clips of real pieces that were held out: wave, key, split by purpose."""
+    for split, (purpose, wanted) in N_KEYS.items():
+        corpus = SampledCorpus(seed=77, n_items=100_000, seconds=KEY_S, rate_hz=RATE_HZ, purpose=purpose)
+        pieces = (i for i in range(1, len(corpus)) if corpus.clip(i).piece)
+        for i, _ in zip(pieces, range(wanted), strict=False):
+            yield corpus.read(i), corpus.score(i).key, split
+
+
+def soundtracks(games: Path) -> Iterator[tuple[np.ndarray, int, int]]:
+    """Clips of the tracks of games: wave, game, split by track."""
+    random = np.random.default_rng(1)
+    for number, game in enumerate(sorted(path for path in games.iterdir() if path.is_dir())):
+        files = [path for path in sorted(game.rglob("*")) if path.suffix in (".ogg", ".opus", ".mp3", ".wav", ".flac")]
+        tracks = [path for path in files if path.stat().st_size > 400_000 and soundfile.info(path).duration > LEAST_S]
+        random.shuffle(tracks)  # type: ignore[arg-type]
+        for i, path in enumerate(tracks[:TRACKS]):
+            about = soundfile.info(path)
+            for start_s in np.linspace(5, about.duration - 12, PLACES):
+                start, n = int(start_s * about.samplerate), TRACK_S * about.samplerate
+                wave_NC, _ = soundfile.read(path, n, start, dtype="float32", always_2d=True)
+                wave_N = soxr.resample(wave_NC.mean(1), about.samplerate, RATE_HZ)[: TRACK_S * RATE_HZ]
+                if len(wave_N) == TRACK_S * RATE_HZ and np.abs(wave_N).max() > 1e-3:
+                    yield wave_N, number, FIT if i < min(len(tracks), TRACKS) // 2 else SCORE
+
+
+def by_hand(name: str) -> Features:
+    """Hand-made features as one layer."""
+    mel = torchaudio.transforms.MelSpectrogram(
+        RATE_HZ, 2048, hop_length=320, n_mels=128, norm="slaney", mel_scale="slaney"
+    )
+    mfcc = torchaudio.transforms.MFCC(RATE_HZ, 20, melkwargs={"n_fft": 1024, "hop_length": 320, "n_mels": 64})
+
+    def chroma(wave_BN: torch.Tensor) -> torch.Tensor:
+        spectrum_BFT = torch.stft(wave_BN, 4096, 1024, window=torch.hann_window(4096), return_complex=True).abs()
+        hz_F = torch.arange(2049) * RATE_HZ / 4096
+        used_F = (hz_F > 60) & (hz_F < 3000)
+        classes = (torch.round(12 * torch.log2(hz_F[used_F] / 440)) % 12).long()
+        zeros_BPT = torch.zeros(len(wave_BN), 12, spectrum_BFT.shape[2])
+        summed_BPT = zeros_BPT.index_add_(1, classes, spectrum_BFT[:, used_F])
+        return summed_BPT / (summed_BPT.sum(1, keepdim=True) + 1e-6)
+
+    def features(waves_BN: np.ndarray) -> np.ndarray:
+        rows = []
+        for part in np.array_split(waves_BN, max(1, len(waves_BN) // 32)):
+            wave_BN = torch.from_numpy(part.astype(np.float32) / 32_768)
+            wave_BN = (wave_BN - wave_BN.mean(1, keepdim=True)) / wave_BN.std(1, keepdim=True).clamp(min=1e-6)
+            if name == "log-mel":
+                rows.append((mel(wave_BN) + 1e-5).log().mean(2))
+            else:
+                values_BPT = mfcc(wave_BN) if name == "mfcc" else chroma(wave_BN)
+                rows.append(torch.cat([values_BPT.mean(2), values_BPT.std(2)], 1))
+        return torch.cat(rows)[:, None].numpy()
+
+    return features
+
+
+def of_model(m: mert.Embedder) -> Features:
+    """The mean over time of every layer of a model."""
+
+    def features(waves_BN: np.ndarray) -> np.ndarray:
+        items = ((wave_N.astype(np.float32) / 32_768, RATE_HZ) for wave_N in waves_BN)
+        return np.stack([each.values for each in m.embed_many(items, pool="mean")])
+
+    return features
+
+
+def predicted(x_BD: np.ndarray, labels_B: np.ndarray, split_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of the clips to score, and those that logistic regression predicts."""
+    fit, score = split_B == FIT, split_B == SCORE
+    scaler = StandardScaler().fit(x_BD[fit])
+    model = LogisticRegression(C=0.1, max_iter=500).fit(scaler.transform(x_BD[fit]), labels_B[fit])
+    return labels_B[score], model.predict(scaler.transform(x_BD[score]))
+
+
+def accuracy(x_BD: np.ndarray, labels_B: np.ndarray, split_B: np.ndarray) -> float:
+    """Percent of the clips to score that are right."""
+    wanted, found = predicted(x_BD, labels_B, split_B)
+    return 100 * float((wanted == found).mean())
+
+
+def main(games: Path, *names: str) -> None:
+    """Print a row for each layer of each model."""
+    of_notes, of_keys, of_tracks = clips(notes()), clips(keys()), clips(soundtracks(games))
+    print("| features | family | pitch | key | soundtrack |\n|---|---|---|---|---|")
+    for name in names:
+        m = None if name in ("log-mel", "mfcc", "chroma") else mert.load(name)
+        features = of_model(m) if m else by_hand(name)
+        note_BLD, key_BLD, track_BLD = (features(part.waves_BN) for part in (of_notes, of_keys, of_tracks))
+        for i, layer in enumerate(m.layer_names if m else ("",)):
+            family, pitch = (accuracy(note_BLD[:, i], column, of_notes.split_B) for column in of_notes.labels_B.T)
+            pairs = zip(*predicted(key_BLD[:, i], of_keys.labels_B, of_keys.split_B), strict=True)
+            key = 100 * float(np.mean([mir_eval.key.weighted_score(wanted, found) for wanted, found in pairs]))
+            track = accuracy(track_BLD[:, i], of_tracks.labels_B, of_tracks.split_B)
+            print(f"| {name} {layer} | {family:.1f} | {pitch:.1f} | {key:.1f} | {track:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
