@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import median
 from typing import Any
 
 from mert.describe.predictions import Prediction
 
 BEATS, DOWNBEATS = "beats", "downbeats"  # the names of the heads from which tempo and bars follow
-LEAST_BEATS = 4  # that give a tempo
+LEAST_BEATS, SPAN = 4, 8  # that give a tempo; that it is measured over
 SHOWN = 5  # tags in text, the most probable ones
 MADE_BY = "made_by"  # of a file: what it must agree in to be up to date
 RESERVED = (
@@ -59,11 +58,15 @@ class Description:
 
     @property
     def tempo_bpm(self) -> float | None:
-        """Beats a minute, by the median distance of beats; None without at least four of them."""
+        """Beats a minute; None without at least four beats.
+
+        It is the median over eight beats at a time, or over as many as there are: single ones lie on a grid of frames.
+        """
         beats = self.times(BEATS) or ()
         if len(beats) < LEAST_BEATS:
             return None
-        return round(60 / median(after - before for before, after in pairwise(beats)), 1)
+        span = min(SPAN, len(beats) - 1)
+        return round(60 * span / median(beats[i + span] - beats[i] for i in range(len(beats) - span)), 1)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain containers, for JSON."""

@@ -87,7 +87,7 @@ def test_the_command_embeds_and_exports_where_torch_cannot_be_imported(
 ) -> None:
     path = write("a.wav", music(2.5, 44_100), 44_100)
     done = subprocess.run([sys.executable, "-c", BLOCKED, SCRIPT, path.parent], capture_output=True, text=True)
-    assert done.returncode == 0 and "without torch: embedded, exported, loaded" in done.stdout, done.stderr
+    assert done.returncode == 0 and "without torch: embedded, described, exported, loaded" in done.stdout, done.stderr
     got = mert.Features.load(path.parent / "features" / "a.wav.npz")
     wanted = mert.load("mert-nano", device="cpu").embed(path, dtype="float32")
     assert far(got.values, wanted.values) <= 1e-4 and got.provenance == wanted.provenance
