@@ -2,8 +2,8 @@
 
 Logistic regression on means over time: the family and the pitch of notes (fitted on one sound font, scored on another),
 the key of held-out pieces (mir_eval's weighted score), and which game a soundtrack is of. GAMES has a folder for each
-game, as `dpkg -x` unpacks Debian's megaglest-data, naev-data, supertuxkart-data, warzone2100-music, wesnoth-1.16-music and
-widelands-data. MODEL is a name or folder, or log-mel, mfcc or chroma.
+game, as `dpkg -x` unpacks Debian's megaglest-data, naev-data, supertuxkart-data, warzone2100-music,
+wesnoth-1.16-music and widelands-data. MODEL is a name or folder, or log-mel, mfcc or chroma.
 Shapes: B clips, N samples, L layers, D width.
 """
 
