@@ -52,8 +52,8 @@ $(LIGHT)/ready: pyproject.toml
 	$(LIGHT)/bin/python $(PIP) -e ".[plots]"
 	touch $@
 
-$(LIGHT)/ready-dev: $(LIGHT)/ready
-	$(LIGHT)/bin/python $(PIP) -e ".[plots,dev]" "transformers>=5,<6"  # an oracle, as below; fairseq2 needs the 4 there
+$(LIGHT)/ready-dev: $(LIGHT)/ready  # transformers: an oracle, as below, where fairseq2 needs the 4; an adapter's library
+	$(LIGHT)/bin/python $(PIP) -e ".[plots,dev]" "transformers>=5,<6" "sentence-transformers>=6,<7"
 	touch $@
 
 $(RUNTIME)/ready: pyproject.toml mert/README.md
@@ -64,7 +64,7 @@ $(RUNTIME)/ready: pyproject.toml mert/README.md
 
 $(FULL)/ready: pyproject.toml
 	$(PYTHON) -m venv $(FULL)
-	$(FULL)/bin/python $(PIP) -e ".[$(ALL)]" "transformers==4.57.6" "sentence-transformers>=6,<7"  # an oracle; an adapter's
+	$(FULL)/bin/python $(PIP) -e ".[$(ALL)]" "transformers==4.57.6"  # transformers: the oracle of the parity tests
 	$(FULL)/bin/python $(PIP) --no-deps musicnn==0.1.0 basic-pitch==0.4.0  # teachers: their weights alone
 	touch $@
 
