@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -35,4 +36,5 @@ def app(
     m = load(model, revision, device)
     m.head_set()  # its error comes before the page
     index = brought_up_to_date(folder, m) if folder else None
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # gradio prints the address, and stays
     launch(page(m, folder, index, model), folder, server_port=port, inbrowser=open_browser)

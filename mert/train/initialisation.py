@@ -190,7 +190,7 @@ def init_filterbank(frontend: ConvFrontend, rate_hz: int) -> None:
 def gabor(centres_hz: np.ndarray, length: int, rate_hz: int, phases: int) -> Tensor:
     """Cosines at each centre under a Hann window, of norm 1, at `phases` equally spaced phases: float64 [phases F, N].
 
-    >>> gabor(np.array([1000.0]), 40, 24_000, 2).norm(dim=1).tolist()
+    >>> gabor(np.array([1000.0]), 40, 24_000, 2).norm(dim=1).round(decimals=9).tolist()
     [1.0, 1.0]
     """
     time_N = (torch.arange(length, dtype=torch.float64) - (length - 1) / 2) / rate_hz

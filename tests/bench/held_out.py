@@ -1,9 +1,8 @@
 """Four measures on sound that no model here was made from: `python held_out.py GAMES MODEL...`.
 
 Logistic regression on means over time: the family and the pitch of notes (fitted on one sound font, scored on another),
-the key of held-out pieces (mir_eval's weighted score), and which game a soundtrack is of. GAMES has a folder for each
-game, as `dpkg -x` unpacks Debian's megaglest-data, naev-data, supertuxkart-data, warzone2100-music,
-wesnoth-1.16-music and widelands-data. MODEL is a name or folder, or log-mel, mfcc or chroma.
+the key of held-out pieces (mir_eval's weighted score), and which game a soundtrack is of (tracks that `games.py`, whose
+GAMES this is, does not give to training). MODEL is a name or folder, or log-mel, mfcc or chroma.
 Shapes: B clips, N samples, L layers, D width.
 """
 
@@ -12,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import games
 import mir_eval
 import numpy as np
 import soundfile
-import soxr
 import torch
 import torchaudio
 from sklearn.linear_model import LogisticRegression
@@ -29,7 +28,7 @@ from mir_benchmarks.synth.sampled import SampledCorpus
 RATE_HZ, FIT, SCORE = 24_000, 0, 1
 NOTES_EACH, LOWEST, HIGHEST = 8, 36, 84
 N_KEYS, KEY_S = {FIT: ("valid", 1000), SCORE: ("test", 300)}, 6.0
-TRACKS, PLACES, TRACK_S, LEAST_S = 30, 6, 5, 40
+PLACES, TRACK_S = 10, 5
 Features = Callable[[np.ndarray], np.ndarray]  # int16 [B, N] -> [B, L, D]
 
 
@@ -71,21 +70,14 @@ def keys() -> Iterator[tuple[np.ndarray, str, int]]:
             yield corpus.read(i), corpus.score(i).key, split
 
 
-def soundtracks(games: Path) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Clips of the tracks of games: wave, game, split by track."""
-    random = np.random.default_rng(1)
-    for number, game in enumerate(sorted(path for path in games.iterdir() if path.is_dir())):
-        files = [path for path in sorted(game.rglob("*")) if path.suffix in (".ogg", ".opus", ".mp3", ".wav", ".flac")]
-        tracks = [path for path in files if path.stat().st_size > 400_000 and soundfile.info(path).duration > LEAST_S]
-        random.shuffle(tracks)  # type: ignore[arg-type]
-        for i, path in enumerate(tracks[:TRACKS]):
-            about = soundfile.info(path)
-            for start_s in np.linspace(5, about.duration - 12, PLACES):
-                start, n = int(start_s * about.samplerate), TRACK_S * about.samplerate
-                wave_NC, _ = soundfile.read(path, n, start, dtype="float32", always_2d=True)
-                wave_N = soxr.resample(wave_NC.mean(1), about.samplerate, RATE_HZ)[: TRACK_S * RATE_HZ]
+def soundtracks(folder: Path) -> Iterator[tuple[np.ndarray, str, int]]:
+    """Clips of the tracks of games that are not for training: wave, game, split by track."""
+    for track in games.tracks(folder):
+        if track.role != "train":
+            for start_s in np.linspace(5, soundfile.info(track.path).duration - 12, PLACES):
+                wave_N = games.read(track.path, start_s, TRACK_S)[: TRACK_S * RATE_HZ]
                 if len(wave_N) == TRACK_S * RATE_HZ and np.abs(wave_N).max() > 1e-3:
-                    yield wave_N, number, FIT if i < min(len(tracks), TRACKS) // 2 else SCORE
+                    yield wave_N, track.game, FIT if track.role == "fit" else SCORE
 
 
 def by_hand(name: str) -> Features:
@@ -143,9 +135,9 @@ def accuracy(x_BD: np.ndarray, labels_B: np.ndarray, split_B: np.ndarray) -> flo
     return 100 * float((wanted == found).mean())
 
 
-def main(games: Path, *names: str) -> None:
+def main(folder: Path, *names: str) -> None:
     """Print a row for each layer of each model."""
-    of_notes, of_keys, of_tracks = clips(notes()), clips(keys()), clips(soundtracks(games))
+    of_notes, of_keys, of_tracks = clips(notes()), clips(keys()), clips(soundtracks(folder))
     print("| features | family | pitch | key | soundtrack |\n|---|---|---|---|---|")
     for name in names:
         m = None if name in ("log-mel", "mfcc", "chroma") else mert.load(name)

@@ -59,7 +59,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(home: Path) -> Iterator[str]:
     """Where `mert app FOLDER` serves."""
     command = [sys.executable, "-m", "mert", "app", home / "songs", "-m", home / "tiny", "-d", "cpu", "--no-open"]
-    with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(
+        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
         assert process.stdout is not None
         said = ""
         while not (found := re.search(r"http://127\.0\.0\.1:\d+", said)):
