@@ -1,9 +1,10 @@
-"""The musical teacher: constant-Q magnitudes of 336 bins at 75 Hz, exact, by one FFT of the padded clip.
+"""The musical teachers: constant-Q magnitudes of 336 bins at 75 Hz, exact, by one FFT of the padded clip, and tonality.
 
 Every hop-th output of a correlation is a product of spectra, folded modulo the frame rate. A bin's Hann kernel has a
 narrow spectrum with a closed form, real once the kernel is centred, so a bin costs a few blocks of products (a block
 is one frame rate wide: 75 Hz) and a short inverse FFT, instead of a correlation with up to 50,460 taps at every frame.
-Shapes: B clips, N samples, T frames, F bins (336), J cells of a block, P blocks, M pairs of a bin and a block it reads.
+Shapes: B clips, N samples, T frames, F bins (336), J cells of a block, P blocks, M pairs of a bin and a block it reads;
+C pitch classes (12, from C), K keys (24: C major to B major, then minor).
 """
 
 from collections.abc import Iterator
@@ -18,6 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from teachers.base import Targets, Teacher, check_wave
+
+# Krumhansl and Kessler (1982), ratings of the pitch classes from the tonic
+MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
+MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
+SPREAD = 0.4  # of the correlations of clips, about, which the targets are divided by
 
 
 class Kernels(NamedTuple):
@@ -221,3 +227,54 @@ class CqtTeacher(Teacher):
     def targets(self, wave_BN: Tensor) -> Targets:
         """`frames` [B, N // 320 + 1, 336], float32; frame t is centred at sample 320 t."""
         return Targets(None, self.cqt(check_wave(wave_BN, self.name)), self.rate_hz, self.fingerprint)
+
+
+class TonalityTeacher(Teacher):
+    """Clip targets [B, 36]: correlations with the profiles of 24 keys, over 0.4, then 12 pitch classes, standardised.
+
+    >>> time_N = torch.arange(72_000) / 24_000
+    >>> chord_N = sum(torch.sin(2 * torch.pi * hz * time_N) for hz in (261.6, 329.6, 392.0, 523.3))
+    >>> int(TonalityTeacher.at_rate().targets(chord_N[None]).clips[0, :24].argmax())
+    0
+    """
+
+    name = "tonality"
+    n_clip_values = 36
+
+    def __init__(self, settings: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        super().__init__(settings, weights)
+        self.sample_rate = self.settings["sample_rate"]
+        self.cqt = Cqt(rate_hz=self.sample_rate)
+        self.rate_hz = self.sample_rate / self.cqt.hop
+
+    @classmethod
+    def at_rate(cls, sample_rate: int = 24_000) -> Self:
+        """For music of a rate."""
+        return cls({"sample_rate": sample_rate}, {})
+
+    @torch.no_grad()
+    def targets(self, wave_BN: Tensor) -> Targets:
+        """`clips` [B, 36]; a silent clip has zeros."""
+        classes_BC = pitch_classes(self.cqt(check_wave(wave_BN, self.name)).sqrt().mean(1), self.cqt.bins_per_octave)
+        clips = torch.cat([classes_BC @ profiles(classes_BC.device).T / 12 / SPREAD, classes_BC], 1)
+        return Targets(None, None, self.rate_hz, self.fingerprint, clips)
+
+
+def pitch_classes(bins_BF: Tensor, bins_per_octave: int) -> Tensor:
+    """Bins that begin at C, summed around each pitch class over all octaves, at mean 0 and variance 1: [B, C]."""
+    width = bins_per_octave // 12
+    around_BF = bins_BF.roll(width // 2, 1)  # a semitone begins a half before its pitch
+    return standardised(around_BF.unflatten(1, (-1, 12, width)).sum((1, 3)))
+
+
+def standardised(x_BC: Tensor) -> Tensor:
+    """Rows at mean 0 and variance 1; those without variance are 0."""
+    x_BC = x_BC - x_BC.mean(1, keepdim=True)
+    return x_BC / x_BC.std(1, correction=0, keepdim=True).clamp(min=1e-6)
+
+
+@lru_cache(maxsize=4)
+def profiles(device: torch.device) -> Tensor:
+    """The profiles of all keys at mean 0 and variance 1: [K, C]."""
+    of_c = torch.tensor([MAJOR, MINOR], device=device)
+    return standardised(torch.cat([torch.stack([mode.roll(tonic) for tonic in range(12)]) for mode in of_c]))

@@ -22,6 +22,7 @@ _TEACHERS: dict[str, tuple[str, str, str | None, str | None]] = {
     "musicnn": ("teachers.musicnn.teacher", "MusicnnTeacher", "installed", None),
     "mel_rvq": ("teachers.mel_rvq", "MelRvqTeacher", None, "fit"),
     "random_projection": ("teachers.random_projection", "RandomProjectionTeacher", "seeded", "fit"),
+    "tonality": ("teachers.cqt", "TonalityTeacher", "at_rate", None),
 }
 READY = tuple(name for name, entry in _TEACHERS.items() if entry[2] is not None)
 FITTED = tuple(name for name, entry in _TEACHERS.items() if entry[3] is not None)

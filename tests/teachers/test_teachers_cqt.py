@@ -242,3 +242,28 @@ def test_the_same_on_a_gpu() -> None:
         warnings.simplefilter("ignore")
         got = Cqt()(wave_BN.cuda()).cpu()
     assert relative_rms(got, Cqt()(wave_BN)) < 1e-5
+
+
+def scale(tonic: int, steps: tuple[int, ...]) -> Tensor:
+    """A scale, up and down, that rests on its tonic and fifth: [1, N]."""
+    time_N = np.arange(RATE_HZ // 4) / RATE_HZ
+    degrees = [*steps, 12, *reversed(steps), 0, 7, 0]
+    fade_N = np.hanning(len(time_N))
+    tones = [fade_N * np.sin(2 * np.pi * 261.63 * 2 ** ((tonic + step) / 12) * time_N) for step in degrees]
+    return torch.from_numpy(0.3 * np.concatenate(tones)).float()[None]
+
+
+@pytest.mark.parametrize(("mode", "steps"), [("major", (0, 2, 4, 5, 7, 9, 11)), ("minor", (0, 2, 3, 5, 7, 8, 10))])
+def test_a_scale_fits_its_own_key_best_and_a_transposed_one_is_rolled(mode: str, steps: tuple[int, ...]) -> None:
+    teacher = teachers.load_teacher("tonality")
+    first = 0 if mode == "major" else 12
+    rows = [teacher.targets(scale(tonic, steps)).clips[0] for tonic in range(12)]
+    assert [int(row[:24].argmax()) for row in rows] == [first + tonic for tonic in range(12)]
+    for tonic, row in enumerate(rows):
+        assert torch.allclose(row[24:], rows[0][24:].roll(tonic), atol=0.15)
+
+
+def test_tonality_is_of_any_level_and_that_of_silence_is_zero() -> None:
+    teacher, wave_BN = teachers.load_teacher("tonality"), torch.from_numpy(music(3.0)).float()[None]
+    assert torch.allclose(teacher.targets(wave_BN).clips, teacher.targets(0.01 * wave_BN).clips, atol=1e-3)
+    assert not teacher.targets(torch.zeros(1, RATE_HZ)).clips.any()
