@@ -48,7 +48,7 @@ def info(name: Name, as_json: AsJson = False) -> None:
 
 
 def verify(name: Name) -> None:
-    """Check a model: checksum, every tensor, no NaN, and the golden hidden states."""
+    """Check a model: checksum, every tensor, no NaN, the golden hidden states, and whose features its heads read."""
     from mert.weights.hub import folder_of
 
     typer.echo(str(mert.verify(folder_of(name))))
@@ -59,7 +59,7 @@ def convert(
     out: Annotated[Path, typer.Argument(help="Folder for the model in our format.")],
     overwrite: Overwrite = False,
 ) -> None:
-    """Read any MERT checkpoint and write it as safetensors with card and golden states."""
+    """Read any MERT checkpoint and write it as safetensors with card and golden states, its heads beside it."""
     refuse_model(out, overwrite)
     mert.save_pretrained(mert.load(source, device="cpu"), out)
     typer.echo(f"{out}: {mert.verify(out)}")
@@ -129,5 +129,5 @@ def push(
     repo: Annotated[str, typer.Argument(help="org/name on the hub.")],
     private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
 ) -> None:
-    """Publish a verified model folder on the hub."""
+    """Publish a verified model folder on the hub, its heads among the rest."""
     typer.echo(mert.push_to_hub(folder, repo, private=private))

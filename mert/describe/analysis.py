@@ -76,7 +76,7 @@ def load_heads(folders: Sequence[str | Path]) -> dict[str, SavedHead]:
     """
     heads: dict[str, SavedHead] = {}
     for folder in map(Path, folders):
-        found = [folder] if (folder / CARD).exists() else sorted(path.parent for path in folder.glob(f"*/{CARD}"))
+        found = [folder] if (folder / CARD).exists() else sorted(path.parent for path in folder.glob(f"[!.]*/{CARD}"))
         if not found:
             raise UsageError(folder, "holds no head", "give a folder that `mert probe fit -o` wrote, or one of several")
         for path in found:

@@ -81,4 +81,4 @@ def load(name_or_dir: str | Path, revision: str | None = None, device: str = "au
     hashes, and whatever `read_checkpoint` refuses.
     """
     embedder = plain.load(name_or_dir, revision, device)
-    return Describer.of(embedder, heads_folder(name_or_dir))
+    return Describer.of(embedder, heads_folder(name_or_dir, embedder.info))

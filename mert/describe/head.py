@@ -26,6 +26,7 @@ from mert.embedding.features import Features, Provenance, differences
 from mert.errors import AudioError, CheckpointError, MertError, OutputError
 from mert.files import read_json, sha256_file, write_folder, write_json
 from mert.weights.arrays import write_arrays
+from mert.weights.heads import CARD, TENSORS
 
 SCHEMA = 2
 READ_AS_IT_IS = 1  # the schema before: its heads have no `least`
@@ -112,9 +113,6 @@ class HeadCard:
         if Provenance.missing(facts) or not {"sample_rate", "window", "hop", "pool"} <= facts.keys():
             return "features"
         return None if self.task in TASKS else "task"
-
-
-CARD, TENSORS = "head.json", "head.safetensors"
 
 
 class SavedHead:

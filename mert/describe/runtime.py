@@ -19,4 +19,4 @@ def load(name_or_dir: str | Path, revision: str | None = None) -> Describer:
     (1, 74, 256)
     """
     model, info = load_weights(name_or_dir, revision, with_torch=False)
-    return Describer.of(Embedder(model, info, info.sha256 or ""), heads_folder(name_or_dir))
+    return Describer.of(Embedder(model, info, info.sha256 or ""), heads_folder(name_or_dir, info))

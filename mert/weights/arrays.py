@@ -18,7 +18,6 @@ from mert.weights import formats
 AGAIN = "download the file again"
 ORIGINAL = "give the folder or name that it was exported from"
 PAIRS = re.compile(r"pretrained_(?P<name>msd|fma)\.pt")  # weights of MusicFM, which belong to NAME_stats.json
-HEADS = "heads"  # the folder beside weights whose heads describe recordings
 WITH_TORCH = "install torch, or run `mert convert` where it is installed"
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from mert.errors import CheckpointError
 from mert.models.frontend import golden_wave
 from mert.weights.checkpoints import load_model, open_safetensors, write_tensors
+from mert.weights.heads import check_heads
 
 GOLDEN = "golden.safetensors"
 TOLERANCE = 1e-5  # of the larger of 1 and a layer's rms
@@ -38,11 +39,14 @@ def write_golden(model: Any, folder: Path, sha256: str) -> None:
 def verify(folder: str | Path) -> VerifyReport:
     """Check that weights load strictly, are finite, are those of the golden file, and give its states in float64.
 
+    Heads beside them must have been fitted on them.
+
     Float32 would be a weaker check: trained weights amplify its rounding, which differs between processors.
     A folder without golden.safetensors passes with `golden` None. CheckpointError names what fails.
     """
     folder = Path(folder)
     model, checkpoint, report = load_model(folder)
+    check_heads(folder, checkpoint.sha256)
     if not (folder / GOLDEN).is_file():
         return VerifyReport(report, checkpoint.sha256, None)
     with open_safetensors(folder / GOLDEN) as file:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -24,9 +24,10 @@ from mert.errors import CheckpointError, OutputError
 from mert.files import read_json, sha256_file, write_json
 from mert.models.interface import NetworkConfig
 from mert.weights import registry
-from mert.weights.arrays import HEADS, PAIRS
+from mert.weights.arrays import PAIRS
 from mert.weights.cards import read_card
 from mert.weights.centres import CENTRES, read_centres
+from mert.weights.heads import HEADS, head_files
 from mert.weights.licences import UNKNOWN, is_non_commercial
 from mert.weights.networks import Network, load_network
 from mert.weights.registry import ModelInfo
@@ -40,6 +41,7 @@ _licences_shown: set[str] = set()
 
 _OPTIONAL = ("preprocessor_config.json", "README.md", CENTRES)
 _PUBLISHED = ("config.json", "model.safetensors", "README.md", "golden.safetensors")
+_NOT_PUBLISHED = [".*", "*/.*", "*.bin", "*.pt"]  # hidden files and folders at any depth, pickles
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _REMEDY = "check the connection and HF_HUB_OFFLINE, then load again"
 
@@ -75,24 +77,29 @@ def load_weights(
 
 def load_centres(name_or_dir: str | Path, info: ModelInfo) -> dict[str, np.ndarray]:
     """The centres that come with weights which `load_weights` has loaded, float64 [D] by layer; mostly none."""
-    local = registry.bundled(str(name_or_dir)) or Path(name_or_dir)
-    if local.exists():
-        path: object = (local if local.is_dir() else local.parent) / CENTRES
-    else:
-        path = _cached(info.repo, CENTRES, info.revision or constants.DEFAULT_REVISION)
-    is_there = isinstance(path, str | Path) and Path(path).exists()
-    return read_centres(Path(str(path)), info.sha256, info.dim) if is_there else {}
+    path = _beside(name_or_dir, info, CENTRES)
+    return read_centres(path, info.sha256, info.dim) if path else {}
 
 
-def heads_folder(name_or_dir: str | Path) -> Path | None:
-    """The folder `heads` beside weights, whose heads describe recordings; None where there is none."""
-    local = registry.bundled(str(name_or_dir)) or Path(name_or_dir)
-    folder = (local if local.is_dir() else local.parent).absolute() / HEADS
-    return folder if local.exists() and folder.is_dir() else None
+def heads_folder(name_or_dir: str | Path, info: ModelInfo) -> Path | None:
+    """The folder `heads` beside weights that `load_weights` has loaded; None where there is none."""
+    return _beside(name_or_dir, info, HEADS)
+
+
+def _beside(name_or_dir: str | Path, info: ModelInfo, name: str) -> Path | None:
+    """The file or folder of a name beside weights, local or in the cache; None where there is none."""
+    place = registry.bundled(str(name_or_dir)) or Path(name_or_dir)
+    if not place.exists():
+        cached = _cached(info.repo, "config.json", info.revision or constants.DEFAULT_REVISION)
+        if not isinstance(cached, str):
+            return None
+        place = Path(cached)
+    path = (place if place.is_dir() else place.parent).absolute() / name
+    return path if path.exists() else None
 
 
 def fetch(repo: str, revision: str | None = None, sha256: str | None = None, file: str | None = None) -> Path:
-    """Download a model unless it is in the cache; returns its snapshot folder, named after the commit.
+    """Download a model and its heads unless they are in the cache; returns its snapshot folder, named after the commit.
 
     With `file`, the weights are that file, beside its statistics and without a configuration, and its path is returned.
 
@@ -113,6 +120,8 @@ def fetch(repo: str, revision: str | None = None, sha256: str | None = None, fil
         where = "the cache, and the hub is offline" if constants.HF_HUB_OFFLINE else f"{repo} at {revision}"
         raise CheckpointError(repo, f"no {' or '.join(_WEIGHTS)} in {where}", _REMEDY)
     _trust(f"{repo}@{revision}/{weights.name}", config.parent, config, weights, sha256)
+    for filename in _listed_heads(repo, commit):
+        _download(repo, filename, commit)
     return config.parent
 
 
@@ -128,12 +137,12 @@ def _fetch_pair(repo: str, revision: str, sha256: str | None, file: str) -> Path
 
 def _trust(key: str, place: Path, about: Path, weights: Path, sha256: str | None) -> None:
     """Check the hash of a download, or record that of the first one that loads."""
-    expected = sha256 or _recorded().get(key)
+    expected = sha256 or _recorded(trust_file()).get(key)
     if expected is None:
         _load_first(place, about, weights)
     _check(weights, key, expected, sha256 is not None)
     if expected is None:
-        _record_hash(key, sha256_file(weights))
+        _keep(trust_file(), key, sha256_file(weights))
 
 
 def folder_of(name_or_dir: str | Path, revision: str | None = None) -> Path:
@@ -153,8 +162,26 @@ def trust_file() -> Path:
     return Path(constants.HF_HUB_CACHE) / ".mert-sha256.json"
 
 
+def _listed_heads(repo: str, commit: str) -> list[str]:
+    """The files of a model's heads at a commit, asked for once and kept; none where the hub does not list its files."""
+    record, key = Path(constants.HF_HUB_CACHE) / ".mert-heads.json", f"{repo}@{commit}"
+    if (kept := _recorded(record).get(key)) is not None:
+        return head_files(kept)
+    if not is_reachable(constants.ENDPOINT):
+        return []
+    try:
+        with without_retry_messages():
+            siblings = huggingface_hub.HfApi().model_info(repo, revision=commit).siblings or []
+    except Exception as error:  # see _from_hub
+        log.warning("%s: comes without heads, as its files cannot be listed (%s)", repo, _first_line(error))
+        return []
+    names = head_files(file.rfilename for file in siblings)
+    _keep(record, key, names)
+    return names
+
+
 def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
-    """Upload a folder that passes `verify`; returns the new revision.
+    """Upload a folder that passes `verify`, its heads among the rest; returns the new revision.
 
     CheckpointError if it does not pass, or if the hub refuses.
     """
@@ -170,7 +197,7 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=repo_id, folder_path=folder, ignore_patterns=[".*", "*.bin", "*.pt"], commit_message="Publish"
+            repo_id=repo_id, folder_path=folder, ignore_patterns=_NOT_PUBLISHED, commit_message="Publish"
         )
     except Exception as error:  # see _download
         reason = f"upload failed ({_first_line(error)})"
@@ -373,16 +400,14 @@ def _move_aside(file: Path) -> Path:
     return quarantine
 
 
-def _recorded() -> dict[str, str]:
-    path = trust_file()
-    return {key: str(sha256) for key, sha256 in read_json(path).items()} if path.exists() else {}
+def _recorded(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
 
 
-def _record_hash(key: str, sha256: str) -> None:
-    """Record the hash of a first download, unless another process did."""
-    path = trust_file()
+def _keep(path: Path, key: str, fact: str | list[str]) -> None:
+    """Record a fact about a first download, unless another process did."""
     try:
         with WeakFileLock(f"{path}.lock"):
-            write_json(path, {key: sha256} | _recorded())
+            write_json(path, {key: fact} | _recorded(path))
     except (OSError, OutputError) as error:  # a shared cache may be read-only
-        log.warning("%s: its hash cannot be recorded (%s)", key, error)
+        log.warning("%s: cannot be recorded in %s (%s)", key, path, error)

@@ -4,7 +4,6 @@ Shapes: B clips, N samples, T frames, D model width, L layers.
 """
 
 import logging
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +13,8 @@ from mert.errors import CheckpointError, need
 from mert.files import sha256_file, write_json, write_whole
 from mert.models.config import MertConfig
 from mert.models.onnx import OnnxMert
-from mert.weights.arrays import HEADS, read_arrays
+from mert.weights.arrays import read_arrays
+from mert.weights.heads import carry_heads
 from mert.weights.networks import GRAPH, INT8, description
 from mert.weights.onnx_graph import write_graph
 from mert.weights.registry import ModelInfo
@@ -31,35 +31,26 @@ class Exportable(Protocol):
     model: Any
     info: ModelInfo
 
-    @property
-    def sha256(self) -> str: ...
+    def look_again(self) -> str: ...
 
 
 def export_folder(embedder: Exportable, folder: str | Path) -> Path:
     """Write model.onnx, model.int8.onnx and config.json, which describes them; returns the folder.
 
     config.json comes last and holds the hashes of the graphs: a folder that was not finished is refused when read.
-    Heads that came with the model are copied beside them. MertError if the extra [onnx] is not installed, OutputError
-    if the disk refuses.
+    Heads that came with the model go along. MertError if the extra [onnx] is not installed, OutputError if the disk
+    refuses.
     """
     folder = Path(folder)
-    record = ModelInfo(**vars(embedder.info) | {"sha256": embedder.sha256})
+    record = ModelInfo(**vars(embedder.info) | {"sha256": embedder.look_again()})
     config, state = arrays_of(embedder.model)
     graph = write_graph(config, state, _about(record), "--to onnx")
     _save(graph, folder / GRAPH)
     quantize(graph, folder / INT8)
     files = {name: sha256_file(folder / name) for name in (GRAPH, INT8)}
-    if heads := getattr(embedder, "heads_folder", None):
-        copy_heads(heads, folder / HEADS)
+    carry_heads(embedder, folder, record.sha256)
     write_json(folder / "config.json", description(config, record, files))
     return folder
-
-
-def copy_heads(source: Path, folder: Path) -> None:
-    """Copy the files of each head in a folder, whole."""
-    for file in sorted(source.glob("*/head.*")):
-        with write_whole(folder / file.parent.name / file.name) as temporary:
-            shutil.copyfile(file, temporary)
 
 
 def export_onnx(model: "Mert", path: str | Path, info: ModelInfo | None = None) -> Path:

@@ -14,6 +14,7 @@ from mert.weights.arrays import ORIGINAL
 from mert.weights.cards import model_card
 from mert.weights.checkpoints import export_hubert, load_model, write_model
 from mert.weights.golden import write_golden
+from mert.weights.heads import carry_heads
 from mert.weights.licences import restrictions
 from mert.weights.registry import ModelInfo
 
@@ -31,22 +32,22 @@ def save_pretrained(embedder: Publishable, folder: str | Path, licence: str | No
     """Write config.json, model.safetensors, README.md and golden.safetensors; returns the folder.
 
     `licence` is a hub licence id such as "cc-by-4.0"; by default it stays that of the loaded model, and a warning
-    follows where it is less strict. `half`
-    stores the weights in fp16, half the size; the golden states are those of the stored weights.
-    OutputError if the disk refuses.
+    follows where it is less strict. `half` stores the weights in fp16, half the size; the golden states are those of
+    the stored weights. Heads that came with the model go along, unless `half` rounds the weights that they were fitted
+    on: a warning names each head that is left out. OutputError if the disk refuses.
     """
-    info = embedder.info
+    info, dtype = embedder.info, torch.float16 if half else torch.float32
     if licence and restrictions(licence) < restrictions(info.licence):
         log.warning("%s is under %s, and its card will say %s", info.name, info.licence, licence)
-    return _describe(write_model(_module(embedder), folder, torch.float16 if half else torch.float32), info, licence)
+    return _describe(write_model(_module(embedder), folder, dtype), embedder, licence)
 
 
 def save_hubert(embedder: Publishable, folder: str | Path) -> Path:
-    """Write a folder that plain `transformers` loads, with README.md and golden.safetensors; returns the folder."""
+    """Write a folder that plain `transformers` loads, with README.md, golden.safetensors and heads; returns it."""
     if not isinstance(model := _module(embedder), Mert):
         reason = f"is of the family {embedder.info.family}, which transformers has no class of its own for"
         raise CheckpointError(embedder.info.name, reason, "export it as safetensors")
-    return _describe(export_hubert(model, folder), embedder.info)
+    return _describe(export_hubert(model, folder), embedder)
 
 
 def _module(embedder: Publishable) -> Any:
@@ -56,11 +57,18 @@ def _module(embedder: Publishable) -> Any:
     return embedder.model
 
 
-def _describe(folder: Path, info: ModelInfo, licence: str | None = None) -> Path:
-    """Write the card and the golden states of the weights in a folder, as they were written; returns the folder."""
+def _describe(folder: Path, embedder: Publishable, licence: str | None = None) -> Path:
+    """Write what goes with the weights in a folder, as they were written: card, golden states, heads; returns it."""
     model, checkpoint, _ = load_model(folder)
-    card = model_card(info, model.config, checkpoint.sha256, licence)
+    card = model_card(embedder.info, model.config, checkpoint.sha256, licence)
     with write_whole(folder / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
     write_golden(model, folder, checkpoint.sha256)
+    carry_heads(embedder, folder, checkpoint.sha256 if _equal(model, embedder.model) else None)
     return folder
+
+
+def _equal(model: torch.nn.Module, other: torch.nn.Module) -> bool:
+    """Whether two networks of one kind have the same values: their features are then the same, too."""
+    theirs = other.state_dict()
+    return all(torch.equal(ours.to(theirs[name]), theirs[name]) for name, ours in model.state_dict().items())

@@ -60,8 +60,10 @@ class Hub:
         return self.heads[repo]
 
     def commit_folder(self, repo: str, folder: Path) -> str:
-        """Add all files of a folder to the head of `repo`; returns the new commit."""
-        return self.commit(repo, {path.name: path.read_bytes() for path in folder.iterdir()})
+        """Add all files of a folder, at any depth, to the head of `repo`; returns the new commit."""
+        paths = (path for path in folder.rglob("*") if path.is_file())
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+        return self.commit(repo, files)
 
     def resolve(self, repo: str, revision: str) -> str | None:
         """The commit a branch or commit name stands for."""

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from harness.hub_server import Hub
+from harness.made_heads import made_head, save_heads
 from huggingface_hub import constants, file_download
 from safetensors.torch import load_file, save_file
 
@@ -295,6 +296,65 @@ def test_push_and_load_back(server: Hub, tmp_path: Path) -> None:
     assert verify(folder_of("me/mine", revision)).golden is not None
     assert folder_of(folder) == folder
     assert mert.push_to_hub(save_pretrained(embedder(seed=1), tmp_path / "next"), "me/mine") != revision
+
+
+HEADS = {f"heads/{name}/{file}" for name in ("beats", "key") for file in ("head.json", "head.safetensors")}
+
+
+@pytest.fixture
+def with_heads(tmp_path: Path) -> Path:
+    """The folder of a tiny model with two heads, beside what a killed process left of a third."""
+    folder = save_pretrained(embedder(), tmp_path / "mine", licence="cc-by-4.0")
+    m = mert.load(folder, device="cpu")
+    save_heads(folder / "heads", key=made_head(m, "key", 1), beats=made_head(m, "beats", 2))
+    made_head(m, "mood").save(folder / "heads" / ".mood.0123456789ab.1.01234567.old")
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # from inside huggingface_hub 2
+def test_heads_are_pushed_and_come_back_with_their_model(
+    server: Hub, with_heads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revision = mert.push_to_hub(with_heads, "me/mine")
+    assert {name for name in server.repos["me/mine"][revision] if name.startswith("heads")} == HEADS
+    wave_N = np.random.default_rng(0).normal(size=50_000) / 10
+    wanted = mert.load(with_heads, device="cpu").describe(wave_N, sr=24_000).predictions
+    server.wrong_once.add("heads/key/head.safetensors")  # damaged on the way: fetched anew, as all files are
+    loaded = mert.load("me/mine", device="cpu")
+    assert loaded.describe(wave_N, sr=24_000).predictions == wanted and wanted.keys() == {"key", "beats"}
+    assert gets(server, "heads/key/head.safetensors") == 2
+    (folder_of("me/mine") / "heads" / "beats" / "head.json").unlink()  # as if the download had been cut off
+    assert mert.load("me/mine", revision, "cpu").describe(wave_N, sr=24_000).predictions == wanted
+    server.requests.clear()
+    assert mert.load("me/mine", revision, "cpu").heads_folder == loaded.heads_folder and server.requests == []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert mert.load("me/mine", device="cpu").heads_folder == loaded.heads_folder
+
+
+def test_heads_are_those_of_the_commit(server: Hub, published: str, with_heads: Path) -> None:
+    server.commit_folder(REPO, with_heads)
+    assert mert.load(REPO, published, "cpu").heads_folder is None
+    assert mert.load(REPO, "main", "cpu").heads_folder is not None
+
+
+def test_a_hub_that_lists_no_files_gives_the_model_alone(
+    server: Hub, with_heads: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Some mirrors serve files and nothing else; what they do not say is not taken for an answer."""
+    server.commit_folder(REPO, with_heads)
+    with monkeypatch.context() as without_list:
+        without_list.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: 1 / 0)
+        assert mert.load(REPO, device="cpu").heads_folder is None
+    assert "comes without heads, as its files cannot be listed" in caplog.text
+    assert mert.load(REPO, device="cpu").heads_folder is not None
+
+
+def test_push_refuses_heads_of_other_weights(server: Hub, with_heads: Path) -> None:
+    other = mert.load(save_pretrained(embedder(seed=1), with_heads.parent / "other"), device="cpu")
+    save_heads(with_heads / "heads", key=made_head(other, "key"))
+    with pytest.raises(CheckpointError, match=r"heads/key: was fitted on other .*fit it again, or remove its folder"):
+        mert.push_to_hub(with_heads, "me/mine")
+    assert server.repos == {}
 
 
 def test_push_refuses_what_does_not_verify_or_cannot_be_sent(
