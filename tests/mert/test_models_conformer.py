@@ -229,9 +229,8 @@ def test_a_published_folder_is_embedded_converted_and_verified(family: str, tmp_
     assert m.embed(np.zeros(1025, np.float32) + 0.01, sr=RATE_HZ).values.shape[1] == 1
     with pytest.raises(ValueError, match="not in int8"):
         m.embed(golden["input2"], sr=RATE_HZ, dtype="int8")
-    for export in ("hubert", "onnx"):
-        run = run_mert("export", folder, tmp_path / export, "--to", export)
-        assert run.code == 1 and "Traceback" not in run.err
+    run = run_mert("export", folder, tmp_path / "hubert", "--to", "hubert")
+    assert run.code == 1 and "Traceback" not in run.err
 
 
 @needs_reference

@@ -36,7 +36,9 @@ def _log_mel(graph: GraphBuilder, config: ConformerConfig, wave_BN: str) -> str:
     """
     before = config.n_fft // 2
     after = config.n_fft - before - config.hop
-    padded_BN = graph("Pad", wave_BN, graph.integers(0, before, 0, after), mode="reflect")
+    padded_BN = graph("Pad", wave_BN, graph.integers(0, before, 0, max(0, after)), mode="reflect")
+    if after < 0:  # with a hop of over half a window
+        padded_BN = graph("Slice", padded_BN, graph.integers(0), graph.integers(after), graph.integers(1))
     hop, length = (graph.constant(f"{what} in samples", np.array(n)) for what, n in
                    (("hop", config.hop), ("window", config.n_fft)))  # fmt: skip
     spectrum_BLF2 = graph("STFT", padded_BN, hop, graph.weight("frontend.window"), length, onesided=1)
