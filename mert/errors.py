@@ -6,6 +6,8 @@ from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
+AGAIN = "download the file again"  # the remedy for files of weights that are damaged
+
 
 class MertError(Exception):
     """An error with its source (mostly a file), reason and remedy.

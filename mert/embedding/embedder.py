@@ -25,7 +25,7 @@ from mert.embedding.windows import Clock, Span, Windowing
 from mert.errors import AudioError, CheckpointError, OutputError
 from mert.inference.onnx_runner import OnnxRunner
 from mert.models.interface import Network, NetworkConfig
-from mert.models.onnx import OnnxMert
+from mert.models.onnx import OnnxModel
 from mert.weights.networks import is_exported, load_network
 from mert.weights.registry import ModelInfo
 
@@ -64,10 +64,10 @@ class Embedder:
     """
 
     def __init__(
-        self, model: Network | OnnxMert, info: ModelInfo, sha256: str, device: str = "auto",
+        self, model: Network | OnnxModel, info: ModelInfo, sha256: str, device: str = "auto",
         centres: Mapping[str, np.ndarray] | None = None,
     ) -> None:  # fmt: skip
-        self.runner = OnnxRunner(model, device) if isinstance(model, OnnxMert) else torch_runner(model, device)
+        self.runner = OnnxRunner(model, device) if isinstance(model, OnnxModel) else torch_runner(model, device)
         self.model: Any = self.runner.model  # a module of torch, or the graph of one
         self.device, self.info = self.runner.device, info
         self._identity, self._checksum = (self.runner.weights_state(), sha256), self._sums()
@@ -87,7 +87,7 @@ class Embedder:
 
         A graph goes by the folder that it was read from.
         """
-        if isinstance(self.model, OnnxMert):
+        if isinstance(self.model, OnnxModel):
             return reopened, (self.model.source, self.info, self.sha256, self._centres)
         weights = {name: tensor.detach().cpu().numpy() for name, tensor in self.model.state_dict().items()}
         return restored, (
@@ -121,7 +121,7 @@ class Embedder:
 
     def _sums(self) -> tuple[int, ...]:
         """Sums that differ once the weights have changed; a graph's do not."""
-        if isinstance(self.model, OnnxMert):
+        if isinstance(self.model, OnnxModel):
             return ()
         from mert.weights.checkpoints import checksum
 

@@ -4,7 +4,7 @@ Shapes: B waves of a batch, N samples, L layers, T frames, D model width.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from mert.errors import UsageError, need
-from mert.models.onnx import OnnxMert
+from mert.models.config import MertConfig
+from mert.models.conformer.config import ConformerConfig
+from mert.models.onnx import GraphInMemory, OnnxModel
 
 DEVICES = ("auto", "cpu")
 
@@ -28,13 +30,29 @@ class Cpu:
         return self.type
 
 
+def _of_mert(config: MertConfig, n_samples: int) -> int:
+    """The first convolution with its norm and GELU."""
+    return 3 * config.conv_dim * n_samples // config.conv_strides[0]
+
+
+def _of_conformer(config: ConformerConfig, n_samples: int) -> int:
+    """The spectrum with its parts, or the widest tensors of the subsampler."""
+    wide = 4 * config.stage_dims[0] if config.stage_dims else config.conv_dim * config.n_mels // 4
+    return n_samples // config.hop * max(2 * config.n_fft, 3 * wide)
+
+
+FRONT_END_VALUES: dict[type, Callable[[Any, int], int]] = {  # at one time; by the class of configuration
+    MertConfig: _of_mert, ConformerConfig: _of_conformer,
+}  # fmt: skip
+
+
 class OnnxRunner:
     """A graph on the CPU: `states` of waves, in float32 or with the int8 weights of an exported folder.
 
     Its graphs are opened when first used. UsageError for devices that onnxruntime is not used on here.
     """
 
-    def __init__(self, model: OnnxMert, device: str = "auto") -> None:
+    def __init__(self, model: OnnxModel, device: str = "auto") -> None:
         refuse_device(device)
         self.model, self.device = model, Cpu()
         onnxruntime = need("onnxruntime", "onnx", "a model without torch")
@@ -55,12 +73,11 @@ class OnnxRunner:
         return (n_samples - config.receptive_field) // config.stride + 1
 
     def activation_bytes(self, n_samples: int) -> int:
-        """Memory of a forward pass: the first convolution with its norm and GELU, or a block with its attention."""
+        """Memory of a forward pass: the front end, or a block with its attention and all states."""
         config, n_frames = self.model.config, self.n_frames(n_samples)
-        first = 3 * config.conv_dim * n_samples // config.conv_strides[0]
         attention = 2 * config.n_heads * n_frames**2
         block = n_frames * (2 * config.ffn_dim + (8 + config.n_layers) * config.dim) + attention
-        return 4 * max(first, block)
+        return 4 * max(FRONT_END_VALUES[type(config)](config, n_samples), block)
 
     def states(self, waves: Sequence[np.ndarray], dtype: str, layers: Sequence[int]) -> Iterator[np.ndarray]:
         """Float32 hidden states [L, T, D] of each wave [N]; waves of one length are a batch, as the graph has no mask.
@@ -110,12 +127,16 @@ def refuse_device(name: str) -> None:
         raise UsageError(f"device {name}", "onnxruntime runs models on the CPU here", remedy)
 
 
-def opened(graph: bytes | Path, threads: int = 1) -> Any:
+def opened(graph: GraphInMemory | Path, threads: int = 1) -> Any:
     """A session of onnxruntime on the CPU, whose threads sleep while they wait, as those of torch do here."""
     onnxruntime = need("onnxruntime", "onnx", "a model without torch")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    content = graph if isinstance(graph, bytes) else str(graph)
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    if isinstance(graph, Path):
+        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    if graph.beside:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in graph.beside.values()]
+        options.add_external_initializers(list(graph.beside), values)
+    return onnxruntime.InferenceSession(graph.content, options, providers=["CPUExecutionProvider"])

@@ -2,7 +2,8 @@
 
 A network is a module of torch that turns waves into named hidden states on one clock; its configuration says all that
 must be known without its weights. `Mert` is the first family and `Conformer` the second. A family is entered with its
-reader in `mert.weights.checkpoints` and, to run fast, in `mert.inference.runner`.
+reader in `mert.weights.checkpoints` and, to run fast, in `mert.inference.runner`; for onnxruntime, with its graph in
+`mert.weights.graphs.write`.
 Shapes: B clips, N samples, T frames, D model width.
 """
 

@@ -1,23 +1,23 @@
-"""Weights of safetensors files as numpy arrays, for the runtime without torch; and which files a checkpoint is of."""
+"""Weights of safetensors files as numpy arrays, for the runtime without torch; and which files a MERT is of."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from mert.errors import CheckpointError
+from mert.errors import AGAIN, CheckpointError
 from mert.files import read_json, sha256_file, write_whole
 from mert.models.config import MertConfig
+from mert.models.interface import NetworkConfig
 from mert.weights import formats
+from mert.weights.conformers import find_layout, read_conformer
 
-AGAIN = "download the file again"
 ORIGINAL = "give the folder or name that it was exported from"
-PAIRS = re.compile(r"pretrained_(?P<name>msd|fma)\.pt")  # weights of MusicFM, which belong to NAME_stats.json
 WITH_TORCH = "install torch, or run `mert convert` where it is installed"
 
 
@@ -25,7 +25,7 @@ WITH_TORCH = "install torch, or run `mert convert` where it is installed"
 class Arrays:
     """Weights under our names in float32, their configuration, and the source of both."""
 
-    config: MertConfig
+    config: NetworkConfig
     state: dict[str, np.ndarray]
     weights_file: Path
     sha256: str
@@ -51,7 +51,7 @@ def written(path: Path) -> Iterator[Path]:
 
 
 def files_of(folder: Path, weights: Path | None = None) -> tuple[MertConfig, Path, formats.Style | None]:
-    """The configuration of a folder (ours or Hugging Face), its weights file, and the style of its names."""
+    """The configuration of a MERT's folder (ours or Hugging Face), its weights file, and the style of its names."""
     file = folder / "config.json"
     values = read_json(file)
     ours = values.get("format") == "mert-hub"
@@ -62,7 +62,7 @@ def files_of(folder: Path, weights: Path | None = None) -> tuple[MertConfig, Pat
     if weights is None:
         raise CheckpointError(folder, f"holds no {' or '.join(choices)}", "download the weights into it")
     if ("family" in values) if ours else (values.get("model_type") == "mert2" or "w2v2_config" in values):
-        raise CheckpointError(folder, "holds a conformer, which is run by torch alone", WITH_TORCH)
+        raise CheckpointError(weights, "lies beside the configuration of another family", "give the folder")
     if ours:
         return formats.from_mert_hub(values, str(file)), weights, None
     extra = folder / "preprocessor_config.json"
@@ -73,24 +73,44 @@ def files_of(folder: Path, weights: Path | None = None) -> tuple[MertConfig, Pat
 def read_arrays(path: str | Path) -> Arrays:
     """The weights of a folder, or of a `.safetensors` file beside its config.json.
 
-    CheckpointError for whatever is missing, damaged or not a MERT, and for pickles, which are read by torch alone.
+    CheckpointError for whatever is missing, damaged or of no family here, and for pickles, which are read by torch
+    alone.
     """
     path = Path(path)
     if not path.exists():
         raise CheckpointError(path, "no such file or folder", "check the path")
+    if layout := find_layout(path):
+        with open_arrays(layout.weights) as source:
+            found = read_conformer(layout, source.shapes, source.read)
+        return Arrays(found.config, found.state, layout.weights, sha256_file(layout.weights), layout.kind)
     config, weights, style = files_of(*((path, None) if path.is_dir() else (path.parent, path)))
-    if weights.suffix != ".safetensors":
-        raise CheckpointError(weights, "is a pickle, which needs torch to be read", WITH_TORCH)
-    try:
-        with safe_open(weights, framework="np") as file:
-            renamed, _ = formats.to_ours(list(file.keys()), config, style, str(weights))
-            state = {ours: _float32(file.get_tensor(name), name, weights) for name, ours in renamed.items()}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(weights, f"is not a safetensors file ({error})", AGAIN) from error
-    except (TypeError, AttributeError) as error:
-        raise CheckpointError(weights, f"holds types that numpy lacks ({error})", WITH_TORCH) from error
+    with open_arrays(weights) as source:
+        renamed, _ = formats.to_ours(source.shapes, config, style, str(weights))
+        state = {ours: source.read(name) for name, ours in renamed.items()}
     refuse_misfits({name: array.shape for name, array in state.items()}, shapes(config), weights)
     return Arrays(config, state, weights, sha256_file(weights), style or "mert-hub")
+
+
+class OpenArrays(NamedTuple):
+    """An open weights file: the shape of each tensor, and a function that reads one as float32."""
+
+    shapes: dict[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]
+
+
+@contextmanager
+def open_arrays(path: Path) -> Iterator[OpenArrays]:
+    """A safetensors file; CheckpointError if it cannot be read, and for pickles."""
+    if path.suffix != ".safetensors":
+        raise CheckpointError(path, "is a pickle, which needs torch to be read", WITH_TORCH)
+    try:
+        with safe_open(path, framework="np") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            yield OpenArrays(shapes, lambda name: _float32(file.get_tensor(name), name, path))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(path, f"is not a safetensors file ({error})", AGAIN) from error
+    except (TypeError, AttributeError) as error:
+        raise CheckpointError(path, f"holds types that numpy lacks ({error})", WITH_TORCH) from error
 
 
 def _float32(array: np.ndarray, name: str, file: Path) -> np.ndarray:

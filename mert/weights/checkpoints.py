@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mert.errors import CheckpointError
+from mert.errors import AGAIN, CheckpointError
 from mert.files import sha256_file, write_json
 from mert.models.config import MertConfig
 from mert.models.conformer.config import ConformerConfig
@@ -24,8 +25,8 @@ from mert.models.conformer.network import Conformer
 from mert.models.interface import NetworkConfig
 from mert.models.mert import Mert
 from mert.weights import formats
-from mert.weights.arrays import AGAIN, files_of, refuse_misfits, written
-from mert.weights.conformers import find_layout, read_conformer
+from mert.weights.arrays import files_of, refuse_misfits, written
+from mert.weights.conformers import Layout, find_layout, read_conformer
 from mert.weights.pickles import OpenWeights, open_torch
 from mert.weights.safetensor_files import open_safetensors
 
@@ -48,14 +49,11 @@ class Checkpoint:
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a folder (ours or Hugging Face), a `.safetensors` or `.bin` file beside its config.json, or a `.pt`.
 
-    The `.pt` is fairseq's. CheckpointError for whatever is missing, damaged, or not a MERT.
+    The `.pt` is fairseq's. CheckpointError for whatever is missing, damaged, or of no family here.
     """
     path = Path(path)
-    if find_layout(path):
-        found = read_conformer(path)
-        return Checkpoint(
-            found.config, found.state, found.unused, found.weights_file, found.sha256, found.source_format
-        )
+    if layout := find_layout(path):
+        return _read_conformer(layout)
     if path.is_dir():
         return _read_folder(path, None)
     if not path.is_file():
@@ -161,6 +159,21 @@ def _read_folder(folder: Path, weights: Path | None) -> Checkpoint:
     config, weights, style = files_of(folder, weights)
     with open_safetensors(weights) if weights.suffix == ".safetensors" else open_torch(weights) as source:
         return _checkpoint(source, config, weights, style)
+
+
+def _read_conformer(layout: Layout) -> Checkpoint:
+    file = layout.weights
+    with open_torch(file, "state_dict") if file.suffix == ".pt" else open_safetensors(file) as source:
+
+        def read(name: str) -> np.ndarray:
+            tensor = source.read(name)
+            if not tensor.is_floating_point():
+                raise CheckpointError(file, f"{name} is {tensor.dtype}", "use floating-point weights")
+            return tensor.to(torch.float32, copy=True).numpy()  # the file may change under a mapped tensor
+
+        found = read_conformer(layout, source.shapes, read)
+    state = {name: torch.from_numpy(array) for name, array in found.state.items()}
+    return Checkpoint(found.config, state, found.unused, file, sha256_file(file), layout.kind)
 
 
 def _read_fairseq(path: Path) -> Checkpoint:

@@ -1,26 +1,25 @@
-"""The published files of MERT-v2, MuQ and MusicFM as weights of a `Conformer`: no tensor is passed over in silence."""
+"""The published files of MERT-v2, MuQ and MusicFM as weights of a `Conformer`: no tensor is passed over in silence.
+
+This page imports no torch: whoever opens a file reads its tensors as arrays.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from mert.errors import CheckpointError
-from mert.files import read_json, sha256_file
+from mert.errors import AGAIN, CheckpointError
+from mert.files import read_json
+from mert.models.conformer.bands import hann_window, mel_filters
 from mert.models.conformer.config import ConformerConfig
-from mert.models.conformer.logmel import LogMel
-from mert.models.conformer.network import Conformer
-from mert.weights.arrays import AGAIN, PAIRS
-from mert.weights.pickles import open_torch
-from mert.weights.safetensor_files import open_safetensors
 
+PAIRS = re.compile(r"pretrained_(?P<name>msd|fma)\.pt")  # weights of MusicFM, which belong to NAME_stats.json
 STATISTIC, COUNTER = "melspec_2048", "num_batches_tracked"
 LEAST_STD = 1e-5  # of MERT-v2's bins
 
@@ -92,14 +91,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class ConformerWeights:
-    """Weights under our names in float32, their configuration, the tensors that are not used, and the source of it."""
+    """Weights under our names in float32, their configuration, and the tensors that are not used."""
 
     config: ConformerConfig
-    state: dict[str, Tensor]
+    state: dict[str, np.ndarray]
     unused: tuple[str, ...]
-    weights_file: Path
-    sha256: str
-    source_format: str
 
 
 @dataclass(frozen=True)
@@ -147,29 +143,25 @@ def _musicfm(weights: Path) -> Layout:
     return Layout("musicfm", weights, read_json(statistics), statistics)
 
 
-def read_conformer(path: str | Path) -> ConformerWeights:
-    """The weights of a folder or file; CheckpointError for what is missing, damaged or of another kind."""
-    layout = find_layout(Path(path))
-    if layout is None:
-        raise CheckpointError(path, "is no MERT-v2, MuQ or MusicFM", "give a folder in the published layout")
-    pickled = layout.kind == "musicfm"
-    with open_torch(layout.weights, "state_dict") if pickled else open_safetensors(layout.weights) as source:
-        renamed, unused = to_ours(source.shapes, layout)
-        config = config_of(layout, source.shapes)
-        wanted = shapes_of(config)
-        refuse_unlike(renamed, wanted, layout.weights, config)
-        state = {}
-        for name, ours in renamed.items():
-            tensor = source.read(name)
-            if not tensor.is_floating_point() and not ours.endswith(COUNTER):
-                raise CheckpointError(layout.weights, f"{name} is {tensor.dtype}", "use floating-point weights")
-            if squeezed(tensor.shape) != squeezed(wanted[ours]):
-                shapes = f"{list(tensor.shape)}, where the model has {list(wanted[ours])}"
-                raise CheckpointError(layout.weights, f"{name} has shape {shapes}", AGAIN)
-            # A copy: the file may change under a mapped tensor.
-            state[ours] = tensor.to(torch.float32, copy=True).reshape(wanted[ours]).contiguous()
-    state |= beside(layout, config, state)
-    return ConformerWeights(config, state, unused, layout.weights, sha256_file(layout.weights), layout.kind)
+def read_conformer(layout: Layout, shapes: Shapes, read: Callable[[str], np.ndarray]) -> ConformerWeights:
+    """The weights of a file with tensors of these `shapes`, each of which `read` gives as float32.
+
+    CheckpointError for what is missing, damaged or of another kind.
+    """
+    renamed, unused = to_ours(shapes, layout)
+    config = config_of(layout, shapes)
+    wanted = shapes_of(config)
+    refuse_unlike(renamed, wanted, layout.weights, config)
+    state = {}
+    for name, ours in renamed.items():
+        if ours.endswith(COUNTER):
+            continue
+        array = read(name)
+        if squeezed(array.shape) != squeezed(wanted[ours]):
+            found = f"{list(array.shape)}, where the model has {list(wanted[ours])}"
+            raise CheckpointError(layout.weights, f"{name} has shape {found}", AGAIN)
+        state[ours] = np.ascontiguousarray(array.reshape(wanted[ours]))
+    return ConformerWeights(config, state | beside(layout, config, state), unused)
 
 
 def to_ours(names: Iterable[str], layout: Layout) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -217,8 +209,57 @@ def config_of(layout: Layout, shapes: Shapes) -> ConformerConfig:
 
 def shapes_of(config: ConformerConfig) -> dict[str, tuple[int, ...]]:
     """Our name -> shape of every tensor of a `Conformer`."""
-    with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in Conformer(config).state_dict().items()}
+    d, k, mels = config.dim, config.conv_kernel, config.n_mels
+    shapes: dict[str, tuple[int, ...]] = {
+        "frontend.window": (config.n_fft,), "frontend.filters": (config.n_fft // 2 + 1, mels),
+        "frontend.mean": (mels,), "frontend.std": (mels,),
+    }  # fmt: skip
+    shapes |= _of_convnext(config) if config.subsampler == "convnext" else _of_residual(config)
+    for i in range(config.n_layers):
+        block = f"blocks.{i}"
+        for half in (f"{block}.ffn1", f"{block}.ffn2"):
+            shapes |= _affine(f"{half}.up", config.ffn_dim, d) | _affine(f"{half}.down", d, config.ffn_dim)
+        for part in ("query", "key", "value", "out"):
+            shapes |= _affine(f"{block}.attention.{part}", d, d)
+        for norm in ("ffn1_norm", "attention_norm", "ffn2_norm", "last_norm", "conv.norm"):
+            shapes |= _affine(f"{block}.{norm}", d)
+        shapes |= (_batch_norm if config.conv_norm == "batch" else _affine)(f"{block}.conv.middle_norm", d)
+        shapes |= {f"{block}.conv.expand.weight": (2 * d, d), f"{block}.conv.contract.weight": (d, d)}
+        shapes |= {f"{block}.conv.depthwise.weight": (d, 1, k)}
+    return shapes | (_affine("norm", d) if config.last_norm else {})
+
+
+def _of_residual(config: ConformerConfig) -> dict[str, tuple[int, ...]]:
+    c, shapes = config.conv_dim, dict[str, tuple[int, ...]]()
+    for i, c_in in enumerate((1, c)):
+        for j, c_from in enumerate((c_in, c, c_in), start=1):
+            shapes |= _affine(f"subsampler.stages.{i}.conv{j}", c, c_from, 3, 3)
+            shapes |= _batch_norm(f"subsampler.stages.{i}.norm{j}", c)
+    return shapes | _affine("subsampler.linear", config.dim, c * ((config.n_mels + 3) // 4))
+
+
+def _of_convnext(config: ConformerConfig) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, (c, depth) in enumerate(zip(config.stage_dims, config.stage_depths, strict=True)):
+        stage = f"subsampler.stages.{i}"
+        if i:
+            c_in = config.stage_dims[i - 1]
+            shapes |= _affine(f"{stage}.norm", c_in) | _affine(f"{stage}.halve", c, c_in, 2)
+        for layer in (f"{stage}.layers.{j}" for j in range(depth)):
+            shapes |= _affine(f"{layer}.depthwise", c, 1, 7) | _affine(f"{layer}.norm", c)
+            shapes |= _affine(f"{layer}.up", 4 * c, c) | _affine(f"{layer}.down", c, 4 * c)
+            shapes |= _affine(f"{layer}.response", 4 * c)
+    return shapes
+
+
+def _affine(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
+    """Weight and bias of a layer, whose first axis is that of its outputs."""
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def _batch_norm(name: str, channels: int) -> dict[str, tuple[int, ...]]:
+    statistics = {f"{name}.{what}": (channels,) for what in ("running_mean", "running_var")}
+    return _affine(name, channels) | statistics | {f"{name}.{COUNTER}": ()}
 
 
 def refuse_unlike(renamed: Mapping[str, str], wanted: Shapes, file: Path, config: ConformerConfig) -> None:
@@ -231,23 +272,25 @@ def refuse_unlike(renamed: Mapping[str, str], wanted: Shapes, file: Path, config
         raise CheckpointError(file, f"{wrong}, for {config.n_layers} blocks of width {config.dim}", AGAIN)
 
 
-def beside(layout: Layout, config: ConformerConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def beside(layout: Layout, config: ConformerConfig, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What published weights need not hold: counters, window, filters, and the statistics of the log-mel."""
     file = layout.file or layout.weights
-    more = {name: torch.zeros((), dtype=torch.long) for name in shapes_of(config) if name.endswith(COUNTER)}
-    computed = LogMel(config).state_dict()
-    more |= {f"frontend.{name}": computed[name] for name in ("window", "filters") if f"frontend.{name}" not in state}
+    more = {name: np.zeros((), np.int64) for name in shapes_of(config) if name.endswith(COUNTER)}
+    if "frontend.window" not in state:
+        more["frontend.window"] = hann_window(config.n_fft)
+    if "frontend.filters" not in state:
+        more["frontend.filters"] = mel_filters(config.n_mels, config.n_fft, config.sample_rate)
     held = {part: state[f"frontend.{part}"] for part in ("mean", "std") if f"frontend.{part}" in state}
     if len(held) < 2:
         values = layout.values.get("stat") if layout.kind == "muq" else layout.values
         numbers = [values.get(f"{STATISTIC}_{part}") if isinstance(values, dict) else None for part in ("mean", "std")]
         if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
             raise CheckpointError(file, f"has no {STATISTIC}_mean and _std", AGAIN)
-        mean, std = (torch.full((config.n_mels,), float(number)) for number in numbers if number is not None)
+        mean, std = (np.full(config.n_mels, number, np.float32) for number in numbers if number is not None)
         held = {"mean": mean, "std": std}
     if layout.kind == "mert-v2":
-        held["std"] = held["std"].clamp(min=LEAST_STD)
-    if not bool((held["std"] > 0).all()):
+        held["std"] = held["std"].clip(min=LEAST_STD)
+    if not (held["std"] > 0).all():
         raise CheckpointError(file, "has a deviation of the log-mel that is not positive", AGAIN)
     return more | {f"frontend.{part}": value for part, value in held.items()}
 

@@ -24,9 +24,9 @@ from mert.errors import CheckpointError, OutputError
 from mert.files import read_json, sha256_file, write_json
 from mert.models.interface import NetworkConfig
 from mert.weights import registry
-from mert.weights.arrays import PAIRS
 from mert.weights.cards import read_card
 from mert.weights.centres import CENTRES, read_centres
+from mert.weights.conformers import PAIRS
 from mert.weights.heads import HEADS, head_files
 from mert.weights.licences import UNKNOWN, is_non_commercial
 from mert.weights.networks import Network, load_network
@@ -34,7 +34,7 @@ from mert.weights.registry import ModelInfo
 
 if TYPE_CHECKING:
     from mert.models.mert import Mert
-    from mert.models.onnx import OnnxMert
+    from mert.models.onnx import OnnxModel
 
 log = logging.getLogger("mert")
 _licences_shown: set[str] = set()
@@ -53,10 +53,10 @@ def load_weights(
 @overload
 def load_weights(
     name_or_dir: str | Path, revision: str | None = None, *, with_torch: bool | None = None
-) -> tuple[Mert | OnnxMert, ModelInfo]: ...
+) -> tuple[Mert | OnnxModel, ModelInfo]: ...
 def load_weights(
     name_or_dir: str | Path, revision: str | None = None, *, with_torch: bool | None = None
-) -> tuple[Mert | OnnxMert, ModelInfo]:
+) -> tuple[Mert | OnnxModel, ModelInfo]:
     """The model of a bundled name, a folder or weights file, or a name on the hub, with its record.
 
     By default it is a module of torch where that is installed, and a graph otherwise and from an exported folder. Its

@@ -7,17 +7,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mert.errors import CheckpointError, need
+from mert.errors import AGAIN, CheckpointError, need
 from mert.files import read_json, sha256_file
 from mert.models.config import MertConfig
-from mert.models.onnx import OnnxMert
+from mert.models.interface import NetworkConfig
+from mert.models.onnx import OnnxModel
 from mert.weights import formats
-from mert.weights.arrays import AGAIN, ORIGINAL, read_arrays
-from mert.weights.onnx_graph import write_graph
+from mert.weights.arrays import ORIGINAL, read_arrays
+from mert.weights.conformers import Layout, config_of
+from mert.weights.graphs.write import data_file, write_graph
 from mert.weights.registry import ModelInfo
 
 FORMAT, VERSION = "mert-onnx", 1
 GRAPH, INT8 = "model.onnx", "model.int8.onnx"
+DATA = data_file(Path(GRAPH)).name
 ASKED_FOR = "a model without torch"
 
 
@@ -25,7 +28,7 @@ ASKED_FOR = "a model without torch"
 class Network:
     """A model that was loaded, its weights file with hash and format, a report, and the record beside a graph."""
 
-    model: Any  # a module of torch, or an OnnxMert
+    model: Any  # a module of torch, or an OnnxModel
     weights_file: Path
     sha256: str
     source_format: str
@@ -35,7 +38,7 @@ class Network:
     def at_rate(self, rate_hz: int) -> Network:
         """The network as one for another sample rate, which a published configuration lacked."""
         config = replace(self.model.config, sample_rate=rate_hz)
-        if isinstance(self.model, OnnxMert):
+        if isinstance(self.model, OnnxModel):
             return replace(self, model=replace(self.model, config=config))
         self.model.config = config
         return self
@@ -65,12 +68,13 @@ def load_network(path: str | Path, with_torch: bool | None = None) -> Network:
     return Network(*_graph_of(path))
 
 
-def _graph_of(path: Path) -> tuple[OnnxMert, Path, str, str, str]:
+def _graph_of(path: Path) -> tuple[OnnxModel, Path, str, str, str]:
     need("onnx", "onnx", ASKED_FOR)  # ahead of the weights: it brings numpy's bfloat16
     arrays = read_arrays(path)
-    graph = write_graph(arrays.config, arrays.state, {}, ASKED_FOR).SerializeToString()
-    report = f"{len(arrays.state)} tensors as a graph of {len(graph) / 2**20:.0f} MiB"
-    return OnnxMert(arrays.config, graph, path), arrays.weights_file, arrays.sha256, arrays.source_format, report
+    graph = write_graph(arrays.config, arrays.state, {}, ASKED_FOR).in_memory()
+    size = len(graph.content) + sum(array.nbytes for array in graph.beside.values())
+    report = f"{len(arrays.state)} tensors as a graph of {size / 2**20:.0f} MiB"
+    return OnnxModel(arrays.config, graph, path), arrays.weights_file, arrays.sha256, arrays.source_format, report
 
 
 def is_exported(path: Path) -> bool:
@@ -80,10 +84,11 @@ def is_exported(path: Path) -> bool:
     return read_json(path / "config.json").get("format") == FORMAT
 
 
-def description(config: MertConfig, record: ModelInfo, files: dict[str, str]) -> dict[str, Any]:
+def description(config: NetworkConfig, record: ModelInfo, files: dict[str, str]) -> dict[str, Any]:
     """config.json of an exported folder: configuration, clock, layers, record, and the SHA-256 of each file.
 
-    A reader without this package needs no more: frame t of a window reads samples [stride t, stride t + field).
+    A reader without this package needs no more: frame t of a window counts once samples [stride t, stride t + field)
+    are there. It belongs to the middle of them, or to sample stride t + `centre` where the configuration has that.
     """
     clock = {"rate_hz": config.sample_rate, "stride": config.stride, "field": config.receptive_field}
     return {
@@ -101,19 +106,29 @@ def open_exported(folder: Path) -> Network:
         raise CheckpointError(
             file, f"is not {FORMAT} of version {VERSION}", "update mert-hub, or export the model again"
         )
-    config = formats.from_mert_hub({"format_version": 1} | parts["model"], str(file))  # type: ignore[operator]
+    config = _config(parts["model"], file)  # type: ignore[arg-type]
     files: dict[str, str] = parts["files"]  # type: ignore[assignment]
-    for name in (GRAPH, INT8):
+    for name in (GRAPH, INT8, DATA):
+        if name == DATA and name in files and not (folder / name).is_file():
+            raise CheckpointError(folder / name, "is missing", "copy or export the folder again")
         if (folder / name).is_file() and (actual := sha256_file(folder / name)) != files.get(name):
             reason = f"sha256 is {actual}, config.json has {files.get(name)}"
             raise CheckpointError(folder / name, reason, "copy or export the folder again")
     record = _record(parts["record"], config, file)  # type: ignore[arg-type]
     int8 = folder / INT8 if (folder / INT8).is_file() else None
-    model = OnnxMert(config, folder / GRAPH, folder, int8)
+    model = OnnxModel(config, folder / GRAPH, folder, int8)
     return Network(model, folder / GRAPH, record.sha256 or "", FORMAT, f"a graph of {record.name}", record)
 
 
-def _record(values: dict[str, Any], config: MertConfig, file: Path) -> ModelInfo:
+def _config(values: dict[str, Any], file: Path) -> NetworkConfig:
+    """The configuration of a model in an exported folder, as in a folder of our format: a MERT's names no family."""
+    ours = {"format_version": 1} | values
+    if "family" in values:
+        return config_of(Layout("mert-hub", file, ours, file), {})
+    return formats.from_mert_hub(ours, str(file))
+
+
+def _record(values: dict[str, Any], config: NetworkConfig, file: Path) -> ModelInfo:
     """The record, with the facts that follow from the configuration taken from there."""
     names = {each.name for each in fields(ModelInfo)} - set(vars(MertConfig())) - {"n_params", "frame_rate"}
     recorded = {name: values.get(name) for name in sorted(names)} | {"family": values.get("family", "mert")}

@@ -1,26 +1,22 @@
-"""Export of a MERT for onnxruntime: a graph with its weights, or a folder that embeds without torch.
+"""Export of a model for onnxruntime: a graph with its weights, or a folder that embeds without torch.
 
 Shapes: B clips, N samples, T frames, D model width, L layers.
 """
 
-import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from mert.errors import CheckpointError, need
-from mert.files import sha256_file, write_json, write_whole
-from mert.models.config import MertConfig
-from mert.models.onnx import OnnxMert
+from mert.files import sha256_file, write_json
+from mert.models.interface import Network, NetworkConfig
+from mert.models.onnx import OnnxModel
 from mert.weights.arrays import read_arrays
+from mert.weights.graphs.write import write_graph
 from mert.weights.heads import carry_heads
 from mert.weights.networks import GRAPH, INT8, description
-from mert.weights.onnx_graph import write_graph
 from mert.weights.registry import ModelInfo
-
-if TYPE_CHECKING:
-    from mert.models.mert import Mert
 
 TOLERANCE = 1e-4  # of the larger of 1 and a layer's rms: other runtimes sum in other orders
 
@@ -37,6 +33,8 @@ class Exportable(Protocol):
 def export_folder(embedder: Exportable, folder: str | Path) -> Path:
     """Write model.onnx, model.int8.onnx and config.json, which describes them; returns the folder.
 
+    Weights that a graph has no room for, from 2 GB on, are in model.onnx.data.
+
     config.json comes last and holds the hashes of the graphs: a folder that was not finished is refused when read.
     Heads that came with the model go along. MertError if the extra [onnx] is not installed, OutputError if the disk
     refuses.
@@ -44,55 +42,36 @@ def export_folder(embedder: Exportable, folder: str | Path) -> Path:
     folder = Path(folder)
     record = ModelInfo(**vars(embedder.info) | {"sha256": embedder.look_again()})
     config, state = arrays_of(embedder.model)
-    graph = write_graph(config, state, _about(record), "--to onnx")
-    _save(graph, folder / GRAPH)
-    quantize(graph, folder / INT8)
-    files = {name: sha256_file(folder / name) for name in (GRAPH, INT8)}
+    written = []
+    for name, int8 in ((GRAPH, False), (INT8, True)):
+        written += write_graph(config, state, _about(record), "--to onnx", int8).save(folder / name)
+    files = {path.name: sha256_file(path) for path in written}
     carry_heads(embedder, folder, record.sha256)
     write_json(folder / "config.json", description(config, record, files))
     return folder
 
 
-def export_onnx(model: "Mert", path: str | Path, info: ModelInfo | None = None) -> Path:
+def export_onnx(model: Network | OnnxModel, path: str | Path, info: ModelInfo | None = None) -> Path:
     """Write `path`, with batch and length free; input `wave` [B, N], output `states` [L, B, T, D]. Returns the path.
 
     The metadata of the file are name, licence and note of `info`. MertError if the extra is not installed, OutputError
     if the disk refuses.
     """
-    _save(write_graph(*arrays_of(model), _about(info) if info else {}, "--to onnx"), Path(path))
+    write_graph(*arrays_of(model), _about(info) if info else {}, "--to onnx").save(Path(path))
     return Path(path)
 
 
-def arrays_of(model: "Mert | OnnxMert") -> tuple[MertConfig, dict[str, np.ndarray]]:
+def arrays_of(model: Network | OnnxModel) -> tuple[NetworkConfig, dict[str, np.ndarray]]:
     """Configuration and float32 weights of a module of torch, or of the files that a graph was made of."""
-    if isinstance(model, OnnxMert):
+    if isinstance(model, OnnxModel):
         if isinstance(model.graph, Path):
             raise CheckpointError(model.source, "holds a graph already", "copy the folder")
         return model.config, read_arrays(model.source).state
-    if not isinstance(model.config, MertConfig):
-        raise CheckpointError(model.config.family, "has no graph of onnxruntime yet", "run it with torch")
-    return model.config, {name: tensor.detach().float().cpu().numpy() for name, tensor in model.state_dict().items()}
+    state: dict[str, Any] = model.state_dict()  # type: ignore[attr-defined]
+    return model.config, {name: tensor.detach().float().cpu().numpy() for name, tensor in state.items()}
 
 
-def quantize(graph: Any, path: Path) -> None:
-    """Write a graph with the weights of all linear layers in int8, a scale a column; inputs are rounded as they come.
-
-    Seven bits of the eight are used: with more, products overflow on CPUs with AVX2 alone.
-    """
-    quantization = need("onnxruntime.quantization", "onnx", "--to onnx")
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it recommends a preparation that changes nothing here
-    try:
-        with write_whole(path) as temporary:
-            quantization.quantize_dynamic(
-                graph, temporary, per_channel=True, reduce_range=True, op_types_to_quantize=["MatMul"],
-                weight_type=quantization.QuantType.QInt8,
-            )  # fmt: skip
-    finally:
-        logging.disable(before)
-
-
-def check_onnx(model: "Mert", path: str | Path) -> float:
+def check_onnx(model: Network, path: str | Path) -> float:
     """Largest difference of the file's states, run by onnxruntime, from the model's, in units of max(1, layer's rms).
 
     It runs two lengths, alone and as a batch. CheckpointError if the difference is over 1e-4.
@@ -119,8 +98,3 @@ def check_onnx(model: "Mert", path: str | Path) -> float:
 
 def _about(info: ModelInfo) -> dict[str, str]:
     return {"name": info.name, "licence": info.licence, "note": info.note}
-
-
-def _save(graph: Any, path: Path) -> None:
-    with write_whole(path) as temporary:
-        temporary.write_bytes(graph.SerializeToString())

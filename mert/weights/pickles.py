@@ -17,8 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from mert.errors import CheckpointError
-from mert.weights.arrays import AGAIN
+from mert.errors import AGAIN, CheckpointError
 
 UNUSED = ("BYTEARRAY8", "DUP", "EMPTY_SET", "ADDITEMS", "FROZENSET")  # by torch.save
 MAX_COUNT, MAX_DIMENSIONS = 2**48, 8

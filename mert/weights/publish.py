@@ -9,7 +9,7 @@ import torch
 from mert.errors import CheckpointError
 from mert.files import write_whole
 from mert.models.mert import Mert
-from mert.models.onnx import OnnxMert
+from mert.models.onnx import OnnxModel
 from mert.weights.arrays import ORIGINAL
 from mert.weights.cards import model_card
 from mert.weights.checkpoints import export_hubert, load_model, write_model
@@ -52,7 +52,7 @@ def save_hubert(embedder: Publishable, folder: str | Path) -> Path:
 
 def _module(embedder: Publishable) -> Any:
     """The model, if it is a module of torch and no graph."""
-    if isinstance(embedder.model, OnnxMert):
+    if isinstance(embedder.model, OnnxModel):
         raise CheckpointError(embedder.model.source, "is run as a graph, whose weights cannot be written", ORIGINAL)
     return embedder.model
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from mert.errors import CheckpointError
-from mert.weights.arrays import AGAIN
+from mert.errors import AGAIN, CheckpointError
 from mert.weights.pickles import OpenWeights
 
 

@@ -33,8 +33,29 @@ def main(folder: Path) -> None:
     wave_N = np.sin(np.arange(30_000) / 10)
     for m in (mert.load("mert-nano"), mert.load(folder / "exported")):
         assert m.embed(wave_N, sr=24_000, layers="recommended").values.shape == (1, 93, 256)
+    made = make_conformer(folder / "conformer")
+    run("export", made, folder / "conformer_exported", "--to", "onnx", "--overwrite")
+    for m in (mert.load(made), mert.load(folder / "conformer_exported")):
+        assert m.embed(wave_N, sr=24_000).values.shape == (3, 32, 16)
     assert sys.modules.get("torch") is None
     print("without torch: embedded, described, exported, loaded")
+
+
+def make_conformer(folder: Path) -> Path:
+    """Write a small conformer with random weights in our format; returns its folder."""
+    from mert.files import write_json
+    from mert.models.conformer.config import ConformerConfig
+    from mert.weights.arrays import write_arrays
+    from mert.weights.conformers import shapes_of
+    from mert.weights.formats import to_mert_hub
+
+    config = ConformerConfig(dim=16, n_layers=2, n_heads=2, ffn_dim=32, conv_dim=4, n_mels=16)
+    draw = np.random.default_rng(0).standard_normal
+    state = {name: 0.1 * draw(shape, np.float32) for name, shape in shapes_of(config).items()}
+    state |= {name: np.exp(array) for name, array in state.items() if name.endswith(("_var", "frontend.std"))}
+    write_arrays(folder / "model.safetensors", state)
+    write_json(folder / "config.json", to_mert_hub(config))
+    return folder
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from mert.inference.fast_conformer import FastConformer
 from mert.models.conformer.config import ConformerConfig, mert_v2, muq_large
 from mert.models.conformer.logmel import LogMel
 from mert.models.conformer.network import Conformer
-from mert.weights.checkpoints import load_model
-from mert.weights.conformers import Layout, find_layout, read_conformer, refuse_unlike, squeezed, to_ours
+from mert.weights.checkpoints import load_model, read_checkpoint
+from mert.weights.conformers import Layout, find_layout, refuse_unlike, squeezed, to_ours
 
 REFERENCE = Path(os.environ.get("MERT_REFERENCE", "")) / "families"
 FAMILIES = ("mert2", "muq", "musicfm")
@@ -149,17 +149,17 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     shutil.copytree(REFERENCE / "musicfm", tmp_path / "both")
     shutil.copy(REFERENCE / "musicfm/pretrained_msd.pt", tmp_path / "both/pretrained_fma.pt")
     with pytest.raises(CheckpointError, match="holds two models"):
-        read_conformer(tmp_path / "both")
+        read_checkpoint(tmp_path / "both")
     with pytest.raises(CheckpointError, match=r"needs fma_stats\.json beside it"):
-        read_conformer(tmp_path / "both/pretrained_fma.pt")
+        read_checkpoint(tmp_path / "both/pretrained_fma.pt")
     (tmp_path / "both/fma_stats.json").write_text('{"melspec_2048_mean": 1, "melspec_2048_std": 0}')
     with pytest.raises(CheckpointError, match="deviation of the log-mel that is not positive"):
-        read_conformer(tmp_path / "both/pretrained_fma.pt")
+        read_checkpoint(tmp_path / "both/pretrained_fma.pt")
     shutil.copytree(REFERENCE / "muq", tmp_path / "muq")
     values = json.loads((tmp_path / "muq/config.json").read_text())
     (tmp_path / "muq/config.json").write_text(json.dumps(values | {"encoder_depth": 2}))
     with pytest.raises(CheckpointError, match=r"holds blocks\.2\."):
-        read_conformer(tmp_path / "muq")
+        read_checkpoint(tmp_path / "muq")
     for wrong, said in (
         ({"label_rate": 50}, "label_rate=50 is not implemented"), ({"encoder_dim": 0}, "no configuration of muq"),
         ({"w2v2_config": values["w2v2_config"] | {"hidden_act": "gelu"}}, "hidden_act='gelu' is not implemented"),
@@ -168,7 +168,7 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     ):  # fmt: skip
         (tmp_path / "muq/config.json").write_text(json.dumps(values | wrong))
         with pytest.raises(CheckpointError, match=said):
-            read_conformer(tmp_path / "muq")
+            read_checkpoint(tmp_path / "muq")
     (tmp_path / "muq/config.json").write_text(json.dumps(values))
     assert mert.load(tmp_path / "muq/model.safetensors", device="cpu").info.family == "muq"
     (tmp_path / "muq/config.json").write_text(json.dumps(values | {"model_type": "hubert"}))
@@ -186,7 +186,7 @@ def test_a_tensor_under_two_names_or_under_none_is_refused(tmp_path: Path) -> No
     for more, said in ((twice, "one tensor under two names"), ({"model.more": torch.zeros(1)}, "holds model.more")):
         save_file(tensors | more, tmp_path / "muq/model.safetensors")
         with pytest.raises(CheckpointError, match=said):
-            read_conformer(tmp_path / "muq")
+            read_checkpoint(tmp_path / "muq")
 
 
 @needs_reference
@@ -229,9 +229,8 @@ def test_a_published_folder_is_embedded_converted_and_verified(family: str, tmp_
     assert m.embed(np.zeros(1025, np.float32) + 0.01, sr=RATE_HZ).values.shape[1] == 1
     with pytest.raises(ValueError, match="not in int8"):
         m.embed(golden["input2"], sr=RATE_HZ, dtype="int8")
-    for export in ("hubert", "onnx"):
-        run = run_mert("export", folder, tmp_path / export, "--to", export)
-        assert run.code == 1 and "Traceback" not in run.err
+    run = run_mert("export", folder, tmp_path / "hubert", "--to", "hubert")
+    assert run.code == 1 and "Traceback" not in run.err
 
 
 @needs_reference

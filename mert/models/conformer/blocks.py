@@ -7,11 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mert.models.conformer.config import ConformerConfig
+from mert.models.conformer.config import NORM_EPS, ROPE_BASE, ConformerConfig
 from mert.models.conformer.subsamplers import zeroed
-
-EPS = 1e-5
-ROPE_BASE = 10_000.0
 
 
 def rotations(n_frames: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -76,11 +73,11 @@ class ConvModule(nn.Module):
     def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
         dim, kernel = config.dim, config.conv_kernel
-        self.norm = nn.LayerNorm(dim, eps=EPS)
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.expand, self.contract = nn.Linear(dim, 2 * dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=False)
         layer = config.conv_norm == "layer"
-        self.middle_norm = nn.LayerNorm(dim, eps=EPS) if layer else nn.BatchNorm1d(dim, eps=EPS)
+        self.middle_norm = nn.LayerNorm(dim, eps=NORM_EPS) if layer else nn.BatchNorm1d(dim, eps=NORM_EPS)
         self.activation = activation_of(config)
 
     def forward(self, x_BTD: Tensor, n_B: Tensor | None) -> Tensor:
@@ -100,7 +97,7 @@ class Block(nn.Module):
         super().__init__()
         self.ffn1, self.ffn2, self.attention = FeedForward(config), FeedForward(config), Attention(config)
         self.conv = ConvModule(config)
-        norms = (nn.LayerNorm(config.dim, eps=EPS) for _ in range(4))
+        norms = (nn.LayerNorm(config.dim, eps=NORM_EPS) for _ in range(4))
         self.ffn1_norm, self.attention_norm, self.ffn2_norm, self.last_norm = norms
 
     def forward(

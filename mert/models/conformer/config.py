@@ -8,6 +8,11 @@ from typing import Any, Literal, Self
 
 from mert.errors import CheckpointError
 
+NORM_EPS = 1e-5  # of the norms of blocks, and of batch norms; as the constants below, the same in all published models
+CONVNEXT_EPS = 1e-6  # of the norms of the ConvNeXt subsampler
+ROPE_BASE = 10_000.0
+POWER_FLOOR = 1e-10  # of the mel bands: -100 dB
+
 BOUNDS: dict[str, tuple[float, float]] = {  # of what can be built and run; a configuration may come from anyone
     "dim": (2, 2**16), "n_layers": (1, 2**10), "n_heads": (1, 2**10), "ffn_dim": (1, 2**20), "conv_kernel": (1, 2**12),
     "conv_dim": (0, 2**16), "stage_dims": (1, 2**16), "stage_depths": (1, 2**8), "n_mels": (1, 2**12),

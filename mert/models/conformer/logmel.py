@@ -3,14 +3,11 @@
 Shapes: B clips, N samples, K window, F bins, L mel frames, M mels.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from mert.models.conformer.config import ConformerConfig
-
-FLOOR = 1e-10  # of the power: -100 dB
+from mert.models.conformer.bands import hann_window, mel_filters
+from mert.models.conformer.config import POWER_FLOOR, ConformerConfig
 
 
 class LogMel(nn.Module):
@@ -28,8 +25,8 @@ class LogMel(nn.Module):
     def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
         self.n_fft, self.hop = config.n_fft, config.hop
-        self.register_buffer("window", torch.hann_window(config.n_fft))
-        self.register_buffer("filters", mel_filters(config.n_mels, config.n_fft, config.sample_rate))
+        self.register_buffer("window", torch.from_numpy(hann_window(config.n_fft)))
+        self.register_buffer("filters", torch.from_numpy(mel_filters(config.n_mels, config.n_fft, config.sample_rate)))
         self.register_buffer("mean", torch.zeros(config.n_mels))
         self.register_buffer("std", torch.ones(config.n_mels))
 
@@ -40,7 +37,7 @@ class LogMel(nn.Module):
             frames_BLK = padded_BN.unfold(1, self.n_fft, self.hop)[:, : wave_BN.shape[1] // self.hop]
             spectrum_BLF = torch.fft.rfft(frames_BLK * self.window)
             power_BLM = (spectrum_BLF.real.square() + spectrum_BLF.imag.square()) @ self.filters
-            decibel_BLM = 10 * torch.log10(power_BLM.clamp(min=FLOOR))
+            decibel_BLM = 10 * torch.log10(power_BLM.clamp(min=POWER_FLOOR))
             return (decibel_BLM - self.mean) / self.std
 
 
@@ -55,18 +52,3 @@ def reflected(wave_BN: Tensor, lengths_B: Tensor | None, reach: int) -> Tensor:
     place_N = torch.arange(-reach, n + reach, device=wave_BN.device).abs()
     mirrored_BN = torch.where(place_N > last_B1, 2 * last_B1 - place_N, place_N).clamp(min=0)
     return wave_BN.gather(1, mirrored_BN)
-
-
-def mel_filters(n_mels: int, n_fft: int, rate_hz: int) -> Tensor:
-    """Triangles on HTK's mel scale up to half the rate, height 1, float32 [F, M], in the steps of torchaudio.
-
-    >>> mel_filters(128, 2048, 24_000).shape, int((mel_filters(128, 2048, 24_000).amax(0) == 0).sum())
-    (torch.Size([1025, 128]), 0)
-    """
-    hz_F = torch.linspace(0, rate_hz // 2, n_fft // 2 + 1)
-    top = 2595.0 * math.log10(1.0 + rate_hz / 2 / 700.0)
-    edges_hz = 700.0 * (10.0 ** (torch.linspace(0.0, top, n_mels + 2) / 2595.0) - 1.0)
-    widths = edges_hz[1:] - edges_hz[:-1]
-    slopes_FE = edges_hz[None] - hz_F[:, None]
-    falling_FM, rising_FM = -slopes_FE[:, :-2] / widths[:-1], slopes_FE[:, 2:] / widths[1:]
-    return torch.minimum(falling_FM, rising_FM).clamp(min=0)

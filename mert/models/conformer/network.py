@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mert.models.conformer.blocks import EPS, Block, rotations
-from mert.models.conformer.config import ConformerConfig
+from mert.models.conformer.blocks import Block, rotations
+from mert.models.conformer.config import NORM_EPS, ConformerConfig
 from mert.models.conformer.logmel import LogMel
 from mert.models.conformer.subsamplers import ConvNextSubsampler, ResidualSubsampler
 
@@ -36,7 +36,7 @@ class Conformer(nn.Module):
         subsampler = ConvNextSubsampler if config.subsampler == "convnext" else ResidualSubsampler
         self.subsampler: nn.Module = subsampler(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
-        self.norm = nn.LayerNorm(config.dim, eps=EPS) if config.last_norm else None
+        self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS) if config.last_norm else None
 
     def forward(
         self, wave_BN: Tensor, lengths_B: Tensor | None = None, layers: Sequence[int] | None = None

@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mert.models.conformer.config import ConformerConfig
-
-EPS = 1e-6  # of ConvNeXt's norms
+from mert.models.conformer.config import CONVNEXT_EPS, NORM_EPS, ConformerConfig
 
 
 def zeroed(x: Tensor, n_B: Tensor | None, dim: int) -> Tensor:
@@ -37,7 +35,7 @@ class ResponseNorm(nn.Module):
     def forward(self, x_BTC: Tensor, n_B: Tensor | None) -> Tensor:
         precise = torch.promote_types(x_BTC.dtype, torch.float32)
         norm_B1C = zeroed(x_BTC, n_B, 1).to(precise).square().sum(1, keepdim=True).sqrt()
-        share_B1C = (norm_B1C / (norm_B1C.mean(2, keepdim=True) + EPS)).to(x_BTC.dtype)
+        share_B1C = (norm_B1C / (norm_B1C.mean(2, keepdim=True) + CONVNEXT_EPS)).to(x_BTC.dtype)
         return self.weight * share_B1C * x_BTC + self.bias + x_BTC
 
 
@@ -47,7 +45,7 @@ class ConvNextLayer(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.depthwise = nn.Conv1d(channels, channels, 7, padding=3, groups=channels)
-        self.norm = nn.LayerNorm(channels, eps=EPS)
+        self.norm = nn.LayerNorm(channels, eps=CONVNEXT_EPS)
         self.up, self.down = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
         self.response = ResponseNorm(4 * channels)
 
@@ -61,7 +59,7 @@ class ConvNextStage(nn.Module):
 
     def __init__(self, c_in: int, channels: int, depth: int, halves: bool) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(c_in, eps=EPS) if halves else None
+        self.norm = nn.LayerNorm(c_in, eps=CONVNEXT_EPS) if halves else None
         self.halve = nn.Conv1d(c_in, channels, 2, stride=2) if halves else None
         self.layers = nn.ModuleList(ConvNextLayer(channels) for _ in range(depth))
 
@@ -100,7 +98,7 @@ class ResidualModule(nn.Module):
         self.conv1 = nn.Conv2d(c_in, channels, 3, stride=2, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv3 = nn.Conv2d(c_in, channels, 3, stride=2, padding=1)
-        self.norm1, self.norm2, self.norm3 = (nn.BatchNorm2d(channels) for _ in range(3))
+        self.norm1, self.norm2, self.norm3 = (nn.BatchNorm2d(channels, eps=NORM_EPS) for _ in range(3))
 
     def forward(self, x_BCMT: Tensor, n_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
         x_BCMT = zeroed(x_BCMT, n_B, 3)
