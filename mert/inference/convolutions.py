@@ -44,7 +44,8 @@ class ImageConv:
         if x_BCHW.dtype != self.weight.dtype:
             residual_BOHW = None if residual_BOHW is None else residual_BOHW.to(self.weight.dtype)
             return self(x_BCHW.to(self.weight.dtype), residual_BOHW).to(x_BCHW.dtype)
-        if not self.tiled and not self.taps and fused(x_BCHW):
+        addable = residual_BOHW is None or residual_BOHW.shape[2:].numel() > 1  # oneDNN adds no single pixels
+        if not self.tiled and not self.taps and addable and fused(x_BCHW):
             return self._fused(x_BCHW, residual_BOHW)
         if self.tiled:
             y_BOHW = winograd(x_BCHW.permute(0, 2, 3, 1), self.weight, self.bias_O).permute(0, 3, 1, 2)
