@@ -17,9 +17,9 @@ Four = tuple[Tensor, Tensor, Tensor, Tensor]
 class ImageConv:
     """A 3 x 3 convolution with zeros around the image, then ReLU if asked: [B, C, H, W] -> [B, O, H', W'].
 
-    A residual is added before ReLU. It is computed in the type of the weights, `arithmetic` of `dtype`; the output has
-    the type of the input. In float32 on a CPU, where the rate of products limits the speed, a convolution of stride 1
-    takes 16 products for 4 outputs (`winograd`) in place of 36.
+    A residual is added before ReLU, and may be overwritten: its memory becomes the output's. The computation is in the
+    type of the weights, `arithmetic` of `dtype`; the output has the type of the input. In float32 on a CPU, where the
+    rate of products limits the speed, a convolution of stride 1 takes 16 products for 4 outputs (`winograd`), not 36.
 
     >>> conv = ImageConv(torch.ones(1, 2, 3, 3), torch.zeros(1), torch.float32, stride=1)
     >>> conv(torch.ones(1, 2, 2, 3)).tolist()
@@ -48,22 +48,24 @@ class ImageConv:
         if not self.tiled and not self.taps and addable and fused(x_BCHW):
             return self._fused(x_BCHW, residual_BOHW)
         if self.tiled:
-            y_BOHW = winograd(x_BCHW.permute(0, 2, 3, 1), self.weight, self.bias_O).permute(0, 3, 1, 2)
+            into_BHWO = None if residual_BOHW is None else residual_BOHW.permute(0, 2, 3, 1)
+            y_BHWO = winograd(x_BCHW.permute(0, 2, 3, 1), self.weight, self.bias_O, into_BHWO)
+            y_BOHW, residual_BOHW = y_BHWO.permute(0, 3, 1, 2), None
         elif self.taps:  # oneDNN takes twice as long for a single channel
             y_BOHW = linear(taps(x_BCHW[:, 0], self.stride), self.weight, self.bias_O).permute(0, 3, 1, 2)
         else:
             y_BOHW = F.conv2d(x_BCHW, self.weight, self.bias_O, self.stride, padding=1)
         if residual_BOHW is not None:
-            y_BOHW.add_(residual_BOHW)
+            y_BOHW = residual_BOHW.add_(y_BOHW)
         return y_BOHW.relu_() if self.relu else y_BOHW
 
     def _fused(self, x_BCHW: Tensor, residual_BOHW: Tensor | None) -> Tensor:
-        operator, relu = torch.ops.mkldnn._convolution_pointwise, "relu" if self.relu else "none"
-        shape = [1, 1], [self.stride] * 2, [1, 1], 1
+        relu, shape = "relu" if self.relu else "none", ([1, 1], [self.stride] * 2, [1, 1], 1)
         if residual_BOHW is None:
+            operator = torch.ops.mkldnn._convolution_pointwise
             return operator(x_BCHW, self.weight, self.bias_O, *shape, relu, [], "none")
-        last = "relu" if self.relu else None
-        return operator.binary(x_BCHW, residual_BOHW, self.weight, self.bias_O, *shape, "add", None, last, [], None)
+        within, last = torch.ops.mkldnn._convolution_pointwise_.binary, "relu" if self.relu else None
+        return within(residual_BOHW, x_BCHW, self.weight, self.bias_O, *shape, "add", None, last, [], None)
 
 
 class Depthwise:
@@ -103,14 +105,15 @@ def taps(image_BHW: Tensor, stride: int) -> Tensor:
     return F.pad(image_BHW, (1, 1, 1, 1)).unfold(1, 3, stride).unfold(2, 3, stride).flatten(3)
 
 
-def winograd(x_BHWC: Tensor, tiles_4x4OC: Tensor, bias_O: Tensor) -> Tensor:
+def winograd(x_BHWC: Tensor, tiles_4x4OC: Tensor, bias_O: Tensor, into_BHWO: Tensor | None = None) -> Tensor:
     """The convolution whose weights are `tiles`, stride 1, zeros around: [B, H, W, C] -> [B, H, W, O].
 
+    It is added to what `into` holds, if given.
     F(2 x 2, 3 x 3) of Lavin and Gray (arXiv 1509.09308): each tile of 4 x 4 inputs gives 2 x 2 outputs. The rounding
     error is about that of the direct sum.
     """
     n_clips, height, width, _ = x_BHWC.shape
-    out_BHWO = x_BHWC.new_empty(n_clips, height, width, len(bias_O))
+    out_BHWO = x_BHWC.new_zeros(n_clips, height, width, len(bias_O)) if into_BHWO is None else into_BHWO
     columns = (width + 1) // 2
     for top in range(0, height, 2 * ROWS_AT_ONCE):
         end = min(height, top + 2 * ROWS_AT_ONCE)
@@ -127,7 +130,7 @@ def winograd(x_BHWC: Tensor, tiles_4x4OC: Tensor, bias_O: Tensor) -> Tensor:
         for j in range(2):
             for i, values_BRVO in enumerate(gathered(*(line[j] for line in sums))):
                 target = out_BHWO[:, top + i : end : 2, j::2]
-                torch.add(values_BRVO[:, : target.shape[1], : target.shape[2]], bias_O, out=target)
+                target += values_BRVO[:, : target.shape[1], : target.shape[2]] + bias_O
     return out_BHWO
 
 

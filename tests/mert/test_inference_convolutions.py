@@ -24,7 +24,7 @@ def test_a_convolution_of_images_is_that_of_torch(size: tuple[int, int], channel
             conv = ImageConv(weight, bias, dtype, stride, relu)
             alone, wanted = conv(x), F.relu(plain) if relu else plain
             assert alone.dtype == dtype and (alone.float() - wanted).abs().max() < tolerance
-            added, wanted = conv(x, other), F.relu(plain + residual) if relu else plain + residual
+            added, wanted = conv(x, other.clone()), F.relu(plain + residual) if relu else plain + residual
             assert (added.float() - wanted).abs().max() < tolerance
 
 
