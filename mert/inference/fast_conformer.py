@@ -3,7 +3,8 @@
     wave [B, N] --LogMel, float32--> [B, L, M] --subsampler--> [B, T, D] --blocks--> states [B, T, D]
 
 Batch norms are folded into the convolutions before them, queries, keys and values are one product, residuals are added
-within products. Log-mel, response norms, rotations and norms are float32 in any type.
+and activations applied within products and convolutions. Log-mel, response norms, rotations and norms are float32 in
+any type.
 Shapes: B clips, N samples, L mel frames, M mels, T frames, C channels, D model width, H heads, E = D / H.
 """
 
@@ -14,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mert.inference.convolutions import Depthwise, ImageConv
 from mert.inference.fast import norm
-from mert.inference.kernels import Product, attention, rounded
+from mert.inference.kernels import Product, attention
 from mert.models.conformer.blocks import Attention, Block, ConvModule, FeedForward, rotated, rotations
 from mert.models.conformer.config import ConformerConfig
 from mert.models.conformer.network import Conformer
@@ -153,12 +155,13 @@ class FastConvModule:
             kernel, shift = folded(kernel, None, module.middle_norm)
         else:
             self.layer_norm = module.middle_norm
-        self.kernel, self.shift = rounded(kernel, dtype), None if shift is None else rounded(shift, dtype)
-        self.activation = module.activation
+        swish = self.layer_norm is None and isinstance(module.activation, nn.SiLU)
+        self.depthwise = Depthwise(kernel, shift, dtype, swish)
+        self.activation = nn.Identity() if swish else module.activation
 
     def __call__(self, x_BTD: Tensor, residual_BTD: Tensor, n_B: Tensor | None) -> Tensor:
         gated_BTD = zeroed(F.glu(self.expand(x_BTD), -1), n_B, 1)
-        y_BTD = depthwise(gated_BTD, self.kernel, self.shift)
+        y_BTD = self.depthwise(gated_BTD)
         if self.layer_norm is not None:
             y_BTD = norm(y_BTD, self.layer_norm)
         return self.contract(self.activation(y_BTD), residual=residual_BTD)
@@ -201,62 +204,51 @@ class FastConvNextLayer:
 
     def __init__(self, layer: ConvNextLayer, dtype: torch.dtype) -> None:
         self.layer = layer
-        self.kernel = rounded(layer.depthwise.weight, dtype)
-        self.shift = rounded(cast(Tensor, layer.depthwise.bias), dtype)
+        self.depthwise = Depthwise(layer.depthwise.weight, layer.depthwise.bias, dtype)
         self.up, self.down = (Product(part.weight, part.bias, dtype) for part in (layer.up, layer.down))
 
     def __call__(self, x_BTC: Tensor, n_B: Tensor | None) -> Tensor:
-        y_BTC = norm(depthwise(zeroed(x_BTC, n_B, 1), self.kernel, self.shift), self.layer.norm)
+        y_BTC = norm(self.depthwise(zeroed(x_BTC, n_B, 1)), self.layer.norm)
         wide_BTC = self.layer.response(self.up(y_BTC, gelu=True), n_B).to(x_BTC.dtype)
         return self.down(wide_BTC, residual=x_BTC)
 
 
 class FastResidual:
-    """The subsampler of 2-D convolutions, their batch norms folded in."""
+    """The subsampler of 2-D convolutions, their batch norms folded in, over images of frames by mels."""
 
     def __init__(self, subsampler: ResidualSubsampler, dtype: torch.dtype) -> None:
         self.stages = [FastResidualModule(cast(ResidualModule, stage), dtype) for stage in subsampler.stages]
-        self.linear = Product(subsampler.linear.weight, subsampler.linear.bias, dtype)
+        channels = cast(ResidualModule, subsampler.stages[0]).conv1.out_channels
+        linear = subsampler.linear
+        weight_DMC = linear.weight.unflatten(1, (channels, -1)).transpose(1, 2)  # of images with channels last
+        self.linear = Product(weight_DMC.flatten(1), linear.bias, dtype)
 
     def __call__(self, mel_BLM: Tensor, n_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        x_BCMT = mel_BLM.transpose(1, 2).unsqueeze(1)
+        x_BCTM = mel_BLM.unsqueeze(1)
         for stage in self.stages:
-            x_BCMT, n_B = stage(x_BCMT, n_B)
-        return self.linear(x_BCMT.permute(0, 3, 1, 2).flatten(2)), n_B
+            x_BCTM, n_B = stage(x_BCTM, n_B)
+        return self.linear(x_BCTM.permute(0, 2, 3, 1).flatten(2)), n_B
 
 
 class FastResidualModule:
-    """Two convolutions beside a third."""
+    """Two convolutions beside a third, whose result is added within the second."""
 
     def __init__(self, module: ResidualModule, dtype: torch.dtype) -> None:
-        self.conv1 = FoldedConv(module.conv1, module.norm1, dtype)
-        self.conv2 = FoldedConv(module.conv2, module.norm2, dtype)
-        self.conv3 = FoldedConv(module.conv3, module.norm3, dtype)
+        self.conv1 = image_conv(module.conv1, module.norm1, dtype, relu=True)
+        self.conv2 = image_conv(module.conv2, module.norm2, dtype, relu=True)
+        self.conv3 = image_conv(module.conv3, module.norm3, dtype)
 
-    def __call__(self, x_BCMT: Tensor, n_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        x_BCMT = zeroed(x_BCMT, n_B, 3)
+    def __call__(self, x_BCTM: Tensor, n_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        x_BCTM = zeroed(x_BCTM, n_B, 2)
         n_B = None if n_B is None else (n_B + 1) // 2
-        y_BCMT = zeroed(F.relu(self.conv1(x_BCMT)), n_B, 3)
-        return F.relu(self.conv2(y_BCMT) + self.conv3(x_BCMT)), n_B
+        y_BCTM = zeroed(self.conv1(x_BCTM), n_B, 2)
+        return self.conv2(y_BCTM, self.conv3(x_BCTM)), n_B
 
 
-class FoldedConv:
-    """A 3 x 3 convolution with the batch norm behind it, computed in the type of its weights."""
-
-    def __init__(self, conv: nn.Conv2d, batch_norm: nn.BatchNorm2d, dtype: torch.dtype) -> None:
-        weight, bias = folded(conv.weight, conv.bias, batch_norm)
-        self.weight, self.bias, self.stride = rounded(weight, dtype), rounded(bias, dtype), conv.stride
-
-    def __call__(self, x_BCMT: Tensor) -> Tensor:
-        return F.conv2d(x_BCMT.to(self.weight.dtype), self.weight, self.bias, self.stride, padding=1).to(x_BCMT.dtype)
-
-
-def depthwise(x_BTC: Tensor, kernel_C1K: Tensor, shift_C: Tensor | None) -> Tensor:
-    """A depthwise convolution over time, zeros at both ends, computed in the type of its kernel."""
-    dtype, reach = kernel_C1K.dtype, kernel_C1K.shape[2] // 2
-    x_BCT = x_BTC.transpose(1, 2).to(dtype)
-    y_BCT = F.conv1d(x_BCT, kernel_C1K, shift_C, padding=reach, groups=len(kernel_C1K))
-    return y_BCT.transpose(1, 2).to(x_BTC.dtype)
+def image_conv(conv: nn.Conv2d, batch_norm: nn.BatchNorm2d, dtype: torch.dtype, relu: bool = False) -> ImageConv:
+    """A convolution of images of mels by frames, and the batch norm behind it, for images of frames by mels."""
+    weight_OCMT, bias_O = folded(conv.weight, conv.bias, batch_norm)
+    return ImageConv(weight_OCMT.transpose(2, 3), bias_O, dtype, conv.stride[0], relu)
 
 
 def folded(weight: Tensor, bias: Tensor | None, batch_norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import subprocess
 import sys
@@ -25,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from harness.oracle import Hubert
 from harness.sounds import music
-from measuring import interleaved, machine, named, write
+from measuring import extra_mib, interleaved, machine, named, write
 from rich.console import Console
 from rich.table import Table
 
@@ -45,25 +44,6 @@ SIZES = {"mert-nano": None, "95m": base_95m, "330m": large_330m}
 METHODS = ("class eager", "class sdpa", "class tuned", "float32", "bfloat16", "int8", "onnx")
 CPU_ONLY = ("int8", "onnx")
 Forward = Callable[[], object]
-
-
-def extra_mib(function: Forward, device: str) -> float:
-    """Peak memory of a call, of the GPU or of the process (Linux), over what was held before it."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
-        function()
-        return (torch.cuda.max_memory_allocated() - held) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
-    before = status_kib("VmRSS")
-    function()
-    return (status_kib("VmHWM") - before) / 1024
-
-
-def status_kib(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def flops(config: MertConfig, n_samples: int) -> float:

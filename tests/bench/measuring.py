@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
@@ -33,6 +34,32 @@ def interleaved(functions: dict[str, Callable[[], object]], rounds: int = 3) -> 
                 times[name].append(spent)
             first[name] = spent
     return {name: statistics.median(spent) for name, spent in times.items()}
+
+
+def spent(function: Callable[[], object]) -> dict[str, float]:
+    """Seconds of a call, and those of all its threads on the CPU, which other programs lengthen less."""
+    started, cpu_started = time.perf_counter(), time.process_time()
+    function()
+    return {"seconds": time.perf_counter() - started, "cpu_s": time.process_time() - cpu_started}
+
+
+def extra_mib(function: Callable[[], object], device: str = "cpu") -> float:
+    """Peak memory of a call, of the GPU or of the process (Linux), over what was held before it."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        function()
+        return (torch.cuda.max_memory_allocated() - held) / 2**20
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
+    before = status_kib("VmRSS")
+    function()
+    return (status_kib("VmHWM") - before) / 1024
+
+
+def status_kib(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def machine() -> dict[str, Any]:
