@@ -87,7 +87,7 @@ class Depthwise:
             return self(x_BTC.to(kernel.dtype)).to(x_BTC.dtype)
         image_BC1T, pads = x_BTC.transpose(1, 2).unsqueeze(2), [0, n_taps // 2]
         if fused(x_BTC):
-            last = ("swish", [], "") if self.swish else ("none", [], "")
+            last: tuple[str, list[float], str] = ("swish", [], "") if self.swish else ("none", [], "")
             operator = torch.ops.mkldnn._convolution_pointwise
             y_BC1T = operator(image_BC1T, kernel, self.bias_C, pads, [1, 1], [1, 1], channels, *last)
         else:
