@@ -87,9 +87,8 @@ class Depthwise:
             return self(x_BTC.to(kernel.dtype)).to(x_BTC.dtype)
         image_BC1T, pads = x_BTC.transpose(1, 2).unsqueeze(2), [0, n_taps // 2]
         if fused(x_BTC):
-            last: tuple[str, list[float], str] = ("swish", [], "") if self.swish else ("none", [], "")
-            operator = torch.ops.mkldnn._convolution_pointwise
-            y_BC1T = operator(image_BC1T, kernel, self.bias_C, pads, [1, 1], [1, 1], channels, *last)
+            operator, last = torch.ops.mkldnn._convolution_pointwise, "swish" if self.swish else "none"
+            y_BC1T = operator(image_BC1T, kernel, self.bias_C, pads, [1, 1], [1, 1], channels, last, [], "")
         else:
             y_BC1T = F.conv2d(image_BC1T, kernel, self.bias_C, padding=pads, groups=channels)
             y_BC1T = F.silu(y_BC1T) if self.swish else y_BC1T

@@ -20,8 +20,6 @@ from typing import Any
 
 import soundfile
 import torch
-from rich.console import Console
-from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -99,24 +97,24 @@ def steps(family: str, folder: Path) -> dict[str, list[str]]:
 
 
 def measured(command: list[str]) -> dict[str, float]:
-    """Seconds and peak resident memory of a command, which must succeed."""
+    """Seconds, seconds of CPU and peak resident memory of a command, which must succeed."""
     started = time.perf_counter()
     process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)} failed")
-    return {"seconds": time.perf_counter() - started, "peak_mib": usage.ru_maxrss / 1024}
+    seconds, cpu_s = time.perf_counter() - started, usage.ru_utime + usage.ru_stime
+    return {"seconds": seconds, "cpu_s": cpu_s, "peak_mib": usage.ru_maxrss / 1024}
 
 
-def shown(results: dict[str, Any]) -> Table:
-    """A row for each family, with seconds and peak memory of each step."""
-    table = Table(title=named(results["machine"]))
-    rows = results["families"]
-    for column in ("family", *next(iter(rows.values()))):
-        table.add_column(column)
-    for family, of in rows.items():
-        table.add_row(family, *(f"{step['seconds']:.0f} s, {step['peak_mib'] / 1024:.1f} GiB" for step in of.values()))
-    return table
+def shown(families: dict[str, dict[str, dict[str, float]]]) -> str:
+    """A row for each family in Markdown: seconds of each step, of them on the CPU, and its peak memory."""
+    names = list(next(iter(families.values())))
+    lines = [f"| | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    for family, of in families.items():
+        cells = (f"{s['seconds']:.0f} s, CPU {s['cpu_s']:.0f} s, {s['peak_mib'] / 1024:.1f} GiB" for s in of.values())
+        lines.append(f"| {family} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -135,8 +133,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=asked.folder) as name:
             soundfile.write(Path(name) / "song.wav", music(EMBEDDED_S), 24_000)
             results["families"][family] = {step: measured(line) for step, line in steps(family, Path(name)).items()}
-    Console(width=160).print(shown(results))
-    print("load when it began:", ", ".join(f"{load:.1f}" for load in results["machine"]["load_before"]))
+    print(f"{named(results['machine'])}, load when it began {results['machine']['load_before'][0]:.1f}\n")
+    print(shown(results["families"]))
     write(results, asked.out)
 
 
