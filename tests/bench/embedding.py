@@ -27,6 +27,7 @@ from harness.sounds import music
 from measuring import extra_mib, interleaved, machine, named, write
 from rich.console import Console
 from rich.table import Table
+from torch.nn.utils.parametrize import remove_parametrizations
 
 import mert
 from mert.collection.job import EmbedStage, JobOptions
@@ -37,7 +38,7 @@ from mert.inference.kernels import has_bfloat16
 from mert.models.config import MertConfig, base_95m, large_330m
 from mert.models.mert import Mert
 from mert.weights.checkpoints import digest
-from mert.weights.onnx_export import export_onnx, folded
+from mert.weights.onnx_export import export_onnx
 from mert.weights.registry import ModelInfo
 
 SIZES = {"mert-nano": None, "95m": base_95m, "330m": large_330m}
@@ -91,7 +92,7 @@ def tuned(oracle: Hubert, device: str) -> Callable[[torch.Tensor], object]:
 
     inductor.freezing = True
     model = deepcopy(oracle.model)
-    model.encoder.pos_conv_embed.conv = folded(model.encoder.pos_conv_embed.conv)
+    remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
     dtype = best_type(device)
     model = torch.compile(model.to(dtype), dynamic=False, mode="max-autotune" if device == "cuda" else None)
     return lambda wave_BN: model(wave_BN.to(dtype), output_hidden_states=True)
