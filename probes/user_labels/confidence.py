@@ -6,7 +6,7 @@ Shapes: K recordings, C tags.
 import numpy as np
 
 TRUSTED = 0.75  # of the answers that count as sure, this share is right on validation
-LIKELY = 0.5  # and of the least confident of them, `NEAR` in number, as of the tags that are given, this share
+LIKELY = 0.5  # of the `NEAR` least confident of these answers, and of the tags that are given, at least this share
 NEAR = 20
 NEVER = 2.0  # no probability reaches it
 
