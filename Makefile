@@ -14,12 +14,15 @@ HOLDS := import importlib.util as i, sys; sys.exit(not (i.find_spec("mert.cli.de
 ACTIVE := $(shell cd / && $(PYTHON) -c '$(HOLDS)' 2>/dev/null && echo $(PYTHON))
 LIGHT_TESTS := tests/mert --ignore-glob='*/test_train_*'
 
-.PHONY: demo test check lint light-test runtime-test full-environment bench soak clean
+.PHONY: demo test tests check lint light-test runtime-test full-environment bench soak clean
 
 demo: $(if $(ACTIVE),,$(LIGHT)/ready)  ## embed a synthesised song, or AUDIO=path, and draw it
 	$(or $(ACTIVE),$(LIGHT)/bin/python) -m mert.cli.demo $(if $(AUDIO),--audio "$(AUDIO)")
 
-test: $(FULL)/ready lint  ## everything but the long tests, in the environment with every extra
+test: $(FULL)/ready  ## lint, types and everything but the long tests, side by side, in the environment with every extra
+	$(MAKE) --no-print-directory -j 2 lint tests
+
+tests: $(FULL)/ready
 	$(PYTEST) $(IN_TWO) -m "not check"
 
 check: $(FULL)/ready  ## the long tests

@@ -79,7 +79,7 @@ class Ablation:
         run, model, results = (self.folder / kind / f"{variant.name}-{seed}" for kind in ("runs", "models", "results"))
         teachers = f"{teacher},cqt" if variant.cqt else str(teacher)
         yield model / "model.safetensors", [
-            "pretrain", "mert-nano", f"teachers={teachers}", f"seed={seed}", f"out={run}",
+            "pretrain", "mert-nano-1", f"teachers={teachers}", f"seed={seed}", f"out={run}",
             *self.overrides, *variant.overrides,
         ]  # fmt: skip
         yield model / "model.safetensors", ["export", str(run), str(model)]

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ def functions(path: Path) -> list[tuple[str, int]]:
 def test_files_are_short() -> None:
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in SOURCES}
     assert {name: n for name, n in lengths.items() if n > 500} == {}
+
+
+def test_no_example_is_passed_over() -> None:
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
+    ignored = [option.removeprefix("--ignore=") for option in options if option.startswith("--ignore=")]
+    assert ignored and not any(">>>" in (ROOT / name).read_text() for name in ignored)
 
 
 def test_functions_are_short() -> None:

@@ -14,6 +14,7 @@ from harness.sounds import REFERENCE, music, needs_reference
 
 import mert
 from mert.audio.find import SUFFIXES
+from mert.models.config import nano
 
 AUDIO = REFERENCE / "audio"
 pytestmark = needs_reference
@@ -37,7 +38,7 @@ def test_mert_embed_takes_every_one(tmp_path: Path) -> None:
         features = mert.Features.load(row["output"])
         assert features.values.shape == (1, row["frames"], 256)
         assert np.isfinite(features.values).all()
-        assert row["frames"] == (round(row["seconds"] * 24_000) - 400) // 320 + 1
+        assert row["frames"] == (round(row["seconds"] * 24_000) - nano().receptive_field) // 320 + 1
 
 
 def test_where_the_singer_sings_the_frames_differ_from_silence() -> None:

@@ -16,7 +16,7 @@ def app(
     folder: Annotated[
         Path | None, typer.Argument(help="Folder in which the nearest recordings are shown.", show_default=False)
     ] = None,
-    model: terminal.Model = terminal.DESCRIBES,
+    model: terminal.Model = terminal.DEFAULT,
     revision: terminal.Revision = None,
     device: terminal.Device = "auto",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860.")] = None,

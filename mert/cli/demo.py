@@ -11,7 +11,7 @@ from rich.progress import track
 
 import mert
 from mert.audio.recording import Recording
-from mert.cli.terminal import DESCRIBES
+from mert.cli.terminal import DEFAULT
 
 RATE_HZ = 24_000
 BAR_S = 2.0
@@ -64,7 +64,7 @@ def main(
         audio = out / "song.wav"
         soundfile.write(audio, song(), RATE_HZ)
         typer.echo(f"synthesised {audio}: 24 s, form {FORM}")
-    m = mert.load("mert-nano")
+    m = mert.load(DEFAULT)
     typer.echo(f"{m.info.name}: {m.info.licence}, {m.info.note}")
     start = time.perf_counter()
     features = embedded(m, audio)
@@ -80,7 +80,7 @@ def main(
         f"features: {n_layers} layers ({m.layer_names[0]}, {m.layer_names[1]} ... {m.layer_names[-1]}) x "
         f"{n_frames} frames x {dim}, times {times[0]:.4f} to {times[-1]:.4f} s\n"
         f"files: {out / 'features.npz'}, {out / 'self_similarity.png'}\n"
-        f"{made_of}described by {DESCRIBES}: {mert.load(DESCRIBES).describe(audio)}"
+        f"{made_of}described: {m.describe(audio)}"
     )
 
 

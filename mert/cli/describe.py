@@ -27,7 +27,7 @@ def describe(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for a JSON file each, and a table.", file_okay=False)
     ] = None,
-    model: terminal.Model = terminal.DESCRIBES,
+    model: terminal.Model = terminal.DEFAULT,
     revision: terminal.Revision = None,
     heads: Annotated[list[Path] | None, typer.Option(help="A head of yours, or a folder of several.")] = None,
     every: Annotated[float | None, typer.Option(min=0, help="Describe sections of so many seconds, too.")] = None,

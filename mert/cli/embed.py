@@ -23,7 +23,7 @@ def embed(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the features.", file_okay=False)],
     inputs: Annotated[list[Path] | None, typer.Argument(help="Audio files and folders.", show_default=False)] = None,
     listing: Annotated[Path | None, typer.Option("--list", help="Text file with one path per line.")] = None,
-    model: terminal.Model = "mert-nano",
+    model: terminal.Model = terminal.DEFAULT,
     revision: terminal.Revision = None,
     layers: Annotated[str, typer.Option(help="recommended, last, all, or a list: 3,layer06,-1.")] = "recommended",
     pool: Annotated[PoolMode, typer.Option(help="Keep frames, or their mean (and deviation).")] = "none",

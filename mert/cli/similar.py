@@ -36,7 +36,7 @@ def similar(
     ],
     folder: Annotated[Path, typer.Argument(help="Folder of recordings to rank.", show_default=False)],
     k: Annotated[int, typer.Option("-k", min=1, help="How many to show.")] = 10,
-    model: terminal.Model = "mert-nano",
+    model: terminal.Model = terminal.DEFAULT,
     revision: terminal.Revision = None,
     layer: Annotated[str, typer.Option(help="One layer: recommended, last, 7, layer07, -1.")] = "recommended",
     window: terminal.Window = None,

@@ -28,7 +28,7 @@ Executor = Literal["local", "ray"]
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 HeadKind = Literal["mlp", "linear"]
 
-DESCRIBES = "mert-nano-2"  # the model that comes with heads
+DEFAULT = "mert-nano"  # comes with the package, with its heads
 Model = Annotated[str, typer.Option("--model", "-m", envvar="MERT_MODEL", help="Name or folder.")]
 Revision = Annotated[str | None, typer.Option(help="Revision of a hub model.")]
 Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:1, ...")]

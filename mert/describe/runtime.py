@@ -16,7 +16,7 @@ def load(name_or_dir: str | Path, revision: str | None = None) -> Describer:
     >>> import numpy as np, mert
     >>> m = mert.runtime.load("mert-nano")
     >>> m.embed(np.sin(np.arange(44_100) / 10), sr=44_100, layers=["layer05"]).values.shape
-    (1, 74, 256)
+    (1, 72, 256)
     """
     model, info = load_weights(name_or_dir, revision, with_torch=False)
     return Describer.of(Embedder(model, info, info.sha256 or ""), heads_folder(name_or_dir, info))

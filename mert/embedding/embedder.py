@@ -60,7 +60,7 @@ class Embedder:
     >>> m = mert.random_model("nano")
     >>> features = m.embed(np.sin(np.arange(44_100) / 10), sr=44_100, layers=[-1])
     >>> features.values.shape, features.layers
-    ((1, 74, 256), ('layer06',))
+    ((1, 72, 256), ('layer06',))
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class FastMert:
 
     >>> from mert.models.config import nano
     >>> [state.shape for state in FastMert(Mert(nano()).eval())(torch.zeros(1, 24_000), layers=[0, 6])]
-    [torch.Size([1, 74, 256]), torch.Size([1, 74, 256])]
+    [torch.Size([1, 72, 256]), torch.Size([1, 72, 256])]
     """
 
     dtypes = ("float32", "bfloat16", "float16", "int8")

@@ -89,7 +89,7 @@ class ConvFrontend(nn.Module):
 
     >>> import torch; from mert.models.config import nano
     >>> ConvFrontend(nano())(torch.zeros(1, 24_000)).shape
-    torch.Size([1, 74, 256])
+    torch.Size([1, 72, 256])
     """
 
     def __init__(self, config: MertConfig) -> None:

@@ -40,7 +40,7 @@ class Mert(nn.Module):
     >>> model = Mert(nano()).eval()
     >>> states = model(torch.zeros(2, 24_000))
     >>> len(states), states[0].shape
-    (7, torch.Size([2, 74, 256]))
+    (7, torch.Size([2, 72, 256]))
     """
 
     def __init__(self, config: MertConfig) -> None:

@@ -224,7 +224,7 @@ def v0_95m() -> Recipe:
 
 def adapt(model: MertConfig | None = None) -> Recipe:
     """`adapt`: on from trained weights (`init`), on clips as long as they were trained on, at a low learning rate."""
-    model = model or replace(nano(), window_s=1.0)
+    model = model or nano()
     window_samples = round(model.window_s * model.sample_rate)
     return Recipe(
         out="adapt_run", data="music", model=model, clip_s=model.window_s, steps=1000, warmup_steps=100, lr=1e-4,
@@ -305,7 +305,7 @@ def read_values(config: str) -> dict[str, Any]:
     try:
         values = plain_yaml((path / "recipe.yaml" if path.is_dir() else path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        known = ", ".join(["mert-nano", *NAMED])
+        known = ", ".join(["mert-nano-1", *NAMED])
         raise UsageError(config, f"no recipe of this name or file ({error})", f"try {known}") from None
     if not isinstance(values, dict):
         raise UsageError(config, "holds no mapping", "write `key: value` lines")

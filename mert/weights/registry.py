@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mert.errors import CheckpointError
-from mert.models.config import base_95m, large_330m, nano, nano_2
+from mert.models.config import base_95m, large_330m, nano, nano_1
 from mert.models.conformer.config import mert_v2, muq_large
 from mert.models.interface import Network, NetworkConfig
 from mert.weights.licences import UNKNOWN
@@ -70,15 +70,14 @@ REGISTRY: dict[str, ModelInfo] = {
     model.name: model
     for model in (
         ModelInfo.of_config(
-            replace(nano(), window_s=1.0), name="mert-nano", repo="mert-nano", licence="Apache-2.0",
-            recommended_layer="layer05",
-            sha256="9f06134d8a984b01babb3486e4d306bdd56bd8c26c09f321da891108835fe5e3",
-            note="comes with this package; trained on synthesised music only",
+            nano(), name="mert-nano", repo="mert-nano", licence="Apache-2.0", recommended_layer="layer02",
+            sha256="5a136b84c324b2c2dfe06e3e15fa65b0eb8259984ab9b581dffcf3a8911f010f",
+            note="comes with this package; trained on sampled and synthesised music, two teachers with labels",
         ),
         ModelInfo.of_config(
-            nano_2(), name="mert-nano-2", repo="mert-nano-2", licence="Apache-2.0", recommended_layer="layer02",
-            sha256="5a136b84c324b2c2dfe06e3e15fa65b0eb8259984ab9b581dffcf3a8911f010f",
-            note="comes with this package; trained on sampled and synthesised music, not yet benchmarked",
+            nano_1(), name="mert-nano-1", repo="mert-nano-1", licence="Apache-2.0", recommended_layer="layer05",
+            sha256="9f06134d8a984b01babb3486e4d306bdd56bd8c26c09f321da891108835fe5e3",
+            note="comes with this package; the first one, trained on synthesised music only",
         ),
         ModelInfo.of_config(
             base_95m(), name="mert-v1-95m", repo="m-a-p/MERT-v1-95M", licence=_RESTRICTED,
@@ -154,7 +153,7 @@ def list_models(
     `licence` and `family` are patterns, too; `max_params` is the largest number of parameters.
 
     >>> list_models("*V1*"), list_models(licence="apache*", max_params=10e6)
-    (['mert-v1-95m', 'mert-v1-330m'], ['mert-nano', 'mert-nano-2'])
+    (['mert-v1-95m', 'mert-v1-330m'], ['mert-nano', 'mert-nano-1'])
     """
     asked = {"name": pattern, "licence": licence, "family": family}
     return [

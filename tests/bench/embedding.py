@@ -145,9 +145,9 @@ def onnx(model: Mert, wave_BN: torch.Tensor, folder: Path) -> Forward:
 
 
 def model_named(name: str) -> Mert:
-    """mert-nano with its weights; the published shapes with random ones."""
+    """A registered model with its weights; the published shapes with random ones."""
     torch.manual_seed(0)
-    size = SIZES[name]
+    size = SIZES.get(name)
     return mert.load(name, device="cpu").model if size is None else Mert(size()).eval()
 
 

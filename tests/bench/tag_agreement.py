@@ -50,4 +50,4 @@ def main(folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "mert-nano-2")
+    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "mert-nano")

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -25,8 +26,8 @@ import mert
 
 CHROMIUM = shutil.which("chromium")
 RATE_HZ = 24_000
-pytest.importorskip("gradio", reason="the extra [app] is not installed")
 pytestmark = [
+    pytest.mark.skipif(find_spec("gradio") is None, reason="the extra [app] is not installed"),
     pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]

@@ -160,9 +160,9 @@ def test_adapt_fits_itself_to_the_model_and_wants_one(model: str) -> None:
         read_plan("adapt")
     recipe, start = read_plan("adapt", ["init=mert-nano", "steps=40"])
     assert start and start.base["name"] == "mert-nano" and start.base["licence"] == "Apache-2.0"
-    assert recipe.model == replace(nano(), window_s=1.0) and recipe.clip_s == 1.0 and recipe.warmup_steps == 4
+    assert recipe.model == nano() and recipe.clip_s == 3.0 and recipe.warmup_steps == 4
     assert read_plan("adapt", [f"init={model}"])[0].clip_s == tiny_config().window_s
-    assert (adapt().mixing.shortest, adapt().mixing.longest) == (2_400, 4_800)
+    assert (adapt().mixing.shortest, adapt().mixing.longest) == (7_200, 14_400)
 
 
 def test_other_clips_and_teachers_can_be_trained_on_and_the_export_has_the_new_window(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from mert.weights.registry import bundled, info
 from mir_benchmarks.synth.corpus import SynthCorpus
 
 NAME = "mert-nano"
-NAMES = (NAME, "mert-nano-2")
+NAMES = (NAME, "mert-nano-1")
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +72,7 @@ def test_it_verifies(name: str) -> None:
 
 def test_a_changed_weight_is_noticed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record of the registry stands above the files, golden states or not."""
-    for file in folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     weights = bytearray((tmp_path / "model.safetensors").read_bytes())
     weights[-2] ^= 1
     (tmp_path / "model.safetensors").write_bytes(weights)
@@ -91,7 +91,7 @@ def test_the_card_is_of_these_weights_and_says_what_they_learned_from(name: str)
 
 def test_heads_that_come_with_it_are_small_and_describe(tmp_path: Path) -> None:
     """Of music whose score is known: a steady beat is found at its tempo, and every head says what it was fitted on."""
-    m = mert.load("mert-nano-2", device="cpu")
+    m = mert.load("mert-nano", device="cpu")
     assert m.heads_folder
     assert sum(file.stat().st_size for file in m.heads_folder.rglob("*") if file.is_file()) <= 4_000_000
     described = m.describe(music(12.0), sr=24_000)
@@ -171,7 +171,7 @@ def test_two_runs_of_its_recipe_begin_with_the_same_losses(tmp_path: Path) -> No
     """Bit for bit, on one CPU."""
     fit = ["fit-teacher", "mel_rvq", "synth", "-o", "mel_rvq", "--clips", "12"]
     subprocess.run(mert_command(*fit), cwd=tmp_path, check=True, capture_output=True)
-    train = mert_command("pretrain", NAME, "steps=3", "warmup_steps=1", "validate_clips=8")
+    train = mert_command("pretrain", "mert-nano-1", "steps=3", "warmup_steps=1", "validate_clips=8")
     runs = [
         subprocess.Popen([*train, f"out={out}"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         for out in ("one", "two")
