@@ -74,14 +74,17 @@ def scalings_of(result: Result) -> tuple[str, ...]:
 
 
 def differences(first: Result, second: Result) -> list[str]:
-    """Why two results of a task are not comparable: the facts of data, protocol and fitting in which they differ."""
+    """Why two results of a task are not comparable: the facts of data, protocol and fitting in which they differ.
+
+    Layers are alike where both searched all that their models offer, the same ones, or a single one each.
+    """
     differ = [key for key in DATA if first.task.get(key) != second.task.get(key)]
     differ += ["audio"] * (not _same_audio(first, second))
     differ += ["protocol"] * (protocol_of(first) != protocol_of(second)) + ["limit"] * (first.limit != second.limit)
     differ += ["head"] * (not _agree(first.head, second.head, tuple(first.head)))
     a, b = Searched.of(first), Searched.of(second)
-    grids = {"layers": (a.layers, b.layers), "learning rates": (a.lrs, b.lrs), "seeds": (a.seeds, b.seeds)}
-    differ += [name for name, (one, other) in grids.items() if one != other]
+    differ += ["layers"] * (a.layers != b.layers and not a.n_layers == b.n_layers == 1)
+    differ += ["learning rates"] * (a.lrs != b.lrs) + ["seeds"] * (a.seeds != b.seeds)
     return differ + [key for key in ("dtype", "context") if not _agree(first.model, second.model, (key,))]
 
 

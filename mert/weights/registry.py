@@ -70,7 +70,7 @@ REGISTRY: dict[str, ModelInfo] = {
     model.name: model
     for model in (
         ModelInfo.of_config(
-            nano(), name="mert-nano", repo="mert-nano", licence="Apache-2.0", recommended_layer="layer02",
+            nano(), name="mert-nano", repo="mert-nano", licence="Apache-2.0", recommended_layer="layer05",
             sha256="5a136b84c324b2c2dfe06e3e15fa65b0eb8259984ab9b581dffcf3a8911f010f",
             note="comes with this package; trained on sampled and synthesised music, two teachers with labels",
         ),

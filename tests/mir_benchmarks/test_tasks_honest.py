@@ -65,13 +65,15 @@ def test_a_changed_function_is_run_again(suite: Path, tmp_path: Path) -> None:
 def test_what_was_fitted_otherwise_is_not_compared(suite: Path, tmp_path: Path) -> None:
     base = run(TASK, Small(), suite, tmp_path / "base", **QUICK)
     for name, changes in {
-        "head": {"hidden": 0}, "layers": {"layers": ("layer01",)}, "learning rates": {"lrs": (1e-3, 1e-2)},
+        "head": {"hidden": 0}, "layers": {"layers": ("embed", "layer01")}, "learning rates": {"lrs": (1e-3, 1e-2)},
         "seeds": {"seeds": (1,)}, "protocol": {"protocol": {"features": "raw"}},
     }.items():  # fmt: skip
         other = run(TASK, Small(), suite, tmp_path / name, features=tmp_path / "base" / "features", **QUICK | changes)
         assert differences(base, other) == differences(other, base) == [name]
     for name in ("dtype", "context"):
         assert differences(base, replace(base, model=base.model | {name: "other"})) == [name]
+    one = run(TASK, Small(), suite, tmp_path / "one", **QUICK | {"layers": ("layer01",)})
+    assert differences(base, one) == []  # a single layer each
     whole = run(TASK, Small(), suite, tmp_path / "whole", **QUICK | {"layers": None})
     fewer = replace(whole, model=whole.model | {"layer_names": ["embed"]}, grid=base.grid)
     assert differences(whole, base) == ["layers"] and differences(whole, fewer) == []  # every layer of each
