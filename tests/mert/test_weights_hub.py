@@ -9,12 +9,15 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import huggingface_hub
 import numpy as np
 import pytest
+import soundfile
 import torch
+from harness.commands import run_mert
 from harness.hub_server import Hub
 from harness.made_heads import made_head, save_heads
 from huggingface_hub import constants, file_download
@@ -329,6 +332,38 @@ def test_heads_are_pushed_and_come_back_with_their_model(
     assert mert.load("me/mine", revision, "cpu").heads_folder == loaded.heads_folder and server.requests == []
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert mert.load("me/mine", device="cpu").heads_folder == loaded.heads_folder
+
+
+@pytest.mark.skipif(not FAMILIES.is_dir(), reason="MERT_REFERENCE names no folder of oracles")
+@pytest.mark.skipif(find_spec("pyarrow") is None, reason="the extra [probe] is not installed")
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # from inside huggingface_hub 2
+@pytest.mark.parametrize("family", ["mert2", "muq", "musicfm"])
+def test_each_family_is_probed_plotted_and_published_with_a_head(family: str, server: Hub, tmp_path: Path) -> None:
+    model, sounds, random = tmp_path / "model", tmp_path / "sounds", np.random.default_rng(0)
+    assert run_mert("convert", FAMILIES / family, model).code == 0
+    rows = ["file,label"]
+    for i in range(24):
+        low = np.sin(np.arange(24_000) * random.uniform(0.02, 0.03))
+        wave_N = low if i % 2 else random.standard_normal(24_000)
+        sounds.mkdir(exist_ok=True)
+        soundfile.write(sounds / f"{i}.wav", 0.1 * wave_N, 24_000)
+        rows.append(f"{i}.wav,{'tone' if i % 2 else 'noise'}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    on = ("-m", model, "-d", "cpu")
+    for words in (
+        ("embed", sounds, "-o", tmp_path / "pooled", "--layers", "all", "--pool", "mean", *on),
+        ("probe", "fit", tmp_path / "pooled", tmp_path / "labels.csv", "-o", model / "heads" / "sound", "--seeds", "0"),
+        ("embed", sounds / "1.wav", "-o", tmp_path / "frames", *on),
+        ("plot", "ssm", tmp_path / "frames" / "1.wav.npz", "-o", tmp_path / "ssm.png"),
+        ("verify", model),
+        ("push", model, "me/family"),
+    ):
+        run = run_mert(*words)
+        assert run.code == 0, run.err
+    assert (tmp_path / "ssm.png").stat().st_size > 10_000
+    fetched = mert.load("me/family", device="cpu")
+    told = [fetched.describe(sounds / f"{i}.wav").predictions["sound"].labels for i in (0, 1)]
+    assert told == [("noise",), ("tone",)]
 
 
 def test_heads_are_those_of_the_commit(server: Hub, published: str, with_heads: Path) -> None:
