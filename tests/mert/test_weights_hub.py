@@ -335,6 +335,7 @@ def test_heads_are_pushed_and_come_back_with_their_model(
 
 
 @pytest.mark.skipif(not FAMILIES.is_dir(), reason="MERT_REFERENCE names no folder of oracles")
+@pytest.mark.check
 @pytest.mark.skipif(find_spec("pyarrow") is None, reason="the extra [probe] is not installed")
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # from inside huggingface_hub 2
 @pytest.mark.parametrize("family", ["mert2", "muq", "musicfm"])
