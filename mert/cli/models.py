@@ -1,6 +1,8 @@
 """The commands about models: `mert models`, `info`, `verify`, `convert`, `export` and `push`."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -60,8 +62,8 @@ def convert(
     overwrite: Overwrite = False,
 ) -> None:
     """Read any MERT checkpoint and write it as safetensors with card and golden states, its heads beside it."""
-    refuse_model(out, overwrite)
-    mert.save_pretrained(mert.load(source, device="cpu"), out)
+    with model_folder(out, overwrite):
+        mert.save_pretrained(mert.load(source, device="cpu"), out)
     typer.echo(f"{out}: {mert.verify(out)}")
 
 
@@ -79,18 +81,18 @@ def export(
     """Write a model for other software, or a finished run as a model (always in our format then)."""
     if check and to != "onnx":
         raise UsageError("--check", "goes with --to onnx", "check other formats with `mert verify`")
-    refuse_model(out, overwrite)
-    if to == "onnx":
-        typer.echo(as_onnx(name, out, check))
-        return
-    from mert.weights.publish import save_hubert
+    with model_folder(out, overwrite):
+        if to == "onnx":
+            typer.echo(as_onnx(name, out, check))
+            return
+        if (Path(name) / "recipe.yaml").exists() and not (Path(name) / "config.json").exists():
+            export_run(Path(name), out, half)
+        elif to == "hubert" and not half:
+            from mert.weights.publish import save_hubert
 
-    if (Path(name) / "recipe.yaml").exists() and not (Path(name) / "config.json").exists():
-        export_run(Path(name), out, half)
-    elif to == "hubert" and not half:
-        save_hubert(mert.load(name, device="cpu"), out)
-    else:
-        mert.save_pretrained(mert.load(name, device="cpu"), out, half=half)
+            save_hubert(mert.load(name, device="cpu"), out)
+        else:
+            mert.save_pretrained(mert.load(name, device="cpu"), out, half=half)
     if to == "fairseq2":
         from mert.train.fairseq2 import write_asset_card
 
@@ -98,10 +100,15 @@ def export(
     typer.echo(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 
-def refuse_model(folder: Path, overwrite: bool) -> None:
-    """UsageError if a folder holds a model, unless it may be replaced."""
+@contextmanager
+def model_folder(folder: Path, overwrite: bool) -> Iterator[None]:
+    """Write a model into a folder, in place of the one that it holds; UsageError unless that may be replaced."""
+    from mert.weights.networks import replacing
+
     if not overwrite and any((folder / name).exists() for name in ("config.json", "model.safetensors", "model.onnx")):
         raise UsageError(folder, "holds a model", "give another folder, or --overwrite to replace it")
+    with replacing(folder):
+        yield
 
 
 def export_run(run: Path, out: Path, half: bool = False) -> Path:

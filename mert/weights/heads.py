@@ -65,6 +65,14 @@ def check_heads(folder: Path, sha256: str) -> None:
             raise CheckpointError(folder / _head(name), reason, "fit it again, or remove its folder")
 
 
+def remove_heads_of_others(folder: Path, sha256: str | None) -> None:
+    """Remove the heads in a model's folder that were fitted on other weights than it has now; a warning names each."""
+    for name in filter(_is_card, _names_in(folder)):
+        if _encoder(read_json(folder / name)).get("sha256") != sha256:
+            log.warning("%s: removed, as it was fitted on the weights that were replaced", folder / _head(name))
+            shutil.rmtree(folder / _head(name))
+
+
 def _names_in(folder: Path) -> list[str]:
     return head_files(path.relative_to(folder).as_posix() for path in (folder / HEADS).glob("*/*"))
 

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mert.errors import AGAIN, CheckpointError, need
-from mert.files import read_json, sha256_file
+from mert.files import read_json, sha256_file, stamp
 from mert.models.config import MertConfig
 from mert.models.interface import NetworkConfig
 from mert.models.onnx import OnnxModel
 from mert.weights import formats
 from mert.weights.arrays import ORIGINAL, read_arrays
+from mert.weights.centres import CENTRES
 from mert.weights.conformers import Layout, config_of
 from mert.weights.graphs.write import data_file, write_graph
+from mert.weights.heads import remove_heads_of_others
 from mert.weights.registry import ModelInfo
 
 FORMAT, VERSION = "mert-onnx", 1
 GRAPH, INT8 = "model.onnx", "model.int8.onnx"
 DATA = data_file(Path(GRAPH)).name
+FILES = (  # that a folder may hold for a model, beside its card and heads
+    "config.json", "model.safetensors", "golden.safetensors", "preprocessor_config.json", CENTRES, GRAPH, INT8, DATA
+)  # fmt: skip
 ASKED_FOR = "a model without torch"
 
 
@@ -42,6 +49,23 @@ class Network:
             return replace(self, model=replace(self.model, config=config))
         self.model.config = config
         return self
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[None]:
+    """Write a model into a folder; what is not written anew of the one that it held is removed at the end.
+
+    Heads stay if they were fitted on the weights that are there then; a warning names each of the others.
+    """
+    before = {path: stamp(path) for name in FILES if (path := folder / name).is_file()}
+    yield
+    for path, was in before.items():
+        if stamp(path) == was:
+            path.unlink()
+    if before:
+        config = read_json(folder / "config.json")
+        weights = folder / "model.safetensors"
+        remove_heads_of_others(folder, sha256_file(weights) if weights.is_file() else config["record"]["sha256"])
 
 
 def has_torch() -> bool:

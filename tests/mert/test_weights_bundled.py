@@ -17,6 +17,7 @@ import soundfile
 import torch
 from harness.commands import mert_command, run_mert
 from harness.hub_server import Hub
+from harness.made_heads import made_head, save_heads
 from harness.oracle import states_of, worst
 from harness.sounds import all_close, music
 
@@ -99,6 +100,27 @@ def test_heads_that_come_with_it_are_small_and_describe(tmp_path: Path) -> None:
     for card in m.heads_folder.glob("*/head.json"):
         facts = json.loads(card.read_text())
         assert facts["encoder"]["sha256"] == m.sha256 and facts["scores"]["test"] and facts["notes"]
+
+
+def test_a_model_in_place_of_another_keeps_only_the_heads_of_its_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def export(*words: object) -> list[str]:
+        caplog.clear()
+        run = run_mert("export", *words, "--overwrite")
+        assert run.code == 0, run.err
+        return [message for message in caplog.messages if "removed, as it was fitted on" in message]
+
+    out = tmp_path / "out"
+    assert export(NAME, out) == []
+    names = {path.name for path in (out / "heads").iterdir()} | {"mine"}
+    save_heads(out / "heads", mine=made_head(mert.load(out, device="cpu"), "key"))
+    assert export(NAME, out) == [] and {path.name for path in (out / "heads").iterdir()} == names
+    assert len(export("mert-nano-1", out)) == len(names)
+    assert mert.verify(out).sha256 == mert.load(out, device="cpu").sha256 and not list((out / "heads").iterdir())
+    pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
+    assert export(NAME, out, "--to", "onnx") == [] and not (out / "model.safetensors").exists()
+    assert mert.load(out).heads_folder
 
 
 def test_a_quiet_mp3_of_a_part_finds_its_piece(tmp_path: Path) -> None:
