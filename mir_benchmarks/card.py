@@ -388,8 +388,8 @@ def limits_section(evidence: Evidence) -> str:
     limits = [
         f"It has {n_params / 1e6:.1f} M parameters (the published models 94 M and 315 M){hours}.",
         f"Its context is {config['window_s']:g} s: `embed`, and with it robustness and triplets above, reads longer "
-        "recordings window by window, and relates nothing further apart. The tasks above were heard as MARBLE hears "
-        "them, in whole task windows at once (`--context window`).",
+        "recordings window by window, and relates nothing further apart. The tasks above were embedded as in "
+        "MARBLE, in whole task windows at once (`--context window`).",
     ]
     if training and training.synthetic:
         limits.insert(

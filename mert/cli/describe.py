@@ -38,7 +38,7 @@ def describe(
     as_json: terminal.AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a table.")] = False,
 ) -> None:
-    """Describe recordings by the heads of a model: tags, instruments, key, tempo and beats, where it is sure.
+    """Describe recordings by the heads of a model: tags, instruments, key, tempo, beats, if probable enough.
 
     With -o, files that are up to date are kept, so the same command goes on after a stop. Exit code 0: all well; 2:
     wrong usage; 3: some files failed or are damaged.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mert.train.corpus.base import Corpus
     from mert.train.tokenize import TokenizeStage
 
-Data = Annotated[str, typer.Argument(help="A folder, manifest, hf:NAME or synth.")]
+Data = Annotated[str, typer.Argument(help="A folder, manifest, store, hf:NAME, synth or sampled.")]
 DataOptions = Annotated[
     list[str] | None, typer.Option("--data-option", "-O", help="key=value of hf: or synth, such as split=train.")
 ]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from teachers import TargetSource
 
 log = logging.getLogger("mert")
-Config = Annotated[str, typer.Argument(help="adapt, nano, mert-nano-1, v0_95m, v1_95m, v1_330m, or a YAML file.")]
+Config = Annotated[str, typer.Argument(help="adapt, nano, v0_95m, v1_95m, v1_330m, mert-nano, mert-nano-1, or a file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as steps=500 mixing.apply_prob=0.")]
 Resume = Annotated[
     Literal["auto", "never"], typer.Option(help="auto resumes from the newest checkpoint; never starts anew.")
