@@ -121,23 +121,25 @@ class Ablation:
             yield folder / "teacher.json", [
                 "fit-teacher", name, self._corpus, "-o", str(folder), "--clips", "600", *sets
             ]  # fmt: skip
-        if (targets := self._source_of(teacher)).name == "index.arrow":
-            source = str(folder) if name in FITTED else name
-            yield targets, ["tokenize", self._corpus, "--teacher", source, "-o", str(targets.parent)]
+        if self._is_tokenized(teacher):
+            source, store = str(folder) if name in FITTED else name, self._source_of(teacher)
+            yield Path(store, "index.arrow"), ["tokenize", self._corpus, "--teacher", source, "-o", store]
 
     def _folder_of(self, teacher: str) -> Path:
         return self.folder / "teachers" / "-".join(teacher.replace("=", "_").split())
 
-    def _source_of(self, teacher: str) -> Path:
-        """What `teachers=` names: a fitted teacher, a store of its targets (by its index), or a name."""
-        if self.plan.sampled and teacher != "cqt":
-            return self.folder / "targets" / self._folder_of(teacher).name / "index.arrow"
-        return self._folder_of(teacher) if teacher.split()[0] in FITTED else Path(teacher)
+    def _is_tokenized(self, teacher: str) -> bool:
+        return self.plan.sampled and teacher != "cqt"
+
+    def _source_of(self, teacher: str) -> str:
+        """What `teachers=` names: a store of targets, a fitted teacher, or a name."""
+        if self._is_tokenized(teacher):
+            return str(self.folder / "targets" / self._folder_of(teacher).name)
+        return str(self._folder_of(teacher)) if teacher.split()[0] in FITTED else teacher
 
     def _seed(self, variant: Variant, seed: int) -> Iterator[tuple[Path, list[str]]]:
         run, model, results = (self.folder / kind / f"{variant.name}-{seed}" for kind in ("runs", "models", "results"))
-        sources = [self._source_of(teacher) for teacher in variant.teachers]
-        teachers = ",".join(str(path.parent if path.name == "index.arrow" else path) for path in sources)
+        teachers = ",".join(map(self._source_of, variant.teachers))
         data = [f"data={self._corpus}"] * self.plan.sampled
         yield model / "model.safetensors", [
             "pretrain", self.plan.recipe, *data, f"teachers={teachers}", f"seed={seed}", f"out={run}",

@@ -62,7 +62,7 @@ def convert(
     overwrite: Overwrite = False,
 ) -> None:
     """Read any MERT checkpoint and write it as safetensors with card and golden states, its heads beside it."""
-    with model_folder(out, overwrite):
+    with model_folder(source, out, overwrite):
         mert.save_pretrained(mert.load(source, device="cpu"), out)
     typer.echo(f"{out}: {mert.verify(out)}")
 
@@ -81,7 +81,7 @@ def export(
     """Write a model for other software, or a finished run as a model (always in our format then)."""
     if check and to != "onnx":
         raise UsageError("--check", "goes with --to onnx", "check other formats with `mert verify`")
-    with model_folder(out, overwrite):
+    with model_folder(name, out, overwrite):
         if to == "onnx":
             typer.echo(as_onnx(name, out, check))
             return
@@ -101,10 +101,15 @@ def export(
 
 
 @contextmanager
-def model_folder(folder: Path, overwrite: bool) -> Iterator[None]:
-    """Write a model into a folder, in place of the one that it holds; UsageError unless that may be replaced."""
-    from mert.weights.networks import replacing
+def model_folder(source: str, folder: Path, overwrite: bool) -> Iterator[None]:
+    """Write a model into a folder, in place of the one that it holds.
 
+    UsageError unless that may be replaced, and where it is the source: its other files would be lost.
+    """
+    from mert.weights.networks import FILES, replacing
+
+    if Path(source).resolve() in (folder.resolve(), *(folder.resolve() / name for name in FILES)):
+        raise UsageError(folder, "holds the model that is read", "give another folder")
     if not overwrite and any((folder / name).exists() for name in ("config.json", "model.safetensors", "model.onnx")):
         raise UsageError(folder, "holds a model", "give another folder, or --overwrite to replace it")
     with replacing(folder):

@@ -72,7 +72,7 @@ REGISTRY: dict[str, ModelInfo] = {
         ModelInfo.of_config(
             nano(), name="mert-nano", repo="mert-nano", licence="Apache-2.0", recommended_layer="layer05",
             sha256="5a136b84c324b2c2dfe06e3e15fa65b0eb8259984ab9b581dffcf3a8911f010f",
-            note="comes with this package; trained on sampled and synthesised music; two teachers had labels",
+            note="comes with this package; trained on sampled and synthesised music; two teachers learned from labels",
         ),
         ModelInfo.of_config(
             nano_1(), name="mert-nano-1", repo="mert-nano-1", licence="Apache-2.0", recommended_layer="layer05",

@@ -123,6 +123,16 @@ def test_a_model_in_place_of_another_keeps_only_the_heads_of_its_weights(
     assert mert.load(out).heads_folder
 
 
+@pytest.mark.parametrize("form", ["hubert", "onnx"])
+def test_a_model_is_not_exported_over_itself(form: str, tmp_path: Path) -> None:
+    assert run_mert("export", "mert-nano-1", tmp_path / "out").code == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    for source in (tmp_path / "out", tmp_path / "out" / "model.safetensors"):
+        run = run_mert("export", source, tmp_path / "out", "--to", form, "--overwrite")
+        assert run.code == 2 and "holds the model that is read; give another folder" in run.err
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+
+
 def test_a_quiet_mp3_of_a_part_finds_its_piece(tmp_path: Path) -> None:
     """`mert similar` with its default model, over pieces of instruments that training never heard."""
     pieces = SynthCorpus(seed=7, n_items=8, seconds=6.0, purpose="bench")
