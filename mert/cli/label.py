@@ -27,7 +27,8 @@ def label(
 ) -> None:
     """Write the tags of musicnn's two taggers for each recording of a corpus: magnatagatune.csv and millionsong.csv.
 
-    `mert probe fit` reads them. The taggers were trained with labels, on recordings of others: so is what is fitted.
+    `mert probe fit` reads them, with the probability of each tag, which heads learn. The taggers were trained with
+    labels, on recordings of others: so is what is fitted.
     """
     import torch
 
@@ -38,13 +39,14 @@ def label(
     check_device(device)
     teacher, corpus = MusicnnTeacher.installed(sample_rate=rate_hz), opened(data, rate_hz, data_options)
     place = chosen_device(device)
-    rows: dict[str, list[tuple[str, str]]] = {name: [] for name in TABLES}
+    rows: dict[str, list[tuple[str, ...]]] = {name: [] for name in TABLES}
     with progress(transient=True) as bar:
         for index in bar.track(range(len(corpus)), description="recordings"):
             wave_1N = torch.from_numpy(corpus.read(index, 0, int(corpus.lengths[index])).copy())[None].to(place)
             for name, probability_1P in teacher.tags(wave_1N).items():
-                chosen = [tag for tag, p in zip(TAG_NAMES[name], probability_1P[0].tolist(), strict=True) if p >= least]
-                rows[name].append((corpus.name(index), ";".join(chosen)))
+                each = dict(zip(TAG_NAMES[name], probability_1P[0].tolist(), strict=True))
+                chosen = ";".join(tag for tag, p in each.items() if p >= least)
+                rows[name].append((corpus.name(index), chosen, *(f"{p:.4f}" for p in each.values())))
     if not len(corpus):
         raise UsageError(data, "holds no recordings", "give a corpus")
     for name, table in TABLES.items():
@@ -52,6 +54,6 @@ def label(
             write_whole(out / f"{table}.csv") as temporary,
             open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
         ):
-            csv.writer(file, lineterminator="\n").writerows([("file", "tags"), *rows[name]])
-        n_tags = sum(tags.count(";") + 1 for _, tags in rows[name] if tags)
+            csv.writer(file, lineterminator="\n").writerows([("file", "tags", *TAG_NAMES[name]), *rows[name]])
+        n_tags = sum(tags.count(";") + 1 for _, tags, *_ in rows[name] if tags)
         typer.echo(f"{out / table}.csv: {len(corpus)} recordings, {n_tags / len(corpus):.1f} tags each")

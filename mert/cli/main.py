@@ -8,10 +8,11 @@ import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import rich
 import typer
+from typer.core import TyperGroup
 
 from mert.cli import models
 from mert.cli.app import app as page
@@ -29,8 +30,20 @@ from mert.errors import MertError, UsageError, explained
 TRAINING = ["pretrain"], ["continue-pretrain"], ["prepare"], ["fit-teacher"], ["tokenize"]
 REPORT = "this is a bug: please report this with the command and your versions (mert --version)"
 
+
+class Commands(TyperGroup):
+    """The commands, whose errors about options go without the name of Python's exception."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # pydantic's, in some versions of typer
+            raise
+
+
 app = typer.Typer(
-    name="mert", no_args_is_help=True, pretty_exceptions_enable=False,
+    name="mert", cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Music representations of MERT models: embed recordings, find, check and publish models.",
 )  # fmt: skip

@@ -244,9 +244,9 @@ def read_recipe(
     """A named recipe, that of a bundled model or of a folder, or a YAML file (with a `base`), changed by `key=value`.
 
     Keys may be dotted (`mixing.apply_prob=0`); values are YAML, checked against the type of their field. Where `steps`
-    is given without `warmup_steps`, the warm-up is that of the base, but at most a tenth of the steps; likewise groups
-    are no larger than a given batch. `model_of` gives the configuration of the weights that `init` names. UsageError
-    for unknown keys and values that do not fit.
+    is given without `warmup_steps`, the warm-up is that of the base, or of the file that `steps=` overrides, but at
+    most a tenth of the steps; likewise groups are no larger than a given batch. `model_of` gives the configuration of
+    the weights that `init` names. UsageError for unknown keys and values that do not fit.
     """
     base, values = read_settings(config, overrides)
     recipe, prefix = NAMED[base](), f"{config}: "
@@ -256,10 +256,13 @@ def read_recipe(
     if init and model_of:
         trained = model_of(init)
         recipe = adapt(trained) if base == "adapt" else replace(recipe, model=trained)
+    overridden = {parse_override(override)[0] for override in overrides}
     for given, derived in (("steps", "warmup_steps"), ("batch_clips", "group_clips")):
-        if given in values and derived not in values:
+        is_newer = given in overridden and derived not in overridden
+        if is_newer or (given in values and derived not in values):
             most = _typed(f"{prefix}{given}", values[given], int)
-            values[derived] = min(getattr(recipe, derived), max(most // 10, 0) if given == "steps" else max(most, 1))
+            before = _typed(f"{prefix}{derived}", values.get(derived, getattr(recipe, derived)), int)
+            values[derived] = min(before, max(most // 10, 0) if given == "steps" else max(most, 1))
     recipe = changed(recipe, values, prefix)
     if init and model_of:
         refuse_other_model(recipe, trained)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -39,3 +40,10 @@ def read_centres(path: Path, sha256: str | None, width: int) -> dict[str, np.nda
         if centre_D.shape != (width,) or not np.isfinite(centre_D).all():
             raise CheckpointError(path, f"the centre of {layer} is not {width} finite numbers", "download it again")
     return centres
+
+
+def carry_centres(model: Any, folder: Path, sha256: str) -> None:
+    """Write the centres that came with a model into a folder that holds its weights, rounded or not, with `sha256`."""
+    found = {layer: model.centre(layer) for layer in model.layer_names}
+    if centres := {layer: centre_D for layer, centre_D in found.items() if centre_D is not None}:
+        write_centres(folder, centres, sha256)

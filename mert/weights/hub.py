@@ -7,11 +7,14 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from mert.models.mert import Mert
     from mert.models.onnx import OnnxModel
 
+T = TypeVar("T")
 log = logging.getLogger("mert")
 _licences_shown: set[str] = set()
 
@@ -44,6 +48,7 @@ _PUBLISHED = ("config.json", "model.safetensors", "README.md", "golden.safetenso
 _NOT_PUBLISHED = [".*", "*/.*", "*.bin", "*.pt"]  # hidden files and folders at any depth, pickles
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _REMEDY = "check the connection and HF_HUB_OFFLINE, then load again"
+ANSWER_S = 60.0  # for the few kB of any file but tensors; the client's own limit starts again with every byte
 
 
 @overload
@@ -171,7 +176,7 @@ def _listed_heads(repo: str, commit: str) -> list[str]:
         return []
     try:
         with without_retry_messages():
-            siblings = huggingface_hub.HfApi().model_info(repo, revision=commit).siblings or []
+            siblings = _in_time(lambda: huggingface_hub.HfApi().model_info(repo, revision=commit)).siblings or []
     except Exception as error:  # see _from_hub
         log.warning("%s: comes without heads, as its files cannot be listed (%s)", repo, _first_line(error))
         return []
@@ -316,11 +321,16 @@ def _from_hub(repo: str, filename: str, revision: str) -> Path | None:
     try:
         with without_retry_messages():
             local = not is_reachable(constants.ENDPOINT)
-            return Path(huggingface_hub.hf_hub_download(repo, filename, revision=revision, local_files_only=local))
-    except errors.LocalEntryNotFoundError:
+            download = partial(
+                huggingface_hub.hf_hub_download, repo, filename, revision=revision, local_files_only=local
+            )
+            is_small = Path(filename).suffix in (".json", ".md")
+            return Path(_in_time(download) if is_small else download())
+    except errors.LocalEntryNotFoundError as error:
         if constants.HF_HUB_OFFLINE and filename != "config.json":
             return None
-        reason = "is not in the cache, and the hub is offline or cannot be reached"
+        said = f" ({_first_line(error.__cause__)})" if isinstance(error.__cause__, errors.HfHubHTTPError) else ""
+        reason = f"is not in the cache, and the hub is offline or cannot be reached{said}"
         raise CheckpointError(f"{repo}/{filename}", reason, _REMEDY) from None
     except errors.GatedRepoError as error:
         reason = "is gated: whoever wants its files must be let in"
@@ -336,6 +346,25 @@ def _from_hub(repo: str, filename: str, revision: str) -> Path | None:
     except Exception as error:  # two generations of the client, on two HTTP libraries, share no base class
         reason = f"download failed ({_first_line(error)})"
         raise CheckpointError(f"{repo}/{filename}", reason, _REMEDY) from error
+
+
+def _in_time(answer: Callable[[], T]) -> T:
+    """What a call to the hub returns; TimeoutError once it has taken `ANSWER_S`."""
+    future: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(answer())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        return future.result(ANSWER_S)
+    except TimeoutError:
+        if future.done():
+            raise
+        raise TimeoutError(f"no whole answer in {ANSWER_S:.0f} s") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ from mert.files import sha256_file, write_json
 from mert.models.interface import Network, NetworkConfig
 from mert.models.onnx import OnnxModel
 from mert.weights.arrays import read_arrays
+from mert.weights.centres import carry_centres
 from mert.weights.graphs.write import write_graph
 from mert.weights.heads import carry_heads
 from mert.weights.networks import GRAPH, INT8, description
@@ -36,8 +37,8 @@ def export_folder(embedder: Exportable, folder: str | Path) -> Path:
     Weights that a graph has no room for, from 2 GB on, are in model.onnx.data.
 
     config.json comes last and holds the hashes of the graphs: a folder that was not finished is refused when read.
-    Heads that came with the model go along. MertError if the extra [onnx] is not installed, OutputError if the disk
-    refuses.
+    Centres and heads that came with the model go along. MertError if the extra [onnx] is not installed, OutputError if
+    the disk refuses.
     """
     folder = Path(folder)
     record = ModelInfo(**vars(embedder.info) | {"sha256": embedder.look_again()})
@@ -46,6 +47,7 @@ def export_folder(embedder: Exportable, folder: str | Path) -> Path:
     for name, int8 in ((GRAPH, False), (INT8, True)):
         written += write_graph(config, state, _about(record), "--to onnx", int8).save(folder / name)
     files = {path.name: sha256_file(path) for path in written}
+    carry_centres(embedder, folder, record.sha256)
     carry_heads(embedder, folder, record.sha256)
     write_json(folder / "config.json", description(config, record, files))
     return folder

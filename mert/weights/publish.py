@@ -12,6 +12,7 @@ from mert.models.mert import Mert
 from mert.models.onnx import OnnxModel
 from mert.weights.arrays import ORIGINAL
 from mert.weights.cards import model_card
+from mert.weights.centres import carry_centres
 from mert.weights.checkpoints import export_hubert, load_model, write_model
 from mert.weights.golden import write_golden
 from mert.weights.heads import carry_heads
@@ -33,8 +34,8 @@ def save_pretrained(embedder: Publishable, folder: str | Path, licence: str | No
 
     `licence` is a hub licence id such as "cc-by-4.0"; by default it stays that of the loaded model, and a warning
     follows where it is less strict. `half` stores the weights in fp16, half the size; the golden states are those of
-    the stored weights. Heads that came with the model go along, unless `half` rounds the weights that they were fitted
-    on: a warning names each head that is left out. OutputError if the disk refuses.
+    the stored weights. Centres that came with the model go along, and its heads, unless `half` rounds the weights that
+    they were fitted on: a warning names each head that is left out. OutputError if the disk refuses.
     """
     info, dtype = embedder.info, torch.float16 if half else torch.float32
     if licence and restrictions(licence) < restrictions(info.licence):
@@ -58,12 +59,13 @@ def _module(embedder: Publishable) -> Any:
 
 
 def _describe(folder: Path, embedder: Publishable, licence: str | None = None) -> Path:
-    """Write what goes with the weights in a folder, as they were written: card, golden states, heads; returns it."""
+    """Write what goes with the weights in a folder, as they were written: card, golden states, centres, heads."""
     model, checkpoint, _ = load_model(folder)
     card = model_card(embedder.info, model.config, checkpoint.sha256, licence)
     with write_whole(folder / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
     write_golden(model, folder, checkpoint.sha256)
+    carry_centres(embedder, folder, checkpoint.sha256)
     carry_heads(embedder, folder, checkpoint.sha256 if _equal(model, embedder.model) else None)
     return folder
 

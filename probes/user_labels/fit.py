@@ -74,6 +74,8 @@ class RecordingProbe(ClipProbe):
             self.units = {"target_mean": torch.from_numpy(mean_C), "target_deviation": torch.from_numpy(deviation_C)}
             labelled = {name: Labelled(part.ids, ((part.targets - mean_C) / deviation_C).astype(np.float32))
                         for name, part in labelled.items()}  # fmt: skip
+        if table.task == "multilabel":
+            labelled["train"] = Labelled(labelled["train"].ids, probabilities(table, labelled["train"].ids))
         config = ClipConfig(table.task, table.classes, MONITORS[table.task], options.hidden, options.max_epochs)
         super().__init__(features, **labelled, config=config, device=options.device)
         self.together = len(options.lrs) * len(options.seeds)
@@ -181,6 +183,15 @@ def targets(table: LabelTable, files: Sequence[str]) -> np.ndarray:
     if table.task == "multilabel":
         return np.array([[name in labels[file] for name in table.classes] for file in files], np.float32)
     return np.array([labels[file] for file in files], np.float64)
+
+
+def probabilities(table: LabelTable, files: Sequence[str]) -> np.ndarray:
+    """What heads learn for tags [K, C]: the probabilities that the table has, otherwise 0 or 1."""
+    items = {item.file: item for item in table.items}
+    rows = [
+        [items[file].probabilities.get(name, name in items[file].label) for name in table.classes] for file in files
+    ]
+    return np.array(rows, np.float32)
 
 
 def clip_scores(table: LabelTable, targets_K: np.ndarray, outputs_KC: np.ndarray) -> dict[str, float]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ class LabelError(MertError):
 class LabelledFile:
     """One recording and its label: a class, a frozenset of tags, or a tuple of values or of event times in seconds.
 
-    `group` (an artist, say) must not be in two splits; `line` is where the recording is first named.
+    `group` (an artist, say) must not be in two splits; `line` is where the recording is first named. `probabilities` of
+    tags, where they are known, are what a head learns in place of 0 and 1.
     """
 
     file: str
@@ -34,6 +35,7 @@ class LabelledFile:
     split: str = ""
     group: str = ""
     line: int = 0
+    probabilities: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class LabelTable:
 
     >>> table = LabelTable.of("classification", {"a.wav": "oboe", "b.wav": "flute"})
     >>> table.classes, table.items[0]
-    (('flute', 'oboe'), LabelledFile(file='a.wav', label='oboe', split='', group='', line=0))
+    (('flute', 'oboe'), LabelledFile(file='a.wav', label='oboe', split='', group='', line=0, probabilities={}))
     """
 
     source: str
@@ -84,7 +86,8 @@ def read_labels(path: Path, task: str | None = None) -> LabelTable:
 
     Columns: the file first; then `label` (classification), `tags` separated by ; or | (multi-label), several columns
     of 0 and 1 (multi-label) or of numbers (regression), or `time` (frames: a row per event, an empty cell where there
-    is none). Columns `split` (train, valid, test) and `group` are optional.
+    is none). Columns `split` (train, valid, test) and `group` are optional. Beside `tags`, a column with the name of a
+    tag holds its probability: heads are trained to give it, and scored by the tags.
     """
     sheet = read_sheet(path)
     task = task or inferred(sheet)
@@ -96,7 +99,9 @@ def read_labels(path: Path, task: str | None = None) -> LabelTable:
         raise sheet.error("has no column besides the file's", EXAMPLE)
     items = tuple(events(sheet) if task == "frames" else single_rows(sheet, task, used))
     classes = classes_of(task, items) if column in used else tuple(used)
-    unused = sorted(set(sheet.targets) - set(used), key=sheet.columns.index) if len(used) < len(sheet.targets) else []
+    if likely := [name for name in sheet.targets if used == ["tags"] and name in classes]:
+        items = tuple(with_probabilities(sheet, items, likely))
+    unused = [name for name in sheet.targets if name not in (*used, *likely)]
     notes = [f"columns not used: {', '.join(unused)}"] if unused else []
     if task == "classification" and 2 * len(classes) > len(items) and all(map(is_number, classes)):
         notes.append("the labels are many numbers: for values, not classes, give --task regression")
@@ -181,6 +186,16 @@ def label_of(sheet: Sheet, task: str, used: list[str], row: dict[str, str], line
         if row[name] not in ("0", "1"):
             raise sheet.error(f"{name} is {row[name]!r}, neither 0 nor 1", "give 0 or 1", line)
     return frozenset(name for name in used if row[name] == "1")
+
+
+def with_probabilities(sheet: Sheet, items: Sequence[LabelledFile], tags: Sequence[str]) -> Iterator[LabelledFile]:
+    """Items with the probabilities that columns of a table give to some tags."""
+    for item, (_, row) in zip(items, sheet.rows, strict=True):
+        for tag in tags:
+            if not is_number(row[tag]) or not 0 <= float(row[tag]) <= 1:
+                reason = f"{tag} is {row[tag]!r}, no probability from 0 to 1 of the tag of this name"
+                raise sheet.error(reason, "correct it, or give the column another name", item.line)
+        yield replace(item, probabilities={tag: float(row[tag]) for tag in tags})
 
 
 def events(sheet: Sheet) -> Iterator[LabelledFile]:

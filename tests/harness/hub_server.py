@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ class Hub:
     """Repositories in memory, served at `url`; use it as a context manager.
 
     `drop_once` names files whose next transfer breaks off half-way; `wrong_bytes` files that are sent with all
-    bytes inverted under the right size and ETag, `wrong_once` those whose next transfer is; `etags` replaces the ETags
+    bytes inverted under the right size and ETag, `wrong_once` those whose next transfer is; `trickled` those that come
+    at ten bytes a second, and `busy` those that are to be asked for again in an hour; `etags` replaces the ETags
     of the real hub (SHA-256 of weights, git's SHA-1 of small files); `requests` lists what was asked for.
     """
 
@@ -27,6 +29,8 @@ class Hub:
         self.drop_once: set[str] = set()
         self.wrong_bytes: set[str] = set()
         self.wrong_once: set[str] = set()
+        self.trickled: set[str] = set()
+        self.busy: set[str] = set()
         self.etags: dict[str, str] = {}
         self.requests: list[tuple[str, str, str | None]] = []
         hub = self
@@ -153,6 +157,11 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.hub.repos[repo][commit].get(name)
         if content is None:
             return self._error("EntryNotFound", commit)
+        if name in self.hub.busy:
+            self.send_response(429)
+            self.send_header("Retry-After", "3600")
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         etag = self.hub.etags.get(name, hub_hash(name, content))
         if name in self.hub.wrong_bytes or (name in self.hub.wrong_once and self.command == "GET"):
             self.hub.wrong_once.discard(name)
@@ -173,7 +182,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[start : start + len(content) // 2])
             self.close_connection = True
             return
-        self.wfile.write(content[start:])
+        for byte in content[start:] if name in self.hub.trickled else ():
+            self.wfile.write(bytes([byte]))
+            time.sleep(0.1)
+        if name not in self.hub.trickled:
+            self.wfile.write(content[start:])
 
     def _create(self, request: dict[str, Any]) -> None:
         repo = f"{request['organization']}/{request['name']}"

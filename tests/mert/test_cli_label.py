@@ -36,6 +36,9 @@ def test_tables_hold_the_tags_that_are_probable_enough(tmp_path: Path) -> None:
             wanted = {tag for tag, p in zip(TAG_NAMES[name], probability_P, strict=True) if p >= 0.1}
             near = {tag for tag, p in zip(TAG_NAMES[name], probability_P, strict=True) if abs(p - 0.1) < 1e-3}
             assert item.label ^ wanted <= near
+            written_P = [item.probabilities.get(tag, p) for tag, p in zip(TAG_NAMES[name], probability_P, strict=True)]
+            assert item.probabilities.keys() == set(labels.classes)
+            np.testing.assert_allclose(written_P, probability_P, atol=1e-3)
             assert np.isfinite(probability_P).all()
 
 

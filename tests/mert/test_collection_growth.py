@@ -24,6 +24,7 @@ from mert.collection.table import State
 from mert.collection.vectors import Stamp
 from mert.errors import CheckpointError, OutputError, UsageError
 from mert.weights.centres import write_centres
+from mert.weights.onnx_export import export_folder
 
 WIDTH = 16
 FACTS = {
@@ -241,6 +242,8 @@ def test_a_centre_that_comes_with_the_model_is_that_of_its_indexes_from_the_firs
     m = mert.load(folder, device="cpu")
     np.testing.assert_array_equal(m.centre("layer03"), centre_D)
     assert m.centre("layer01") is None
+    for copy in (mert.save_pretrained(m, tmp_path / "copy", half=True), export_folder(m, tmp_path / "graph")):
+        np.testing.assert_array_equal(mert.load(copy, device="cpu").centre("layer03"), centre_D)
     index = Index.build(m, [])
     index.remember(sha256(0), np.arange(32.0))
     index.hold("a.wav", Stamp(1, 1, sha256(0)))

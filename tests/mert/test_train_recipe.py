@@ -95,6 +95,10 @@ def test_the_warm_up_is_at_most_a_tenth_of_the_steps_unless_it_is_given(tmp_path
     assert read_recipe(str(tmp_path), ["steps=400"]).warmup_steps == 4
     (tmp_path / "given.yaml").write_text("steps: 40\nwarmup_steps: 20\n")
     assert read_recipe(str(tmp_path / "given.yaml")).warmup_steps == 20
+    assert read_recipe(str(tmp_path / "given.yaml"), ["steps=10"]).warmup_steps == 1
+    assert read_recipe(str(tmp_path / "given.yaml"), ["steps=1000"]).warmup_steps == 20
+    assert read_recipe(str(tmp_path / "given.yaml"), ["steps=30", "warmup_steps=20"]).warmup_steps == 20
+    assert read_recipe("mert-nano", ["steps=2"]).warmup_steps == 0
     (tmp_path / "short.yaml").write_text("steps: 40\n")
     assert read_recipe(str(tmp_path / "short.yaml")).lr_at(4) == short.lr
 

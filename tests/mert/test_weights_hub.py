@@ -216,6 +216,18 @@ def test_interrupted_downloads_serve_nothing_half_written(
     assert any(ranged for _, path, ranged in server.requests if path.endswith("model.safetensors"))
 
 
+@pytest.mark.parametrize("fault", ["trickled", "busy"])
+def test_a_hub_that_never_finishes_its_answer_is_an_error(
+    server: Hub, published: str, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(mert_hub, "ANSWER_S", 1.0)
+    getattr(server, fault).add("config.json")
+    started = time.monotonic()
+    with pytest.raises(CheckpointError, match=r"config\.json: .*\(no whole answer in 1 s\)|config\.json: .*\(429"):
+        fetch(REPO)
+    assert time.monotonic() - started < 5
+
+
 def test_what_the_hub_does_not_have_is_said(server: Hub, published: str, tmp_path: Path) -> None:
     server.commit("someone/empty", {"README.md": b""})
     server.commit("someone/weightless", {"config.json": (tmp_path / "source" / "config.json").read_bytes()})

@@ -257,6 +257,25 @@ def vectors(values: dict[str, np.ndarray]) -> FeatureFiles:
                          for name, value in values.items()})  # fmt: skip
 
 
+def test_heads_learn_the_probabilities_of_tags_and_are_scored_by_the_tags(write_labels: Callable[..., Path]) -> None:
+    random = np.random.default_rng(0)
+    x = {f"{i}.wav": random.normal(size=6) for i in range(300)}
+    rare = {name: 0.3 / (1 + np.exp(-3 * value[0])) for name, value in x.items()}  # never probable
+    rows = [f"{name},{'rare' if p > 0.15 else ''},{p}" for name, p in rare.items()]
+    soft = read_labels(write_labels("\n".join(["file,tags,rare", *rows])))
+    hard = read_labels(write_labels("\n".join(["file,tags", *(row.rpartition(",")[0] for row in rows)])))
+    assert soft.classes == hard.classes == ("rare",) and not soft.notes
+    typical = Features(np.array([[1.0, 0, 0, 0, 0, 0]], np.float32), None, ("layer01",), META)  # 0.29, and tagged
+    given = {}
+    for name, table in (("soft", soft), ("hard", hard)):
+        head = fit_head(table, vectors(x), FitOptions(lrs=(1e-2,), seeds=(0,)))
+        assert head.card.scores["test"]["roc_auc"] > 97
+        prediction = head.predict(typical)
+        assert prediction.labels == ("rare",)
+        given[name] = (prediction.scores or {})["rare"]
+    assert given["soft"] < 0.4 and given["hard"] > 0.9
+
+
 def test_values_come_back_in_their_own_unit() -> None:
     random = np.random.default_rng(0)
     x = {f"{i}.wav": random.normal(size=6) for i in range(150)}
@@ -343,6 +362,7 @@ def test_a_group_is_in_one_split() -> None:
         ("file,time\na,-1", "line 2: time is '-1'"),
         ("file,time,split\na,1,train\na,2,test", "line 3: a has another split or group on line 2"),
         ("file,split\na.wav,train", "besides the file's"),
+        ("file,tags,loud\na.wav,loud,0.7\nb.wav,,1.1", "line 3: loud is '1.1', no probability"),
         ('file,label\na.wav,"x', "is not CSV"),
     ],
 )
