@@ -109,7 +109,7 @@ def predict(
 ) -> None:
     """Apply a head to recordings; any encoder but the one it was fitted on is an error.
 
-    Exit code 0: all well; 2: wrong usage; 3: some files failed.
+    Exit code 0: all well; 2: wrong usage; 3: some files failed or are damaged.
     """
     from mert.cli.terminal import check_device, printable
     from mert.describe.head import SavedHead
@@ -130,12 +130,14 @@ def predict(
         try:
             predictions.append(fitted.predict(source, encoder))
             typer.echo(f"{printable(source)}: {text_of(predictions[-1])}")
+            for warning in predictions[-1].warnings:
+                typer.echo(f"warning: {printable(source)}: {printable(warning)}", err=True)
         except MertError as error:
             typer.echo(f"failed: {printable(str(error))}", err=True)
     if out is not None:
         write(out, fitted.card.task, fitted.card.classes, predictions)
         typer.echo(f"{len(predictions)} predictions: {out}")
-    if len(predictions) < len(sources):
+    if len(predictions) < len(sources) or any(prediction.damaged for prediction in predictions):
         sys.exit(3)
 
 

@@ -18,6 +18,7 @@ from mert.cli import terminal
 from mert.errors import MertError, OutputError, UsageError
 
 if TYPE_CHECKING:
+    from mert.collection.extraction import Extraction
     from mert.collection.filters import Filter
     from mert.collection.index import Match
     from mert.collection.vectors import VectorExtraction
@@ -58,7 +59,7 @@ def similar(
     """Rank the recordings of a folder by their similarity to each QUERY; without one, only bring the index up to date.
 
     Vectors are kept in an index: the next call embeds only what is new or changed. A recording with the bytes of the
-    query is left out. Exit code 0: all well; 2: wrong usage; 3: some recordings could not be read.
+    query is left out. Exit code 0: all well; 2: wrong usage; 3: some recordings failed or are damaged.
     """
     names, where = _names(folder), _filters(folder, under, longer_than, shorter_than)
     where += _described(described, key, tempo, tag or [])
@@ -78,7 +79,8 @@ def similar(
     errors = [query.error for query in asked if query.error]
     if asked and len(errors) == len(asked):
         raise errors[0]
-    _update(held, embedder, settings, folder, names, path, errors, rebuild)
+    damaged = [_say_of_damage(query) for query in asked if query.damaged and not query.error]
+    damaged += _update(held, embedder, settings, folder, names, path, errors, rebuild)
     if not len(held):
         raise MertError(folder, f"none of its {len(names)} recordings can be read", "see the reasons above")
     if export:
@@ -89,7 +91,7 @@ def similar(
     }  # fmt: skip
     _say_of_lengths(held, longer_than, shorter_than)
     (_print_json if as_json else _print_tables)(held, folder, found, errors)
-    raise typer.Exit(3 if errors else 0)
+    raise typer.Exit(3 if errors or damaged else 0)
 
 
 def brought_up_to_date(folder: Path, embedder: mert.Embedder) -> mert.Index:
@@ -201,11 +203,12 @@ def _extraction(held: mert.Index, path: Path, part: tuple[float, float] | None) 
 def _update(
     held: mert.Index, embedder: mert.Embedder, settings: Settings, folder: Path, names: list[str], path: Path,
     errors: list[MertError], rebuild: bool,
-) -> None:  # fmt: skip
+) -> list[str]:  # fmt: skip
     """Embed new or changed files under a progress bar, save every minute and at the end, and print a summary.
 
-    `errors` receives those of unreadable ones.
+    `errors` receives those of unreadable ones; the names of damaged ones are returned.
     """
+    damaged: list[str] = []
     notes, n_asked = terminal.console(stderr=True), len(errors)
     waiting, gone = held.outdated(folder, names)
     with ExitStack() as stack:
@@ -218,8 +221,7 @@ def _update(
                     if extraction.error:
                         errors.append(extraction.error)
                     elif extraction.damaged:
-                        about = f"{extraction.name}: {'; '.join(extraction.warnings)}"
-                        bar.console.print(f"damaged: {terminal.printable(about)}")
+                        damaged.append(_say_of_damage(extraction, bar.console))
                     if time.monotonic() - saved_at > SAVE_EVERY_S or held.n_waiting >= SAVE_EVERY_ROWS:
                         save(held.commit)
                         saved_at = time.monotonic()
@@ -233,10 +235,19 @@ def _update(
     for error in errors:
         notes.print(f"failed: {terminal.printable(str(error))}")
     made_by, n_new = f"{held.facts['model']}, {held.facts['layer']}", held.n_embedded
+    of_them = f" ({len(damaged)} damaged)" if damaged else ""
     notes.print(
-        f"{made_by}: {n_new} embedded, {len(held) - n_new} kept, {len(gone)} gone, "
+        f"{made_by}: {n_new} embedded{of_them}, {len(held) - n_new} kept, {len(gone)} gone, "
         f"{len(errors) - n_asked} failed; {terminal.printable(str(path))}"
     )
+    return damaged
+
+
+def _say_of_damage(extraction: Extraction, on: Any = None) -> str:
+    """Print what is wrong with a damaged recording; returns its name."""
+    about = f"{extraction.name}: {'; '.join(extraction.warnings)}"
+    (on or terminal.console(stderr=True)).print(f"damaged: {terminal.printable(about)}")
+    return extraction.name
 
 
 def _saver(

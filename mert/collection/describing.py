@@ -121,7 +121,7 @@ class FileDescription(Extraction):
             "status": "failed" if self.error else self._status,
             "seconds": self.seconds,
             "frames": 0 if self.error else self._n_frames,
-            "warnings": self.warnings,
+            "warnings": self._described["warnings"] if self._status == "skipped" else self.warnings,
             "error": str(self.error) if self.error else None,
             "elapsed_s": time.perf_counter() - self._started,
             "description": None if self.error else self._described,

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -242,18 +242,22 @@ class SavedHead:
             raise HeadError(name, f"is pooled ({other})", f"embed it again: {f'--pool {pool}' if pool else 'frames'}")
         values = np.stack([features.layer(layer) for layer in self.card.layers]).astype(np.float32)
         if features.times is None:
-            return self.of_outputs(self.outputs(values[:, None])[0], name)
-        return self.of_activation(self.outputs(values)[:, 0], features.times, name)
+            prediction = self.of_outputs(self.outputs(values[:, None])[0], name)
+        else:
+            prediction = self.of_activation(self.outputs(values)[:, 0], features.times, name)
+        return replace(prediction, warnings=tuple(features.meta.get("warnings", ())))
 
     def _of_audio(self, source: Any, encoder: Embedder) -> Prediction:
         recording = ArrayRecording(*source) if isinstance(source, tuple) else Recording(source)
         settings = self.settings(encoder)
         if settings.pool:
             features = next(encoder.features(iter([recording]), settings))
-            return self.of_outputs(self.outputs(features.values[:, None])[0], recording.name)
-        pieces = [self.outputs(values_LTD)[:, 0] for _, values_LTD in encoder.frames(recording, settings)]
-        logits_T = np.concatenate(pieces)  # frames are scored window by window: a long recording needs no memory
-        return self.of_activation(logits_T, encoder.clock.times(0, len(logits_T)), recording.name)
+            prediction = self.of_outputs(self.outputs(features.values[:, None])[0], recording.name)
+        else:  # frames are scored window by window: a long recording needs no memory
+            pieces = [self.outputs(values_LTD)[:, 0] for _, values_LTD in encoder.frames(recording, settings)]
+            logits_T = np.concatenate(pieces)
+            prediction = self.of_activation(logits_T, encoder.clock.times(0, len(logits_T)), recording.name)
+        return replace(prediction, warnings=tuple(recording.warnings), damaged=recording.damaged)
 
     def outputs(self, values_LTP: np.ndarray) -> np.ndarray:
         """Logits [T, C] of frames, or of one pooled row, float64: in float32, probabilities close to 1 would tie."""

@@ -17,7 +17,8 @@ COLUMNS = {"classification": ("label", "probability"), "multilabel": ("tags", "p
 class Prediction:
     """The prediction for one recording: `labels` are the class, or the tags that are probable enough; `scores` the
     probability of each class or tag, or the values; `times` the events in seconds. It is not `sure` of a class or of
-    events whose probability is below the least that validation asked for.
+    events whose probability is below the least that validation asked for. `warnings` are those of the recording, which
+    is `damaged` if sound is missing.
 
     >>> Prediction("a.wav", "classification", ("oboe",), {"flute": 0.2, "oboe": 0.8}).rows()
     [('a.wav', 'oboe', '0.8000')]
@@ -31,6 +32,8 @@ class Prediction:
     scores: dict[str, float] | None = None
     times: tuple[float, ...] | None = None
     sure: bool = True
+    warnings: tuple[str, ...] = ()
+    damaged: bool = False
 
     def rows(self) -> list[tuple[str, ...]]:
         """Rows of a CSV file: one, or one per event."""
@@ -44,10 +47,10 @@ class Prediction:
     def as_dict(self) -> dict[str, object]:
         """Plain containers, for JSON: all scores, not only those of the labels."""
         if self.times is not None:
-            return {"file": self.source, "times": list(self.times), "sure": self.sure}
+            return {"file": self.source, "times": list(self.times), "sure": self.sure, "warnings": list(self.warnings)}
         tags = {"tags": list(self.labels)} if self.task == "multilabel" else {}
         named = {"label": self.labels[0], "sure": self.sure} if self.task == "classification" else tags
-        return {"file": self.source, **named, "scores": self.scores}
+        return {"file": self.source, **named, "scores": self.scores, "warnings": list(self.warnings)}
 
 
 def write(path: Path, task: str, classes: Sequence[str], predictions: Iterable[Prediction]) -> None:

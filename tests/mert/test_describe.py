@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from harness.commands import run_mert
+from harness.encoders import encoded
 from harness.made_heads import made_head, save_heads
 from harness.sounds import tiny_embedder
 
@@ -226,6 +227,38 @@ def test_a_folder_is_described_once_and_failures_are_reported(model: Path, music
     several = run_mert(*command[:2], "-m", model, "-d", "cpu", "-o", tmp_path / "two", "--workers", "2")
     assert several.code == 0, several.err
     assert (tmp_path / "two/descriptions.csv").read_text() == (out / "descriptions.csv").read_text()
+
+
+def test_every_command_says_what_is_damaged(model: Path, music: Path, tmp_path: Path) -> None:
+    """Exit code 3, and a line; a description that is kept keeps what was said."""
+    songs, out = tmp_path / "songs", tmp_path / "out"
+    shutil.copytree(music, songs)
+    whole = encoded(sound(6, 7), RATE_HZ, "FLAC")
+    (songs / "cut.flac").write_bytes(whole[: len(whole) // 2])
+
+    def warnings() -> dict[str, list[str]]:
+        rows = [json.loads(line) for line in (out / "report.jsonl").read_text().splitlines()]
+        return {Path(row["source"]).name: row["warnings"] for row in rows}
+
+    describe = ("describe", songs, "-m", model, "-d", "cpu", "-o", out)
+    assert run_mert(*describe).code == 3
+    said = warnings()
+    assert said["cut.flac"] and not said["a.wav"]
+    run_mert(*describe)
+    assert warnings() == said
+    (tmp_path / "query.flac").write_bytes(whole[: len(whole) // 3])
+    for query, damaged in ((tmp_path / "query.flac", ["query.flac", "cut.flac"]), (songs / "a.wav", [])):
+        similar = run_mert("similar", query, songs, "-m", model, "-d", "cpu")
+        lines = [line for line in similar.err.splitlines() if line.startswith("damaged: ")]
+        assert [Path(line.split(": ")[1]).name for line in lines] == damaged
+        assert similar.code == (3 if damaged else 0) and ("4 embedded (1 damaged)" in similar.err) == bool(damaged)
+    made_head(mert.load(model), "key", 1, layer="layer01").save(tmp_path / "key")
+    predict = ("probe", "predict", tmp_path / "key", "-m", model, "-d", "cpu")
+    predicted = run_mert(*predict, songs, "-o", tmp_path / "keys.json")
+    assert predicted.code == 3 and predicted.err.count("warning: ") == len(said["cut.flac"])
+    in_file = {Path(row["file"]).name: row["warnings"] for row in json.loads((tmp_path / "keys.json").read_text())}
+    assert in_file == said
+    assert run_mert(*predict, songs / "a.wav").code == 0
 
 
 def test_likes_are_filtered_by_what_descriptions_say(model: Path, music: Path, tmp_path: Path) -> None:
