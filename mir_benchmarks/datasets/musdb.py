@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mir_benchmarks.datasets.dataset import Dataset, Item, TaskError
-from mir_benchmarks.datasets.reading import find, leak_notes
+from mir_benchmarks.datasets.reading import audio_at, find, leak_notes
 from mir_benchmarks.datasets.splits import musdb_validation
 from probes.metrics import STEMS
 from probes.separation.stems import STREAMS
@@ -20,16 +20,16 @@ def read(home: Path, protocol: dict[str, str]) -> Dataset:
 
 
 def stem_files(item: Item) -> dict[str, Path]:
-    """Where the mixture and the stems of a song are: five WAV files, or five times the same .stem.mp4."""
+    """Where the mixture and the stems of a song are: five files, WAV as published, or five times the same .stem.mp4."""
     packed = item.audio.name.endswith(PACKED)
-    return {stem: item.audio if packed else item.audio.with_name(f"{stem}.wav") for stem in STREAMS}
+    return {stem: item.audio if packed else audio_at(item.audio.with_name(f"{stem}.wav")) for stem in STREAMS}
 
 
 def _songs(folder: Path) -> list[Item]:
     if not folder.is_dir():
         raise TaskError(folder, "there is no such folder", GET)
     songs = {path.name.removesuffix(PACKED): path for path in folder.glob(f"*{PACKED}")}
-    songs |= {path.name: path / "mixture.wav" for path in folder.iterdir() if path.is_dir()}
+    songs |= {path.name: audio_at(path / "mixture.wav") for path in folder.iterdir() if path.is_dir()}
     return [_song(name, audio, folder.name) for name, audio in sorted(songs.items()) if not name.startswith(".")]
 
 

@@ -97,7 +97,9 @@ def first_match(home: Path, patterns: Sequence[str]) -> Path:
 
 
 def audio_at(path: Path, suffix: str | None = None) -> Path:
-    """`path` or, if only that exists, the same recording in another format; `suffix` is replaced.
+    """`path` or, if only that exists, the same recording in another format, or with its suffix in capitals.
+
+    `suffix` is what is replaced, by default the last one.
 
     >>> audio_at(Path("no/such.LOFI.mp3"))
     PosixPath('no/such.LOFI.mp3')
@@ -105,7 +107,8 @@ def audio_at(path: Path, suffix: str | None = None) -> Path:
     if path.exists():
         return path
     stem = str(path).removesuffix(suffix or path.suffix)
-    return next((Path(stem + end) for end in OTHER_FORMATS if os.path.exists(stem + end)), path)
+    ends = (end for small in (path.suffix, *OTHER_FORMATS) for end in (small, small.upper()))
+    return next((Path(stem + end) for end in ends if os.path.exists(stem + end)), path)
 
 
 def leak_notes(

@@ -5,8 +5,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from mert.audio.find import SUFFIXES
 from mir_benchmarks.datasets.dataset import Dataset, Item, TaskError, sha1_mod
-from mir_benchmarks.datasets.reading import class_notes, find, leak_notes
+from mir_benchmarks.datasets.reading import audio_at, class_notes, find, leak_notes
 from mir_benchmarks.datasets.splits import vocalset, vocalset_singer_splits, vocalset_technique_splits
 
 ROOTS = ("FULL", "*/FULL", "data_by_singer", "*/data_by_singer")
@@ -77,15 +78,15 @@ def recordings(home: Path) -> tuple[list[VocalFile], list[str]]:
     root = find(home, ROOTS, GET)
     files: dict[str, VocalFile] = {}
     odd: Counter[str] = Counter()
-    for path in sorted(root.glob("*/*/*/*.wav")):
-        folder, technique = path.parent, MISSPELT.get(path.parent.name, path.parent.name)
-        name = corrected(technique, path.name, _singer(path.relative_to(root).parts[0]))
+    for path in sorted(path for path in root.glob("*/*/*/*") if path.suffix.lower() in SUFFIXES):
+        folder, technique, published = path.parent, MISSPELT.get(path.parent.name, path.parent.name), f"{path.stem}.wav"
+        name = corrected(technique, published, _singer(path.relative_to(root).parts[0]))
         if name is None or name.startswith("._"):
             continue
         odd[f"recordings are taken from folders {path.parent.name}/, misspelt"] += technique != path.parent.name
         if technique not in vocalset()["techniques"]:
             odd["files of other techniques are left out"] += 1
-        elif name != path.name and (folder / name).exists():
+        elif name != published and audio_at(folder / name).exists():
             odd["wrongly named duplicates are left out"] += 1
         else:
             file = _recording(path, technique, name.removesuffix(".wav"), root, odd)

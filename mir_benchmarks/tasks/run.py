@@ -29,6 +29,7 @@ from probes.features.scaling import SCALINGS
 from probes.results import Result, library_versions
 from probes.sweep import Grid, GridRow, Journal, evaluate
 
+DATA = ("audio", "labels")  # checksums of a task
 KINDS: dict[str, type[TaskProbe]] = {
     "classification": ClipTask, "key": ClipTask, "multilabel": ClipTask, "regression": ClipTask,
     "beats": BeatTask, "separation": SeparationTask,
@@ -54,8 +55,8 @@ def run_task(
     `home` holds a folder per corpus; features are kept in `features` (default: `out`/features). `on_clip` is called
     per clip with whether it had to be extracted, `on_fit` per point of the grid, both with the total; `on_message`
     with lines for people; the result records `command`. UsageError for layers that the encoder does not have, and
-    unless `overwrite` where `out` holds the task's result of another model, protocol, head or grid; TaskError if
-    data is missing, has unexpected counts, or cannot be decoded.
+    unless `overwrite` where `out` holds the task's result of another model, protocol, head, grid or other data;
+    TaskError if data is missing, has unexpected counts, or cannot be decoded.
     """
     started = time.perf_counter()
     options, out, corpus = follow(options or Options(), encoder.facts), Path(out), Path(home) / task.corpus
@@ -77,20 +78,23 @@ def run_task(
     with hinted(task):
         matrix.extract(clips, lambda extracted: on_clip(extracted, len(clips)))
     probe.prepare()
+    waves = {name: entry.wave for name, entry in matrix.entries.items()} | probe.waves
+    contents = {name: entry.content for name, entry in matrix.entries.items()} | probe.contents
+    described = task_of(task, dataset, waves, contents, corpus)
+    if not overwrite:
+        refuse_other_data(out / f"{task.name}.json", described)
     on_message(f"{len(grid)} heads to fit")
     journal = Journal(out / "journals" / f"{task.name}.jsonl", probe.fingerprint() | {"scalings": scalings})
     done = evaluate(probe, grid, journal, on_fit)
     outputs = probe.result_outputs(done.outputs_SnC.astype(np.float32))
-    waves = {name: entry.wave for name, entry in matrix.entries.items()} | probe.waves
-    contents = {name: entry.content for name, entry in matrix.entries.items()} | probe.contents
     metrics, score = summarise(outputs, task.metrics, protocol)
     unchecked = ["the sizes of the splits could not be checked: none are on record"] * (not any(expected.values()))
     notes = [*dataset.notes, *unchecked, *duplicates(dataset, waves), *damaged(dataset, matrix.entries),
              *probe.notes(done.outputs_SnC), *left_out(outputs, task.metrics), *group_notes(outputs),
              *deviations(task, options)]  # fmt: skip
     result = Result(
-        model=model_of(encoder), task=task_of(task, dataset, waves, contents, corpus),
-        protocol=recorded, head=probe.head, metrics=metrics, score=score, **done.selection(), notes=notes, limit=limit,
+        model=model_of(encoder), task=described, protocol=recorded, head=probe.head, metrics=metrics, score=score,
+        **done.selection(), notes=notes, limit=limit,
         seconds=round(time.perf_counter() - started, 2), device=options.device,
         command=list(command), versions=library_versions(), date=now(),
     )  # fmt: skip
@@ -110,6 +114,17 @@ def refuse_other(
         "head": (there.head["kind"] == "linear") == linear,
         "grid": fits == {(at.layer, at.lr, at.seed) for at in grid.settings()},
     }  # fmt: skip
+    _refuse_unless(same, there, path)
+
+
+def refuse_other_data(path: Path, task: dict[str, Any]) -> None:
+    """As `refuse_other`, once the data have been read, where `path` is a result of other recordings or labels."""
+    if path.exists():
+        there = Result.load(path)
+        _refuse_unless({name: there.task[name] == task[name] for name in DATA if name in there.task}, there, path)
+
+
+def _refuse_unless(same: Mapping[str, bool], there: Result, path: Path) -> None:
     if different := [name for name, equal in same.items() if not equal]:
         reason = f"is the result of {there.model['name']}, made with another {' and '.join(different)}"
         raise UsageError(path, reason, "give another -o, or --overwrite to replace it")

@@ -11,6 +11,7 @@ from harness.planting import by_split, plant, refused
 from harness.sounds import REFERENCE, needs_reference
 
 from mir_benchmarks.datasets import emomusic, jamendo, musdb, nsynth, vocalset
+from mir_benchmarks.datasets.dataset import Dataset
 from mir_benchmarks.tasks.registry import TASKS
 
 # --- emoMusic ---
@@ -226,6 +227,22 @@ def test_vocalset_notes_names_that_leave_something_open(tmp_path: Path) -> None:
             "1 files name another singer than their folder: the folder's is taken",
             "1 recordings are taken from folders vibrado/, misspelt",
             "2 wrongly named duplicates are left out"} <= set(dataset.notes)  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".WAV", ".MP3"])
+def test_other_formats_and_capitals_change_nothing(suffix: str, tmp_path: Path) -> None:
+    def listed(dataset: Dataset) -> list[tuple[str, str, object]]:
+        return sorted((item.id, item.split, item.label) for item in dataset.items)
+
+    for name, read, files in (
+        ("vocalset", vocalset.read_technique, VOCALSET), ("musdb", musdb.read, MUSDB),
+        ("nsynth", nsynth.read_pitch, NSYNTH),
+    ):  # fmt: skip
+        other = {file.replace(".wav", suffix) if "readme" not in file else file: text for file, text in files.items()}
+        there = read(plant(tmp_path / name / "other", other), {})
+        assert listed(there) == listed(read(plant(tmp_path / name / "published", files), {}))
+        of_songs = [file for item in there.items for file in musdb.stem_files(item).values()] if name == "musdb" else []
+        assert all(path.exists() for path in (*of_songs, *(item.audio for item in there.items if name == "vocalset")))
 
 
 def test_vocalset_says_what_is_wrong(tmp_path: Path) -> None:

@@ -532,6 +532,9 @@ def test_another_recording_is_another_checksum(suite: Path, tmp_path: Path) -> N
     victim = next((corpus / "nsynth-train" / "audio").glob("*.wav"))
     wave_N, rate_hz = soundfile.read(victim, dtype="int16")
     soundfile.write(victim, wave_N[::-1], rate_hz)
+    with pytest.raises(UsageError, match="is the result of small, made with another audio; give another -o"):
+        run("nsynth_pitch", Small(), tmp_path, tmp_path / "out", overwrite=False, **QUICK)
+    assert Result.load(tmp_path / "out" / "nsynth_pitch.json").task["checksum"] == before
     assert run("nsynth_pitch", Small(), tmp_path, tmp_path / "out", **QUICK).task["checksum"] != before
 
 
