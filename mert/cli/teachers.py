@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mert.cli.terminal import Device, Executor, Overwrite, check_device, counted, progress
+from mert.cli.terminal import Device, Executor, Overwrite, check_device, counted, printable, progress
 from mert.cli.train import teachers_explain
-from mert.errors import UsageError, need
+from mert.errors import AudioError, UsageError, need
 
 if TYPE_CHECKING:
     import numpy as np
+    from rich.progress import Progress
 
     from mert.train.corpus.base import Corpus
     from mert.train.tokenize import TokenizeStage
@@ -55,8 +56,7 @@ def fit_teacher(
     check_device(device)
     corpus = opened(data, rate_hz, data_options)
     with progress(transient=True) as bar:
-        pieces = bar.track(Pieces(corpus, clips), description="reading")
-        teacher = fit(name, pieces, Fitting(chosen_device(device), bar.track), **values)
+        teacher = fit(name, readable(Pieces(corpus, clips), bar), Fitting(chosen_device(device), bar.track), **values)
     if teacher.sample_rate != rate_hz:
         reason = f"works at {teacher.sample_rate} Hz, and the music came at {rate_hz} Hz"
         raise UsageError(f"teacher {name}", reason, f"give --rate-hz {teacher.sample_rate}")
@@ -83,6 +83,21 @@ class Pieces(Sequence["np.ndarray"]):
 
     def __getitem__(self, number: Any) -> Any:
         return self.corpus.read(*self.places[number])
+
+
+def readable(pieces: Pieces, bar: Progress) -> Iterator[np.ndarray]:
+    """The pieces of recordings that can be read; a line names each of the others, once."""
+    left_out: set[int] = set()
+    for number in bar.track(range(len(pieces)), description="reading"):
+        if (index := pieces.places[number][0]) in left_out:
+            continue
+        try:
+            wave_N = pieces[number]
+        except AudioError as error:
+            left_out.add(index)
+            bar.console.print(f"left out: {printable(str(error))}")
+            continue
+        yield wave_N
 
 
 @teachers_explain()

@@ -16,10 +16,10 @@ NOT_FOLLOWED = {*sys.stdlib_module_names, "numpy", "torch"}  # packages whose co
 def fingerprint(value: Any, data: bool = True, known: dict[int, tuple[str, Any]] | None = None) -> str:
     """64 hex digits of a function's code, constants, defaults, closure and globals, or of any other value.
 
-    Arrays, tensors and containers count by their contents, objects by their attributes and the code of their class;
-    functions and classes of other packages by their names. Without `data` only code counts, and not what closures,
-    globals, defaults and attributes hold. `known` holds what is digested already, so that nothing is read twice and
-    cycles end.
+    Of modules count the attributes that the code names, but not what is imported while a function runs. Arrays, tensors
+    and containers count by their contents, objects by their attributes and the code of their class; functions and
+    classes of other packages by their names. Without `data` only code counts, and not what closures, globals, defaults
+    and attributes hold. `known` holds what is digested already, so that nothing is read twice and cycles end.
 
     >>> double, triple = ((lambda k: lambda x: k * x)(k) for k in (2, 3))
     >>> fingerprint(double) == fingerprint(triple), fingerprint([1, 2]) == fingerprint([1, 2])
@@ -78,8 +78,19 @@ def of_function(function: FunctionType, data: bool) -> Iterator[bytes | Inner]:
     yield Inner(function.__code__)
     held: list[Any] = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     held += [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
-    held += [function.__globals__[name] for name in sorted(names_in(function.__code__) & function.__globals__.keys())]
+    held += named(names_in(function.__code__), function.__globals__)
     yield from (Inner(value) for value in held if data or callable(value))
+
+
+def named(names: set[str], among: Mapping[str, Any], seen: set[str] | None = None) -> list[Any]:
+    """What code reaches of globals by names, and of the modules among them; modules may hold each other."""
+    seen = set() if seen is None else seen
+    found = [among[name] for name in sorted(names & among.keys())]
+    for module in found.copy():
+        if isinstance(module, ModuleType) and not is_known(module.__name__) and module.__name__ not in seen:
+            seen.add(module.__name__)
+            found += named(names, vars(module), seen)
+    return found
 
 
 def of_object(value: Any, data: bool) -> Iterator[bytes | Inner]:

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 from harness.brightness import Brightness
+from harness.commands import run_mert
 from harness.sounds import music, tiny_config
 
 from mert.errors import UsageError
@@ -142,6 +143,20 @@ def test_a_teacher_is_fitted_at_the_rate_of_its_music(tmp_path: Path, write: Cal
         codec = ["steps=1", "crop_s=0.5", "n_filters=2", "dimension=8", "n_codebooks=1", "n_classes=4"]
         command("encodec_small", str(tmp_path / "music"), tmp_path / "x", codec, clips=3, rate_hz=16_000)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_recording_that_cannot_be_read_is_left_out_of_a_fit_by_name(
+    tmp_path: Path, write: Callable[..., Path]
+) -> None:
+    for i in range(3):
+        write(f"music/{i}.wav", music(1.2, seed=i))
+    fit = ("fit-teacher", "kmeans", tmp_path / "music", "--set", "n_classes=8", "-d", "cpu")
+    assert run_mert(*fit, "-o", tmp_path / "without").code == 0
+    write("music/nan.wav", np.full(30_000, np.nan, np.float32), subtype="FLOAT")
+    run = run_mert(*fit, "-o", tmp_path / "with")
+    assert run.code == 0 and run.err.count("left out: ") == 1 and "nan.wav" in run.err
+    fingerprints = {load_teacher(str(tmp_path / name)).fingerprint for name in ("with", "without")}
+    assert len(fingerprints) == 1
 
 
 def test_a_model_of_16_khz_learns_from_k_means_and_the_constant_q_transform(

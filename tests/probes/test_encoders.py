@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,24 @@ def test_a_global_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     before = identity(by_global)
     monkeypatch.setattr(sys.modules[__name__], "SCALE", 2.5)
     assert identity(by_global) != before
+
+
+def test_what_a_module_of_ones_own_holds_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is reached by its name or through another module, and even if no fixed wave shows it."""
+    mine, more = ModuleType("mine"), ModuleType("more")
+    mine.more, more.mine = more, mine  # type: ignore[attr-defined]  # as packages hold each other
+    mine.SCALE, more.OFFSET, more.UNUSED = 2.0, 0.5, 1  # type: ignore[attr-defined]
+    monkeypatch.setitem(globals(), "mine", mine)
+    before = fingerprint(by_a_module)
+    for module, name, counts in ((mine, "SCALE", True), (more, "OFFSET", True), (more, "UNUSED", False)):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, 7.0)
+            assert (fingerprint(by_a_module) != before) == counts
+        assert fingerprint(by_a_module) == before
+
+
+def by_a_module(wave_N: np.ndarray) -> Any:
+    return mine.SCALE * wave_N + mine.more.OFFSET  # type: ignore[name-defined]  # noqa: F821
 
 
 def test_a_file_that_the_function_reads_counts(tmp_path: Any) -> None:
