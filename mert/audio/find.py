@@ -37,6 +37,7 @@ BY_FFMPEG = frozenset(
     | {".loas", ".latm", ".gsm", ".adx", ".hca"}
 )
 SUFFIXES = COMMON | BY_FFMPEG
+INDEX = ".mert-index"  # the folder in which `mert similar` keeps vectors beside recordings
 
 
 def decodable() -> frozenset[str]:
@@ -72,7 +73,7 @@ def audio_under(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
+        folders[:] = sorted(name for name in folders if name != INDEX)
         for path in (Path(root, name) for name in sorted(files)):
             suffix = os.path.splitext(path.name)[1].lower()
             if suffix not in suffixes:

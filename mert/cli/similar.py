@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import mert
+from mert.audio.find import INDEX
 from mert.cli import terminal
 from mert.errors import MertError, OutputError, UsageError
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from mert.collection.vectors import VectorExtraction
     from mert.embedding.batching import Settings
 
-DEFAULT_NAME = ".mert-index"
 SAVE_EVERY_S, SAVE_EVERY_ROWS = 60.0, 4096
 
 
@@ -41,7 +41,7 @@ def similar(
     revision: terminal.Revision = None,
     layer: Annotated[str, typer.Option(help="One layer: recommended, last, 7, layer07, -1.")] = "recommended",
     window: terminal.Window = None,
-    index: Annotated[Path | None, typer.Option(help=f"Folder of the index; default: FOLDER/{DEFAULT_NAME}.")] = None,
+    index: Annotated[Path | None, typer.Option(help=f"Folder of the index; default: FOLDER/{INDEX}.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build the index again.")] = False,
     under: Annotated[Path | None, typer.Option(help="Only recordings below this folder in FOLDER.")] = None,
     longer_than: Annotated[float | None, typer.Option(help="Only recordings of at least so many seconds.")] = None,
@@ -70,7 +70,7 @@ def similar(
     from mert.collection.extraction import extract
     from mert.collection.index import folder_of
 
-    path = folder_of(index or folder / DEFAULT_NAME)
+    path = folder_of(index or folder / INDEX)
     embedder = mert.load(model, revision=revision, device=device)
     held, settings = _opened(path, rebuild, embedder, chosen, window)
     if import_:
@@ -98,7 +98,7 @@ def brought_up_to_date(folder: Path, embedder: mert.Embedder) -> mert.Index:
     """The index of a folder for the recommended layer of a model, as `mert similar FOLDER` leaves it."""
     from mert.collection.index import folder_of
 
-    path, errors = folder_of(folder / DEFAULT_NAME), list[MertError]()
+    path, errors = folder_of(folder / INDEX), list[MertError]()
     held, settings = _opened(path, False, embedder, "recommended", None)
     _update(held, embedder, settings, folder, _names(folder), path, errors, False)
     return held

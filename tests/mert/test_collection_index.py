@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from harness.sounds import music, tiny_embedder
 
 import mert
 from mert import Features, Index, similarity
+from mert.audio.find import audio_under
 from mert.collection.vectors import Stamp, VectorExtraction
 from mert.embedding.embedder import Embedder
 from mert.embedding.npz import read_npz, write_npz
@@ -277,6 +279,8 @@ def test_only_new_and_changed_files_are_embedded(
     listened.clear()
     again = similar(query, folder, "--json")
     assert listened == ["query.wav"] and again.out == first.out and "0 embedded, 6 kept" in again.err
+    passed_over: Counter[str] = Counter()
+    assert len(list(audio_under(folder, passed_over))) == 6 and ".bin" not in passed_over  # the index is ours
 
     listened.clear()
     os.utime(folder / "-o.wav")  # touched, not changed
