@@ -1,6 +1,7 @@
 """The errors that users see: each has a source, a reason and a remedy."""
 
 import re
+import sys
 from importlib import import_module
 from importlib.metadata import requires
 from pathlib import Path
@@ -61,12 +62,22 @@ def explained(error: ModuleNotFoundError, prefer: str = "probe") -> MertError | 
     module = str(error.name).partition(".")[0]
     if module == "torch":
         return MertError("torch", "is not installed, and without it models only embed", "pip install torch")
-    package = {"sklearn": "scikit-learn", "yaml": "pyyaml"}.get(module, module)
+    package = {"sklearn": "scikit-learn", "scipy": "scikit-learn", "yaml": "pyyaml"}.get(module, module)
     lines = [re.match(r"([\w-]+).*extra == ['\"]([\w-]+)", line) for line in requires("mert-hub") or ()]
     extras = [line[2] for line in lines if line and line[1].lower() == package.lower()]
     if not extras:
         return None
     return MertError(package, "is not installed", install(prefer if prefer in extras else extras[0]))
+
+
+def hidden_package() -> MertError | None:
+    """The error of a package of ours that a folder of the same name hides; None if there is none."""
+    root = Path(__file__).parents[1]
+    for name in ("probes", "teachers", "mir_benchmarks"):
+        places = [Path(place).resolve() for place in getattr(sys.modules.get(name), "__path__", ())]
+        if places and (root / name).is_dir() and (root / name).resolve() not in places:
+            return MertError(places[0], f"hides the package {name}, which mert needs", "rename it, or run elsewhere")
+    return None
 
 
 def install(extra: str) -> str:

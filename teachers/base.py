@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 AGAIN = "fit it or download it again"
@@ -150,7 +150,7 @@ class Teacher(TargetSource):
         text = json.dumps(about | {"settings": self.settings}, indent=2) + "\n"
         try:
             aside.mkdir(parents=True, exist_ok=True)
-            save_file(self.weights, aside / "teacher.safetensors")
+            (aside / "teacher.safetensors").write_bytes(save(self.weights))  # save_file lets only its owner read it
             (aside / "teacher.json").write_text(text, encoding="utf-8")
             (folder / "teacher.json").unlink(missing_ok=True)
             for name in ("teacher.safetensors", "teacher.json"):

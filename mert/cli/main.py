@@ -25,7 +25,7 @@ from mert.cli.similar import similar
 from mert.cli.teachers import fit_teacher, tokenize
 from mert.cli.terminal import plugins, printable, settings
 from mert.cli.train import continue_pretrain, pretrain
-from mert.errors import MertError, UsageError, explained
+from mert.errors import MertError, UsageError, explained, hidden_package
 
 TRAINING = ["pretrain"], ["continue-pretrain"], ["prepare"], ["fit-teacher"], ["tokenize"]
 REPORT = "this is a bug: please report this with the command and your versions (mert --version)"
@@ -90,8 +90,10 @@ def main() -> None:
         warnings.filterwarnings("ignore", known)
     try:
         app()
-    except ModuleNotFoundError as error:
-        missing = explained(error, prefer="train" if sys.argv[1:2] in TRAINING else "probe")
+    except ImportError as error:
+        missing = hidden_package()
+        if isinstance(error, ModuleNotFoundError):
+            missing = missing or explained(error, prefer="train" if sys.argv[1:2] in TRAINING else "probe")
         if missing is None:
             raise_as_bug()
         typer.echo(f"error: {missing}", err=True)

@@ -71,6 +71,8 @@ class Embedder:
         self.model: Any = self.runner.model  # a module of torch, or the graph of one
         self.device, self.info = self.runner.device, info
         self._identity, self._checksum = (self.runner.weights_state(), sha256), self._sums()
+        self._glance: tuple[Any, Any, tuple[int, ...]] = (None, None, ())  # where weights lie, a look at them, its sums
+        self._look()
         self._centres, self._centred = dict(centres or {}), sha256
         self.clock = Clock.of(model.config)
         self.sample_rate, self.frame_rate = model.config.sample_rate, model.config.frame_rate
@@ -89,6 +91,7 @@ class Embedder:
         """
         if isinstance(self.model, OnnxModel):
             return reopened, (self.model.source, self.info, self.sha256, self._centres)
+        self.look_again()
         weights = {name: tensor.detach().cpu().numpy() for name, tensor in self.model.state_dict().items()}
         return restored, (
             self.model.config, weights, self.info, self.sha256, str(self.device),
@@ -106,7 +109,9 @@ class Embedder:
         return self._identity[1]
 
     def look_again(self) -> str:
-        """`sha256`, after reading every weight: changes through `.data` leave no other trace, and go unnoticed before.
+        """`sha256`, after reading every weight: changes through `.data` or numpy leave no other trace.
+
+        Before recordings are embedded a sample of the weights is looked at, which shows most of them.
 
         What was prepared of the weights for speed is made again if they have changed.
         """
@@ -118,6 +123,21 @@ class Embedder:
             self.runner.forget()
             self._identity = self.runner.weights_state(), digest(self.model)
         return self.sha256
+
+    def _look(self) -> None:
+        """`look_again` if a sample of the weights has changed; before recordings are embedded, as it costs little."""
+        if isinstance(self.model, OnnxModel):
+            return
+        from mert.weights.checkpoints import Glance
+
+        places = [place for place, _ in self.runner.weights_state()]
+        known, glance, before = self._glance
+        if places != known:
+            glance = Glance(self.model)
+        sums = glance.sums()
+        self._glance = places, glance, sums
+        if places == known and sums != before:
+            self.look_again()
 
     def _sums(self) -> tuple[int, ...]:
         """Sums that differ once the weights have changed; a graph's do not."""
@@ -245,6 +265,7 @@ class Embedder:
 
     def _pieces(self, recordings: Iterator[R], settings: Settings, skip: bool = False) -> Iterator[Frames[R] | End[R]]:
         """The frames and ends of recordings; unless `skip`, the error of one is raised, and nothing more is read."""
+        self._look()
 
         def items() -> Generator[Window[R] | End[R]]:
             for recording in recordings:

@@ -138,6 +138,8 @@ class Features:
         """The inverse of `save`; OutputError for files that are damaged or were not written by it."""
         arrays = read_npz(path, required=("values", "layers", "meta"))
         layers = _read_layers(path, arrays["layers"])
+        if not arrays["values"].size:
+            raise OutputError(path, "it holds no values", "embed the recording again")
         return cls(arrays["values"], arrays.get("times"), layers, _read_meta(path, arrays["meta"]))
 
     @staticmethod
@@ -148,7 +150,7 @@ class Features:
 
 
 def _read_layers(path: str | Path, names: np.ndarray) -> tuple[str, ...]:
-    if names.ndim != 1:
+    if names.ndim != 1 or not names.size:
         raise OutputError(path, "its layers are not a list of names", "embed the recording again")
     return tuple(map(str, names))
 

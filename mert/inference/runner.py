@@ -31,7 +31,10 @@ def chosen_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.zeros(0, dtype=torch.float64, device=name).device
+        device = torch.zeros(0, dtype=torch.float64, device=name).device
+        if device.type == "meta":
+            raise RuntimeError("it holds no values")
+        return device
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).split("\n")[0].split(". ")[0]
         unknown = "device type at start" in reason or "nvalid device string" in reason

@@ -55,8 +55,9 @@ def model_card(info: ModelInfo, config: NetworkConfig, sha256: str, licence: str
 
 def read_card(folder: Path) -> dict[str, str]:
     """The one-line entries of README.md's front matter, without control characters; empty without one."""
+    card = folder / "README.md"
     try:
-        text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+        text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""  # a pipe would never end
     except OSError:
         return {}
     before, _, rest = text.partition("---\n")

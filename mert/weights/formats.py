@@ -2,6 +2,7 @@
 
 import math
 import re
+import reprlib
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -288,13 +289,13 @@ def _checked(key: str, value: Any, default: Any, source: str) -> Any:
     elif isinstance(default, int):
         good = number and isinstance(value, int) and 1 <= value <= limit
     elif isinstance(default, float):
-        good = number and math.isfinite(value) and 0 <= value <= limit
+        good = number and 0 <= value <= limit and math.isfinite(value)  # first the range: an integer may be no float
         value = float(value) if good else value
     else:
         good = isinstance(value, list | tuple) and 0 < len(value) <= 64
         good = good and all(_checked(key, v, 1, source) for v in value)
     if not good:
-        raise CheckpointError(source, f"{key} is {value!r}", "correct the file, or download it again")
+        raise CheckpointError(source, f"{key} is {reprlib.repr(value)}", "correct the file, or download it again")
     return value
 
 

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 import huggingface_hub
 import numpy as np
@@ -300,6 +300,8 @@ def _download(repo: str, filename: str, revision: str) -> Path | None:
             file: Path | None = Path(cached)
         else:
             file = _from_hub(repo, filename, revision)
+        if file is not None and not file.is_file():
+            raise CheckpointError(f"{repo}/{filename}", "the hub gives it no name (an empty ETag)", _REMEDY)
         if file is None or (isinstance(cached, str) and (filename in _WEIGHTS or PAIRS.fullmatch(filename))):
             return file
         if (said := _said_by_hub(file)) is None or said == _hash_like(said, file):
@@ -372,10 +374,12 @@ def _first_line(error: Exception) -> str:
 
 
 def is_reachable(endpoint: str) -> bool:
-    """Whether the hub accepts connections: else its client tries for half a minute. A proxy decides for itself."""
+    """Whether the hub, or the proxy before it, accepts connections: else its client tries for half a minute."""
     address = urlsplit(endpoint)
-    if constants.HF_HUB_OFFLINE or address.scheme in getproxies():
-        return not constants.HF_HUB_OFFLINE
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if (proxy := getproxies().get(address.scheme)) and not proxy_bypass(address.hostname or ""):
+        address = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     try:
         port = address.port or {"http": 80}.get(address.scheme, 443)
         socket.create_connection((address.hostname or "", port), timeout=10).close()

@@ -42,7 +42,9 @@ class OpenWeights(NamedTuple):
 @contextmanager
 def open_torch(path: Path, key: str | None = None) -> Iterator[OpenWeights]:
     """A zip file of `torch.save`; the state dict is its entry `key`, or all of it for None."""
-    if not zipfile.is_zipfile(path):
+    with _readable(path):
+        is_archive = zipfile.is_zipfile(path)
+    if not is_archive:
         reason = "is not a torch zip file: truncated, a bare pickle, or written by torch < 1.6"
         raise CheckpointError(path, reason, "download it again, or re-save it with a current torch")
     with ExitStack() as stack:

@@ -81,11 +81,18 @@ def test_a_folder_that_hides_a_package_costs_its_commands_alone(tmp_path: Path) 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "mert embed" in done.stdout and "Traceback" not in done.stderr
     assert "warning: `mert probe` is not available: probes.cli:app cannot be imported" in done.stderr
+    for words, name in ((["bench", "ls"], "probes"), (["fit-teacher", "kmeans", "synth", "-o", "x"], "teachers")):
+        (tmp_path / name / name).mkdir(parents=True)
+        (tmp_path / name / name / "__init__.py").touch()
+        done = subprocess.run([*command[:3], *words], cwd=tmp_path / name, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert f"{tmp_path / name / name}: hides the package {name}, which mert needs; rename it" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("module", "command", "said"),
     [
+        ("scipy.stats", "bench", r"scikit-learn: is not installed; pip install -e \".\[probe\]\""),
         ("sklearn.metrics", "bench", r"scikit-learn: is not installed; pip install -e \".\[probe\]\""),
         ("yaml", "pretrain", r"pyyaml: is not installed; pip install -e \".\[train\]\""),
         ("tensorboard", "pretrain", r"tensorboard: is not installed; pip install -e \".\[train\]\""),
@@ -198,6 +205,7 @@ def test_verbose_shows_where_an_error_comes_from(run: Callable[..., Run], tmp_pa
     [
         ("embed -o OUT", "inputs: no recordings are named; give files, folders, or --list FILE"),
         ("embed EMPTY -o OUT", "no audio files among the inputs (1 .txt); name files to try them"),
+        ("embed SONG -o OUT -d meta", "--device meta: it holds no values; give auto, cpu, cuda or cuda:1"),
         ("embed SONG -o OUT -d gpu", "--device gpu: torch knows no such device; give auto, cpu, cuda or cuda:1"),
         ("embed SONG -m MODEL -o FILE/sub", "not a directory; check the path, permissions and free space"),
         ("push NONE a/b", "no such folder; give a folder that mert convert or export wrote"),

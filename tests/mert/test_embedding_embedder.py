@@ -338,6 +338,24 @@ def test_changed_weights_are_another_model() -> None:
     assert m.sha256 == digest(m.model) != changed.meta["weights_sha256"]
 
 
+@pytest.mark.parametrize("way", ["data", "numpy", "a view"])
+def test_weights_changed_behind_torchs_back_are_another_model(way: str) -> None:
+    m, wave_N = tiny_embedder(), music(1)
+    before = m.embed(wave_N, sr=24_000)
+    for parameter in m.model.parameters():
+        if way == "data":
+            parameter.data.mul_(0.5)
+        elif way == "numpy":
+            parameter.detach().numpy()[...] *= 0.5
+        else:
+            parameter.data.view(-1)[:] *= 0.5
+    after, copy = m.embed(wave_N, sr=24_000), pickle.loads(pickle.dumps(m))
+    anew = Embedder(m.model, m.info, digest(m.model), "cpu").embed(wave_N, sr=24_000)
+    np.testing.assert_array_equal(after.values, anew.values)
+    np.testing.assert_array_equal(copy.embed(wave_N, sr=24_000).values, anew.values)
+    assert after.meta["weights_sha256"] == copy.sha256 == digest(m.model) != before.meta["weights_sha256"]
+
+
 def test_an_embedder_is_shown_in_one_line(tiny: Embedder) -> None:
     assert repr(tiny) == "Embedder(tiny: 0.0 M parameters, 24000 Hz, 75 frames/s, embed to layer03, cpu)"
 

@@ -254,6 +254,10 @@ def test_an_array_that_announces_more_than_the_file_holds_is_refused_at_once(des
 def test_many_entries_a_scalar_of_layers_and_a_deep_meta_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "a.npz", npz_of(GOOD | {f"{i}.npy": b"" for i in range(1_000)}), "too many entries")
     refused(tmp_path / "b.npz", npz_of(GOOD | {"layers.npy": npy(np.array("embed"))}), "not a list of names")
+    refused(tmp_path / "d.npz", npz_of(GOOD | {"layers.npy": npy(np.zeros(0, "<U0"))}), "not a list of names")
+    (tmp_path / "e.npz").write_bytes(npz_of(GOOD | {"values.npy": npy(np.zeros((1, 0, 4), np.float32))}))
+    with pytest.raises(OutputError, match="holds no values"):
+        Features.load(tmp_path / "e.npz")
     deep = npy(np.array("[" * 100_000))
     refused(tmp_path / "c.npz", npz_of(GOOD | {"meta.npy": deep}), "not a JSON object")
 

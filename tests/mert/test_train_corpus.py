@@ -104,10 +104,11 @@ def test_a_second_start_writes_only_what_is_new(copied: Path, folder: Path, tmp_
     before = (copied / "audio-00000.arrow").stat()
     assert run_mert("prepare", folder, "-o", copied).code == 0
     assert (copied / "audio-00000.arrow").stat() == before
-    grown = shutil.copytree(folder, tmp_path / "grown")  # keeps the times of the files
-    soundfile.write(grown / "f.wav", music(1.0), RATE)
-    assert run_mert("prepare", grown, "-o", copied).code == 0
-    assert len(open_at(copied)) == 6
+    grown, out = shutil.copytree(folder, tmp_path / "grown"), tmp_path / "grown_store"
+    for n in (5, 6):
+        assert run_mert("prepare", grown, "-o", out).code == 0
+        assert len(open_at(out)) == n
+        soundfile.write(grown / "f.wav", music(1.0), RATE)
 
 
 def test_a_job_that_was_stopped_leaves_no_store_and_goes_on(
@@ -211,6 +212,12 @@ def test_two_commands_do_not_write_one_store_nor_into_a_folder_of_others(folder:
     done = run_mert("prepare", folder, "-o", folder)
     assert done.code == 2 and "is a folder that holds other files" in done.err
     assert not (folder / "store.json").exists()
+    (tmp_path / "other").mkdir()
+    soundfile.write(tmp_path / "other" / "a.wav", np.sin(np.arange(RATE) / 9), RATE)
+    for data, code in ((folder, 0), (tmp_path / "other", 2), (folder, 0)):
+        done = run_mert("prepare", data, "-o", tmp_path / "store")
+        assert done.code == code and ("is a store of other data" in done.err) == bool(code), done.err
+    assert str(tmp_path) not in (tmp_path / "store" / "store.json").read_text()  # a store may be given away
 
 
 def test_a_disk_without_room_is_said_before_the_work(

@@ -24,6 +24,7 @@ from mert.files import sha256_file
 from mert.models.config import MertConfig, base_95m
 from mert.models.mert import Mert
 from mert.weights import checkpoints, formats
+from mert.weights.cards import read_card
 from mert.weights.checkpoints import export_hubert, load_model, load_state, read_checkpoint, write_model
 
 TINY = MertConfig(
@@ -235,6 +236,20 @@ def test_lying_archives_are_errors(tmp_path: Path) -> None:
         weights.write_bytes(original[:size])
         with pytest.raises(CheckpointError, match="truncated"):
             read_checkpoint(folder)
+
+
+def test_what_only_ends_like_an_archive_is_an_error(tmp_path: Path) -> None:
+    """An end of a zip file on several disks, which the standard library refuses while it looks whether it is one."""
+    folder = write_hf(tiny(), tmp_path / "hf")
+    end = struct.pack("<4sLQL", b"PK\x06\x07", 5, 0, 9) + b"PK\x05\x06" + bytes(18)
+    (folder / "pytorch_model.bin").write_bytes(bytes(60) + end)
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
+        read_checkpoint(folder)
+
+
+def test_a_pipe_for_a_card_is_no_card(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "README.md")
+    assert read_card(tmp_path) == {}
 
 
 def test_tensors_larger_than_their_storage_are_errors(tmp_path: Path) -> None:

@@ -97,7 +97,8 @@ def test_v0_has_16_khz_and_50_frames_a_second() -> None:
     [("feat_extract_norm", "layer"), ("conv_bias", True), ("feature_extractor_cqt", True), ("deepnorm", True),
      ("conv_pos_batch_norm", True), ("hidden_act", "gelu_new"), ("layer_norm_eps", 1e-12), ("model_type", "wavlm"),
      ("conv_dim", [512, 256]), ("hidden_size", "768"), ("hidden_size", 10**9), ("num_hidden_layers", 10**6),
-     ("do_stable_layer_norm", 1), ("hidden_dropout", float("nan")), ("conv_kernel", []), ("num_attention_heads", 7)],
+     ("do_stable_layer_norm", 1), ("hidden_dropout", float("nan")),
+     ("hidden_dropout", 10**400), ("conv_kernel", []), ("num_attention_heads", 7)],
 )  # fmt: skip
 def test_what_is_not_implemented_or_not_sane_is_refused(key: str, value: object) -> None:
     with pytest.raises(CheckpointError, match=r"file\.json: "):

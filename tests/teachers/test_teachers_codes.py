@@ -238,10 +238,10 @@ def test_a_save_that_the_disk_refuses_keeps_the_old_teacher(tmp_path: Path, monk
     old, new = load_teacher("cqt"), teacher_class("cqt")(Cqt(rate_hz=16_000))
     old.save(tmp_path)
 
-    def full(weights: dict[str, Tensor], path: Path) -> None:
+    def full(weights: dict[str, Tensor]) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("teachers.base.save_file", full)
+    monkeypatch.setattr("teachers.base.save", full)
     with pytest.raises(TeacherError, match=r"cannot be written .*No space left"):
         new.save(tmp_path)
     assert load_teacher(tmp_path).fingerprint == old.fingerprint

@@ -148,6 +148,12 @@ def _identity(recordings: list[Listed], rate_hz: int) -> str:
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
 
 
+def _source(data: str) -> str:
+    """A digest of where data comes from, a name or the whole path of a folder: a store may not tell the path itself."""
+    place = str(Path(data).resolve()) if Path(data).exists() else data
+    return hashlib.sha256(os.fsencode(place)).hexdigest()
+
+
 def _sha256(listed: Listed) -> str:
     data = listed.bytes()
     return sha256_file(data) if is_path(data) else hashlib.sha256(data).hexdigest()  # type: ignore[arg-type]
@@ -155,8 +161,15 @@ def _sha256(listed: Listed) -> str:
 
 @contextmanager
 def preparing(options: PrepareOptions) -> Iterator[None]:
-    """The time of a job: UsageError if another one writes the same store, or the folder holds something else."""
+    """The time of a job: UsageError if another one writes the same store, or the folder holds something else.
+
+    A store of other data is something else, too: runs may depend on it.
+    """
     out = Path(options.out)
+    held = read_json(out / DESCRIPTION).get("source") if (out / DESCRIPTION).exists() else None
+    if held not in (None, _source(options.data)):
+        reason = f"is a store of other data than {options.data}"
+        raise UsageError(out, reason, "give another folder, or remove this one first")
     if out.is_dir() and not (out / LOCK).exists() and any(out.iterdir()):
         raise UsageError(out, "is a folder that holds other files", "give a new or empty one")
     with only_process(out, LOCK, "another mert prepare writes it"):
@@ -198,6 +211,7 @@ def prepare(
         stale.unlink()
         stale.with_suffix(".json").unlink(missing_ok=True)
     n_samples = sum(row["n_samples"] for row in good)
-    about = {"rate_hz": options.rate_hz, "recordings": len(good), "hours": round(n_samples / options.rate_hz / 3600, 3)}
+    hours = round(n_samples / options.rate_hz / 3600, 3)
+    about = {"rate_hz": options.rate_hz, "recordings": len(good), "hours": hours, "source": _source(options.data)}
     write_table(out, good, about)
     return about | {"report": report}
