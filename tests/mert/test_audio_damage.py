@@ -203,6 +203,33 @@ def test_bytes_behind_a_wav_that_could_be_sound_are_named() -> None:
     assert recording.warnings == ["100000 bytes behind the end of the audio were not decoded"]
 
 
+@pytest.mark.parametrize("container", ["WAV", "RF64", "AIFF"])
+@pytest.mark.parametrize("name", [b"zork", b"SMED", b"ab c"])
+@pytest.mark.parametrize("beyond", [0, 6000], ids=["last", "one is missing"])
+def test_a_chunk_of_any_name_that_is_cut_off_is_no_sound(container: str, name: bytes, beyond: int) -> None:
+    order, at = (">", 4) if container == "AIFF" else ("<", 20 if container == "RF64" else 4)
+    data = encoded(STEREO, RATE, container, "PCM_16")
+    data += name + struct.pack(order + "I", 500_000) + noise(100_000)
+    layout = order + ("Q" if container == "RF64" else "I")
+    outer = struct.pack(layout, len(data) - 8 + 400_000 + beyond)
+    got, recording = decoded(data[:at] + outer + data[at + len(outer) :])
+    assert len(got) == 6 * RATE and recording.warnings == [] and not recording.damaged
+
+
+@pytest.mark.parametrize("riff", [0, 0xFFFFFFFF, None], ids=["0", "from a pipe", "what is there"])
+def test_a_cut_chunk_of_a_name_that_programs_write_is_no_sound_whatever_the_length_of_the_whole(riff: int) -> None:
+    for name in (b"SMED", b"ResU", b"AFAn", b"bwfx"):
+        got, recording = decoded(wav(PCM, 2, behind=chunk(name, 90_000)[:50_000], riff=riff))
+        assert len(got) == 6 * RATE and recording.warnings == []
+
+
+def test_sound_behind_a_wrong_length_stays_though_it_looks_like_the_beginning_of_a_chunk() -> None:
+    samples = PCM[:40_000] + chunk(b"zork", 2_000_000)[:8] + PCM[40_008:]
+    for riff in (None, 0, 0xFFFFFFFF):
+        got, recording = decoded(wav(samples, 2, announced=40_000, riff=riff))
+        assert len(got) == 6 * RATE and "announced less" in recording.warnings[0]
+
+
 @pytest.mark.parametrize("pad", [b"", b"\0"], ids=["no pad byte", "pad byte"])
 def test_a_chunk_behind_an_odd_number_of_bytes_is_no_sound(pad: bytes) -> None:
     samples = b"".join(int(v).to_bytes(3, "little", signed=True) for v in (LEFT * 8e6)[: 6 * RATE - 1])
