@@ -17,7 +17,8 @@ GUID = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"  # ends the names of 
 KNOWN = frozenset(  # names of chunks that may stand behind the samples, without blanks
     b"LIST JUNK junk FLLR PAD bext iXML axml cart cue plst smpl inst fact PEAK id3 ID3 _PMX DISP afsp levl umid minf "
     b"elm1 regn LGWV acid strc CSET chna dbmd AAPL NAME AUTH ANNO COMT (c) MARK INST APPL MIDI SAUR AESD COMM FVER "
-    b"CHAN strg info uuid free midi mark pakt kuki chan ovvw peak edct user SMED SNDM ResU AFAn bwfx mext link qlty".split()
+    b"CHAN strg info uuid free midi mark pakt kuki chan ovvw peak edct user SMED SNDM ResU AFAn bwfx "
+    b"mext link qlty".split()
 )
 
 PLAIN = (b"lpcm", b"alaw", b"ulaw")  # formats of CAF whose samples have one size
@@ -156,7 +157,8 @@ def _chunks_follow(file: BinaryIO, kind: Kind, end: int, size: int) -> bool:
     """Whether chunks fill the file from the end of the samples on; the last may be cut off.
 
     A chunk that is cut off has a known name, or any if the announced length of the file has room for it. Where that is
-    not known, or only counts what is there, such a chunk cannot be told from sound behind a wrong length. Some programs leave out the byte that fills an odd length up, others count it.
+    not known, or only counts what is there, such a chunk cannot be told from sound behind a wrong length. Some
+    programs leave out the byte that fills an odd length up, others count it.
     """
     padded = end + -end % kind.align
     return end + 8 > size or any(_is_chain(file, kind, at, size) for at in {end, padded})
