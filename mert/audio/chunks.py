@@ -1,4 +1,4 @@
-"""Files of chunks and samples (WAV, RF64, W64, AIFF, CAF) and AU: where the samples are, and how many are announced.
+"""Files of chunks and samples (WAV, RF64, W64, AIFF, 8SVX, CAF) and AU: where the samples are, how many are announced.
 
 libsndfile stops at the length a header announces, and takes what follows a chunk of odd length for a chunk. It gets
 a view whose header announces what is there. Unfinished recordings announce nothing, streamed ones anything.
@@ -50,6 +50,8 @@ KINDS = {
     b"caff": Kind(">4sQ", b"data", 8, 1, tail=True, unknown=1 << 48),
 }
 
+AMIGA = Kind(">4sI", b"BODY", 12, 2, ">I")  # of a FORM of type 8SVX or 16SV
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -66,7 +68,7 @@ def contents(file: BinaryIO) -> Contents | None:
     magic, size = peek(file, 0, 4), size_of(file)
     if magic in (b".snd", b"dns."):
         return _au(file, ">" if magic == b".snd" else "<", size)
-    kind = KINDS.get(magic)
+    kind = AMIGA if magic == b"FORM" and peek(file, 8, 4) in (b"8SVX", b"16SV") else KINDS.get(magic)
     samples = _samples(file, kind, magic, size) if kind else None
     if not kind or not samples:
         return None
