@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import mmap
+import re
 import socket
 import subprocess
 import sys
@@ -202,6 +203,33 @@ def test_channels_that_cancel_are_named_and_are_not_silence(gain: float, make: C
     recording = ArrayRecording(made, RATE) if isinstance(made, np.ndarray) else Recording(made)
     list(recording.blocks(24_000))
     assert len(recording.warnings) == 1 and "channels cancel" in recording.warnings[0] and not recording.silent
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.9])
+def test_channels_that_cancel_most_of_the_time_are_named(share: float) -> None:
+    wave = music(5.0, RATE, seed=5)
+    sign = np.where(np.arange(len(wave)) < share * len(wave), -1, 1)
+    recording = ArrayRecording(np.stack([wave, sign * wave]), RATE)
+    list(recording.blocks(24_000))
+    if share < 0.5:
+        assert recording.warnings == []
+    else:
+        (warning,) = recording.warnings
+        assert re.match(r"the channels cancel in (\d+)% of the sound: ", warning)
+        assert int(warning.split("%")[0][-2:]) / 100 == pytest.approx(share, abs=0.05)
+
+
+def test_a_soft_part_that_cancels_and_wide_stereo_are_nothing_to_warn_about() -> None:
+    middle, side = music(5.0, RATE, seed=5), music(5.0, RATE, seed=6)
+    soft = np.where(np.arange(len(side)) < 0.7 * len(side), 1e-3, 1)
+    for left, right in (
+        (middle + 2 * side, middle - 2 * side),
+        (soft * middle, np.where(soft < 1, -1, 1) * soft * middle),
+        (middle, np.roll(middle, 44)),
+    ):
+        recording = ArrayRecording(np.stack([left, right]) / 4, RATE)
+        list(recording.blocks(24_000))
+        assert recording.warnings == []
 
 
 @pytest.mark.parametrize(
