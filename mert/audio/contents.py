@@ -148,6 +148,12 @@ class FileDecoder:
             yield from self.decoded()
 
 
+def missing_s(announced_s: float, decoded_s: float) -> float:
+    """Seconds by which a recording is shorter than announced; 0 for what may be rounding, or is not known."""
+    short_s = announced_s - decoded_s
+    return short_s if np.isfinite(short_s) and short_s > max(0.1, 0.001 * decoded_s) else 0.0
+
+
 def silence(seconds: float, rate_hz: int, channels: int) -> Iterator[Block]:
     """Blocks of silence."""
     n, step = round(seconds * rate_hz), max(1, int(BLOCK_S * rate_hz))

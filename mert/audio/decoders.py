@@ -1,5 +1,6 @@
 """libsndfile, and FFmpeg for what it cannot read: decoders of one open file, block by block."""
 
+from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
@@ -16,11 +17,12 @@ from mert.audio.contents import (
     ForwardFile,
     Part,
     explained,
+    missing_s,
     silence,
     whole,
 )
 from mert.audio.ffmpeg import FfmpegDecoder
-from mert.audio.views import View, peek, size_of, tag_length
+from mert.audio.views import TAIL_BYTES, View, peek, size_of, tag_length
 from mert.errors import AudioError, install
 
 CUT = "the last Ogg page is missing or cut: the file seems cut off"
@@ -46,7 +48,7 @@ class SoundFileDecoder(FileDecoder):
         seconds, held = 0.0, self._contents
         for part in held.parts:
             self._last = part
-            for block in self._decoded(part, seconds):
+            for block in self._decoded(part, seconds, is_last=part is held.parts[-1]):
                 seconds += len(block.samples_NC) / block.rate_hz
                 yield block
         for at_s, lost_s, is_silence in held.gaps:
@@ -59,7 +61,7 @@ class SoundFileDecoder(FileDecoder):
             self.damage.is_cut = True
             self.warnings.append(CUT)
 
-    def _decoded(self, part: Part, start_s: float) -> Iterator[Block]:
+    def _decoded(self, part: Part, start_s: float, is_last: bool) -> Iterator[Block]:
         n, failure, rate_hz, channels = 0, "", self.rate_hz, self.channels
         while True:
             try:
@@ -81,8 +83,9 @@ class SoundFileDecoder(FileDecoder):
             if not following:
                 if failure:
                     self.damage.is_cut = True
-                    at_s += self._start_s
-                    self.warnings.append(f"decoding stopped at {at_s:.2f} s, the file is damaged there: {failure}")
+                    if not (is_last and missing_s(self.claimed_s, at_s)):  # else the announced length says it
+                        at_s += self._start_s
+                        self.warnings.append(f"decoding stopped at {at_s:.2f} s, the file is damaged there: {failure}")
                 return
             lost, part = following
             self._last = part
@@ -173,7 +176,13 @@ def _by_ffmpeg(file: BinaryIO, held: Contents, name: str, warnings: list[str]) -
     """The decoder of what libsndfile cannot read; it is told what the bytes show of the end."""
     if len(held.parts) > 1 and peek(behind_tag(file), 0, 4) == b"OggS":
         return ChainDecoder(held, name, warnings)
-    decoder = FfmpegDecoder(file, name, warnings)
+    try:
+        decoder = FfmpegDecoder(file, name, warnings)
+    except AudioError as error:
+        if type(error.__cause__).__name__ != "InvalidDataError":
+            raise
+        reason = f"not audio that can be decoded ({_instead(file)})"
+        raise AudioError(name, reason, error.remedy) from error.__cause__
     if held.is_cut:
         decoder.damage.is_cut = True
         warnings.append(CUT)
@@ -181,3 +190,16 @@ def _by_ffmpeg(file: BinaryIO, held: Contents, name: str, warnings: list[str]) -
         decoder.damage.is_cut = True
         warnings.append("the header announces more than the file holds: the file seems cut off")
     return decoder
+
+
+def _instead(file: BinaryIO) -> str:
+    """What a file holds that is no sound of a kind that is known."""
+    head = peek(file, 0, TAIL_BYTES)
+    if not head.strip(b"\0"):
+        return "it begins with zeros"
+    try:
+        text = getincrementaldecoder("utf-8")().decode(head)  # whose last character may be cut
+    except UnicodeDecodeError:
+        return "no known format begins as it does"
+    is_text = all(letter.isprintable() or letter.isspace() for letter in text)
+    return "it holds text" if is_text else "no known format begins as it does"

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import soxr
 
-from mert.audio.contents import BLOCK_S, Block, Damage, Decoder, explained
+from mert.audio.contents import BLOCK_S, Block, Damage, Decoder, explained, missing_s
 from mert.audio.decoders import decoder_of
 from mert.errors import AudioError
 
@@ -145,9 +145,7 @@ class Recording:
         damage = decoder.damage
         if damage.places:
             self.warnings.append(str(damage))
-        short_s = decoder.claimed_s - self.seconds - damage.left_out_s
-        if not np.isfinite(short_s) or short_s <= max(0.1, 0.001 * self.seconds):
-            short_s = 0.0
+        short_s = missing_s(decoder.claimed_s - damage.left_out_s, self.seconds)
         if short_s:
             lengths = f"the header announces {decoder.claimed_s:.2f} s, {self.seconds:.2f} s could be decoded"
             self.warnings.append(f"{lengths}: the file seems cut off")
@@ -310,7 +308,7 @@ def _spooled(source: BinaryIO, owner: Recording) -> BinaryIO:
 def _opened(source: Source, name: str) -> Iterator[BinaryIO]:
     """A seekable binary file of any source; files of the caller stay open."""
     if isinstance(source, bytes | bytearray | memoryview):
-        yield io.BytesIO(source)
+        yield io.BytesIO(source.tobytes() if isinstance(source, memoryview) else source)  # it may have strides
     elif isinstance(source, str | os.PathLike):
         with explained(name):
             file = open(source, "rb")  # noqa: SIM115
@@ -325,11 +323,14 @@ def _name_of(source: Source) -> str:
         return os.fsdecode(Path(os.fsdecode(source)))
     if isinstance(source, bytes | bytearray | memoryview):
         return f"{memoryview(source).nbytes} bytes"
-    return str(getattr(source, "name", "file object"))
+    name = getattr(source, "name", "file object")
+    return f"file object (descriptor {name})" if isinstance(name, int) else str(name)
 
 
 def whole_rate(rate_hz: Any, name: str) -> int:
     """A sample rate as an integer; AudioError for one that is none, TypeError for what is no number."""
+    if getattr(rate_hz, "ndim", None) == 0:  # an array or a tensor of one number
+        rate_hz = rate_hz.item()
     if not isinstance(rate_hz, numbers.Real):
         raise TypeError(f"{name}: a sample rate is a number of Hz, not {rate_hz!r}")
     rate = float(rate_hz)

@@ -216,6 +216,13 @@ def test_a_damaged_first_frame_of_a_flac_costs_itself_alone(in_frame: int) -> No
     np.testing.assert_array_equal(got[8192:], wanted[8192:])
 
 
+def test_each_warning_about_a_flac_that_is_cut_says_something_else() -> None:
+    data = flac()
+    _, recording = decoded(data[: len(data) // 2])
+    place, length = recording.warnings
+    assert "could not be decoded and are silence" in place and length.startswith("the header announces 6.00 s, ")
+
+
 def test_damage_in_several_places_is_counted() -> None:
     data = flac()
     _, recording = decoded(damaged(damaged(data, 0.3, 100), 0.7, 100))

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from harness.encoders import RATE, add_sound, by_ffmpeg, decoded, encoded, noise
 from harness.sounds import music
 
@@ -122,7 +124,13 @@ class OnlyRead:
         return self._file.read(n)
 
 
-@pytest.mark.parametrize("wrap", [OnlyRead, memoryview, bytearray, lambda data: memoryview(data).cast("B")])
+def with_strides(data: bytes) -> memoryview:
+    return memoryview(np.repeat(np.frombuffer(data, np.uint8), 2).tobytes())[::2]
+
+
+@pytest.mark.parametrize(
+    "wrap", [OnlyRead, memoryview, bytearray, lambda data: memoryview(data).cast("B"), with_strides]
+)
 @pytest.mark.parametrize("container", ["WAV", "FLAC", "MP3", "OGG"])
 def test_anything_that_holds_bytes_is_read(wrap: Callable[[bytes], Any], container: str) -> None:
     data = encoded(WAVE, RATE, container)
@@ -140,6 +148,27 @@ def test_a_memory_map_is_read_and_stays_open(tmp_path: Path) -> None:
 def test_what_gives_no_bytes_is_a_type_error(source: Any) -> None:
     with pytest.raises(TypeError, match="opened in binary mode"):
         Recording(source)
+
+
+def test_a_file_without_a_name_is_no_number_in_an_error() -> None:
+    with tempfile.TemporaryFile() as file, pytest.raises(AudioError, match=r"^file object \(descriptor \d+\): .*empty"):
+        decoded(file)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"Dear diary\n" * 500, "it holds text"),
+        (("Liebes Tagebuch, heute war es schön. " + "あ" * 500).encode() * 5, "it holds text"),
+        (bytes(50_000), "it begins with zeros"),
+        (b"%PDF-1.4\0\xff" * 300, "no known format begins as it does"),
+        (noise(50_000), "no known format begins as it does"),
+    ],
+)
+def test_bytes_that_are_no_sound_are_refused_with_what_they_are(data: bytes, reason: str) -> None:
+    pytest.importorskip("av")
+    with pytest.raises(AudioError, match=rf"not audio that can be decoded \({reason}\); check"):
+        decoded(data)
 
 
 class Breaks(io.BytesIO):
@@ -171,12 +200,15 @@ def test_a_sample_rate_that_is_no_whole_number_is_refused(sr: float) -> None:
         list(ArrayRecording(WAVE, sr).blocks(24_000))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("sr", [44_100.0, np.int64(44_100), np.float32(44_100)])
+@pytest.mark.parametrize(
+    "sr",
+    [44_100.0, np.int64(44_100), np.float32(44_100), np.array(44_100), torch.tensor(44_100), torch.tensor(44_100.0)],
+)
 def test_a_sample_rate_may_be_a_whole_number_of_any_type(sr: Any) -> None:
     assert ArrayRecording(WAVE, sr).rate_hz == RATE
 
 
-@pytest.mark.parametrize("sr", ["44100", None, [44_100]])
+@pytest.mark.parametrize("sr", ["44100", None, [44_100], np.array([44_100]), torch.tensor([44_100])])
 def test_a_sample_rate_that_is_no_number_is_a_type_error(sr: Any) -> None:
     with pytest.raises(TypeError, match="a sample rate is a number"):
         ArrayRecording(WAVE, sr)
