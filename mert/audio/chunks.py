@@ -1,4 +1,4 @@
-"""Files of chunks and samples (WAV, RF64, W64, AIFF, CAF) and AU: where the samples are, and how many are announced.
+"""Files of chunks and samples (WAV, RF64, W64, AIFF, 8SVX, CAF) and AU: where the samples are, how many are announced.
 
 libsndfile stops at the length a header announces, and takes what follows a chunk of odd length for a chunk. It gets
 a view whose header announces what is there. Unfinished recordings announce nothing, streamed ones anything.
@@ -17,7 +17,8 @@ GUID = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"  # ends the names of 
 KNOWN = frozenset(  # names of chunks that may stand behind the samples, without blanks
     b"LIST JUNK junk FLLR PAD bext iXML axml cart cue plst smpl inst fact PEAK id3 ID3 _PMX DISP afsp levl umid minf "
     b"elm1 regn LGWV acid strc CSET chna dbmd AAPL NAME AUTH ANNO COMT (c) MARK INST APPL MIDI SAUR AESD COMM FVER "
-    b"CHAN strg info uuid free midi mark pakt kuki chan ovvw peak edct user".split()
+    b"CHAN strg info uuid free midi mark pakt kuki chan ovvw peak edct user SMED SNDM ResU AFAn bwfx "
+    b"mext link qlty".split()
 )
 
 PLAIN = (b"lpcm", b"alaw", b"ulaw")  # formats of CAF whose samples have one size
@@ -49,6 +50,8 @@ KINDS = {
     b"caff": Kind(">4sQ", b"data", 8, 1, tail=True, unknown=1 << 48),
 }
 
+AMIGA = Kind(">4sI", b"BODY", 12, 2, ">I")  # of a FORM of type 8SVX or 16SV
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -65,7 +68,7 @@ def contents(file: BinaryIO) -> Contents | None:
     magic, size = peek(file, 0, 4), size_of(file)
     if magic in (b".snd", b"dns."):
         return _au(file, ">" if magic == b".snd" else "<", size)
-    kind = KINDS.get(magic)
+    kind = AMIGA if magic == b"FORM" and peek(file, 8, 4) in (b"8SVX", b"16SV") else KINDS.get(magic)
     samples = _samples(file, kind, magic, size) if kind else None
     if not kind or not samples:
         return None
@@ -138,20 +141,26 @@ def _true_end(file: BinaryIO, kind: Kind, samples: Samples, size: int) -> int:
     end = start + length
     if length and not kind.outer:
         return end
-    if length and kind.outer:
-        n = struct.calcsize(kind.outer)
-        (outer,) = struct.unpack(kind.outer, peek(file, kind.outer_at, n).ljust(n, b"\0"))
-        if end <= outer - kind.outer_counted <= end + kind.align - 1 and kind.align > 1:
-            return end
+    if length and kind.align > 1 and end <= _announced_end(file, kind) <= end + kind.align - 1:
+        return end
     if _chunks_follow(file, kind, end, size) or (length and behind_tags(file, end, size) == size):
         return end
     return size
 
 
-def _chunks_follow(file: BinaryIO, kind: Kind, end: int, size: int) -> bool:
-    """Whether chunks fill the file from the end of the samples on, or one of a known name follows, perhaps cut off.
+def _announced_end(file: BinaryIO, kind: Kind) -> int:
+    """Where the file ends by the length in its own header; 0 where none is known."""
+    n = struct.calcsize(kind.outer) if kind.outer else 0
+    (outer,) = struct.unpack(kind.outer, peek(file, kind.outer_at, n).ljust(n, b"\0")) if n else (0,)
+    return outer - kind.outer_counted if 0 < outer < kind.unknown else 0
 
-    Some programs leave out the byte that fills an odd length up, others count it.
+
+def _chunks_follow(file: BinaryIO, kind: Kind, end: int, size: int) -> bool:
+    """Whether chunks fill the file from the end of the samples on; the last may be cut off.
+
+    A chunk that is cut off has a known name, or any if the announced length of the file has room for it. Where that is
+    not known, or only counts what is there, such a chunk cannot be told from sound behind a wrong length. Some
+    programs leave out the byte that fills an odd length up, others count it.
     """
     padded = end + -end % kind.align
     return end + 8 > size or any(_is_chain(file, kind, at, size) for at in {end, padded})
@@ -163,7 +172,7 @@ def _is_chain(file: BinaryIO, kind: Kind, at: int, size: int) -> bool:
         if not all(32 <= byte < 127 for byte in name[:4]):
             return False
         end = start + length
-    return name[:4].strip() in KNOWN or (end > at and abs(end - size) <= 1)
+    return name[:4].strip() in KNOWN or (end > at and abs(end - size) <= 1) or size < end <= _announced_end(file, kind)
 
 
 def _au(file: BinaryIO, order: str, size: int) -> Contents | None:

@@ -48,6 +48,14 @@ class Damage:
         self.silent_s += lost_s if is_silence else 0.0
         self._end_s = at_s + lost_s if is_silence else at_s
 
+    def join(self, other: "Damage", at_s: float) -> None:
+        """Add that of a stretch of the file that begins at a time."""
+        if other.places and not self.places:
+            self.first_s = at_s + other.first_s
+        self.places += other.places
+        self.lost_s, self.silent_s = self.lost_s + other.lost_s, self.silent_s + other.silent_s
+        self.is_cut |= other.is_cut
+
     @property
     def left_out_s(self) -> float:
         """Seconds that are lost without silence in their place."""
@@ -140,6 +148,12 @@ class FileDecoder:
             yield from self.decoded()
 
 
+def missing_s(announced_s: float, decoded_s: float) -> float:
+    """Seconds by which a recording is shorter than announced; 0 for what may be rounding, or is not known."""
+    short_s = announced_s - decoded_s
+    return short_s if np.isfinite(short_s) and short_s > max(0.1, 0.001 * decoded_s) else 0.0
+
+
 def silence(seconds: float, rate_hz: int, channels: int) -> Iterator[Block]:
     """Blocks of silence."""
     n, step = round(seconds * rate_hz), max(1, int(BLOCK_S * rate_hz))
@@ -153,6 +167,7 @@ class Part:
     def __init__(self, file: View, announced: int | None = None) -> None:
         self.file = file
         self.whole = file  # with what may follow
+        self.raw = file  # as it lies in the file, with what is damaged
         self.announced = announced  # samples, where the header that libsndfile reads says nothing of them
 
     def following(self, n: int, failed: bool) -> "tuple[int, Part] | None":

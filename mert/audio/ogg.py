@@ -15,6 +15,7 @@ from mert.audio.contents import MAX_GAP_S, Contents, Part
 from mert.audio.views import View, joined, peek, search, size_of, unexplained
 
 CONTINUED, FIRST, LAST = 1, 2, 4  # flags of a page
+MAX_PAGE = 27 + 255 + 255 * 255  # bytes
 NO_PACKET_ENDS = (1 << 64) - 1
 OPUS_HZ = 48_000  # Opus counts samples at this rate, whatever it is decoded to
 MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -129,10 +130,15 @@ def contents(file: BinaryIO) -> Contents | None:
     """The links of an Ogg file; None for other files."""
     if not (held := found(file)):
         return None
-    parts = tuple(
-        Part(View(file, _places(link.runs[0]))) if link.is_whole() else Run(file, link, 0) for link in held.links
-    )
-    return Contents(parts, left_over=unexplained(file, held.end, size_of(file)), is_cut=held.is_cut)
+    size = size_of(file)
+    parts = [Part(View(file, _places(link.runs[0]))) if link.is_whole() else Run(file, link, 0) for link in held.links]
+    begins = [0, *(link.runs[0][0].place.start for link in held.links[1:])]
+    for part, begin, end in zip(parts, begins, [*begins[1:], size], strict=True):
+        part.raw = View(file, [range(begin, end)])
+    left_over = unexplained(file, held.end, size)
+    if held.is_cut and left_over <= MAX_PAGE:  # of the page that is cut
+        left_over = 0
+    return Contents(tuple(parts), left_over=left_over, is_cut=held.is_cut)
 
 
 def _page(file: BinaryIO, at: int) -> Page | None:

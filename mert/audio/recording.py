@@ -4,6 +4,7 @@ Shapes: N samples, C channels. Blocks are float32, mono, at the requested rate.
 """
 
 import io
+import math
 import mmap
 import numbers
 import os
@@ -20,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import soxr
 
-from mert.audio.contents import BLOCK_S, Block, Damage, Decoder, explained
+from mert.audio.contents import BLOCK_S, Block, Damage, Decoder, explained, missing_s
 from mert.audio.decoders import decoder_of
 from mert.errors import AudioError
 
@@ -30,7 +31,8 @@ MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 1_536_000
 MAX_VALUE = 1e6  # float files may exceed 1, but not by this
 SILENT_RANGE = 1e-4  # peak to peak; a 16-bit step is 3e-5
 CANCELLED = 0.1  # of the power that the mean of unrelated channels has
-CANCELLING = "the channels cancel: their mean is almost silent; give one channel, or invert one"
+CANCELLING = "the channels cancel{}: their mean is almost silent; give one channel, or invert one"
+AUDIBLE = 7  # steps of 3 dB below the mean power of a recording: what is softer does not count where channels cancel
 QUALITY = "HQ"  # of soxr
 RESAMPLER = f"soxr {QUALITY}"
 
@@ -143,18 +145,21 @@ class Recording:
         damage = decoder.damage
         if damage.places:
             self.warnings.append(str(damage))
-        short_s = decoder.claimed_s - self.seconds - damage.left_out_s
-        if not np.isfinite(short_s) or short_s <= max(0.1, 0.001 * self.seconds):
-            short_s = 0.0
+        short_s = missing_s(decoder.claimed_s - damage.left_out_s, self.seconds)
         if short_s:
             lengths = f"the header announces {decoder.claimed_s:.2f} s, {self.seconds:.2f} s could be decoded"
             self.warnings.append(f"{lengths}: the file seems cut off")
         self.lost_s = damage.lost_s + short_s
         self.damaged = damage.is_cut or self.lost_s > 0
-        if self.silent and self.seconds:
-            self.warnings.append("silent: the samples hold one constant value")
-        elif self._levels.cancel:
-            self.warnings.append(CANCELLING)
+        if self.seconds and (reason := self._wrong_level()):
+            self.warnings.append(reason)
+
+    def _wrong_level(self) -> str:
+        """What is wrong with the level of the samples, or nothing."""
+        if self.silent:
+            return "silent: the samples hold one constant value"
+        share = self._levels.cancelled
+        return CANCELLING.format(f" in {share:.0%} of the sound" if share < 1 else "") if share > 0.5 else ""
 
 
 class ArrayRecording(Recording):
@@ -187,6 +192,7 @@ class Levels:
     def __init__(self) -> None:
         self._low, self._high, self._widest = np.inf, -np.inf, 0.0
         self._mixed, self._unrelated = 0.0, 0.0
+        self._counts: dict[int, list[int]] = {}  # samples of blocks by their power in steps of 3 dB; of them, cancelled
 
     def mixed(self, block_NC: np.ndarray) -> np.ndarray:
         """The mean over the channels of a block, float32 [N]."""
@@ -195,9 +201,18 @@ class Levels:
         if block_NC.shape[1] > 1:
             if self._high - self._low < SILENT_RANGE:  # else it is no silence, whatever the channels are
                 self._widest = max(self._widest, np.ptp(block_NC, axis=0).max())
-            self._mixed += power(mono_N)
-            self._unrelated += sum(power(channel_N) for channel_N in block_NC.T) / block_NC.shape[1] ** 2
+            unrelated = sum(power(channel_N) for channel_N in block_NC.T) / block_NC.shape[1] ** 2
+            self._note(len(mono_N), power(mono_N), unrelated)
         return mono_N
+
+    def _note(self, n: int, mixed: float, unrelated: float) -> None:
+        """Note a block of several channels."""
+        self._mixed += mixed
+        self._unrelated += unrelated
+        if unrelated:
+            counts = self._counts.setdefault(math.frexp(unrelated / n)[1], [0, 0])
+            counts[0] += n
+            counts[1] += n if mixed < CANCELLED * unrelated else 0
 
     @property
     def range(self) -> float:
@@ -205,9 +220,18 @@ class Levels:
         return float(max(self._high - self._low, self._widest))
 
     @property
-    def cancel(self) -> bool:
-        """Whether the mean of the channels is far below that of channels that have nothing in common."""
-        return self.range >= SILENT_RANGE and self._mixed < CANCELLED * self._unrelated
+    def cancelled(self) -> float:
+        """The share of the sound in which the mean of the channels is far below that of unrelated channels.
+
+        It is 1 where that is so of the power of the whole.
+        """
+        if not self._counts or self.range < SILENT_RANGE:
+            return 0.0
+        if self._mixed < CANCELLED * self._unrelated:
+            return 1.0
+        mean = self._unrelated / sum(n for n, _ in self._counts.values())
+        audible = [counts for step, counts in self._counts.items() if step >= math.frexp(mean)[1] - AUDIBLE]
+        return sum(n for _, n in audible) / sum(n for n, _ in audible)
 
 
 def check_samples(block_NC: np.ndarray, name: str, start: int, rate_hz: int) -> None:
@@ -284,7 +308,7 @@ def _spooled(source: BinaryIO, owner: Recording) -> BinaryIO:
 def _opened(source: Source, name: str) -> Iterator[BinaryIO]:
     """A seekable binary file of any source; files of the caller stay open."""
     if isinstance(source, bytes | bytearray | memoryview):
-        yield io.BytesIO(source)
+        yield io.BytesIO(source.tobytes() if isinstance(source, memoryview) else source)  # it may have strides
     elif isinstance(source, str | os.PathLike):
         with explained(name):
             file = open(source, "rb")  # noqa: SIM115
@@ -299,11 +323,14 @@ def _name_of(source: Source) -> str:
         return os.fsdecode(Path(os.fsdecode(source)))
     if isinstance(source, bytes | bytearray | memoryview):
         return f"{memoryview(source).nbytes} bytes"
-    return str(getattr(source, "name", "file object"))
+    name = getattr(source, "name", "file object")
+    return f"file object (descriptor {name})" if isinstance(name, int) else str(name)
 
 
 def whole_rate(rate_hz: Any, name: str) -> int:
     """A sample rate as an integer; AudioError for one that is none, TypeError for what is no number."""
+    if getattr(rate_hz, "ndim", None) == 0:  # an array or a tensor of one number
+        rate_hz = rate_hz.item()
     if not isinstance(rate_hz, numbers.Real):
         raise TypeError(f"{name}: a sample rate is a number of Hz, not {rate_hz!r}")
     rate = float(rate_hz)
@@ -317,10 +344,7 @@ def as_float(samples: Any, name: str, channels_last: bool = False) -> np.ndarray
 
     AudioError for what is no single recording: more than 8 channels, or axes that could both be channels.
     """
-    if hasattr(samples, "detach"):
-        samples = samples.detach().cpu()
-        samples = samples.float() if samples.is_floating_point() else samples  # numpy has no bfloat16
-    array = np.asarray(samples)
+    array = as_array(samples)
     if array.dtype.kind not in "fiu" or array.ndim not in (1, 2):
         raise TypeError(f"{name}: give numbers of shape [N], [C, N] or [N, C], not {array.dtype} {array.shape}")
     if array.dtype.kind in "iu":
@@ -336,6 +360,14 @@ def as_float(samples: Any, name: str, channels_last: bool = False) -> np.ndarray
         return array.astype(np.float32, copy=False)
 
 
+def as_array(samples: Any) -> np.ndarray:
+    """Samples of any kind as an array of numpy."""
+    if hasattr(samples, "detach"):
+        samples = samples.detach().cpu()
+        samples = samples.float() if samples.is_floating_point() else samples  # numpy has no bfloat16
+    return np.asarray(samples)
+
+
 def from_integers(array: np.ndarray, name: str, in_blocks: bool = False) -> np.ndarray:
     """Integer samples at -1 to 1. Those of 32 and 64 bits may hold samples of 16 or 24 bits, and are taken for that.
 
@@ -345,11 +377,31 @@ def from_integers(array: np.ndarray, name: str, in_blocks: bool = False) -> np.n
     (array([0.5]), array([7.62939453e-06]))
     """
     bits = 8 * array.dtype.itemsize
-    if array.dtype.kind == "u":
-        return (array - 2.0 ** (bits - 1)) / 2.0 ** (bits - 1)
     if in_blocks and bits == 64:
-        raise AudioError(name, "blocks of 64-bit integers have no known full scale", "give int16, int32 or floats")
+        remedy = "give int16, floats at -1 to 1, or int32 whose full scale is that of 32 bits"
+        raise AudioError(name, "blocks of 64-bit integers have no known full scale", remedy)
     if bits >= 32 and not in_blocks:
-        peak = max(-int(array.min(initial=0)) - 1, int(array.max(initial=0)))
-        bits = next((width for width in (16, 24, 32) if peak < 2 ** (width - 1)), 64)
-    return array / 2.0 ** (bits - 1)
+        bits = bits_held(array)
+    middle = 2.0 ** (bits - 1) if array.dtype.kind == "u" else 0.0
+    return (array - middle) / 2.0 ** (bits - 1)
+
+
+def bits_held(array: np.ndarray) -> int:
+    """The bits of the samples that an array of wider integers may hold, by its largest value.
+
+    Unsigned samples lie around the middle of their range, so that it shows even where they are soft.
+
+    >>> bits_held(np.array([-40, 7])), bits_held(np.array([40_000])), bits_held(np.array([40_000], np.uint32))
+    (16, 24, 16)
+    """
+    low, high = int(array.min(initial=0)), int(array.max(initial=0))
+    if array.dtype.kind == "u":
+        return next((bits for bits in (8, 16, 24, 32) if high < 2**bits), 64)
+    return next((bits for bits in (16, 24, 32) if max(-low - 1, high) < 2 ** (bits - 1)), 64)
+
+
+def bits_of_block(block: Any) -> int:
+    """`bits_held` of a block of a stream whose full scale could be mistaken; 0 for others, and for zeros."""
+    array = as_array(block)
+    is_wide = array.dtype.kind in "iu" and array.dtype.itemsize == 4
+    return bits_held(array) if is_wide and array.any() else 0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mert.audio.contents import Block
-from mert.audio.recording import RESAMPLER, ArrayRecording, Recording, Source, as_float
+from mert.audio.recording import RESAMPLER, ArrayRecording, Recording, Source, as_float, bits_of_block
 from mert.embedding import batching
 from mert.embedding.batching import End, Frames, R, Settings, Window
 from mert.embedding.features import Features, Pool, Pooling, Provenance
@@ -383,13 +383,20 @@ class StreamRecording(ArrayRecording):
 
     def __init__(self, blocks: Iterable[np.ndarray], rate_hz: int) -> None:
         super().__init__(np.zeros(0, np.float32), rate_hz, name="stream")
-        self._blocks = blocks
+        self._blocks, self._bits = blocks, 0  # that integers of 32 bits seem to have
 
     def read(self) -> Iterator[Block]:
         for block in self._blocks:
             samples_NC = as_float(block, self.name, channels_last=True)
             if samples_NC.size:
+                self._bits = max(self._bits, bits_of_block(block))
                 yield Block(self.rate_hz, samples_NC)
+
+    def _wrong_level(self) -> str:
+        if 0 < self._bits < 32:  # the whole stream would be below -48 dB
+            taken = "and are taken at the full scale of 32 bits, hence almost silent"
+            return f"the 32-bit integers hold no more than {self._bits} bits, {taken}; give int16, or floats at -1 to 1"
+        return super()._wrong_level()
 
 
 def refuse_too_large(n_bytes: float, limit: float, recording: Recording) -> None:

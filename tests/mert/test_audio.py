@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mert.audio.recording import ArrayRecording, Recording, as_float, resampled
+from mert.embedding.embedder import StreamRecording
 from mert.errors import AudioError
 
 WAVE = music(3.0, RATE, seed=5)
@@ -220,9 +221,40 @@ def test_wide_integers_are_taken_for_the_samples_they_hold(as_type: type, bits: 
     np.testing.assert_allclose(got, whole_N / 2 ** (bits - 1), atol=1e-6)
 
 
-def test_blocks_of_64_bit_integers_are_refused() -> None:
-    with pytest.raises(AudioError, match="64-bit integers have no known full scale; give int16"):
-        as_float(np.ones(100, np.int64), "stream", channels_last=True)
+@pytest.mark.parametrize("bits", [8, 16, 24, 32])
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
+@pytest.mark.parametrize("level", [0.9, 1e-3])
+def test_wide_unsigned_integers_are_taken_for_the_samples_they_hold(dtype: type, bits: int, level: float) -> None:
+    whole_N = np.round(level * WAVE / np.abs(WAVE).max() * 2.0 ** (bits - 1)) + 2 ** (bits - 1)
+    got = heard(whole_N.astype(dtype), RATE, RATE)
+    np.testing.assert_allclose(got, whole_N / 2 ** (bits - 1) - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits", "held"),
+    [
+        (np.int32, 16, 16), (np.int32, 24, 24), (np.uint32, 16, 16), (np.uint32, 24, 24), (np.int32, 32, 0),
+        (np.uint32, 32, 0), (np.int16, 16, 0), (np.uint16, 16, 0), (np.float32, 1, 0),
+    ],
+)  # fmt: skip
+def test_a_stream_of_samples_in_a_wider_type_is_told(dtype: type, bits: int, held: int) -> None:
+    wave_N = 0.9 * WAVE / np.abs(WAVE).max() * np.linspace(0, 1, len(WAVE)) * 2.0 ** (bits - 1)
+    if np.dtype(dtype).kind == "u":
+        wave_N += 2 ** (bits - 1)
+    stream = StreamRecording([np.zeros(9, dtype), *np.split(wave_N.astype(dtype), 9)], RATE)
+    list(stream.blocks(24_000))
+    if held:
+        wanted = f"the 32-bit integers hold no more than {held} bits, and are taken at the full scale of 32 bits"
+        assert len(stream.warnings) == 1 and wanted in stream.warnings[0]
+        assert stream.warnings[0].endswith("; give int16, or floats at -1 to 1")
+    else:
+        assert stream.warnings == []
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_blocks_of_64_bit_integers_are_refused(dtype: type) -> None:
+    with pytest.raises(AudioError, match=r"64-bit integers have no known full scale; give int16, .* full scale is"):
+        as_float(np.ones(100, dtype), "stream", channels_last=True)
     assert as_float(np.full(1, 2**30, np.int32), "stream", channels_last=True)[0, 0] == 0.5
 
 

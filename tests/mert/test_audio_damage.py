@@ -10,6 +10,8 @@ import pytest
 from harness.encoders import RATE, by_ffmpeg, chunk, damaged, decoded, encoded, id3, noise, off_by, wav
 from harness.sounds import music
 
+from mert.audio.ogg import checksum, pages_of
+
 LEFT, RIGHT = music(6.0, RATE, seed=1), music(6.0, RATE, seed=2)
 STEREO = np.stack([LEFT, RIGHT], axis=1)
 PCM = (STEREO * 32_767).astype("<i2").tobytes()
@@ -79,6 +81,44 @@ def test_three_links_of_an_ogg_chain_follow_each_other() -> None:
     got, recording = decoded(b"".join(parts))
     assert len(got) == 4 * RATE and recording.seconds == pytest.approx(4.0)
     assert recording.warnings == []
+
+
+KINDS_OF_OGG = {"vorbis": vorbis, "opus": opus, "flac": ogg_flac}
+
+
+@pytest.mark.parametrize("chain", ["flac vorbis", "vorbis flac", "opus flac", "flac flac vorbis", "vorbis opus flac"])
+def test_links_of_several_codecs_are_each_decoded_by_what_can(chain: str) -> None:
+    waves = (STEREO, RIGHT, STEREO[::-1])
+    parts = [KINDS_OF_OGG[codec](wave) for codec, wave in zip(chain.split(), waves, strict=False)]
+    wanted = np.concatenate([decoded(part, 24_000)[0] for part in parts])
+    got, recording = decoded(b"".join(parts), 24_000)
+    assert abs(len(got) - len(wanted)) <= 2 and off_by(got, wanted) < 0.02  # resampled in one or in several runs
+    assert recording.warnings == [] and not recording.damaged
+    assert recording.seconds == pytest.approx(len(wanted) / 24_000, abs=0.01) and recording.seconds > 5.5 * len(parts)
+
+
+@pytest.mark.parametrize("front", [b"", "vorbis"], ids=["alone", "behind vorbis"])
+def test_an_ogg_that_ffmpeg_reads_is_told_when_it_is_cut(front: object) -> None:
+    before = vorbis(STEREO) if front else b""
+    data = ogg_flac(STEREO)
+    _, whole = decoded(before + data)
+    got, recording = decoded(before + data[: len(data) // 2])
+    assert whole.warnings == [] and not whole.damaged
+    assert recording.damaged and recording.warnings == ["the last Ogg page is missing or cut: the file seems cut off"]
+    assert 2.0 < len(got) / RATE - (6.0 if front else 0.0) < 3.5
+
+
+def test_a_link_that_nothing_can_decode_is_named_and_the_others_are_decoded() -> None:
+    bad = bytearray(ogg_flac(STEREO))
+    for page in pages_of(bytes(bad), 0):
+        at = page.place.start + 27 + bad[page.place.start + 26]
+        bad[at : page.place.stop] = bytes(page.place.stop - at)
+        start, stop = page.place.start, page.place.stop
+        bad[start + 22 : start + 26] = bytes(4)
+        bad[start + 22 : start + 26] = checksum(bytes(bad[start:stop]))
+    got, recording = decoded(vorbis(STEREO) + bytes(bad) + ogg_flac(RIGHT))
+    assert len(got) / RATE == pytest.approx(12.0, abs=0.01) and recording.damaged
+    assert "1 of 3 streams in a row could not be decoded" in recording.warnings[0]
 
 
 # ------------------------------------------------------------------------------------------------- damage in the midst
@@ -176,6 +216,13 @@ def test_a_damaged_first_frame_of_a_flac_costs_itself_alone(in_frame: int) -> No
     np.testing.assert_array_equal(got[8192:], wanted[8192:])
 
 
+def test_each_warning_about_a_flac_that_is_cut_says_something_else() -> None:
+    data = flac()
+    _, recording = decoded(data[: len(data) // 2])
+    place, length = recording.warnings
+    assert "could not be decoded and are silence" in place and length.startswith("the header announces 6.00 s, ")
+
+
 def test_damage_in_several_places_is_counted() -> None:
     data = flac()
     _, recording = decoded(damaged(damaged(data, 0.3, 100), 0.7, 100))
@@ -201,6 +248,33 @@ def test_bytes_behind_a_wav_that_could_be_sound_are_named() -> None:
     got, recording = decoded(wav(PCM, 2) + noise(100_000))
     assert len(got) == 6 * RATE
     assert recording.warnings == ["100000 bytes behind the end of the audio were not decoded"]
+
+
+@pytest.mark.parametrize("container", ["WAV", "RF64", "AIFF"])
+@pytest.mark.parametrize("name", [b"zork", b"SMED", b"ab c"])
+@pytest.mark.parametrize("beyond", [0, 6000], ids=["last", "one is missing"])
+def test_a_chunk_of_any_name_that_is_cut_off_is_no_sound(container: str, name: bytes, beyond: int) -> None:
+    order, at = (">", 4) if container == "AIFF" else ("<", 20 if container == "RF64" else 4)
+    data = encoded(STEREO, RATE, container, "PCM_16")
+    data += name + struct.pack(order + "I", 500_000) + noise(100_000)
+    layout = order + ("Q" if container == "RF64" else "I")
+    outer = struct.pack(layout, len(data) - 8 + 400_000 + beyond)
+    got, recording = decoded(data[:at] + outer + data[at + len(outer) :])
+    assert len(got) == 6 * RATE and recording.warnings == [] and not recording.damaged
+
+
+@pytest.mark.parametrize("riff", [0, 0xFFFFFFFF, None], ids=["0", "from a pipe", "what is there"])
+def test_a_cut_chunk_of_a_name_that_programs_write_is_no_sound_whatever_the_length_of_the_whole(riff: int) -> None:
+    for name in (b"SMED", b"ResU", b"AFAn", b"bwfx"):
+        got, recording = decoded(wav(PCM, 2, behind=chunk(name, 90_000)[:50_000], riff=riff))
+        assert len(got) == 6 * RATE and recording.warnings == []
+
+
+def test_sound_behind_a_wrong_length_stays_though_it_looks_like_the_beginning_of_a_chunk() -> None:
+    samples = PCM[:40_000] + chunk(b"zork", 2_000_000)[:8] + PCM[40_008:]
+    for riff in (None, 0, 0xFFFFFFFF):
+        got, recording = decoded(wav(samples, 2, announced=40_000, riff=riff))
+        assert len(got) == 6 * RATE and "announced less" in recording.warnings[0]
 
 
 @pytest.mark.parametrize("pad", [b"", b"\0"], ids=["no pad byte", "pad byte"])
@@ -250,6 +324,30 @@ def test_a_cut_file_is_told_with_the_length_that_it_announces(container: str, sh
     (warning,) = recording.warnings
     assert warning.startswith("the header announces 6.00 s, ") and recording.damaged
     assert recording.lost_s == pytest.approx(6.0 - len(got) / RATE, abs=0.01)
+
+
+OLD = ["VOC-PCM_16", "VOC-PCM_U8", "VOC-ULAW", "NIST-PCM_16", "NIST-PCM_24", "NIST-ULAW", "SVX-PCM_16", "SVX-PCM_S8"]
+
+
+@pytest.mark.parametrize("kind", [*OLD, "AVR-PCM_16", "AVR-PCM_U8", "SDS-PCM_16", "SDS-PCM_24", "WVE-ALAW"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_cut_file_of_an_old_kind_is_told_and_a_whole_one_gets_no_warning(kind: str, channels: int) -> None:
+    container, subtype = kind.split("-")
+    if channels == 2 and container in ("SVX", "SDS", "WVE"):
+        pytest.skip("libsndfile writes it in mono alone")
+    data = encoded(STEREO[:, :channels], 8000 if container == "WVE" else RATE, container, subtype)
+    _, whole = decoded(data)
+    assert whole.warnings == [] and not whole.damaged
+    _, recording = decoded(data[: len(data) * 4 // 10])
+    assert recording.damaged and "seems cut off" in recording.warnings[0]
+    assert recording.seconds == pytest.approx(0.4 * whole.seconds, rel=0.01)
+    if recording.lost_s:  # what FFmpeg reads has no known length
+        assert recording.lost_s == pytest.approx(0.6 * whole.seconds, rel=0.01)
+
+
+def test_zeros_behind_the_samples_of_an_8svx_are_no_sound() -> None:
+    got, recording = decoded(encoded(LEFT, RATE, "SVX", "PCM_16") + bytes(50_000))
+    assert len(got) == 6 * RATE and recording.warnings == []
 
 
 def test_a_wav_with_much_in_front_of_its_samples_is_told_when_it_is_cut() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import mmap
+import re
 import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from harness.encoders import RATE, add_sound, by_ffmpeg, decoded, encoded, noise
 from harness.sounds import music
 
@@ -121,7 +124,13 @@ class OnlyRead:
         return self._file.read(n)
 
 
-@pytest.mark.parametrize("wrap", [OnlyRead, memoryview, bytearray, lambda data: memoryview(data).cast("B")])
+def with_strides(data: bytes) -> memoryview:
+    return memoryview(np.repeat(np.frombuffer(data, np.uint8), 2).tobytes())[::2]
+
+
+@pytest.mark.parametrize(
+    "wrap", [OnlyRead, memoryview, bytearray, lambda data: memoryview(data).cast("B"), with_strides]
+)
 @pytest.mark.parametrize("container", ["WAV", "FLAC", "MP3", "OGG"])
 def test_anything_that_holds_bytes_is_read(wrap: Callable[[bytes], Any], container: str) -> None:
     data = encoded(WAVE, RATE, container)
@@ -139,6 +148,27 @@ def test_a_memory_map_is_read_and_stays_open(tmp_path: Path) -> None:
 def test_what_gives_no_bytes_is_a_type_error(source: Any) -> None:
     with pytest.raises(TypeError, match="opened in binary mode"):
         Recording(source)
+
+
+def test_a_file_without_a_name_is_no_number_in_an_error() -> None:
+    with tempfile.TemporaryFile() as file, pytest.raises(AudioError, match=r"^file object \(descriptor \d+\): .*empty"):
+        decoded(file)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"Dear diary\n" * 500, "it holds text"),
+        (("Liebes Tagebuch, heute war es schön. " + "あ" * 500).encode() * 5, "it holds text"),
+        (bytes(50_000), "it begins with zeros"),
+        (b"%PDF-1.4\0\xff" * 300, "no known format begins as it does"),
+        (noise(50_000), "no known format begins as it does"),
+    ],
+)
+def test_bytes_that_are_no_sound_are_refused_with_what_they_are(data: bytes, reason: str) -> None:
+    pytest.importorskip("av")
+    with pytest.raises(AudioError, match=rf"not audio that can be decoded \({reason}\); check"):
+        decoded(data)
 
 
 class Breaks(io.BytesIO):
@@ -170,12 +200,15 @@ def test_a_sample_rate_that_is_no_whole_number_is_refused(sr: float) -> None:
         list(ArrayRecording(WAVE, sr).blocks(24_000))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("sr", [44_100.0, np.int64(44_100), np.float32(44_100)])
+@pytest.mark.parametrize(
+    "sr",
+    [44_100.0, np.int64(44_100), np.float32(44_100), np.array(44_100), torch.tensor(44_100), torch.tensor(44_100.0)],
+)
 def test_a_sample_rate_may_be_a_whole_number_of_any_type(sr: Any) -> None:
     assert ArrayRecording(WAVE, sr).rate_hz == RATE
 
 
-@pytest.mark.parametrize("sr", ["44100", None, [44_100]])
+@pytest.mark.parametrize("sr", ["44100", None, [44_100], np.array([44_100]), torch.tensor([44_100])])
 def test_a_sample_rate_that_is_no_number_is_a_type_error(sr: Any) -> None:
     with pytest.raises(TypeError, match="a sample rate is a number"):
         ArrayRecording(WAVE, sr)
@@ -202,6 +235,33 @@ def test_channels_that_cancel_are_named_and_are_not_silence(gain: float, make: C
     recording = ArrayRecording(made, RATE) if isinstance(made, np.ndarray) else Recording(made)
     list(recording.blocks(24_000))
     assert len(recording.warnings) == 1 and "channels cancel" in recording.warnings[0] and not recording.silent
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.9])
+def test_channels_that_cancel_most_of_the_time_are_named(share: float) -> None:
+    wave = music(5.0, RATE, seed=5)
+    sign = np.where(np.arange(len(wave)) < share * len(wave), -1, 1)
+    recording = ArrayRecording(np.stack([wave, sign * wave]), RATE)
+    list(recording.blocks(24_000))
+    if share < 0.5:
+        assert recording.warnings == []
+    else:
+        (warning,) = recording.warnings
+        assert re.match(r"the channels cancel in (\d+)% of the sound: ", warning)
+        assert int(warning.split("%")[0][-2:]) / 100 == pytest.approx(share, abs=0.05)
+
+
+def test_a_soft_part_that_cancels_and_wide_stereo_are_nothing_to_warn_about() -> None:
+    middle, side = music(5.0, RATE, seed=5), music(5.0, RATE, seed=6)
+    soft = np.where(np.arange(len(side)) < 0.7 * len(side), 1e-3, 1)
+    for left, right in (
+        (middle + 2 * side, middle - 2 * side),
+        (soft * middle, np.where(soft < 1, -1, 1) * soft * middle),
+        (middle, np.roll(middle, 44)),
+    ):
+        recording = ArrayRecording(np.stack([left, right]) / 4, RATE)
+        list(recording.blocks(24_000))
+        assert recording.warnings == []
 
 
 @pytest.mark.parametrize(
