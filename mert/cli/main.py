@@ -34,7 +34,7 @@ REPORT = "this is a bug: please report this with the command and your versions (
 class Commands(TyperGroup):
     """The commands, whose errors about options go without the name of Python's exception."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:

@@ -117,11 +117,12 @@ class FileDescription(Extraction):
 
     def row(self) -> Row:
         """The row of a file that is finished or has failed."""
+        kept = self._described or {}
         return asdict(self.job) | {
             "status": "failed" if self.error else self._status,
             "seconds": self.seconds,
             "frames": 0 if self.error else self._n_frames,
-            "warnings": self._described["warnings"] if self._status == "skipped" else self.warnings,
+            "warnings": kept["warnings"] if self._status == "skipped" else self.warnings,
             "error": str(self.error) if self.error else None,
             "elapsed_s": time.perf_counter() - self._started,
             "description": None if self.error else self._described,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -16,6 +16,14 @@ from mert.errors import CheckpointError
 from mert.weights.arrays import write_arrays
 
 CENTRES = "centres.safetensors"
+
+
+class HasCentres(Protocol):
+    """A model whose layers may have centres: an Embedder is one."""
+
+    layer_names: tuple[str, ...]
+
+    def centre(self, layer: str) -> np.ndarray | None: ...
 
 
 def write_centres(folder: str | Path, centres: Mapping[str, np.ndarray], sha256: str) -> Path:
@@ -42,7 +50,7 @@ def read_centres(path: Path, sha256: str | None, width: int) -> dict[str, np.nda
     return centres
 
 
-def carry_centres(model: Any, folder: Path, sha256: str) -> None:
+def carry_centres(model: HasCentres, folder: Path, sha256: str) -> None:
     """Write the centres that came with a model into a folder that holds its weights, rounded or not, with `sha256`."""
     found = {layer: model.centre(layer) for layer in model.layer_names}
     if centres := {layer: centre_D for layer, centre_D in found.items() if centre_D is not None}:

@@ -13,7 +13,7 @@ from mert.files import sha256_file, write_json
 from mert.models.interface import Network, NetworkConfig
 from mert.models.onnx import OnnxModel
 from mert.weights.arrays import read_arrays
-from mert.weights.centres import carry_centres
+from mert.weights.centres import HasCentres, carry_centres
 from mert.weights.graphs.write import write_graph
 from mert.weights.heads import carry_heads
 from mert.weights.networks import GRAPH, INT8, description
@@ -22,7 +22,7 @@ from mert.weights.registry import ModelInfo
 TOLERANCE = 1e-4  # of the larger of 1 and a layer's rms: other runtimes sum in other orders
 
 
-class Exportable(Protocol):
+class Exportable(HasCentres, Protocol):
     """A model, its record and the hash of its weights: an Embedder is one."""
 
     model: Any
@@ -41,14 +41,15 @@ def export_folder(embedder: Exportable, folder: str | Path) -> Path:
     the disk refuses.
     """
     folder = Path(folder)
-    record = ModelInfo(**vars(embedder.info) | {"sha256": embedder.look_again()})
+    sha256 = embedder.look_again()
+    record = ModelInfo(**vars(embedder.info) | {"sha256": sha256})
     config, state = arrays_of(embedder.model)
     written = []
     for name, int8 in ((GRAPH, False), (INT8, True)):
         written += write_graph(config, state, _about(record), "--to onnx", int8).save(folder / name)
     files = {path.name: sha256_file(path) for path in written}
-    carry_centres(embedder, folder, record.sha256)
-    carry_heads(embedder, folder, record.sha256)
+    carry_centres(embedder, folder, sha256)
+    carry_heads(embedder, folder, sha256)
     write_json(folder / "config.json", description(config, record, files))
     return folder
 

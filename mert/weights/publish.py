@@ -12,7 +12,7 @@ from mert.models.mert import Mert
 from mert.models.onnx import OnnxModel
 from mert.weights.arrays import ORIGINAL
 from mert.weights.cards import model_card
-from mert.weights.centres import carry_centres
+from mert.weights.centres import HasCentres, carry_centres
 from mert.weights.checkpoints import export_hubert, load_model, write_model
 from mert.weights.golden import write_golden
 from mert.weights.heads import carry_heads
@@ -22,7 +22,7 @@ from mert.weights.registry import ModelInfo
 log = logging.getLogger("mert")
 
 
-class Publishable(Protocol):
+class Publishable(HasCentres, Protocol):
     """A model and its record: an Embedder is one."""
 
     model: Any
