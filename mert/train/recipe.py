@@ -1,5 +1,6 @@
 """Recipes: everything a pretraining run depends on, as one frozen configuration; named ones are functions."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -12,12 +13,14 @@ import torch
 import yaml
 
 from mert.errors import UsageError
+from mert.inference.kernels import has_bfloat16
 from mert.models.config import MertConfig, base_95m, large_330m, nano
 from mert.train.augmentation import Augmentation
 from mert.train.corruption import Mixing
 from mert.train.objective import Weights
 from mert.weights.registry import bundled
 
+log = logging.getLogger("mert")
 MINIMA = {
     "steps": 1, "batch_clips": 1, "group_clips": 1, "checkpoint_every": 1, "validate_every": 1, "keep_checkpoints": 1,
     "class_width": 1, "mask_length": 1, "max_bad_steps": 1, "seed": 0, "validate_clips": 0, "clips_at_once": 0,
@@ -137,11 +140,14 @@ class Recipe:
                 raise UsageError("recipe", f"{name}={shown.get(name, attrgetter(name)(self))}", remedy)
 
     def on(self, device: torch.device) -> "Recipe":
-        """The recipe as it runs on a device: `dtype` says which type that is."""
+        """The recipe as it runs on a device, with the `dtype` of that; a warning follows where it is emulated."""
+        native = has_bfloat16(device.type)
+        if self.dtype == "bfloat16" and not native:
+            where = "CPU" if device.type == "cpu" else "GPU"
+            log.warning("dtype=bfloat16 is emulated on this %s and takes several times as long: give float32", where)
         if self.dtype != "auto":
             return self
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return replace(self, dtype="bfloat16" if native else "float32")
+        return replace(self, dtype="bfloat16" if native and device.type == "cuda" else "float32")
 
     @property
     def n_groups(self) -> int:

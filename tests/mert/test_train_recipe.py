@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import yaml
 from mert.cli.main import app
 from mert.errors import MertError, UsageError
 from mert.train.corpus.opening import open_corpus
-from mert.train.recipe import NAMED, Recipe, read_recipe
+from mert.train.recipe import NAMED, Recipe, nano_recipe, read_recipe
 from mert.train.run_folder import trained_config
 
 
@@ -176,3 +177,14 @@ def test_generated_clips_are_as_long_as_they_are_used(tmp_path: Path) -> None:
     assert open_corpus("synth", 24_000, 36_000, {"n_items": 1, "seconds": 2}, clip_s=1.5).lengths.tolist() == [48_000]
     mixed = open_corpus(f"{tmp_path},synth", 24_000, 36_000, {}, weights=(1, 1), clip_s=1.5)
     assert mixed.lengths[:2].tolist() == [72_000, 36_000]
+
+
+def test_bfloat16_that_a_cpu_would_emulate_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for native in (False, True):
+        monkeypatch.setattr("mert.train.recipe.has_bfloat16", lambda kind, native=native: native)
+        for dtype, resolved in (("bfloat16", "bfloat16"), ("auto", "float32"), ("float32", "float32")):
+            caplog.clear()
+            assert replace(nano_recipe(), dtype=dtype).on(torch.device("cpu")).dtype == resolved
+            assert ("is emulated on this CPU" in caplog.text) == (dtype == "bfloat16" and not native)
