@@ -147,6 +147,19 @@ def test_a_quiet_mp3_of_a_part_finds_its_piece(tmp_path: Path) -> None:
     assert [Path(row["matches"][0]["path"]).stem for row in found] == [Path(query).stem for query in queries]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_collection_of_two_knows_a_copy_from_another_piece(name: str, tmp_path: Path) -> None:
+    """By the centre that comes with it: around the mean of two recordings, these would be opposites."""
+    m = mert.load(name, device="cpu")
+    assert all(m.centre(layer) is not None for layer in m.layer_names)
+    pieces = SynthCorpus(seed=7, n_items=2, seconds=6.0, purpose="bench")
+    for piece, kind in ((0, "wav"), (0, "mp3"), (1, "wav")):
+        soundfile.write(tmp_path / f"{piece}.{kind}", pieces.read(piece), 24_000)
+    index = mert.Index.build(m, sorted(map(str, tmp_path.iterdir())))
+    found = {Path(match.name).name: match for match in index.query(m.embed(tmp_path / "0.wav", layers="recommended"))}
+    assert found["0.mp3"].is_version and not found["1.wav"].is_version
+
+
 def test_it_is_pushed_to_a_hub_and_comes_back(nano: Embedder, folder: Path, tmp_path: Path) -> None:
     """By a second process, as the hub's client reads its variables once."""
     code = (
