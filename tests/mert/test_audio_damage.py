@@ -335,6 +335,8 @@ def test_a_cut_file_of_an_old_kind_is_told_and_a_whole_one_gets_no_warning(kind:
     container, subtype = kind.split("-")
     if channels == 2 and container in ("SVX", "SDS", "WVE"):
         pytest.skip("libsndfile writes it in mono alone")
+    if kind == "VOC-PCM_U8":
+        pytest.importorskip("av")  # libsndfile refuses one that is cut
     data = encoded(STEREO[:, :channels], 8000 if container == "WVE" else RATE, container, subtype)
     _, whole = decoded(data)
     assert whole.warnings == [] and not whole.damaged
