@@ -141,13 +141,14 @@ class Recipe:
 
     def on(self, device: torch.device) -> "Recipe":
         """The recipe as it runs on a device, with the `dtype` of that; a warning follows where it is emulated."""
-        native = has_bfloat16(device.type)
+        on_gpu = device.type == "cuda"
+        native = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else has_bfloat16(device.type)
         if self.dtype == "bfloat16" and not native:
-            where = "CPU" if device.type == "cpu" else "GPU"
+            where = "GPU" if on_gpu else "CPU"
             log.warning("dtype=bfloat16 is emulated on this %s and takes several times as long: give float32", where)
         if self.dtype != "auto":
             return self
-        return replace(self, dtype="bfloat16" if native and device.type == "cuda" else "float32")
+        return replace(self, dtype="bfloat16" if native and on_gpu else "float32")
 
     @property
     def n_groups(self) -> int:
@@ -250,9 +251,10 @@ def read_recipe(
     """A named recipe, that of a bundled model or of a folder, or a YAML file (with a `base`), changed by `key=value`.
 
     Keys may be dotted (`mixing.apply_prob=0`); values are YAML, checked against the type of their field. Where `steps`
-    is given without `warmup_steps`, the warm-up is that of the base, or of the file that `steps=` overrides, but at
-    most a tenth of the steps; likewise groups are no larger than a given batch. `model_of` gives the configuration of
-    the weights that `init` names. UsageError for unknown keys and values that do not fit.
+    is given without `warmup_steps`, the warm-up is that of the base, but at most a tenth of the steps; so is that of a
+    file if it is no shorter than the `steps=` that override it. Likewise groups are no larger than a given batch.
+    `model_of` gives the configuration of the weights that `init` names. UsageError for unknown keys and values that do
+    not fit.
     """
     base, values = read_settings(config, overrides)
     recipe, prefix = NAMED[base](), f"{config}: "
@@ -264,10 +266,12 @@ def read_recipe(
         recipe = adapt(trained) if base == "adapt" else replace(recipe, model=trained)
     overridden = {parse_override(override)[0] for override in overrides}
     for given, derived in (("steps", "warmup_steps"), ("batch_clips", "group_clips")):
-        is_newer = given in overridden and derived not in overridden
-        if is_newer or (given in values and derived not in values):
-            most = _typed(f"{prefix}{given}", values[given], int)
-            before = _typed(f"{prefix}{derived}", values.get(derived, getattr(recipe, derived)), int)
+        if given not in values or derived in overridden:
+            continue
+        most = _typed(f"{prefix}{given}", values[given], int)
+        before = _typed(f"{prefix}{derived}", values.get(derived, getattr(recipe, derived)), int)
+        is_outdated = given in overridden and before >= most
+        if derived not in values or is_outdated:
             values[derived] = min(before, max(most // 10, 0) if given == "steps" else max(most, 1))
     recipe = changed(recipe, values, prefix)
     if init and model_of:
