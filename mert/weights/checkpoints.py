@@ -213,12 +213,12 @@ def checksum(model: nn.Module) -> tuple[int, ...]:
 
 
 class Glance:
-    """Sums of about a thousand words of each tensor, through views of its memory: a look that costs next to nothing."""
+    """Sums of about a hundred words of each tensor, through views of its memory: a look that costs next to nothing."""
 
     def __init__(self, model: nn.Module) -> None:
         self._views: dict[torch.dtype, list[Tensor]] = {}
         for words in _words(model):
-            self._views.setdefault(words.dtype, []).append(words[:: max(1, len(words) // 1000)])
+            self._views.setdefault(words.dtype, []).append(words[:: max(1, len(words) // 100)])
 
     def sums(self) -> tuple[int, ...]:
         """They differ once most of a tensor has changed, in whatever way; tensors that were replaced go unnoticed."""
