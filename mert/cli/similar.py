@@ -19,6 +19,8 @@ from mert.cli import terminal
 from mert.errors import MertError, OutputError, UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mert.collection.extraction import Extraction
     from mert.collection.filters import Filter
     from mert.collection.index import Match
@@ -79,8 +81,10 @@ def similar(
     errors = [query.error for query in asked if query.error]
     if asked and len(errors) == len(asked):
         raise errors[0]
-    damaged = [_say_of_damage(query) for query in asked if query.damaged and not query.error]
-    damaged += _update(held, embedder, settings, folder, names, path, errors, rebuild)
+    damaged = [query for query in asked if query.damaged and not query.error]
+    for query in damaged:
+        _say_of_damage(query, terminal.console(stderr=True))
+    n_damaged = len(damaged) + _update(held, embedder, settings, folder, names, path, errors, rebuild)
     if not len(held):
         raise MertError(folder, f"none of its {len(names)} recordings can be read", "see the reasons above")
     if export:
@@ -91,7 +95,7 @@ def similar(
     }  # fmt: skip
     _say_of_lengths(held, longer_than, shorter_than)
     (_print_json if as_json else _print_tables)(held, folder, found, errors)
-    raise typer.Exit(3 if errors or damaged else 0)
+    raise typer.Exit(3 if errors or n_damaged else 0)
 
 
 def brought_up_to_date(folder: Path, embedder: mert.Embedder) -> mert.Index:
@@ -203,13 +207,12 @@ def _extraction(held: mert.Index, path: Path, part: tuple[float, float] | None) 
 def _update(
     held: mert.Index, embedder: mert.Embedder, settings: Settings, folder: Path, names: list[str], path: Path,
     errors: list[MertError], rebuild: bool,
-) -> list[str]:  # fmt: skip
+) -> int:  # fmt: skip
     """Embed new or changed files under a progress bar, save every minute and at the end, and print a summary.
 
-    `errors` receives those of unreadable ones; the names of damaged ones are returned.
+    `errors` receives those of unreadable ones; the number of damaged ones is returned.
     """
-    damaged: list[str] = []
-    notes, n_asked = terminal.console(stderr=True), len(errors)
+    notes, n_asked, n_damaged = terminal.console(stderr=True), len(errors), 0
     waiting, gone = held.outdated(folder, names)
     with ExitStack() as stack:
         save = _saver(stack, held, path, notes, bool(waiting), rebuild)
@@ -221,7 +224,8 @@ def _update(
                     if extraction.error:
                         errors.append(extraction.error)
                     elif extraction.damaged:
-                        damaged.append(_say_of_damage(extraction, bar.console))
+                        n_damaged += 1
+                        _say_of_damage(extraction, bar.console)
                     if time.monotonic() - saved_at > SAVE_EVERY_S or held.n_waiting >= SAVE_EVERY_ROWS:
                         save(held.commit)
                         saved_at = time.monotonic()
@@ -235,19 +239,18 @@ def _update(
     for error in errors:
         notes.print(f"failed: {terminal.printable(str(error))}")
     made_by, n_new = f"{held.facts['model']}, {held.facts['layer']}", held.n_embedded
-    of_them = f" ({len(damaged)} damaged)" if damaged else ""
+    of_them = f" ({n_damaged} damaged)" if n_damaged else ""
     notes.print(
         f"{made_by}: {n_new} embedded{of_them}, {len(held) - n_new} kept, {len(gone)} gone, "
         f"{len(errors) - n_asked} failed; {terminal.printable(str(path))}"
     )
-    return damaged
+    return n_damaged
 
 
-def _say_of_damage(extraction: Extraction, on: Any = None) -> str:
-    """Print what is wrong with a damaged recording; returns its name."""
+def _say_of_damage(extraction: Extraction, console: Console) -> None:
+    """Print what is wrong with a damaged recording."""
     about = f"{extraction.name}: {'; '.join(extraction.warnings)}"
-    (on or terminal.console(stderr=True)).print(f"damaged: {terminal.printable(about)}")
-    return extraction.name
+    console.print(f"damaged: {terminal.printable(about)}")
 
 
 def _saver(

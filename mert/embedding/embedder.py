@@ -71,7 +71,7 @@ class Embedder:
         self.model: Any = self.runner.model  # a module of torch, or the graph of one
         self.device, self.info = self.runner.device, info
         self._identity, self._checksum = (self.runner.weights_state(), sha256), self._sums()
-        self._glance: tuple[Any, Any, tuple[int, ...]] = (None, None, ())  # where weights lie, a look at them, its sums
+        self._places: list[int] = []  # of the weights in memory, at which `_look` looks
         self._look()
         self._centres, self._centred = dict(centres or {}), sha256
         self.clock = Clock.of(model.config)
@@ -131,12 +131,9 @@ class Embedder:
         from mert.weights.checkpoints import Glance
 
         places = [place for place, _ in self.runner.weights_state()]
-        known, glance, before = self._glance
-        if places != known:
-            glance = Glance(self.model)
-        sums = glance.sums()
-        self._glance = places, glance, sums
-        if places == known and sums != before:
+        if places != self._places:
+            self._places, self._glance = places, Glance(self.model)
+        elif self._glance.has_changed():
             self.look_again()
 
     def _sums(self) -> tuple[int, ...]:

@@ -219,10 +219,15 @@ class Glance:
         self._views: dict[torch.dtype, list[Tensor]] = {}
         for words in _words(model):
             self._views.setdefault(words.dtype, []).append(words[:: max(1, len(words) // 100)])
+        self._before = self._sums()
 
-    def sums(self) -> tuple[int, ...]:
-        """They differ once most of a tensor has changed, in whatever way; tensors that were replaced go unnoticed."""
-        return tuple(int(torch.cat(views).sum(dtype=torch.int64)) for views in self._views.values())
+    def has_changed(self) -> bool:
+        """Whether much of a tensor has changed since the last look, in whatever way; replaced tensors go unnoticed."""
+        before, self._before = self._before, self._sums()
+        return before != self._before
+
+    def _sums(self) -> list[int]:
+        return [int(torch.cat(views).sum(dtype=torch.int64)) for views in self._views.values()]
 
 
 def _words(model: nn.Module) -> Iterator[Tensor]:

@@ -2,7 +2,9 @@
 
 import hashlib
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -10,16 +12,18 @@ import numpy as np
 import torch
 
 WRAPPED = ("func", "args", "keywords", "__wrapped__")  # of functools
+OURS = {"mert", "teachers", "probes", "mir_benchmarks"}  # installed, or a checkout
 NOT_FOLLOWED = {*sys.stdlib_module_names, "numpy", "torch"}  # packages whose code is known by its names
 
 
 def fingerprint(value: Any, data: bool = True, known: dict[int, tuple[str, Any]] | None = None) -> str:
     """64 hex digits of a function's code, constants, defaults, closure and globals, or of any other value.
 
-    Of modules count the attributes that the code names, but not what is imported while a function runs. Arrays, tensors
-    and containers count by their contents, objects by their attributes and the code of their class; functions and
-    classes of other packages by their names. Without `data` only code counts, and not what closures, globals, defaults
-    and attributes hold. `known` holds what is digested already, so that nothing is read twice and cycles end.
+    Of the user's own modules count the attributes that the code names, but not what is imported while a function runs.
+    Arrays, tensors and containers count by their contents, objects by their attributes and the code of their class;
+    functions and classes of other packages by their names. Without `data` only code counts, and not what closures,
+    globals, defaults and attributes hold. `known` holds what is digested already, so that nothing is read twice and
+    cycles end.
 
     >>> double, triple = ((lambda k: lambda x: k * x)(k) for k in (2, 3))
     >>> fingerprint(double) == fingerprint(triple), fingerprint([1, 2]) == fingerprint([1, 2])
@@ -87,7 +91,7 @@ def named(names: set[str], among: Mapping[str, Any], seen: set[str] | None = Non
     seen = set() if seen is None else seen
     found = [among[name] for name in sorted(names & among.keys())]
     for module in found.copy():
-        if isinstance(module, ModuleType) and not is_known(module.__name__) and module.__name__ not in seen:
+        if isinstance(module, ModuleType) and is_own(module) and module.__name__ not in seen:
             seen.add(module.__name__)
             found += named(names, vars(module), seen)
     return found
@@ -128,6 +132,15 @@ def names_in(code: CodeType) -> set[str]:
     """Names that code uses, with those of functions defined within it."""
     inner = (names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType))
     return set(code.co_names).union(*inner)
+
+
+def is_own(module: ModuleType) -> bool:
+    """Whether a module is the user's: what is installed may load its parts when they are first used."""
+    if is_known(module.__name__) or module.__name__.partition(".")[0] in OURS:
+        return False
+    installed = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
+    file = getattr(module, "__file__", None)
+    return file is None or installed.isdisjoint(Path(file).resolve().parents)
 
 
 def is_known(module: str | None) -> bool:

@@ -2,7 +2,7 @@
 
 MODEL is a bundled name or a folder, FOLDER holds music like that on which the model was trained, and OUT is the folder
 of the weights. Those of the bundled models: 300 clips of `mert bench synth 8 --sampled --seconds 12 --seed 41` for
-`mert-nano`, all of `mert bench synth 0.5 --seconds 5 --seed 41` for `mert-nano-1`.
+`mert-nano`, and 300 of `mert bench synth 0.5 --seconds 5 --seed 41` for `mert-nano-1`.
 Shapes: L layers, D model width.
 """
 

@@ -167,12 +167,13 @@ def test_an_intact_file_that_is_no_model_is_not_downloaded_again(server: Hub) ->
     assert gets(server, "model.safetensors") == 1 and not trust_file().exists()
 
 
-def test_an_empty_etag_is_an_error_of_the_download(server: Hub, published: str) -> None:
+def test_an_empty_etag_is_an_error_of_the_download(server: Hub, published: str, tmp_path: Path) -> None:
     server.etags["config.json"] = ""
     fetched = r"config\.json: (the hub gives it no name \(an empty ETag\)|download failed)"
     for _ in range(2):
         with pytest.raises(CheckpointError, match=fetched):
             mert.load(REPO, device="cpu")
+    assert not list((tmp_path / "cache").rglob("*.quarantined"))  # its place in the cache is the folder of all blobs
 
 
 def test_first_hash_is_recorded_and_held_to(server: Hub, published: str, tmp_path: Path) -> None:

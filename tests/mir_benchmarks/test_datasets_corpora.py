@@ -235,14 +235,13 @@ def test_other_formats_and_capitals_change_nothing(suffix: str, tmp_path: Path) 
         return sorted((item.id, item.split, item.label) for item in dataset.items)
 
     for name, read, files in (
-        ("vocalset", vocalset.read_technique, VOCALSET), ("musdb", musdb.read, MUSDB),
-        ("nsynth", nsynth.read_pitch, NSYNTH),
+        ("vocalset", vocalset.read_technique, VOCALSET), ("musdb", musdb.read, MUSDB)
     ):  # fmt: skip
         other = {file.replace(".wav", suffix) if "readme" not in file else file: text for file, text in files.items()}
         there = read(plant(tmp_path / name / "other", other), {})
         assert listed(there) == listed(read(plant(tmp_path / name / "published", files), {}))
-        of_songs = [file for item in there.items for file in musdb.stem_files(item).values()] if name == "musdb" else []
-        assert all(path.exists() for path in (*of_songs, *(item.audio for item in there.items if name == "vocalset")))
+        stems = [file for item in there.items for file in musdb.stem_files(item).values()] if name == "musdb" else []
+        assert all(path.exists() for path in (*stems, *(item.audio for item in there.items)))
 
 
 def test_vocalset_says_what_is_wrong(tmp_path: Path) -> None:

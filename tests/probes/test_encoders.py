@@ -144,6 +144,14 @@ def test_what_a_module_of_ones_own_holds_counts(monkeypatch: pytest.MonkeyPatch)
         assert fingerprint(by_a_module) == before
 
 
+def test_an_installed_module_counts_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parts may be loaded when they are first used, which changes nothing of what a function computes."""
+    monkeypatch.setitem(globals(), "mine", pytest)
+    before = fingerprint(by_a_module)
+    monkeypatch.setattr(pytest, "SCALE", 2.0, raising=False)
+    assert fingerprint(by_a_module) == before
+
+
 def by_a_module(wave_N: np.ndarray) -> Any:
     return mine.SCALE * wave_N + mine.more.OFFSET  # type: ignore[name-defined]  # noqa: F821
 
