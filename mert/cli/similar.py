@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,8 +82,7 @@ def similar(
     if asked and len(errors) == len(asked):
         raise errors[0]
     damaged = [query for query in asked if query.damaged and not query.error]
-    for query in damaged:
-        _say_of_damage(query, terminal.console(stderr=True))
+    _say_of_damage(damaged, terminal.console(stderr=True))
     n_damaged = len(damaged) + _update(held, embedder, settings, folder, names, path, errors, rebuild)
     if not len(held):
         raise MertError(folder, f"none of its {len(names)} recordings can be read", "see the reasons above")
@@ -225,7 +224,7 @@ def _update(
                         errors.append(extraction.error)
                     elif extraction.damaged:
                         n_damaged += 1
-                        _say_of_damage(extraction, bar.console)
+                        _say_of_damage([extraction], bar.console)
                     if time.monotonic() - saved_at > SAVE_EVERY_S or held.n_waiting >= SAVE_EVERY_ROWS:
                         save(held.commit)
                         saved_at = time.monotonic()
@@ -247,10 +246,11 @@ def _update(
     return n_damaged
 
 
-def _say_of_damage(extraction: Extraction, console: Console) -> None:
-    """Print what is wrong with a damaged recording."""
-    about = f"{extraction.name}: {'; '.join(extraction.warnings)}"
-    console.print(f"damaged: {terminal.printable(about)}")
+def _say_of_damage(damaged: Sequence[Extraction], console: Console) -> None:
+    """Print what is wrong with damaged recordings."""
+    for extraction in damaged:
+        about = f"{extraction.name}: {'; '.join(extraction.warnings)}"
+        console.print(f"damaged: {terminal.printable(about)}")
 
 
 def _saver(
