@@ -14,10 +14,11 @@ import typer
 
 from mert.cli import terminal
 from mert.cli.jobs import Meter, expected_seconds, follow
-from mert.errors import UsageError
+from mert.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from mert.collection.describing import DescribeStage
+    from mert.collection.plan import Job
 
 TABLE = "descriptions.csv"
 
@@ -37,6 +38,7 @@ def describe(
     max_seconds: Annotated[float | None, typer.Option(min=0, help="Refuse recordings longer than this.")] = None,
     as_json: terminal.AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a table.")] = False,
+    overwrite: terminal.Overwrite = False,
 ) -> None:
     """Describe recordings by the heads of a model: tags, instruments, key, tempo, beats, if probable enough.
 
@@ -62,6 +64,8 @@ def describe(
     meter = Meter(len(jobs), expected_seconds(jobs)[0])
 
     def on_start(stage: DescribeStage) -> None:
+        if out and not overwrite:
+            refuse_another_model(stage, jobs)
         stage.on_audio = meter.add
 
     rows = run(jobs, options, executor, workers, on_start)
@@ -72,6 +76,23 @@ def describe(
         report = out / "report.jsonl" if out else None
         counts = follow(rows, meter, report, False, listed(planned.passed_over), "described", shown.take)
     raise typer.Exit(3 if any(counts[what] for what in ("failed", "damaged", "unreported", "lost")) else 0)
+
+
+def refuse_another_model(stage: DescribeStage, jobs: Sequence[Job]) -> None:
+    """UsageError where the first output that is there is a description by another model."""
+    from mert.describe.description import MADE_BY
+    from mert.files import read_json
+
+    for job in jobs:
+        try:
+            made_by = read_json(Path(job.output))[MADE_BY]
+            differs = made_by["weights_sha256"] != stage.made_by["weights_sha256"]
+        except (CheckpointError, KeyError, TypeError):  # none yet, or damaged
+            continue
+        if differs:
+            reason, remedy = "is a description by another model", "give another -o, or --overwrite to replace them"
+            raise UsageError(job.output, reason, remedy)
+        return
 
 
 class Shown:

@@ -10,7 +10,7 @@ import typer
 
 from mert.cli import terminal
 from mert.cli.jobs import SAMPLED, Meter, expected_seconds, follow
-from mert.errors import UsageError
+from mert.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from mert.collection.job import EmbedStage
@@ -41,6 +41,7 @@ def embed(
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Keep outputs that these options would write again.")
     ] = False,
+    overwrite: terminal.Overwrite = False,
 ) -> None:
     """Write time-stamped features of recordings: one .npz per file, the input tree mirrored.
 
@@ -67,6 +68,8 @@ def embed(
     meter = Meter(len(jobs), expected_s)
 
     def on_start(stage: EmbedStage) -> None:
+        if not overwrite:
+            refuse_another_model(stage, jobs)
         announce(stage, jobs, expected_s, exact, planned.passed_over.total())
         warn_of_full_disk(stage, out, expected_s, longest_s)
         stage.on_audio = meter.add
@@ -75,6 +78,21 @@ def embed(
     out.mkdir(parents=True, exist_ok=True)
     counts = follow(rows, meter, out / name, append=skip_existing, passed_over=listed(planned.passed_over))
     raise typer.Exit(3 if any(counts[what] for what in ("failed", "damaged", "unreported", "lost")) else 0)
+
+
+def refuse_another_model(stage: EmbedStage, jobs: tuple[Job, ...]) -> None:
+    """UsageError where the first output that is there holds features of another model: they may have taken days."""
+    from mert.embedding.features import Features
+
+    for job in jobs:
+        try:
+            meta = Features.load_meta(job.output)
+        except (OutputError, OSError):  # none yet, or damaged
+            continue
+        if meta.get("weights_sha256") != stage.embedder.sha256:
+            reason = f"holds features of another model ({meta.get('model', 'not named')})"
+            raise UsageError(job.output, reason, "give another -o, or --overwrite to replace them")
+        return
 
 
 def announce(stage: EmbedStage, jobs: tuple[Job, ...], seconds: float, exact: bool, passed_over: int) -> None:

@@ -96,6 +96,22 @@ def test_all_well_is_0_and_the_input_tree_is_mirrored(house: House) -> None:
     assert made == {f"{name}.npz" for name in inputs}
 
 
+def test_features_of_another_model_are_replaced_on_request_alone(house: House, embed: Embed, tmp_path: Path) -> None:
+    other = mert.save_pretrained(tiny_embedder(seed=1), tmp_path / "other")
+    recording = house.corpus / "disc 0" / "00.wav"
+    assert embed(inputs=(recording,)).end().code == 0
+    before = (tmp_path / "out" / "00.wav.npz").read_bytes()
+    inputs = (house.corpus / "-o.wav", recording)  # the first has no output yet
+    for resumed in [(), ("--skip-existing",)]:
+        refused = embed("-m", other, *resumed, inputs=inputs).end()
+        assert refused.code == 2 and "00.wav.npz: holds features of another model (tiny)" in refused.err, refused
+        assert "give another -o, or --overwrite to replace them" in refused.err
+    assert files(tmp_path / "out").keys() == {"00.wav.npz"}
+    assert (tmp_path / "out" / "00.wav.npz").read_bytes() == before
+    assert embed("-m", other, "--overwrite", inputs=inputs).end().code == 0
+    assert Features.load(tmp_path / "out" / "00.wav.npz").meta["model"] == "other"
+
+
 def test_the_sum_is_printed_first_and_agrees_with_what_is_written(house: House) -> None:
     first, second, *_, last = house.run.out.splitlines()
     assert first == "tiny (apache-2.0) on cpu, float32; layer03, frames, stored as float16"

@@ -229,6 +229,20 @@ def test_a_folder_is_described_once_and_failures_are_reported(model: Path, music
     assert (tmp_path / "two/descriptions.csv").read_text() == (out / "descriptions.csv").read_text()
 
 
+def test_descriptions_by_another_model_are_replaced_on_request_alone(model: Path, music: Path, tmp_path: Path) -> None:
+    other = mert.save_pretrained(tiny_embedder(1), tmp_path / "other")
+    save_heads(other / "heads", key=made_head(mert.load(other), "key", 1, layer="layer01"))
+    command, out = ("describe", music, "-d", "cpu", "-o", tmp_path / "out"), tmp_path / "out"
+    assert run_mert(*command, "-m", model).code == 0
+    before = {path: path.read_bytes() for path in out.rglob("*.json")}
+    (out / "a.wav.json").unlink()
+    refused = run_mert(*command, "-m", other)
+    assert refused.code == 2 and "b.wav.json: is a description by another model" in refused.err
+    assert all(path.read_bytes() == data for path, data in before.items() if path.name != "a.wav.json")
+    assert not (out / "a.wav.json").exists()
+    assert "3 described, 0 kept" in run_mert(*command, "-m", other, "--overwrite").out
+
+
 def test_every_command_says_what_is_damaged(model: Path, music: Path, tmp_path: Path) -> None:
     """Exit code 3, and a line; a description that is kept keeps what was said."""
     songs, out = tmp_path / "songs", tmp_path / "out"
