@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +107,29 @@ def audio_at(path: Path, suffix: str | None = None) -> Path:
     """
     if path.exists():
         return path
-    stem = str(path).removesuffix(suffix or path.suffix)
+    stem = path.name.removesuffix(suffix or path.suffix)
+    if not (there := _suffixes_in(path.parent).get(stem)):
+        return path
     ends = (end for small in (path.suffix, *OTHER_FORMATS) for end in (small, small.upper()))
-    return next((Path(stem + end) for end in ends if os.path.exists(stem + end)), path)
+    found = (path.with_name(stem + end) for end in ends if end in there)
+    return next((audio for audio in found if audio.exists()), path)  # a link may lead nowhere
+
+
+def _suffixes_in(folder: Path) -> dict[str, set[str]]:
+    """Suffixes of the files of each stem; to ask for every format of thousands of missing files would take minutes."""
+    try:
+        return _suffixes_at(folder, os.stat(folder).st_mtime_ns)
+    except OSError:
+        return {}
+
+
+@lru_cache(maxsize=256)
+def _suffixes_at(folder: Path, mtime_ns: int) -> dict[str, set[str]]:
+    there: dict[str, set[str]] = {}
+    for name in os.listdir(folder):
+        stem, dot, suffix = name.rpartition(".")
+        there.setdefault(stem, set()).add(dot + suffix)
+    return there
 
 
 def leak_notes(
