@@ -8,7 +8,7 @@ ALL := train,probe,encodec,fairseq2,jobs,codecs,plots,app,onnx,index,sounds,dev
 # Models in tests are tiny: on busy cores a second thread makes their steps many times slower, not faster. So two
 # processes of one thread each share the tests.
 PYTEST := OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -q
-IN_TWO := -n 3 --dist worksteal
+IN_TWO := -n 2 --dist worksteal
 # The Python of an active environment that holds this package and matplotlib: the demo needs no other.
 HOLDS := import importlib.util as i, sys; sys.exit(not (i.find_spec("mert.cli.demo") and i.find_spec("matplotlib")))
 ACTIVE := $(shell cd / && $(PYTHON) -c '$(HOLDS)' 2>/dev/null && echo $(PYTHON))

@@ -10,10 +10,12 @@ from multiprocessing import get_context
 # One server serves all tests of a process, so its imports stand in one place; it leaves out what is not installed.
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload([
-    "matplotlib.figure", "mert.cli.embed", "mert.cli.train", "mert.collection.executors", "mert.plots",
-    "mert.train.engine", "mert.weights.hub", "mir_benchmarks.suite.write", "mir_benchmarks.tasks.run",
-    "nnAudio.features", "pyarrow.parquet", "rich.progress", "scipy.sparse", "sklearn.metrics", "soundfile", "soxr",
-    "torch._dynamo", "torch.utils.tensorboard",
+    "matplotlib.backends.backend_agg", "matplotlib.figure", "mert.cli.embed", "mert.cli.main", "mert.cli.train",
+    "mert.collection.executors", "mert.inference.fast", "mert.plots", "mert.train.corpus.opening", "mert.train.engine",
+    "mert.train.start", "mert.weights.hub", "mir_benchmarks.suite.write", "mir_benchmarks.tasks.run",
+    "nnAudio.features", "PIL.JpegImagePlugin", "pyarrow.dataset", "pyarrow.parquet", "pydantic.type_adapter",
+    "rich._emoji_codes", "rich.progress", "scipy.sparse", "sklearn.metrics", "soundfile", "soxr",
+    "teachers.random_projection", "torch._dynamo", "torch.utils.tensorboard", "typer._adapters",
 ])  # fmt: skip
 
 

@@ -96,20 +96,22 @@ def test_all_well_is_0_and_the_input_tree_is_mirrored(house: House) -> None:
     assert made == {f"{name}.npz" for name in inputs}
 
 
-def test_features_of_another_model_are_replaced_on_request_alone(house: House, embed: Embed, tmp_path: Path) -> None:
-    other = mert.save_pretrained(tiny_embedder(seed=1), tmp_path / "other")
+def test_features_of_another_model_are_replaced_on_request_alone(house: House, tmp_path: Path) -> None:
+    other, out = mert.save_pretrained(tiny_embedder(seed=1), tmp_path / "other"), tmp_path / "out"
     recording = house.corpus / "disc 0" / "00.wav"
-    assert embed(inputs=(recording,)).end().code == 0
-    before = (tmp_path / "out" / "00.wav.npz").read_bytes()
-    inputs = (house.corpus / "-o.wav", recording)  # the first has no output yet
+
+    def embed(model: object, *options: object) -> Run:  # the first recording has no output yet
+        return run_mert("embed", "-m", model, *EXACT, "-o", out, *options, "--", house.corpus / "x.WAV", recording)
+
+    assert run_mert("embed", "-m", house.model, *EXACT, "-o", out, recording).code == 0
+    before = (out / "00.wav.npz").read_bytes()
     for resumed in [(), ("--skip-existing",)]:
-        refused = embed("-m", other, *resumed, inputs=inputs).end()
+        refused = embed(other, *resumed)
         assert refused.code == 2 and "00.wav.npz: holds features of another model (tiny)" in refused.err, refused
         assert "give another -o, or --overwrite to replace them" in refused.err
-    assert files(tmp_path / "out").keys() == {"00.wav.npz"}
-    assert (tmp_path / "out" / "00.wav.npz").read_bytes() == before
-    assert embed("-m", other, "--overwrite", inputs=inputs).end().code == 0
-    assert Features.load(tmp_path / "out" / "00.wav.npz").meta["model"] == "other"
+    assert files(out) == {"00.wav.npz": before}
+    assert embed(other, "--overwrite").code == 0
+    assert Features.load(out / "00.wav.npz").meta["model"] == "other"
 
 
 def test_the_sum_is_printed_first_and_agrees_with_what_is_written(house: House) -> None:
@@ -270,6 +272,7 @@ def test_killed_at_any_moment_and_run_again_it_gives_what_an_undisturbed_run_giv
     assert files(out) == files(house.whole)
 
 
+@pytest.mark.check
 def test_workers_end_when_their_parent_is_killed(embed: Embed, tmp_path: Path) -> None:
     process = embed("--workers", 2, "--layers", "all", fork=False)
     while process.running() and not count(tmp_path / "out"):

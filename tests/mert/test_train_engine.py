@@ -211,7 +211,12 @@ def test_targets_are_those_of_the_clean_clips(recordings: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("parallel", "processes"), [("ddp", 2), ("fsdp", 2), pytest.param("ddp", 3, marks=pytest.mark.check)]
+    ("parallel", "processes"),
+    [
+        ("ddp", 2),
+        pytest.param("fsdp", 2, marks=pytest.mark.check),
+        pytest.param("ddp", 3, marks=pytest.mark.check),
+    ],
 )
 def test_many_processes_give_the_losses_of_one(
     parallel: str, processes: int, tmp_path: Path, recordings: Path, alone: list[dict[str, Any]]

@@ -115,6 +115,7 @@ def test_fairseq2_prints_our_losses_for_fifty_steps_and_no_secrets(
         assert (tmp_path / "run" / name).exists()
 
 
+@pytest.mark.check
 @needs_fairseq2
 def test_signals_stop_a_run_after_the_step_and_it_goes_on_with_the_same_losses(
     scenarios: tuple[Path, dict[str, Any], str], recordings: Path, tmp_path: Path, one_thread: None

@@ -111,8 +111,10 @@ def again(tmp_path: Path, begun: Path, recordings: Path) -> Callable[[str], tupl
     ("moment", "left"),
     [
         ("tensor:step_00000004:40", {"__0_0.distcp"}),  # in the middle of a shard
-        (f"change:{KEY}:2", {"__0_0.distcp", ".metadata", ".COMPLETE.json.tmp"}),
-        ("change:step_00000002:1", {"__0_0.distcp", ".metadata", MARKER}),  # complete; the older one is there yet
+        pytest.param(f"change:{KEY}:2", {"__0_0.distcp", ".metadata", ".COMPLETE.json.tmp"}, marks=pytest.mark.check),
+        pytest.param(  # complete; the older one is there yet
+            "change:step_00000002:1", {"__0_0.distcp", ".metadata", MARKER}, marks=pytest.mark.check
+        ),
     ],
 )
 def test_a_kill_during_a_save_costs_no_bit(
@@ -179,6 +181,7 @@ def test_a_damaged_checkpoint_of_a_later_step_does_not_outlive_a_new_one(
     check_resume(config, run, whole)
 
 
+@pytest.mark.check
 def test_a_save_the_disk_refuses_ends_the_run_and_costs_no_bit(
     again: Callable[[str], tuple[str, Path]], whole: Path
 ) -> None:
@@ -191,6 +194,7 @@ def test_a_save_the_disk_refuses_ends_the_run_and_costs_no_bit(
     check_resume(config, run, whole)
 
 
+@pytest.mark.check
 def test_a_row_the_disk_refuses_ends_the_run_and_costs_no_bit(
     again: Callable[[str], tuple[str, Path]], whole: Path
 ) -> None:

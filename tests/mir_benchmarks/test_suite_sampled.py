@@ -189,6 +189,7 @@ def test_stems_of_sampled_songs_sum_to_the_mixture() -> None:
         assert np.abs(waves["other.wav"][:, 0] - waves["other.wav"][:, 1]).max() > 1e-3, "stereo"
 
 
+@pytest.mark.check
 @with_sounds
 def test_the_same_bytes_from_any_number_of_workers(tmp_path: Path) -> None:
     def contents(home: Path) -> dict[str, bytes]:

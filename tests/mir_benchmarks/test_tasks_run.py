@@ -268,7 +268,10 @@ def test_four_subsets_of_jamendo_are_heard_once_and_a_second_run_hears_nothing(
 
 @pytest.mark.parametrize(
     ("task", "clip", "fit", "grid"),
-    [("nsynth_pitch", 30, 11, EVERY), ("gtzan_beats", 25, 2, QUICK | {"layers": ("embed", "all"), "max_epochs": 2})],
+    [
+        pytest.param("nsynth_pitch", 30, 11, EVERY, marks=pytest.mark.check),
+        ("gtzan_beats", 25, 2, QUICK | {"layers": ("embed", "all"), "max_epochs": 2}),
+    ],
 )
 def test_a_killed_run_goes_on_to_the_same_end(
     task: str, clip: int, fit: int, grid: dict[str, Any], suite: Path, tmp_path: Path

@@ -251,6 +251,7 @@ def loudness():
 """
 
 
+@pytest.mark.check
 def test_an_installed_package_adds_an_encoder_to_the_benchmark(tmp_path: Path) -> None:
     """By its metadata alone, as pip writes it."""
     about = tmp_path / "site" / "toy-1.0.dist-info"
