@@ -38,6 +38,10 @@ class OutputError(MertError):
     """A result cannot be written, or does not fit on the disk."""
 
 
+class TrainingError(MertError):
+    """Training cannot continue."""
+
+
 class UsageError(MertError, ValueError):
     """Invalid usage of a command or an option: exit code 2."""
 

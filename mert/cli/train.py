@@ -92,7 +92,7 @@ def continue_pretrain(
 
 def load_teachers(names: Sequence[str], sample_rate: int = 24_000) -> dict[str, TargetSource]:
     """The teachers of a recipe by the keys of their heads; a warning names a licence that the model inherits."""
-    from mert.train.record import keyed
+    from mert.train.ingredients import keyed
     from mert.weights.licences import is_non_commercial
     from teachers import load_teacher
 
@@ -149,8 +149,8 @@ def _split(engine: Any, corpus: Corpus) -> str:
 
 def _beginning(plan: Plan, engine: Any) -> str:
     """Which weights a run goes on from, and which heads are kept."""
+    from mert.train.ingredients import described
     from mert.train.initialisation import PretrainerConfig, kept_heads
-    from mert.train.record import described
 
     assert plan.start
     kept = kept_heads(PretrainerConfig.of(plan.recipe, plan.teachers), engine.objective, plan.start)

@@ -17,7 +17,7 @@ from mert.embedding.windows import Clock
 from mert.errors import UsageError
 from mert.train.augmentation import samples_at
 from mert.train.corpus.base import Corpus
-from mert.train.corruption import span_mask
+from mert.train.masking import span_mask
 from mert.train.recipe import Recipe
 
 # Purposes of random streams.

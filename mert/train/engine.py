@@ -12,18 +12,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mert.errors import OutputError
+from mert.errors import OutputError, TrainingError
 from mert.files import read_json, write_whole
 from mert.train.batches import Batches
 from mert.train.corpus.base import Corpus
 from mert.train.draw import DROPOUT, torch_seed
-from mert.train.history import Change, changes_after
+from mert.train.history import Change
+from mert.train.ingredients import facts
 from mert.train.initialisation import PretrainerConfig, Start, new_pretrainer
 from mert.train.objective import Group, add_parts, recompute_blocks, tf32
 from mert.train.parallel import World, parallelize, sync_gradients
 from mert.train.probing import open_monitor, probe_scores
 from mert.train.recipe import Recipe
-from mert.train.record import TrainingError, continued, facts
+from mert.train.resume import changes_after, continued
 from mert.train.run_folder import MARKER, Checkpoints, RunLog, only_run, step_of
 from mert.train.signals import StopRequest, undisturbed
 from mert.train.validation import held_out_metrics, summary

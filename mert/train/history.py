@@ -13,16 +13,11 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 
-from mert.errors import UsageError
 from mert.files import append_lines, read_rows, write_whole, writing
 from mert.train.parallel import World
 from mert.train.recipe import Recipe, read_recipe
 
 RECIPE, CHANGES, STARTS = "recipe.yaml", "changes.jsonl", "starts.jsonl"
-FREE = {  # changes no result, or is compared by its content: the data, the teachers and the base
-    "out", "data", "data_options", "teachers", "init", "checkpoint_every", "keep_checkpoints", "validate_every",
-    "probe_every", "probe_tasks", "compile", "activation_checkpointing", "parallel", "loader_workers",
-}  # fmt: skip
 SECRET = re.compile(r"token|secret|password|credential|key$", re.IGNORECASE)
 
 
@@ -49,26 +44,6 @@ def begun_recipe(run: Path, step: int | None = None) -> Recipe | None:
 def read_changes(run: Path) -> list[Change]:
     """The changes of a run's recipe, oldest first."""
     return [Change(**row) for row in read_rows(run / CHANGES)]
-
-
-def changes_after(run: Path, step: int, recipe: Recipe, allowed: bool) -> list[Change]:
-    """What would change in the recipe of a run that goes on after a step: more steps, or whatever is `allowed`.
-
-    UsageError names other changes that affect results.
-    """
-    if (begun := begun_recipe(run, step)) is None:
-        return []
-    old, new = flat(begun.to_dict()), flat(recipe.to_dict())
-    changes = [
-        Change(step, key, old.get(key), new.get(key))
-        for key in dict.fromkeys([*old, *new])
-        if key.partition(".")[0] not in FREE and old.get(key) != new.get(key)
-    ]
-    refused = [change for change in changes if change.key != "steps" or change.new < change.old]
-    if refused and not allowed:
-        remedy = "go on with its recipe, begin anew with another out=, or give --allow-changes"
-        raise UsageError(run, f"the run began otherwise: {', '.join(map(str, refused))}", remedy)
-    return changes
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

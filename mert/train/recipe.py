@@ -16,8 +16,9 @@ from mert.errors import UsageError
 from mert.inference.kernels import has_bfloat16
 from mert.models.config import MertConfig, base_95m, large_330m, nano
 from mert.train.augmentation import Augmentation
-from mert.train.corruption import Mixing
+from mert.train.mixing import Mixing
 from mert.train.objective import Weights
+from mert.train.schedule import learning_rate
 from mert.weights.registry import bundled
 
 log = logging.getLogger("mert")
@@ -170,15 +171,13 @@ class Recipe:
         return self.probe_every > 0 and (step % self.probe_every == 0 or step == self.steps)
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of update `step` (from 1): linear warm-up, then linear decay to 0 at `steps`.
+        """Learning rate of update `step`, from 1.
 
         >>> recipe = v1_95m()
         >>> recipe.lr_at(32_000) == recipe.lr, round(recipe.lr_at(65_000) / recipe.lr, 3), recipe.lr_at(400_000)
         (True, 0.91, 0.0)
         """
-        if step <= self.warmup_steps:
-            return self.lr * step / self.warmup_steps
-        return self.lr * (self.steps - step) / (self.steps - self.warmup_steps)
+        return learning_rate(step, self.steps, self.warmup_steps, self.lr)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as YAML and JSON hold them."""

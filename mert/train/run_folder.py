@@ -33,9 +33,9 @@ from mert.files import only_process, read_json, read_rows, sha256_file, write_js
 from mert.models.config import MertConfig
 from mert.models.mert import Mert
 from mert.train.history import CHANGES, RECIPE, Change, begun_recipe, read_changes, record_start
+from mert.train.ingredients import licences_of
 from mert.train.parallel import World
 from mert.train.recipe import Recipe
-from mert.train.record import licences_of
 from mert.train.validation import accuracies, most_frequent, percent
 from mert.weights.checkpoints import digest
 from mert.weights.licences import named, strictest

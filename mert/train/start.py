@@ -11,9 +11,9 @@ from mert.models.config import MertConfig
 from mert.models.mert import Mert
 from mert.train import run_folder
 from mert.train.history import begun_recipe
+from mert.train.ingredients import licences_of
 from mert.train.initialisation import Start, TrainedHead
 from mert.train.recipe import Recipe, read_recipe, read_settings
-from mert.train.record import licences_of
 from mert.weights.checkpoints import digest
 from mert.weights.checkpoints import read_heads as read_fairseq_heads
 from mert.weights.hub import load_weights

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mir_benchmarks.synth.drums import band_noise, sample
+from mir_benchmarks.synth.drum_sounds import band_noise, sample
 from mir_benchmarks.synth.effects import Finish, compress, drive, finish_of, produce
 from mir_benchmarks.synth.instruments import instrument
 from mir_benchmarks.synth.score import STEMS, Note, Score

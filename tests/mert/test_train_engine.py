@@ -25,13 +25,13 @@ pytest.importorskip("yaml")
 pytest.importorskip("tensorboard")
 pytest.importorskip("matplotlib")
 
-from mert.errors import UsageError
+from mert.errors import TrainingError, UsageError
 from mert.train.batches import Batches
 from mert.train.corpus.base import CorpusError, from_16_bits, to_16_bits
 from mert.train.corpus.opening import open_corpus
 from mert.train.corpus.recordings import FileCorpus
 from mert.train.corpus.sources import Listed
-from mert.train.engine import Engine, TrainingError
+from mert.train.engine import Engine
 from mert.train.parallel import World
 from mert.train.recipe import Recipe, read_recipe
 from mert.train.run_folder import MARKER, Checkpoints

@@ -30,9 +30,8 @@ from test_train_engine import engine, recipe_file, rows
 import mert
 from mert.cli.models import export, export_run
 from mert.cli.train import pretrain
-from mert.errors import CheckpointError, MertError, UsageError
+from mert.errors import CheckpointError, MertError, TrainingError, UsageError
 from mert.models.config import MertConfig
-from mert.train.engine import TrainingError
 from mert.train.fairseq2 import write_asset_card
 from mert.train.fairseq2.checkpoints import BEGUN, checkpoints, damage, resume_point
 from mert.train.parallel import World

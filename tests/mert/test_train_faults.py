@@ -28,10 +28,10 @@ pytest.importorskip("matplotlib")
 from harness.small_runs import ALONE, newest, rows, same_bits, same_end, small_recipe, write_recordings
 
 from mert.cli.train import load_teachers
-from mert.errors import AudioError, UsageError
+from mert.errors import AudioError, TrainingError, UsageError
 from mert.files import temporary_key
 from mert.train.corpus.opening import open_corpus
-from mert.train.engine import Engine, TrainingError
+from mert.train.engine import Engine
 from mert.train.recipe import read_recipe
 from mert.train.run_folder import MARKER
 from mert.train.tokenize import TokenizeOptions, tokenize

@@ -17,8 +17,8 @@ pytest.importorskip("tensorboard")
 pytest.importorskip("nnAudio")
 
 from mert.train.corpus.base import GeneratedCorpus
-from mert.train.corruption import Mixing
 from mert.train.engine import Engine
+from mert.train.mixing import Mixing
 from mert.train.parallel import World
 from mert.train.recipe import Recipe
 from teachers import load_teacher

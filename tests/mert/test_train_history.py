@@ -22,8 +22,9 @@ from mert.files import read_rows
 from mert.train.corpus.opening import open_corpus
 from mert.train.corpus.recordings import INDEX
 from mert.train.engine import Engine
-from mert.train.history import CHANGES, FREE, RECIPE, STARTS, begun_recipe, changes_after, flat
+from mert.train.history import CHANGES, RECIPE, STARTS, begun_recipe, flat
 from mert.train.recipe import Recipe, read_recipe
+from mert.train.resume import FREE, changes_after
 from mert.train.start import read_plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")

@@ -13,8 +13,9 @@ from harness.sounds import tiny_config
 
 from mert.errors import UsageError
 from mert.models.mert import Mert
-from mert.train.corruption import Mixing, span_mask
 from mert.train.initialisation import PretrainerConfig
+from mert.train.masking import span_mask
+from mert.train.mixing import Mixing
 from mert.train.objective import ClipHead, CodeHead, FrameHead, Group, Pretrainer, Weights, tf32
 from mert.train.recipe import NAMED, read_recipe, v1_95m, v1_330m
 

@@ -26,7 +26,7 @@ from mert.train import tokenize as tokenizing
 from mert.train.batches import Batches
 from mert.train.corpus.base import GeneratedCorpus
 from mert.train.corpus.opening import open_corpus
-from mert.train.corruption import Mixing
+from mert.train.mixing import Mixing
 from mert.train.recipe import Recipe
 from mert.train.tokenize import TokenizeOptions, TokenizeStage, tokenize
 from teachers import Fitting, Teacher, TeacherError, fit_teacher, load_teacher

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from mert.errors import CheckpointError, UsageError
+from mert.errors import CheckpointError, TrainingError, UsageError
 from mert.files import read_json, write_json
 from mert.models.mert import Mert
 from mert.train import run_folder
 from mert.train.parallel import World
-from mert.train.record import TrainingError, continued
+from mert.train.resume import continued
 from mert.weights.pickles import check_plain, open_torch
 
 log = logging.getLogger("mert")

@@ -21,9 +21,9 @@ from mert.models.config import MertConfig, base_95m, large_330m, nano
 from mert.models.mert import Mert
 from mert.train.fairseq2.asset_card import FAMILY
 from mert.train.fairseq2.checkpoints import load_run
+from mert.train.ingredients import keyed
 from mert.train.initialisation import PretrainerConfig, new_pretrainer
 from mert.train.objective import Pretrainer, recompute_blocks
-from mert.train.record import keyed
 from mert.train.start import open_start
 from teachers import load_teacher
 

@@ -30,18 +30,18 @@ from fairseq2.task import Task, TaskStopException
 from fairseq2.trainer import Trainer
 from torch.optim import Optimizer
 
-from mert.errors import UsageError
+from mert.errors import TrainingError, UsageError
 from mert.train.batches import Batches
 from mert.train.corpus.base import Corpus
 from mert.train.engine import Update
 from mert.train.fairseq2.checkpoints import resume_point
 from mert.train.fairseq2.family import PRETRAINER, register
 from mert.train.fairseq2.unit import HeldOutUnit, PretrainUnit, RecipeLR, Steps
-from mert.train.history import changes_after
+from mert.train.ingredients import facts
 from mert.train.initialisation import PretrainerConfig, Start
 from mert.train.parallel import World, own_device
 from mert.train.recipe import Recipe
-from mert.train.record import TrainingError, facts
+from mert.train.resume import changes_after
 from mert.train.run_folder import RunLog
 from mert.train.signals import undisturbed
 from teachers.base import TargetSource

@@ -19,12 +19,12 @@ from fairseq2.optim.lr_schedulers import AbstractLRScheduler
 from fairseq2.trainer import TrainUnit
 from torch import Tensor, nn
 
+from mert.errors import TrainingError
 from mert.train.batches import Batches
 from mert.train.engine import Update
 from mert.train.objective import Pretrainer
 from mert.train.parallel import World
 from mert.train.recipe import Recipe
-from mert.train.record import TrainingError
 from mert.train.run_folder import RunLog
 from mert.train.signals import StopRequest
 from mert.train.validation import held_out_metrics, summary

@@ -1,21 +1,13 @@
 """What a run is made of, as its checkpoints record it: data, teachers, base, and the licences that bind its model."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from mert.errors import MertError, UsageError
+from mert.errors import UsageError
 from mert.train.corpus.base import Corpus
 from teachers.base import TargetSource
 
-NOTHING: dict[str, Any] = {
-    "base": None,
-    "data_licences": [],
-}  # in checkpoints that were written before these were recorded
-
-
-class TrainingError(MertError):
-    """Training cannot continue."""
+NOTHING: dict[str, Any] = {"base": None, "data_licences": []}  # in checkpoints written before these were recorded
 
 
 def facts(
@@ -29,26 +21,6 @@ def facts(
         "base": dict(base) if base else None,
         "data_licences": sorted(set(corpus.licences)),
     }
-
-
-def continued(path: Path, begun: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts `now` of a run that began with others, as its checkpoint at `path` has them: it keeps all licences.
-
-    TrainingError if it was made of anything else. Bases are compared by their weights.
-    """
-    begun = NOTHING | dict(begun)
-    for name in ("corpus", "teachers", "licences"):
-        if begun[name] != now[name]:
-            remedy = "use the same data and teachers, or another out="
-            raise TrainingError(path, f"it was trained with another {name}", remedy)
-    if _sha256(begun["base"]) != _sha256(now["base"]):
-        reason = f"the run went on from {described(begun['base'])}, not from {described(now['base'])}"
-        raise TrainingError(path, reason, "give the same init=, or another out=")
-    return dict(now) | {"data_licences": sorted({*begun["data_licences"], *now["data_licences"]})}
-
-
-def _sha256(base: Mapping[str, Any] | None) -> str | None:
-    return base["sha256"] if base else None
 
 
 def described(base: Mapping[str, Any] | None) -> str:
