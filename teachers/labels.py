@@ -35,6 +35,7 @@ RUN_AGAIN = "run the same mert tokenize again"
 AGAIN = f"remove it, and {RUN_AGAIN}"
 MAX_MAPPED = 4096  # shards of a store that a process keeps open: each takes some 35 KB and a mapping
 MAX_CLASSES = 2**15  # codes are int16
+MAX_PER_BYTE = 1000  # codes in parquet: more of them are one code repeated, and would fill the memory
 AT_ONCE = 65_536  # recordings that are looked up together
 
 
@@ -284,6 +285,10 @@ def read_shard(path: Path, kind: str = "codes") -> Rows:
     with damaged(path):
         if path.suffix == ".parquet":
             with require("pyarrow.parquet", path, "train").ParquetFile(path) as file:
+                groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+                n_values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
+                if n_values > MAX_PER_BYTE * path.stat().st_size:
+                    raise ValueError(f"{n_values} values are more than its size can hold")
                 table = file.read(columns=["name", "n_samples", "codes"], use_threads=False).combine_chunks()
         else:
             table = read_mapped(path)

@@ -99,9 +99,11 @@ def read_labels(path: Path, task: str | None = None) -> LabelTable:
         raise sheet.error("has no column besides the file's", EXAMPLE)
     items = tuple(events(sheet) if task == "frames" else single_rows(sheet, task, used))
     classes = classes_of(task, items) if column in used else tuple(used)
-    if likely := [name for name in sheet.targets if used == ["tags"] and name in classes]:
+    likely = sorted(set(classes) & set(sheet.targets)) if used == ["tags"] else []
+    if likely:
         items = tuple(with_probabilities(sheet, items, likely))
-    unused = [name for name in sheet.targets if name not in (*used, *likely)]
+    read = {*used, *likely}
+    unused = [name for name in sheet.targets if name not in read]
     notes = [f"columns not used: {', '.join(unused)}"] if unused else []
     if task == "classification" and 2 * len(classes) > len(items) and all(map(is_number, classes)):
         notes.append("the labels are many numbers: for values, not classes, give --task regression")

@@ -249,3 +249,16 @@ def test_damaged_shards_of_version_1_are_refused(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(TeacherError, match=rf"{path.name}: is missing"):
         LabelStore(folder)
+
+
+def test_a_small_shard_of_version_1_does_not_fill_the_memory(tmp_path: Path) -> None:
+    """20 million equal codes are a kilobyte of parquet."""
+    from pyarrow import ListArray, parquet, table
+
+    folder = write_store_of_version_1(tmp_path / "store", SHARDS)
+    codes = ListArray.from_arrays([0, 20_000_000], np.zeros(20_000_000, np.int16))
+    path = folder / shard_name(1, version=1)
+    parquet.write_table(table({"name": ["a"], "n_samples": [24_000], "codes": codes}), path)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(TeacherError, match=rf"{path.name}: is damaged \(20000002 values are more than its size"):
+        LabelStore(folder)
