@@ -65,8 +65,8 @@ def clicks(seed: int) -> tuple[np.ndarray, list[float]]:
     random = np.random.default_rng(seed)
     times = np.cumsum(random.uniform(0.3, 0.5, 6))
     wave = 0.001 * random.standard_normal(3 * RATE_HZ)
-    for time in times:
-        at = round(time * RATE_HZ)
+    for beat_s in times:
+        at = round(beat_s * RATE_HZ)
         wave[at : at + 1200] += 0.5 * random.standard_normal(1200) * np.exp(-np.arange(1200) / 300)
     return wave.astype(np.float32), [round(time, 4) for time in times.tolist()]
 
