@@ -223,10 +223,18 @@ def step_of(path: Path) -> int:
 
 
 def cause(error: BaseException) -> str:
-    """The first reason for a failed save or load, on whichever process."""
+    """The first reason for a failed save or load, on whichever process: the disk's own, where it is known.
+
+    What torch says of a file that it could not close hides that the disk was full.
+    """
     if isinstance(error, dcp.api.CheckpointException):
         error = next(iter(error.failures.values()))[0]
-    return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+    before: BaseException | None = error
+    while before:
+        if reason := getattr(before, "strerror", None):
+            return str(reason)
+        before = before.__cause__ or before.__context__
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def damage(path: Path) -> str | None:

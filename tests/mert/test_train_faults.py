@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torch.distributed.checkpoint as dcp
 from harness import faulty
 from harness.commands import run_mert
 from harness.forks import FORKS
@@ -33,7 +34,7 @@ from mert.files import temporary_key
 from mert.train.corpus.opening import open_corpus
 from mert.train.engine import Engine
 from mert.train.recipe import read_recipe
-from mert.train.run_folder import MARKER
+from mert.train.run_folder import MARKER, cause
 from mert.train.tokenize import TokenizeOptions, tokenize
 from teachers import TeacherError
 from teachers.labels import shard_name
@@ -234,6 +235,13 @@ def test_a_full_disk_ends_the_run_and_costs_no_bit(disk: Path, recordings: Path,
     (disk / "more").unlink()
     subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
     check_resume(config, run, whole)
+
+
+def test_a_full_disk_is_named_behind_what_torch_says_of_its_file(disk: Path) -> None:
+    tensors = {str(i): torch.zeros(50_000) for i in range(20)}  # twice what there is room for
+    with pytest.raises(dcp.api.CheckpointException, match="enforce fail") as failed:
+        dcp.save(tensors, checkpoint_id=disk / "checkpoint")
+    assert cause(failed.value) == "No space left on device"
 
 
 def made(config: str, *overrides: str) -> Engine:
