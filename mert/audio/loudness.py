@@ -1,6 +1,6 @@
-"""Integrated loudness in LUFS, gathered block by block (ITU-R BS.1770-5, of the mono mix).
+"""Integrated loudness in LUFS, gathered block by block (ITU-R BS.1770-5).
 
-Shapes: N samples, K steps of 100 ms, F frequencies, B blocks of 400 ms.
+Shapes: N samples, C channels, K steps of 100 ms, F frequencies, B blocks of 400 ms.
 """
 
 import numpy as np
@@ -10,6 +10,11 @@ ABSOLUTE_LUFS, RELATIVE_LU = -70.0, -10.0  # gates
 OFFSET_LUFS = -0.691
 # Both filters of the K weighting at 48 kHz, numerators and denominators, as the recommendation lists them.
 FILTER_RATE_HZ = 48_000
+SURROUND = 1.41  # what channels behind the listener count; the low-frequency channel counts nothing
+CHANNELS = {  # in the order of WAV files; of other numbers of channels all count 1
+    4: (1.0, 1.0, SURROUND, SURROUND), 5: (1.0, 1.0, 1.0, SURROUND, SURROUND),
+    6: (1.0, 1.0, 1.0, 0.0, SURROUND, SURROUND),
+}  # fmt: skip
 FILTERS = (
     ((1.53512485958697, -2.69169618940638, 1.19839281085285), (1.0, -1.69065929318241, 0.73248077421585)),
     ((1.0, -2.0, 1.0), (1.0, -1.99004745483398, 0.99007225036621)),
@@ -17,34 +22,45 @@ FILTERS = (
 
 
 class Loudness:
-    """Integrated loudness of a recording whose mono blocks are added as they come.
+    """Integrated loudness of a recording whose blocks are added as they come, as they were decoded.
 
-    The weighting is applied to the spectrum of each 100 ms. Frequencies above half the rate are missing: of 24 kHz,
-    what lies above 12 kHz, which hardly counts in music. `lufs` is None for less than 400 ms, and for what stays below
-    the gate of -70 LUFS, as silence does.
+    The weighting is applied to the spectrum of each 100 ms, and the powers of the channels are added up. `lufs` is None
+    for less than 400 ms, and for what stays below the gate of -70 LUFS, as silence does.
 
-    >>> loudness = Loudness(24_000)
-    >>> loudness.add(np.sin(2 * np.pi * 997 * np.arange(48_000) / 24_000).astype(np.float32))
+    >>> loudness = Loudness()
+    >>> sine_N = np.sin(2 * np.pi * 997 * np.arange(96_000) / 48_000)
+    >>> loudness.add(48_000, np.stack([sine_N, sine_N], axis=1))
     >>> round(loudness.lufs, 1)
-    -3.0
+    0.0
     """
 
-    def __init__(self, rate_hz: int) -> None:
-        self._step = round(STEP_S * rate_hz)
+    def __init__(self) -> None:
+        self._format = 0, 0  # rate in Hz and channels of the blocks before
+        self._step, self._weights_F = 0, np.zeros(0)
+        self._rest_NC = np.zeros((0, 0), np.float32)
+        self._powers: list[np.ndarray] = []
+
+    def add(self, rate_hz: int, samples_NC: np.ndarray) -> None:
+        """Add the next samples, whose rate and channels may differ from those before."""
+        if self._format != (rate_hz, samples_NC.shape[1]):
+            self._begin(rate_hz, samples_NC.shape[1])
+        samples_NC = np.concatenate([self._rest_NC, samples_NC])
+        whole = len(samples_NC) // self._step * self._step
+        self._rest_NC = samples_NC[whole:]
+        counts_C = CHANNELS.get(samples_NC.shape[1], (1.0,) * samples_NC.shape[1])
+        if whole:
+            power_K = np.zeros(whole // self._step)
+            for counts, samples_N in zip(counts_C, samples_NC[:whole].T, strict=True):
+                spectra_KF = np.fft.rfft(samples_N.reshape(-1, self._step))
+                power_K += counts * ((spectra_KF.real**2 + spectra_KF.imag**2) @ self._weights_F)
+            self._powers.append(power_K)
+
+    def _begin(self, rate_hz: int, channels: int) -> None:
+        self._format, self._step = (rate_hz, channels), round(STEP_S * rate_hz)
         weights_F = k_weighting(np.fft.rfftfreq(self._step, 1 / rate_hz))
         weights_F[1 : (self._step + 1) // 2] *= 2  # each stands for a negative frequency, too
         self._weights_F = weights_F / self._step**2
-        self._rest_N = np.zeros(0, np.float32)
-        self._powers: list[np.ndarray] = []
-
-    def add(self, wave_N: np.ndarray) -> None:
-        """Add the next samples."""
-        wave_N = np.concatenate([self._rest_N, wave_N])
-        whole = len(wave_N) // self._step * self._step
-        self._rest_N = wave_N[whole:]
-        if whole:
-            spectra_KF = np.fft.rfft(wave_N[:whole].reshape(-1, self._step))
-            self._powers.append((spectra_KF.real**2 + spectra_KF.imag**2) @ self._weights_F)
+        self._rest_NC = np.zeros((0, channels), np.float32)
 
     @property
     def lufs(self) -> float | None:

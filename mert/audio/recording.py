@@ -60,6 +60,7 @@ class Recording:
         self.seconds = 0.0
         self.lost_s, self.damaged = 0.0, False
         self.on_block: Callable[[np.ndarray], None] | None = None  # called with each block that `blocks` gives
+        self.on_samples: Callable[[int, np.ndarray], None] | None = None  # with rate and [N, C], as they are decoded
         self._levels = Levels()
         self._source = source if _can_rewind(source) else _spooled(source, self)  # type: ignore[arg-type]
 
@@ -138,6 +139,8 @@ class Recording:
             self.seconds = before_s + n / rate_hz
             if max_seconds is not None and self.seconds > max_seconds:
                 raise AudioError(self.name, f"longer than max_seconds={max_seconds:g}", "raise max_seconds")
+            if self.on_samples:
+                self.on_samples(rate_hz, samples_NC)
             yield rate_hz, self._levels.mixed(samples_NC)
 
     def _conclude(self, decoder: Decoder) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mert.cli import terminal
+from mert.errors import need
 
 
 def app(
@@ -28,6 +28,7 @@ def app(
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    need("gradio", "app", "mert app")  # before a folder is embedded
     from mert.cli.page.layout import launch, page
     from mert.cli.similar import brought_up_to_date
     from mert.describe.describer import load
@@ -36,5 +37,4 @@ def app(
     m = load(model, revision, device)
     m.head_set()  # its error comes before the page
     index = brought_up_to_date(folder, m) if folder else None
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # gradio prints the address, and stays
     launch(page(m, folder, index, model), folder, server_port=port, inbrowser=open_browser)

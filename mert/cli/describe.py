@@ -6,7 +6,8 @@ import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -61,7 +62,7 @@ def describe(
         model, heads=tuple(map(str, heads or [])), every_s=every, revision=revision, device=device,
         max_seconds=max_seconds,
     )  # fmt: skip
-    meter = Meter(len(jobs), expected_seconds(jobs)[0])
+    meter = Meter(jobs, expected_seconds(jobs)[0])
 
     def on_start(stage: DescribeStage) -> None:
         if out and not overwrite:
@@ -72,7 +73,7 @@ def describe(
     if out:
         out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        shown = stack.enter_context(Shown([job.source for job in jobs], out, as_json, as_csv))
+        shown = stack.enter_context(Shown(jobs, out, as_json, as_csv))
         report = out / "report.jsonl" if out else None
         counts = follow(rows, meter, report, False, listed(planned.passed_over), "described", shown.take)
     raise typer.Exit(3 if any(counts[what] for what in ("failed", "damaged", "unreported", "lost")) else 0)
@@ -98,11 +99,12 @@ def refuse_another_model(stage: DescribeStage, jobs: Sequence[Job]) -> None:
 class Shown:
     """Takes rows as they come, and prints their descriptions for people or as JSON, or writes a table in the end.
 
-    The table is in the order of `sources`, whatever the order in which they end, and has the columns of all rows.
+    The table is in the order of the jobs, whatever the order in which they end, and has the columns of all rows; that
+    of a folder has the other descriptions in it, too.
     """
 
-    def __init__(self, sources: Sequence[str], out: Path | None, as_json: bool, as_csv: bool) -> None:
-        self._sources, self._out, self._as_json, self._as_csv = sources, out, as_json, as_csv
+    def __init__(self, jobs: Sequence[Job], out: Path | None, as_json: bool, as_csv: bool) -> None:
+        self._jobs, self._out, self._as_json, self._as_csv = jobs, out, as_json, as_csv
         self._cells: dict[str, dict[str, str]] = {}
 
     def __enter__(self) -> Shown:
@@ -110,11 +112,25 @@ class Shown:
 
     def __exit__(self, kind: Any, *_: object) -> None:
         if kind is None and self._cells:
+            rows = [self._cells[job.source] for job in self._jobs if job.source in self._cells] + self._before()
             with table_in(self._out) as file:
-                names = dict.fromkeys(name for cells in self._cells.values() for name in cells)
-                table = csv.DictWriter(file, list(names), restval="", lineterminator="\n")
+                table = csv.DictWriter(file, list(dict.fromkeys(chain(*rows))), restval="", lineterminator="\n")
                 table.writeheader()
-                table.writerows(self._cells[source] for source in self._sources if source in self._cells)
+                table.writerows(rows)
+
+    def _before(self) -> list[dict[str, str]]:
+        """Rows of the descriptions that earlier runs left in the folder."""
+        from mert.describe.description import MADE_BY, columns
+        from mert.files import read_json
+
+        rows, outputs = [], {Path(job.output) for job in self._jobs}
+        for path in sorted(self._out.rglob("*.json")) if self._out else ():
+            if path not in outputs:
+                with suppress(CheckpointError, KeyError, TypeError, AttributeError):  # another JSON file
+                    described = read_json(path)
+                    described.pop(MADE_BY)
+                    rows.append(columns(described))
+        return rows
 
     def take(self, row: dict[str, Any]) -> None:
         """Take the description of a row, which loses it: reports have no copies."""

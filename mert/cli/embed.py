@@ -65,11 +65,11 @@ def embed(
     terminal.check_device(device)
     expected_s, longest_s, exact = expected_seconds(jobs)
     name = f"report-{shard.replace('/', '-of-')}.jsonl" if shard else "report.jsonl"
-    meter = Meter(len(jobs), expected_s)
+    meter = Meter(jobs, expected_s)
 
     def on_start(stage: EmbedStage) -> None:
         if not overwrite:
-            refuse_another_model(stage, jobs)
+            refuse_other_features(stage, jobs)
         announce(stage, jobs, expected_s, exact, planned.passed_over.total())
         warn_of_full_disk(stage, out, expected_s, longest_s)
         stage.on_audio = meter.add
@@ -80,8 +80,8 @@ def embed(
     raise typer.Exit(3 if any(counts[what] for what in ("failed", "damaged", "unreported", "lost")) else 0)
 
 
-def refuse_another_model(stage: EmbedStage, jobs: tuple[Job, ...]) -> None:
-    """UsageError where the first output that is there holds features of another model: they may have taken days."""
+def refuse_other_features(stage: EmbedStage, jobs: tuple[Job, ...]) -> None:
+    """UsageError where the first output that is there was made by another model, or in another way."""
     from mert.embedding.features import Features
 
     for job in jobs:
@@ -89,9 +89,10 @@ def refuse_another_model(stage: EmbedStage, jobs: tuple[Job, ...]) -> None:
             meta = Features.load_meta(job.output)
         except (OutputError, OSError):  # none yet, or damaged
             continue
-        if meta.get("weights_sha256") != stage.embedder.sha256:
-            reason = f"holds features of another model ({meta.get('model', 'not named')})"
-            raise UsageError(job.output, reason, "give another -o, or --overwrite to replace them")
+        if differing := stage.differing(meta):
+            other = f"of another model ({meta.get('model', 'not named')})"
+            what = other if "weights_sha256" in differing else f"that differ in {', '.join(differing)}"
+            raise UsageError(job.output, f"holds features {what}", "give another -o, or --overwrite to replace them")
         return
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,10 @@ SAMPLED = 200  # headers read to estimate the size of the output
 
 
 class Meter:
-    """The progress of a job, shown on a bar in seconds of audio: those of files that are not finished count, too."""
+    """The progress of jobs, shown on a bar in seconds of audio: those of files that are not finished count, too."""
 
-    def __init__(self, n_jobs: int, expected_s: float) -> None:
-        self.n_jobs, self.expected_s = n_jobs, expected_s
+    def __init__(self, jobs: Sequence[Job], expected_s: float) -> None:
+        self.jobs, self.n_jobs, self.expected_s = jobs, len(jobs), expected_s
         self.n_ended, self.ended_s, self.reached_s = 0, 0.0, 0.0
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -83,7 +83,8 @@ def follow(
     start, seconds, frames = time.perf_counter(), 0.0, 0
     out = terminal.console(stderr=report is None)
     with ExitStack() as stack:
-        lines = stack.enter_context(closing(Report(report, append))) if report else None
+        outputs = {job.output for job in meter.jobs}
+        lines = stack.enter_context(closing(Report(report, append, outputs))) if report else None
         bar = stack.enter_context(terminal.progress(out))
         meter.follow(bar)
         for row in rows:

@@ -8,7 +8,7 @@ Shapes: L layers, T frames, D model width.
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import ExitStack, closing, suppress
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
@@ -26,7 +26,6 @@ from mert.errors import AudioError, OutputError
 from mert.files import sha256_file, stamp, sweep
 
 Row = dict[str, Any]
-FACTS = ("layers", "pool", "save_dtype", "source_sha256", "version")  # of an output, beside its provenance
 
 
 class Stage(Protocol):
@@ -74,6 +73,13 @@ class EmbedStage:
         self.settings = resolve(self.embedder, options)
         self.on_audio: Callable[[float], None] = lambda seconds: None  # called as seconds of audio are computed
 
+    def differing(self, meta: Mapping[str, Any]) -> list[str]:
+        """Names of the facts in which features with such a `meta` differ from those that the stage makes."""
+        names, pool = list(self.embedder.names(self.settings)), self.settings.pool
+        wanted = {"layers": names, "pool": pool, "save_dtype": self.options.save_dtype}
+        found = differences(Provenance.of(meta), self.embedder.provenance(self.settings))
+        return found + [fact for fact in wanted if meta.get(fact) != wanted[fact]]
+
     def rows(self, jobs: Iterable[Job]) -> Iterator[Row]:
         """The rows; none is an exception, as failed files have a row with their error."""
         with closing(extract(self.embedder, self.settings, (FileExtraction(job, self) for job in jobs))) as files:
@@ -82,11 +88,15 @@ class EmbedStage:
 
 
 class Report:
-    """The report, one line per file: several commands may append to one, and lines that a full disk refuses wait."""
+    """The report, one line per file: several commands may append to one, and lines that a full disk refuses wait.
 
-    def __init__(self, path: Path, append: bool) -> None:
+    Without `append` it begins with the lines before of files that are there, and are not among the `outputs` to come.
+    """
+
+    def __init__(self, path: Path, append: bool, outputs: Set[str] = frozenset()) -> None:
         if not append:
-            path.write_bytes(b"")
+            kept = b"".join(line + b"\n" for line in _lines(path) if _stays(line, outputs))
+            path.write_bytes(kept)
         self._path = path
         self._file = open(path, "ab", 0)  # noqa: SIM115 - unbuffered appends do not mix with those of others
         self._outputs, self._waiting, self.error = set(), b"", ""
@@ -121,6 +131,20 @@ class Report:
             self.error = str(error.strerror)
 
 
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines() if path.exists() else []
+
+
+def _stays(line: bytes, outputs: Set[str]) -> bool:
+    """Whether a line of a report is of a file that no run has to do with: what it says is still so."""
+    try:
+        row = json.loads(line)
+        is_there = os.path.exists(row["source" if row["status"] == "failed" else "output"])
+        return is_there and row["output"] not in outputs
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
 class FileExtraction(Extraction):
     """The features file of one job, and its row."""
 
@@ -144,9 +168,9 @@ class FileExtraction(Extraction):
         except (OutputError, ValueError, TypeError) as error:
             self._reasons.append(f"made again: {getattr(error, 'reason', 'not a features file')}")
             return True
-        wanted = self._meta() | {"layers": list(self._stage.embedder.names(self._stage.settings))}
-        differing = differences(Provenance.of(existing), Provenance.of(wanted))
-        if differing := differing + [fact for fact in FACTS if existing.get(fact) != wanted[fact]]:
+        wanted = self._meta()
+        also = [fact for fact in ("source_sha256", "version") if existing.get(fact) != wanted[fact]]
+        if differing := self._stage.differing(existing) + also:
             self._reasons.append(f"made again: the existing output differs in {', '.join(differing)}")
             return True
         self._status = "skipped"

@@ -40,6 +40,8 @@ def plan(inputs: Iterable[Path], out: Path | None, listing: Path | None = None, 
     inputs = list(inputs)
     if not inputs and listing is None:
         raise UsageError("inputs", "no recordings are named", "give files, folders, or --list FILE")
+    if inputs and not listing and all(map(_is_missing, inputs)):
+        raise UsageError(", ".join(map(str, inputs)), "is not there", "check the path")
     named: list[tuple[Path, Path]] = []
     for path in inputs:
         if os.path.isdir(path):
@@ -66,6 +68,16 @@ def plan(inputs: Iterable[Path], out: Path | None, listing: Path | None = None, 
             "name files to try them",
         )
     return Plan(tuple(Job(str(source), str(output)) for output, source in outputs.items()), passed_over)
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:  # its error comes when it is tried
+        return False
+    return False
 
 
 def output_name(name: str, suffix: str = ".npz") -> str:

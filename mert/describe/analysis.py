@@ -30,11 +30,16 @@ class HeadSet:
         self.heads, self.encoder = dict(heads), encoder
         each = [head.settings(encoder) for head in heads.values()]
         numbers = tuple(sorted({layer for settings in each for layer in settings.layers}))
-        self.settings = replace(each[0], layers=numbers, pool=None)
+        dtype = "float32" if "float32" in {settings.dtype for settings in each} else each[0].dtype
+        self.settings = replace(each[0], layers=numbers, pool=None, dtype=dtype)
         for head, settings in zip(heads.values(), each, strict=True):
-            if (settings.windowing, settings.dtype) != (each[0].windowing, each[0].dtype):
-                reason = f"reads other windows, or in another precision, than {next(iter(heads.values())).source}"
-                raise HeadError(head.source, reason, "fit it again on features that were embedded alike")
+            first = next(iter(heads.values())).source
+            if settings.windowing != each[0].windowing:
+                remedy = "fit it again on features that were embedded in those windows"
+                raise HeadError(head.source, f"reads other windows than {first}", remedy)
+            if not serves(dtype, settings.dtype):
+                reason = f"was fitted on features in {settings.dtype}, and {first} reads them in {dtype}"
+                raise HeadError(head.source, reason, f"fit it again on features of mert embed --dtype {dtype}")
         self._sha256 = encoder.sha256
         held = encoder.names(self.settings)
         self.rows = {name: [held.index(layer) for layer in head.card.layers] for name, head in heads.items()}
@@ -58,6 +63,17 @@ class HeadSet:
         if self.encoder.look_again() != self._sha256:
             for head in self.heads.values():
                 head.settings(self.encoder)
+
+
+def serves(dtype: str, fitted: str) -> bool:
+    """Whether features in one precision are as good for a head that was fitted in another.
+
+    float32 is nearer to what bfloat16 and float16 round; int8 has other weights.
+
+    >>> serves("float32", "bfloat16"), serves("bfloat16", "float32"), serves("float32", "int8")
+    (True, False, False)
+    """
+    return dtype == fitted or (dtype == "float32" and fitted in ("bfloat16", "float16"))
 
 
 def frames_of(every_s: float | None, frame_rate: float) -> int | None:
@@ -106,8 +122,8 @@ class Analysis:
         self._whole = Pooling("meanstd")
         self._sections: list[Pooling] = []
         self._logits: dict[str, list[np.ndarray]] = {name: [] for name in heads.framewise}
-        self._loudness, self._on_block = Loudness(heads.encoder.sample_rate), on_block
-        recording.on_block = self._measure
+        self._loudness = Loudness()
+        recording.on_samples, recording.on_block = self._loudness.add, on_block
 
     def add(self, values_LTD: np.ndarray) -> None:
         """Take the next frames."""
@@ -117,10 +133,6 @@ class Analysis:
         if self._per_section:
             self._add_to_sections(values_LTD, self._per_section)
         self._n_frames += values_LTD.shape[1]
-
-    def _measure(self, wave_N: np.ndarray) -> None:
-        self._loudness.add(wave_N)
-        self._on_block(wave_N)
 
     def _add_to_sections(self, values_LTD: np.ndarray, per_section: int) -> None:
         start = 0
@@ -137,9 +149,14 @@ class Analysis:
         events = {name: self._events(name, head) for name, head in self._heads.framewise.items()}
         named = self._named(self._whole) | events
         recording, encoder = self._recording, self._heads.encoder
+        predictions = {name: named[name] for name in self._heads.heads}
+        parts = self._parts()
+        if recording.silent:
+            predictions = unsure(predictions)
+            parts = [replace(part, predictions=unsure(part.predictions)) for part in parts]
         return Description(
             recording.name, encoder.info.name, recording.seconds, recording.silent, self._loudness.lufs,
-            {name: named[name] for name in self._heads.heads}, tuple(self._parts()), tuple(recording.warnings),
+            predictions, tuple(parts), tuple(recording.warnings),
         )  # fmt: skip
 
     def _named(self, pooling: Pooling) -> dict[str, Prediction]:
@@ -168,6 +185,14 @@ class Analysis:
             parts = [*parts[:-2], parts[-2].joined(parts[-1])]
         edges_s = [number * length_s for number in range(len(parts))] + [end_s]
         return [Section(edges_s[i], edges_s[i + 1], self._named(part)) for i, part in enumerate(parts)]
+
+
+def unsure(predictions: Mapping[str, Prediction]) -> dict[str, Prediction]:
+    """Predictions for a recording in which nothing sounds: no class, tag or event is sure, whatever its score."""
+    return {
+        name: replace(prediction, labels=() if prediction.task == "multilabel" else prediction.labels, sure=False)
+        for name, prediction in predictions.items()
+    }
 
 
 def describe(

@@ -37,9 +37,9 @@ class Section:
 class Description:
     """The description of one recording; `Describer.describe` gives one.
 
-    `loudness_lufs` is that of the mono mix, None for silence and for less than 0.4 s. `predictions` are those of the
-    heads, by their names, and `sections` the same for parts of the recording, if they were asked for. A head that is
-    not sure of a class or of events says None in `as_dict`.
+    `loudness_lufs` is that of all channels (ITU-R BS.1770), None for silence and for less than 0.4 s. `predictions` are
+    those of the heads, by their names, and `sections` the same for parts of the recording, if they were asked for. A
+    head that is not sure of a class or of events says None in `as_dict`.
     """
 
     file: str

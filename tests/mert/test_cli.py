@@ -25,6 +25,7 @@ from harness.sounds import all_close, music, tiny_embedder
 import mert
 from mert import Features
 from mert.cli import embed as embed_cli
+from mert.collection.plan import Job
 
 COMMANDS = ("embed", "similar", "models", "info", "verify", "convert", "export", "push", "plot", "bench")
 # A window alone has the same bits in any run; of windows that share a batch, some CPUs round the last ones otherwise.
@@ -112,6 +113,44 @@ def test_features_of_another_model_are_replaced_on_request_alone(house: House, t
     assert files(out) == {"00.wav.npz": before}
     assert embed(other, "--overwrite").code == 0
     assert Features.load(out / "00.wav.npz").meta["model"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("options", "facts"),
+    [
+        (("--layers", "all"), "layers"), (("--pool", "mean"), "pool"), (("--save-dtype", "float32"), "save_dtype"),
+        (("--hop", "0.5", "--window", "2"), "window_frames, hop_frames"),
+    ],
+)  # fmt: skip
+def test_features_made_in_another_way_are_replaced_on_request_alone(
+    options: tuple[str, ...], facts: str, house: House, tmp_path: Path
+) -> None:
+    command = ("embed", "-m", house.model, *EXACT, "-o", tmp_path / "out", house.corpus / "x.WAV")
+    assert run_mert(*command).code == 0
+    before = files(tmp_path / "out")
+    for resumed in [(), ("--skip-existing",)]:
+        refused = run_mert(*command, *options, *resumed)
+        assert refused.code == 2 and f"x.WAV.npz: holds features that differ in {facts}; give" in refused.err, refused
+    assert files(tmp_path / "out") == before
+    assert run_mert(*command, *options, "--overwrite").code == 0 and files(tmp_path / "out") != before
+
+
+def test_a_run_over_a_part_of_a_folder_keeps_what_the_report_says_of_the_rest(house: House, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in ("x.WAV", "-o.wav"):
+        shutil.copyfile(house.corpus / name, folder / name)
+    (folder / "broken.wav").write_bytes(b"RIFF")
+    command = ("embed", "-m", house.model, *EXACT, "-o", out, "--")
+    assert run_mert(*command, folder).code == 3
+    whole = {row["source"]: row["status"] for row in report(out)}
+    assert len(whole) == 3
+    assert run_mert(*command, folder / "x.WAV").code == 0
+    assert {row["source"]: row["status"] for row in report(out)} == whole and len(report(out)) == 3
+    (out / "-o.wav.npz").unlink()
+    (folder / "broken.wav").unlink()
+    assert run_mert(*command, folder / "x.WAV").code == 0
+    assert [row["source"] for row in report(out)] == [str(folder / "x.WAV")]
 
 
 def test_the_sum_is_printed_first_and_agrees_with_what_is_written(house: House) -> None:
@@ -238,12 +277,19 @@ def test_an_output_folder_removed_meanwhile_is_3(tmp_path: Path, capsys: pytest.
         yield {"status": "ok", "seconds": 1.0, "frames": 75, "error": None, "warnings": [], "output": "a.npz"}
 
     (tmp_path / "out").mkdir()
-    counts = embed_cli.follow(rows(), embed_cli.Meter(1, 1.0), tmp_path / "out" / "report.jsonl", append=False)
+    counts = embed_cli.follow(
+        rows(), embed_cli.Meter([Job("a.wav", "a.npz")], 1.0), tmp_path / "out" / "report.jsonl", append=False
+    )
     assert counts["unreported"] == 1 and "the report was removed" in capsys.readouterr().out
 
 
 def test_rows_that_an_executor_owes_are_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    counts = embed_cli.follow(iter(()), embed_cli.Meter(2, 1.0), tmp_path / "report.jsonl", append=False)
+    counts = embed_cli.follow(
+        iter(()),
+        embed_cli.Meter([Job("a.wav", "a.npz"), Job("b.wav", "b.npz")], 1.0),
+        tmp_path / "report.jsonl",
+        append=False,
+    )
     assert counts["lost"] == 2 and "2 files not reached" in capsys.readouterr().out
 
 

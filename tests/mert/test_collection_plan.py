@@ -138,6 +138,11 @@ def test_odd_names_are_taken_as_they_are(tmp_path: Path, name: str) -> None:
     assert plan([tmp_path / "in" / name], tmp_path / "out").jobs == (job,)
 
 
+def test_inputs_of_which_none_is_there_are_an_error_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nosuch, .*none\.wav: is not there; check the path"):
+        plan([tmp_path / "nosuch", tmp_path / "none.wav"], Path("out"))
+
+
 def test_a_name_too_long_for_the_disk_is_a_job_like_any_other() -> None:
     (job,) = plan([Path("x" * 5000 + ".wav")], Path("out")).jobs
     assert job.output.endswith("x.wav.npz")

@@ -165,15 +165,15 @@ def test_a_head_of_the_schema_before_is_sure_of_everything(m: mert.Describer, tm
     assert SavedHead.load(tmp_path / "old").predict((sound(2), RATE_HZ), m).sure
 
 
-def test_loudness_of_known_signals() -> None:
+def test_loudness_of_known_signals(m: mert.Describer) -> None:
     """A sine of 997 Hz at full scale has -3.01 LUFS (BS.1770); the gates leave out silence and soft parts."""
     time_N = np.arange(10 * RATE_HZ) / RATE_HZ
     sine_N = np.sin(2 * np.pi * 997 * time_N).astype(np.float32)
 
     def lufs(wave_N: np.ndarray, block: int = 7_777) -> float | None:
-        loudness = Loudness(RATE_HZ)
+        loudness, samples_NC = Loudness(), wave_N.reshape(len(wave_N), -1)
         for start in range(0, len(wave_N), block):
-            loudness.add(wave_N[start : start + block])
+            loudness.add(RATE_HZ, samples_NC[start : start + block])
         return loudness.lufs
 
     assert lufs(sine_N) == pytest.approx(-3.01, abs=0.02)
@@ -183,6 +183,36 @@ def test_loudness_of_known_signals() -> None:
     assert lufs(np.zeros(RATE_HZ, np.float32)) is None
     assert lufs(sine_N[:1000]) is None
     assert lufs(sine_N, 100) == pytest.approx(lufs(sine_N, 100_000), abs=1e-9)
+    both_NC, opposite_NC = np.stack([sine_N, sine_N], axis=1), np.stack([sine_N, -0.5 * sine_N], axis=1)
+    assert lufs(10 ** (-23 / 20) * both_NC) == pytest.approx(-23.0, abs=0.1)  # EBU Tech 3341, case 1
+    assert m.describe(opposite_NC, sr=RATE_HZ).loudness_lufs == pytest.approx(-3.01 + 0.97, abs=0.02)
+    surround_NC = 10 ** (np.array([-28, -28, -24, 0, -30, -30]) / 20) * sine_N[:, None]
+    assert lufs(surround_NC) == pytest.approx(-23.0, abs=0.1)  # case 6, with a loud low-frequency channel
+    joined = Loudness()  # of two rates, as a stream may have
+    joined.add(RATE_HZ, 0.1 * sine_N[:, None])
+    joined.add(48_000, 0.1 * np.sin(2 * np.pi * 997 * np.arange(48_000) / 48_000)[:, None])
+    assert joined.lufs == pytest.approx(-23.01, abs=0.02)
+
+
+def test_nothing_is_said_of_silence(m: mert.Describer, tmp_path: Path) -> None:
+    """A head answers for zeros, too, and may be sure."""
+    save_heads(tmp_path, sure=made_head(m, "key", 1, least=(0.0,)), tags=made_head(m, "mood", 3))
+    for wave_N in (np.zeros(3 * RATE_HZ, np.float32), np.full(3 * RATE_HZ, 0.25, np.float32)):
+        described = m.describe(wave_N, sr=RATE_HZ, every=1, heads=tmp_path)
+        assert described.silent and described.tempo_bpm is None and described.loudness_lufs is None
+        for predictions in (described.predictions, *(section.predictions for section in described.sections)):
+            values = [each for each in predictions.values() if each.task != "regression"]
+            assert values and not any(each.sure or (each.labels and each.task == "multilabel") for each in values)
+
+
+def test_heads_of_bfloat16_read_float32_beside_others(m: mert.Describer, music: Path, tmp_path: Path) -> None:
+    """A head that was fitted on features of `mert embed` on a machine with bfloat16 joins those of the model."""
+    save_heads(tmp_path, half=made_head(m, "genre", 2, dtype="bfloat16"), int8=made_head(m, "genre", 2, dtype="int8"))
+    described = m.describe(music / "a.wav", heads=tmp_path / "half")
+    wanted = made_head(m, "genre", 2).predict(music / "a.wav", m).scores
+    assert described.predictions["half"].scores == pytest.approx(wanted)
+    with pytest.raises(HeadError, match=r"fitted on features in int8, and .* in float32; .*mert embed --dtype float32"):
+        m.describe(music / "a.wav", heads=tmp_path / "int8")
 
 
 def test_the_command_prints_for_people_and_for_programs(model: Path, music: Path, m: mert.Describer) -> None:
@@ -224,8 +254,15 @@ def test_a_folder_is_described_once_and_failures_are_reported(model: Path, music
     soundfile.write(songs / "a.wav", sound(2, 9), RATE_HZ)
     assert "1 described, 2 kept" in run_mert(*command).out
     assert "3 described, 0 kept" in run_mert(*command, "--every", "1").out
+    table = (out / "descriptions.csv").read_text()
+    part = run_mert("describe", songs / "a.wav", *command[2:], "--every", "1")
+    assert part.code == 0 and "0 described, 1 kept" in part.out
+    assert sorted((out / "descriptions.csv").read_text().splitlines()) == sorted(table.splitlines())
+    assert len((out / "report.jsonl").read_text().splitlines()) == 3
     several = run_mert(*command[:2], "-m", model, "-d", "cpu", "-o", tmp_path / "two", "--workers", "2")
     assert several.code == 0, several.err
+    without_sections = run_mert(*command)
+    assert without_sections.code == 0
     assert (tmp_path / "two/descriptions.csv").read_text() == (out / "descriptions.csv").read_text()
 
 

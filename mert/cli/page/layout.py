@@ -19,7 +19,7 @@ from mert.cli.page.sound import Sound, analyse, code, downloads, nearest, track
 from mert.collection.index import Index, Match
 from mert.describe.describer import Describer
 from mert.describe.description import Description, facts
-from mert.errors import MertError, need
+from mert.errors import MertError, UsageError, need
 
 MAX_UPLOAD = "200mb"
 KEPT_S = 3600  # after which gradio removes what was uploaded
@@ -86,7 +86,8 @@ def said_to_the_user(gr: Any) -> Iterator[None]:
         yield
     except (MertError, OSError) as error:
         name = str(getattr(error, "source", "") or getattr(error, "filename", "") or "")
-        raise gr.Error(str(error).replace(name, Path(name).name) if name else str(error)) from None
+        shown = str(error).replace(name, Path(name).name) if name else str(error)
+        raise gr.Error(shown, print_exception=False) from None
 
 
 def new_folder(home: Path) -> Path:
@@ -151,11 +152,17 @@ def launch(blocks: Any, folder: Path | None = None, **options: Any) -> None:
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
-    blocks.queue(default_concurrency_limit=1).launch(
-        server_name="127.0.0.1", share=False, show_api=False, max_file_size=MAX_UPLOAD, enable_monitoring=False,
-        allowed_paths=[str(folder.absolute())] if folder else None,
-        app_kwargs={"middleware": [hosts, Middleware(Guard, folder=folder)]}, **options,
-    )  # fmt: skip
+    try:
+        _, address, _ = blocks.queue(default_concurrency_limit=1).launch(
+            server_name="127.0.0.1", share=False, show_api=False, max_file_size=MAX_UPLOAD, enable_monitoring=False,
+            allowed_paths=[str(folder.absolute())] if folder else None, quiet=True, prevent_thread_lock=True,
+            app_kwargs={"middleware": [hosts, Middleware(Guard, folder=folder)]}, **options,
+        )  # fmt: skip
+    except OSError:  # gradio's own message names its settings, not ours
+        port = options.get("server_port")
+        raise UsageError(f"--port {port}" if port else "ports from 7860 on", "in use", "give another --port") from None
+    print(f"The page is at {address}: open it in a browser. Ctrl-C ends it.", flush=True)
+    blocks.block_thread()
 
 
 def url(path: str | Path) -> str:
