@@ -22,9 +22,9 @@ from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.invariance.robustness import robustness_tables
 from mir_benchmarks.invariance.segments import SCHEMA
 from mir_benchmarks.invariance.triplets import triplets_table
+from mir_benchmarks.report.formats import md_grid, md_text
 from mir_benchmarks.report.runs import Run, load_runs
 from mir_benchmarks.report.tables import Table, compared, difference_cell, scores_table
-from mir_benchmarks.report.text import md_grid, md_text
 from mir_benchmarks.tasks.registry import TASKS
 from probes.results import portable
 

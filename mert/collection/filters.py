@@ -1,6 +1,6 @@
 """Filters of a query: functions over the named columns of an index that say which recordings may be found.
 
-Shapes: N rows. A column that `mert.collection.table.COLUMNS` names can be filtered by; one that is added there, too.
+Shapes: N rows. A column that `mert.collection.columns.COLUMNS` names can be filtered by; one that is added there, too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mert.collection.table import Table
+from mert.collection.columns import Table
 from mert.describe.description import MADE_BY
 from mert.errors import CheckpointError, UsageError
 from mert.files import read_json
@@ -25,7 +25,7 @@ Filter = Callable[[Table], np.ndarray]  # bool [N]
 def under(folder: str) -> Filter:
     """Recordings below a folder, which is named relative to the folder of the index.
 
-    >>> from mert.collection.table import Row
+    >>> from mert.collection.columns import Row
     >>> under("a")(Table.of({}, [Row("a/x.wav"), Row("ab/x.wav"), Row("a/b/y.wav")])).tolist()
     [True, False, True]
     """

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mert.collection import neighbours
+from mert.collection.columns import STATE, Row, State, Table, append, damaged, directions, rewrite
 from mert.collection.extraction import extract
 from mert.collection.filters import Filter
 from mert.collection.neighbours import Graph
 from mert.collection.old_index import lacking_facts, read_old
-from mert.collection.table import STATE, Row, State, Table, append, damaged, directions, rewrite
 from mert.collection.vectors import Stamp, VectorExtraction, index_facts, vector_options
 from mert.embedding.batching import Settings
 from mert.embedding.embedder import Embedder

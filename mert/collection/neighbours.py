@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mert.collection.table import Table, path_of
+from mert.collection.columns import Table, path_of
 from mert.errors import need
 from mert.files import read_json, write_json, write_whole
 from mert.weights.networks import has_torch

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mert.collection.table import damaged
+from mert.collection.columns import damaged
 from mert.collection.vectors import Stamp
 from mert.embedding.features import Provenance
 from mert.embedding.npz import read_npz

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mert.errors import OutputError, TrainingError
 from mert.files import read_json, write_whole
 from mert.train.batches import Batches
+from mert.train.checkpoints import MARKER, Checkpoints, step_of
 from mert.train.corpus.base import Corpus
 from mert.train.draw import DROPOUT, torch_seed
 from mert.train.history import Change
@@ -25,7 +26,7 @@ from mert.train.parallel import World, parallelize, sync_gradients
 from mert.train.probing import open_monitor, probe_scores
 from mert.train.recipe import Recipe
 from mert.train.resume import changes_after, continued
-from mert.train.run_folder import MARKER, Checkpoints, RunLog, only_run, step_of
+from mert.train.run_folder import RunLog, only_run
 from mert.train.signals import StopRequest, undisturbed
 from mert.train.validation import held_out_metrics, summary
 from teachers.base import TargetSource

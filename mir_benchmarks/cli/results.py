@@ -17,7 +17,7 @@ def report(
     ] = None,
 ) -> None:
     """Tables and pictures of one model's results, or of several beside each other."""
-    from mir_benchmarks.report.text import report_text, write_report
+    from mir_benchmarks.report.formats import report_text, write_report
 
     if out is None:
         typer.echo(report_text(folders, form), nl=False)

@@ -11,14 +11,14 @@ from torch import Tensor
 FLOOR = 1e-10  # of the power of the loudest bin: keeps covariances invertible where channels agree or are silent
 
 
-def wiener(mixture_CFT: Tensor, magnitudes_JCFT: Tensor, iterations: int = 1) -> Tensor:
+def wiener(mixture_CFT: Tensor, magnitudes_JCFT: Tensor, iterations: int) -> Tensor:
     """Sources [J, C, F, T] of a mixture, from magnitudes with the mixture's phase (that is 0 iterations).
 
     Their sum is the mixture wherever a source has power. Computed in double precision; all frames share the spatial
     matrices.
 
     >>> mixture = torch.randn(2, 5, 9, dtype=torch.complex128)
-    >>> sources = wiener(mixture, torch.rand(4, 2, 5, 9).double())
+    >>> sources = wiener(mixture, torch.rand(4, 2, 5, 9).double(), iterations=1)
     >>> sources.shape, bool((sources.sum(0) - mixture).abs().max() < 1e-6)
     (torch.Size([4, 2, 5, 9]), True)
     """

@@ -25,8 +25,8 @@ import numpy as np
 from measuring import machine, named, write
 
 from mert.collection import filters, neighbours
+from mert.collection.columns import Row, Table, rewrite
 from mert.collection.index import Index
-from mert.collection.table import Row, Table, rewrite
 
 WIDTH, CENTRES, SPREAD = 256, 20_000, 0.5
 FACTS = {

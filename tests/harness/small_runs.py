@@ -12,8 +12,8 @@ import soundfile
 import torch
 
 from harness.sounds import music, tiny_config
+from mert.train.checkpoints import Checkpoints
 from mert.train.parallel import World
-from mert.train.run_folder import Checkpoints
 
 TIMES = {"seconds", "wait_s", "targets_s", "clips_per_s"}  # of a row of metrics, which differ from run to run
 ALONE = World(0, 1, torch.device("cpu"))

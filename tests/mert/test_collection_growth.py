@@ -18,9 +18,9 @@ from harness.sounds import tiny_embedder
 import mert
 from mert import Index
 from mert.collection import filters, neighbours
+from mert.collection.columns import State
 from mert.collection.exchange import export_parquet, import_parquet
 from mert.collection.index import VERSION_FROM
-from mert.collection.table import State
 from mert.collection.vectors import Stamp
 from mert.errors import CheckpointError, OutputError, UsageError
 from mert.weights.centres import write_centres

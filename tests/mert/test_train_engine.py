@@ -27,6 +27,7 @@ pytest.importorskip("matplotlib")
 
 from mert.errors import TrainingError, UsageError
 from mert.train.batches import Batches
+from mert.train.checkpoints import MARKER, Checkpoints
 from mert.train.corpus.base import CorpusError, from_16_bits, to_16_bits
 from mert.train.corpus.opening import open_corpus
 from mert.train.corpus.recordings import FileCorpus
@@ -34,7 +35,6 @@ from mert.train.corpus.sources import Listed
 from mert.train.engine import Engine
 from mert.train.parallel import World
 from mert.train.recipe import Recipe, read_recipe
-from mert.train.run_folder import MARKER, Checkpoints
 from teachers import load_teacher
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")

@@ -31,10 +31,10 @@ from harness.small_runs import ALONE, newest, rows, same_bits, same_end, small_r
 from mert.cli.train import load_teachers
 from mert.errors import AudioError, TrainingError, UsageError
 from mert.files import temporary_key
+from mert.train.checkpoints import MARKER, cause
 from mert.train.corpus.opening import open_corpus
 from mert.train.engine import Engine
 from mert.train.recipe import read_recipe
-from mert.train.run_folder import MARKER, cause
 from mert.train.tokenize import TokenizeOptions, tokenize
 from teachers import TeacherError
 from teachers.labels import shard_name

@@ -19,11 +19,12 @@ from harness.small_runs import ALONE, newest, small_recipe, write_recordings
 import mert
 from mert.errors import TrainingError, UsageError
 from mert.files import read_json, write_json
+from mert.train.checkpoints import MARKER
 from mert.train.corpus.base import Corpus
 from mert.train.corpus.opening import open_corpus
 from mert.train.engine import Engine
 from mert.train.ingredients import facts, keyed, licences_of
-from mert.train.run_folder import MARKER, export_run
+from mert.train.run_folder import export_run
 from mert.train.start import read_plan
 from mert.weights.publish import save_pretrained
 from teachers import load_teacher

@@ -21,7 +21,7 @@ pytest.importorskip("matplotlib")
 from harness.small_runs import same_end, small_recipe, write_recordings
 
 from mert.files import temporary_key
-from mert.train.run_folder import MARKER
+from mert.train.checkpoints import MARKER
 
 pytestmark = [
     pytest.mark.check,

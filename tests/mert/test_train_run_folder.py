@@ -16,8 +16,9 @@ from torch.distributed.checkpoint.state_dict import get_state_dict
 
 from mert.errors import CheckpointError, UsageError
 from mert.files import sha256_file, write_json
+from mert.train.checkpoints import Checkpoints, damage
 from mert.train.parallel import World
-from mert.train.run_folder import Checkpoints, damage, only_run
+from mert.train.run_folder import only_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is", "ignore:TypedStorage is deprecated")
 ALONE = World(0, 1, torch.device("cpu"))

@@ -22,8 +22,8 @@ from mir_benchmarks.conditions import SIGNS
 from mir_benchmarks.datasets.dataset import TaskError
 from mir_benchmarks.published import cells
 from mir_benchmarks.report import figures, tables
+from mir_benchmarks.report.formats import CSV_COLUMNS, csv_text, latex, markdown, report_text, tex_text, write_report
 from mir_benchmarks.report.runs import Run, average, load_runs
-from mir_benchmarks.report.text import CSV_COLUMNS, csv_text, latex, markdown, report_text, tex_text, write_report
 from mir_benchmarks.report.worst_items import MEASURES, worst_items
 from mir_benchmarks.tasks.registry import TASKS
 from probes.results import LayerCurve, Outputs, Result

@@ -102,17 +102,17 @@ def test_wiener_of_one_channel_is_the_textbooks() -> None:
     mixture = torch.as_tensor(noise(1, 6, 50)) + 1j * torch.as_tensor(noise(1, 6, 50, seed=1))
     magnitudes = torch.as_tensor(noise(3, 1, 6, 50, seed=2)).abs()
     power = magnitudes.square()  # with one channel every R_j is 1
-    torch.testing.assert_close(wiener(mixture, magnitudes), power / power.sum(0) * mixture, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(wiener(mixture, magnitudes, 1), power / power.sum(0) * mixture, rtol=1e-4, atol=1e-5)
 
 
 def test_wiener_of_mono_silence_and_nothing_is_finite() -> None:
     mixture = torch.as_tensor(noise(1, 5, 9) + 1j * noise(1, 5, 9, seed=1)).expand(2, 5, 9)
     magnitudes = torch.rand(4, 1, 5, 9).expand(4, 2, 5, 9)
-    torch.testing.assert_close(wiener(mixture, magnitudes).sum(0), mixture, rtol=0, atol=1e-5)
+    torch.testing.assert_close(wiener(mixture, magnitudes, 1).sum(0), mixture, rtol=0, atol=1e-5)
     for silent in (
-        wiener(mixture * 0, magnitudes),
-        wiener(mixture, magnitudes * 0),
-        wiener(mixture * 0, magnitudes * 0),
+        wiener(mixture * 0, magnitudes, 1),
+        wiener(mixture, magnitudes * 0, 1),
+        wiener(mixture * 0, magnitudes * 0, 1),
     ):
         assert not silent.any()
 
