@@ -11,7 +11,7 @@ from mir_benchmarks.suite.plans import CorpusPlan, OneFile, bench_seed, corpus_r
 from mir_benchmarks.suite.sizes import Extent
 from mir_benchmarks.suite.studio import ROLES, SYNTHETIC, Studio
 from mir_benchmarks.synth.banks import BANKS, Stroke, banks_of, play
-from mir_benchmarks.synth.drums import band_noise
+from mir_benchmarks.synth.drum_sounds import band_noise
 from mir_benchmarks.synth.instruments import FAMILIES, instrument
 from mir_benchmarks.synth.patch import Patch
 from mir_benchmarks.synth.programs import range_of

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mir_benchmarks.synth.drums import KINDS, kit, sample
+from mir_benchmarks.synth.drum_sounds import KINDS, kit, sample
 from mir_benchmarks.synth.effects import drive, fast_length
 from mir_benchmarks.synth.instruments import FAMILIES, instrument
 from mir_benchmarks.synth.patch import Patch
