@@ -111,6 +111,8 @@ def test_a_dropped_sound_is_named_played_and_downloaded(
     # The player plays, its playheads follow, and a click on a picture plays from there.
     page.evaluate("document.querySelector('#track audio').currentTime = 3")
     page.wait_for_function("document.querySelector('#track .mert-playhead').style.left.startsWith('50')")
+    captions = page.locator("#track .mert-caption").all_inner_texts()
+    assert captions[0] == "waveform of 6.0 s, with beats" and captions[1].startswith("genre over time: white for")
     box = page.locator("#track .mert-picture img").first.bounding_box()
     page.mouse.click(box["x"] + 0.25 * box["width"], box["y"] + box["height"] / 2)
     page.wait_for_function("Math.abs(document.querySelector('#track audio').currentTime - 1.5) < 0.05")

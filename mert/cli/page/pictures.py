@@ -59,7 +59,7 @@ def waveform(pairs: np.ndarray, seconds: float, events: Mapping[str, Sequence[fl
     axes.set_ylim(-largest, largest)
     for width, (name, colour) in zip((0.6, 1.6), (("beats", FAINT), ("downbeats", ACCENT)), strict=True):
         axes.vlines(events.get(name, ()), -largest, largest, color=colour, linewidth=width, alpha=0.8)
-    return picture(figure, "waveform")
+    return picture(figure, f"waveform of {seconds:.1f} s, with beats")
 
 
 def self_similarity(segments_SD: np.ndarray, seconds: float) -> str:
@@ -70,7 +70,7 @@ def self_similarity(segments_SD: np.ndarray, seconds: float) -> str:
     axes = full_axes(figure, seconds)
     extent = (0.0, seconds, 0.0, seconds)
     axes.imshow(centred_SD @ centred_SD.T, origin="lower", extent=extent, aspect="auto", cmap="magma", vmin=-1, vmax=1)
-    return picture(figure, "self-similarity", square=True)
+    return picture(figure, "self-similarity: each moment against each, bright where alike", square=True)
 
 
 def tags_over_time(sections: Sequence[Section], name: str, seconds: float) -> str:
@@ -84,10 +84,12 @@ def tags_over_time(sections: Sequence[Section], name: str, seconds: float) -> st
     axes = full_axes(figure, seconds)
     edges = [section.start_s for section in sections] + [seconds]
     grid = np.array([[each[tag] for each in scores] for tag in tags])
-    axes.pcolormesh(edges, np.arange(len(tags) + 1), grid, cmap="Blues", vmin=0, vmax=max(0.5, float(grid.max())))
+    darkest = max(0.5, float(grid.max()))
+    axes.pcolormesh(edges, np.arange(len(tags) + 1), grid, cmap="Blues", vmin=0, vmax=darkest)
     axes.set_ylim(len(tags), 0)
     names = "".join(f"<span>{escape(tag)}</span>" for tag in tags)
-    return picture(figure, f"{name} over time", f'<div class="mert-names">{names}</div>')
+    label = f"{name} over time: white for a probability of 0, darkest for {darkest:.2f}"
+    return picture(figure, label, f'<div class="mert-names">{names}</div>')
 
 
 def full_axes(figure: Figure, seconds: float) -> Axes:
@@ -99,14 +101,15 @@ def full_axes(figure: Figure, seconds: float) -> Axes:
 
 
 def picture(figure: Figure, label: str, beside: str = "", square: bool = False) -> str:
-    """A figure as HTML with a playhead over it."""
+    """A figure as HTML, with its label above it and a playhead over it."""
     data = io.BytesIO()
     figure.set_layout_engine("none")
     figure.savefig(data, format="png", dpi=DPI)
     source = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
     kind = "mert-picture mert-square" if square else "mert-picture"
     heads = '<div class="mert-playhead"></div>' + ('<div class="mert-playhead mert-across"></div>' if square else "")
-    return f'<div class="{kind}"><img src="{source}" alt="{escape(label)}">{heads}{beside}</div>'
+    caption = f'<div class="mert-caption">{escape(label)}</div>'
+    return f'{caption}<div class="{kind}"><img src="{source}" alt="{escape(label)}">{heads}{beside}</div>'
 
 
 def player(url: str, seconds: float, *pictures: str) -> str:
