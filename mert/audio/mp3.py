@@ -1,7 +1,7 @@
 """MP3, and layers I and II: the frames of a file without what stands between them, counted, and in parts of one rate.
 
 libsndfile stops at the length that a Xing tag announces, guesses it from the first frame where there is none, and
-stops at bytes that are no frames.
+stops at bytes that are no frames. It takes the encoder's delay off a whole file; `clips_mp3.py` does for clips.
 """
 
 import struct
