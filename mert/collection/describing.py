@@ -20,7 +20,7 @@ from mert.collection.job import Row, Stage
 from mert.collection.plan import Job
 from mert.describe.analysis import Analysis, frames_of
 from mert.describe.describer import load
-from mert.describe.description import MADE_BY
+from mert.describe.description import MADE_BY, SCHEMA
 from mert.embedding.embedder import VERSION
 from mert.errors import AudioError, CheckpointError
 from mert.files import read_json, sha256_file, stamp, write_json
@@ -62,7 +62,7 @@ class DescribeStage:
     def made_by(self) -> dict[str, Any]:
         """What a description depends on, beside the recording."""
         facts = {"weights_sha256": self.describer.sha256, "heads": self.heads.identity(), "every": self.options.every_s}
-        return facts | {"runtime": self.describer.runner.name, "version": VERSION}
+        return facts | {"runtime": self.describer.runner.name, "version": VERSION, "schema": SCHEMA}
 
     def rows(self, jobs: Iterable[Job]) -> Iterator[Row]:
         """The rows; none is an exception, as failed files have a row with their error."""

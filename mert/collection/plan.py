@@ -73,10 +73,8 @@ def plan(inputs: Iterable[Path], out: Path | None, listing: Path | None = None, 
 def _is_missing(path: Path) -> bool:
     try:
         os.lstat(path)
-    except FileNotFoundError:
-        return True
-    except OSError:  # its error comes when it is tried
-        return False
+    except OSError as error:  # others come when it is tried
+        return isinstance(error, FileNotFoundError)
     return False
 
 

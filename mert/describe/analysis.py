@@ -32,13 +32,13 @@ class HeadSet:
         numbers = tuple(sorted({layer for settings in each for layer in settings.layers}))
         dtype = "float32" if "float32" in {settings.dtype for settings in each} else each[0].dtype
         self.settings = replace(each[0], layers=numbers, pool=None, dtype=dtype)
+        first = next(iter(heads.values())).source
         for head, settings in zip(heads.values(), each, strict=True):
-            first = next(iter(heads.values())).source
             if settings.windowing != each[0].windowing:
                 remedy = "fit it again on features that were embedded in those windows"
                 raise HeadError(head.source, f"reads other windows than {first}", remedy)
             if not serves(dtype, settings.dtype):
-                reason = f"was fitted on features in {settings.dtype}, and {first} reads them in {dtype}"
+                reason = f"was fitted on features in {settings.dtype}, and other heads read them in {dtype}"
                 raise HeadError(head.source, reason, f"fit it again on features of mert embed --dtype {dtype}")
         self._sha256 = encoder.sha256
         held = encoder.names(self.settings)

@@ -12,6 +12,7 @@ from mert.describe.predictions import Prediction
 BEATS, DOWNBEATS = "beats", "downbeats"  # the names of the heads from which tempo and bars follow
 LEAST_BEATS, SPAN = 4, 8  # that give a tempo; that it is measured over
 SHOWN = 5  # tags in text, the most probable ones
+SCHEMA = 2  # of what a description means; 2: loudness of all channels, no answers for silence
 MADE_BY = "made_by"  # of a file: what it must agree in to be up to date
 RESERVED = (
     "file", "model", "seconds", "silent", "loudness_lufs", "tempo_bpm", "start_s", "end_s", "sections", "warnings",
