@@ -25,7 +25,7 @@ from teachers.base import (
     installed,
     require,
 )
-from teachers.spectral import resampled
+from teachers.spectral import interpolated, resampled
 
 RATE_HZ, HOP = 22_050, 256
 WINDOW_SAMPLES, WINDOW_FRAMES, OVERLAP = 43_844, 172, 30  # the network takes 2 s; the authors overlap 30 frames
@@ -131,18 +131,3 @@ def joined(windows_WJF: np.ndarray, starts: list[int]) -> np.ndarray:
     borders = [0, *((a + WINDOW_FRAMES + b) // 2 for a, b in pairwise(starts)), starts[-1] + WINDOW_FRAMES]
     parts = zip(windows_WJF, starts, pairwise(borders), strict=True)
     return np.concatenate([window_JF[first - start : last - start] for window_JF, start, (first, last) in parts])
-
-
-def interpolated(frames_JF: np.ndarray, place_T: np.ndarray) -> np.ndarray:
-    """Frames [T, F] at places between the given ones, linearly; beyond the ends those at the ends.
-
-    >>> interpolated(np.float32([[0], [1], [3]]), np.array([0.25, 1.5, 9.0]))[:, 0].tolist()
-    [0.25, 2.0, 3.0]
-    """
-    place_T = place_T.clip(0, len(frames_JF) - 1)
-    before_T = (
-        np.minimum(place_T.astype(int), len(frames_JF) - 2) if len(frames_JF) > 1 else np.zeros(len(place_T), int)
-    )
-    after_T = np.minimum(before_T + 1, len(frames_JF) - 1)
-    share_T1 = (place_T - before_T)[:, None].astype(np.float32)
-    return (1 - share_T1) * frames_JF[before_T] + share_T1 * frames_JF[after_T]

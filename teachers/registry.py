@@ -20,6 +20,7 @@ _TEACHERS: dict[str, tuple[str, str, str | None, str | None]] = {
     "encodec_small": ("teachers.encodec", "SmallEncodecTeacher", None, "fit"),
     "kmeans": ("teachers.kmeans", "KmeansTeacher", None, "fit"),
     "musicnn": ("teachers.musicnn.teacher", "MusicnnTeacher", "installed", None),
+    "musicnn_frames": ("teachers.musicnn.teacher", "MusicnnFramesTeacher", "installed", None),
     "mel_rvq": ("teachers.mel_rvq", "MelRvqTeacher", None, "fit"),
     "random_projection": ("teachers.random_projection", "RandomProjectionTeacher", "seeded", "fit"),
     "tonality": ("teachers.cqt", "TonalityTeacher", "at_rate", None),

@@ -1,7 +1,7 @@
 """Log-mel, MFCC and chroma frames by nnAudio (extra `train`), frame t centred at 320 t + 200 like the model's.
 
 Also clips at another sample rate, for which torch suffices.
-Shapes: B clips, N samples, T frames, F features.
+Shapes: B clips, N samples, T frames, J frames at another rate, F features.
 """
 
 import warnings
@@ -153,3 +153,18 @@ def resampled(wave_BN: Tensor, from_hz: int, to_hz: int) -> Tensor:
         place_L = torch.arange(n_lines, device=wave_BN.device) / (n_lines - 1)
         gain_L = ((place_L - PASSED) / (1 - PASSED)).clamp(0, 1).mul(torch.pi / 2).cos() ** 4
         return torch.fft.irfft(lines_BL * gain_L * (n_out / n_in), n=n_out)[:, :n_kept]
+
+
+def interpolated(frames_JF: np.ndarray, place_T: np.ndarray) -> np.ndarray:
+    """Frames [T, F] at places between the given ones, linearly; beyond the ends those at the ends.
+
+    >>> interpolated(np.float32([[0], [1], [3]]), np.array([0.25, 1.5, 9.0]))[:, 0].tolist()
+    [0.25, 2.0, 3.0]
+    """
+    place_T = place_T.clip(0, len(frames_JF) - 1)
+    before_T = (
+        np.minimum(place_T.astype(int), len(frames_JF) - 2) if len(frames_JF) > 1 else np.zeros(len(place_T), int)
+    )
+    after_T = np.minimum(before_T + 1, len(frames_JF) - 1)
+    share_T1 = (place_T - before_T)[:, None].astype(np.float32)
+    return (1 - share_T1) * frames_JF[before_T] + share_T1 * frames_JF[after_T]

@@ -46,21 +46,36 @@ class Tagger(nn.Module):
         self.hidden_norm, self.output = nn.BatchNorm1d(EMBEDDING, EPS), nn.Linear(EMBEDDING, TAGS)
 
     def forward(self, mel_BTM: Tensor) -> tuple[Tensor, Tensor]:
-        input_B1TM = self.input_norm(mel_BTM[:, None])
-        layers = [torch.cat([highest(input_B1TM, *layer) for layer in self.front()], 1)]
-        for i, (convolution, norm) in enumerate(zip(self.middle, self.middle_norms, strict=True)):
-            made_BCT = norm(convolution(layers[-1]).relu())
-            layers.append(made_BCT + layers[-1] if i else made_BCT)
-        all_BCT = torch.cat(layers, 1)
+        front_BCT = self.front(mel_BTM)
+        all_BCT = torch.cat([front_BCT, *(sum_BCT for _, sum_BCT in self.middle_layers(front_BCT))], 1)
         pooled_BC2 = torch.stack([all_BCT.amax(2), all_BCT.mean(2)], 2)  # flattened channel by channel
         embedding_BE = self.hidden_norm(self.hidden(self.pool_norm(pooled_BC2.flatten(1))).relu())
         return embedding_BE, self.output(embedding_BE)
 
-    def front(self) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm1d]]:
-        """The convolutions of the input, each with its norm."""
+    def middle_frames(self, mel_BTM: Tensor) -> Tensor:
+        """What the middle layers give [B, T, 192], standardised by what their norms measured on the training music."""
+        made_BCT = torch.cat([made_BCT for made_BCT, _ in self.middle_layers(self.front(mel_BTM))], 1)
+        mean_C, var_C = (
+            torch.cat([norm.get_buffer(name) for norm in self.middle_norms]) for name in ("running_mean", "running_var")
+        )
+        return F.batch_norm(made_BCT, mean_C, var_C, eps=EPS).transpose(1, 2)
+
+    def front(self, mel_BTM: Tensor) -> Tensor:
+        """The convolutions of the input, side by side [B, 561, T]."""
+        input_B1TM = self.input_norm(mel_BTM[:, None])
+        made = []
         for convolution, norm in zip([*self.timbre, *self.rhythm], self.front_norms, strict=True):
             assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm1d)
-            yield convolution, norm
+            made.append(highest(input_B1TM, convolution, norm))
+        return torch.cat(made, 1)
+
+    def middle_layers(self, front_BCT: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each middle layer what it gives before its norm, and the sum of it and the middle layers before it."""
+        sum_BCT = front_BCT
+        for i, (convolution, norm) in enumerate(zip(self.middle, self.middle_norms, strict=True)):
+            made_BCT = convolution(sum_BCT).relu()
+            sum_BCT = norm(made_BCT) + sum_BCT if i else norm(made_BCT)
+            yield made_BCT, sum_BCT
 
 
 def highest(input_B1TM: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm1d) -> Tensor:

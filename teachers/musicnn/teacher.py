@@ -1,11 +1,13 @@
-"""The teacher `musicnn`: what two taggers find in a clip as a whole, by the weights of the package musicnn (ISC).
+"""The teachers `musicnn` and `musicnn_frames`: what two taggers find, by the weights of the package musicnn (ISC).
 
-The taggers were trained with the tags of MagnaTagATune (MTT) and of the Million Song Dataset (MSD).
-Shapes: B clips, N samples, T frames, M mel bands (96), P numbers of a clip.
+The taggers were trained with the tags of MagnaTagATune (MTT) and of the Million Song Dataset (MSD). They are not
+indifferent to level, and a student that normalises its input cannot know it, so they hear every clip at one level.
+Shapes: B clips, N samples, T frames, J frames of the taggers, M mel bands (96), P numbers of a clip, F of a frame.
 """
 
 import hashlib
 import math
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from teachers.base import (
+    FIELD,
     STRIDE,
     WITHOUT_DEPENDENCIES,
     Targets,
@@ -25,11 +28,12 @@ from teachers.base import (
     whole_float32,
 )
 from teachers.musicnn.checkpoint import DATA, INDEX, read_checkpoint
-from teachers.musicnn.network import BANDS, EMBEDDING, TAGS, from_tensorflow, tagger_of
-from teachers.spectral import resampled
+from teachers.musicnn.network import BANDS, EMBEDDING, MIDDLE, N_MIDDLE, TAGS, from_tensorflow, tagger_of
+from teachers.spectral import interpolated, resampled
 
 RATE_HZ, N_FFT, HOP = 16_000, 512, 256
 PATCH = 187  # frames: 3 s
+LEVEL_DB = -20.0  # of a clip, root mean square: the median of sampled music
 REST = 16  # frames, a quarter of a second, that may be left out at the ends of a clip
 LARGEST = 65_504.0  # of float16, to which the authors round mel power
 SHA256 = {
@@ -61,48 +65,59 @@ TAG_NAMES = {
 }  # fmt: skip
 
 
-class MusicnnTeacher(Teacher):
+class TaggerTeacher(Teacher):
+    """What both teachers share: one or both taggers (`taggers`), and clips for them, at 16 kHz and at `level_db`."""
+
+    licence = "ISC"
+
+    def __init__(self, settings: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        super().__init__(settings, weights)
+        self.sample_rate, self.level_db = self.settings["sample_rate"], self.settings.get("level_db")
+        self.rate_hz = self.sample_rate / STRIDE
+        if self.sample_rate < RATE_HZ:
+            raise ValueError(f"sample_rate={self.sample_rate} is below {RATE_HZ}")
+        self.taggers = {name: tagger_of(beginning(self.weights, f"{name}.")) for name in self.settings["taggers"]}
+
+    def _rows(self, wave_BN: Tensor) -> Iterator[Tensor]:
+        """The clips one by one [1, N], as the taggers are to hear them."""
+        for wave_1N in check_wave(wave_BN, self.name).split(1):
+            yield wave_1N if self.level_db is None else at_level(wave_1N, self.level_db)
+
+    def _mel(self, wave_1N: Tensor) -> Tensor:
+        """The taggers' input [J, M]."""
+        return log_mel(resampled(wave_1N, self.sample_rate, RATE_HZ))[0]
+
+
+class MusicnnTeacher(TaggerTeacher):
     """Clip targets [B, P] of one or both taggers (`taggers`), side by side, which take music at 16 kHz.
 
     `outputs="embedding"` are the 200 numbers of each before its tags, standardised by what its last norm measured on
     its training music; `"tags"` are its 50 tags as logits. Both are means over patches of 3 s: that in the middle of a
     clip of up to 3.25 s, and otherwise as many as cover the clip, at equal distances; so a clip of 5 s has one at its
-    beginning and one at its end. TeacherError for clips shorter than a patch.
+    beginning and one at its end. Clips are brought to a root mean square of `level_db` (relative to full scale; None
+    leaves them as they are). TeacherError for clips shorter than a patch.
     """
 
     name = "musicnn"
-    licence = "ISC"
 
     def __init__(self, settings: dict[str, Any], weights: dict[str, Tensor]) -> None:
         super().__init__(settings, weights)
-        self.sample_rate = self.settings["sample_rate"]
-        self.rate_hz = self.sample_rate / STRIDE
         self.outputs = self.settings["outputs"]
-        if self.sample_rate < RATE_HZ:
-            raise ValueError(f"sample_rate={self.sample_rate} is below {RATE_HZ}")
         if self.outputs not in ("embedding", "tags"):
             raise ValueError(f"outputs={self.outputs!r} is neither embedding nor tags")
-        self.taggers = {name: tagger_of(beginning(self.weights, f"{name}.")) for name in self.settings["taggers"]}
         self.n_clip_values = len(self.taggers) * (EMBEDDING if self.outputs == "embedding" else TAGS)
 
     @classmethod
     def installed(
         cls, folder: str | Path | None = None, *, sample_rate: int = 24_000, taggers: tuple[str, ...] = ("MTT", "MSD"),
-        outputs: str = "embedding",
+        outputs: str = "embedding", level_db: float | None = LEVEL_DB,
     ) -> Self:  # fmt: skip
         """The authors' weights, from the installed package musicnn 0.1.0 or the folder of it.
 
         TeacherError if it is not installed or its files are not the published ones.
         """
-        package = installed("musicnn", cls.name) if folder is None else Path(folder)
-        if not taggers or (unknown := set(taggers) - set(SHA256)):
-            raise TeacherError(cls.name, f"has no tagger {sorted(unknown)}", f"give one or more of {sorted(SHA256)}")
-        weights = {
-            f"{name}.{key}": tensor
-            for name in taggers
-            for key, tensor in published_weights(package / f"{name}_musicnn", SHA256[name]).items()
-        }
-        return cls({"sample_rate": sample_rate, "taggers": taggers, "outputs": outputs}, weights)
+        settings = {"sample_rate": sample_rate, "taggers": taggers, "outputs": outputs, "level_db": level_db}
+        return cls(settings, published_taggers(folder, taggers))
 
     @torch.no_grad()
     def targets(self, wave_BN: Tensor) -> Targets:
@@ -116,20 +131,17 @@ class MusicnnTeacher(Teacher):
         clips = [self._of_clip(wave_1N, "probabilities") for wave_1N in self._rows(wave_BN)]
         return {name: torch.stack([clip[name] for clip in clips]) for name in self.taggers}
 
-    def _rows(self, wave_BN: Tensor) -> tuple[Tensor, ...]:
-        return check_wave(wave_BN, self.name).split(1)
-
     def _of_clip(self, wave_1N: Tensor, outputs: str) -> dict[str, Tensor]:
         """One kind of outputs [P] of each tagger for a clip, computed without autocast."""
         made = {}
         with whole_float32(wave_1N.device), torch.autocast(wave_1N.device.type, enabled=False):
-            mel_TM = log_mel(resampled(wave_1N, self.sample_rate, RATE_HZ))[0]
-            if len(mel_TM) < PATCH:
+            mel_JM = self._mel(wave_1N)
+            if len(mel_JM) < PATCH:
                 reason = f"clips of {wave_1N.shape[1] / self.sample_rate:.2f} s are too short for it"
                 raise TeacherError(self.name, reason, "give clip_s=3 or more")
-            mel_BTM = patches(mel_TM)
+            mel_BJM = patches(mel_JM)
             for name, tagger in self.taggers.items():
-                embedding_BE, logits_BP = tagger.to(mel_BTM.device)(mel_BTM)
+                embedding_BE, logits_BP = tagger.to(mel_BJM.device)(mel_BJM)
                 norm = tagger.hidden_norm
                 kinds = {
                     "embedding": (embedding_BE - norm.bias) / norm.weight, "tags": logits_BP,
@@ -137,6 +149,54 @@ class MusicnnTeacher(Teacher):
                 }  # fmt: skip
                 made[name] = kinds[outputs].mean(0)
         return made
+
+
+class MusicnnFramesTeacher(TaggerTeacher):
+    """Frame targets [B, T, 192 of each tagger]: what the taggers' middle layers give, T = (N - 400) // 320 + 1.
+
+    They are standardised by what their norms measured on the taggers' training music; 62.5 frames a second are
+    interpolated linearly at the centres of the student's. `taggers` and `level_db` are those of MusicnnTeacher.
+    """
+
+    name = "musicnn_frames"
+
+    def __init__(self, settings: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        super().__init__(settings, weights)
+        self.n_bins = len(self.taggers) * N_MIDDLE * MIDDLE
+
+    @classmethod
+    def installed(
+        cls, folder: str | Path | None = None, *, sample_rate: int = 24_000, taggers: tuple[str, ...] = ("MTT", "MSD"),
+        level_db: float | None = LEVEL_DB,
+    ) -> Self:  # fmt: skip
+        """The authors' weights, as in MusicnnTeacher."""
+        settings = {"sample_rate": sample_rate, "taggers": taggers, "level_db": level_db}
+        return cls(settings, published_taggers(folder, taggers))
+
+    @torch.no_grad()
+    def targets(self, wave_BN: Tensor) -> Targets:
+        """`frames` [B, T, F]; rows are computed one by one, so that none affects the rounding of another."""
+        n_frames = max(0, wave_BN.shape[1] - FIELD) // STRIDE + 1
+        place_T = (np.arange(n_frames) * STRIDE + FIELD / 2) / self.sample_rate * RATE_HZ / HOP
+        with whole_float32(wave_BN.device), torch.autocast(wave_BN.device.type, enabled=False):
+            rows = [interpolated(self._of_clip(wave_1N).cpu().numpy(), place_T) for wave_1N in self._rows(wave_BN)]
+        frames_BTF = torch.from_numpy(np.stack(rows)).to(wave_BN.device)
+        return Targets(None, frames_BTF, self.rate_hz, self.fingerprint)
+
+    def _of_clip(self, wave_1N: Tensor) -> Tensor:
+        """The middle layers of all taggers side by side [J, F]."""
+        mel_1JM = self._mel(wave_1N)[None]
+        return torch.cat([tagger.to(mel_1JM.device).middle_frames(mel_1JM)[0] for tagger in self.taggers.values()], 1)
+
+
+def at_level(wave_1N: Tensor, level_db: float) -> Tensor:
+    """A clip at a root mean square of `level_db` relative to full scale; silence as it is.
+
+    >>> round(float(at_level(torch.tensor([[3.0, -3.0]]), -20)[0, 0]), 6)
+    0.1
+    """
+    rms = wave_1N.square().mean().sqrt()
+    return wave_1N * (10 ** (level_db / 20) / rms) if rms > 0 else wave_1N
 
 
 def patches(mel_TM: Tensor) -> Tensor:
@@ -149,6 +209,23 @@ def patches(mel_TM: Tensor) -> Tensor:
 def beginning(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The weights whose names have a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+
+def published_taggers(folder: str | Path | None, taggers: Sequence[str]) -> dict[str, Tensor]:
+    """The weights of taggers, named `MTT.` and so on, from the installed package or a folder of it.
+
+    TeacherError if it is not installed, lacks a tagger, or its files are not the published ones.
+    """
+    package = installed("musicnn", MusicnnTeacher.name) if folder is None else Path(folder)
+    if not taggers or (unknown := set(taggers) - set(SHA256)):
+        raise TeacherError(
+            MusicnnTeacher.name, f"has no tagger {sorted(unknown)}", f"give one or more of {sorted(SHA256)}"
+        )
+    return {
+        f"{name}.{key}": tensor
+        for name in taggers
+        for key, tensor in published_weights(package / f"{name}_musicnn", SHA256[name]).items()
+    }
 
 
 def published_weights(folder: Path, sha256: dict[str, str]) -> dict[str, Tensor]:

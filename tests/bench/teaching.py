@@ -31,7 +31,7 @@ from teachers import load_teacher
 from teachers.base import TeacherError
 
 CLIPS = 8
-NAMES = ("cqt", "random_projection", "basic_pitch", "musicnn")
+NAMES = ("cqt", "random_projection", "basic_pitch", "musicnn", "musicnn_frames")
 
 
 class Pieces:

@@ -16,7 +16,8 @@ import torch
 
 from teachers import load_teacher
 from teachers.base import TeacherError
-from teachers.basic_pitch import FILE, RATE_HZ, WINDOW_SAMPLES, BasicPitchTeacher, interpolated, joined, window_starts
+from teachers.basic_pitch import FILE, RATE_HZ, WINDOW_SAMPLES, BasicPitchTeacher, joined, window_starts
+from teachers.spectral import interpolated
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "basic_pitch.json").read_text())
 

@@ -17,11 +17,20 @@ from harness.sounds import REFERENCE, music, needs_reference
 from harness.tf_checkpoint import write_checkpoint
 
 from teachers import load_teacher
-from teachers.base import TeacherError
+from teachers.base import Targets, TeacherError
 from teachers.musicnn import teacher as module
 from teachers.musicnn.checkpoint import DATA, INDEX, read_checkpoint
 from teachers.musicnn.network import from_tensorflow, tagger_of
-from teachers.musicnn.teacher import SHA256, TAG_NAMES, MusicnnTeacher, log_mel, mel_bank, mel_spaced_hz, patches
+from teachers.musicnn.teacher import (
+    SHA256,
+    TAG_NAMES,
+    MusicnnFramesTeacher,
+    MusicnnTeacher,
+    log_mel,
+    mel_bank,
+    mel_spaced_hz,
+    patches,
+)
 from teachers.spectral import resampled
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "musicnn.json").read_text())
@@ -289,7 +298,7 @@ def test_one_tagger_or_its_tags_are_what_both_give_of_it(package: Path) -> None:
 
 def test_patches_cover_a_clip(package: Path) -> None:
     """At 16 kHz: one in the middle of 3 s, one at the beginning and one at the end of 5 s, five of 12.5 s."""
-    teacher = MusicnnTeacher.installed(package, taggers=("MTT",), sample_rate=16_000)
+    teacher = MusicnnTeacher.installed(package, taggers=("MTT",), sample_rate=16_000, level_db=None)
     for n_frames, starts in ((187, [0]), (203, [8]), (204, [0, 17]), (313, [0, 126]), (782, [0, 149, 298, 446, 595])):
         cut_BTM = patches(torch.arange(float(n_frames))[:, None])
         assert cut_BTM.shape[1] == 187
@@ -306,6 +315,74 @@ def test_clips_below_a_patch_are_refused(package: Path) -> None:
     teacher = MusicnnTeacher.installed(package, taggers=("MTT",))
     with pytest.raises(TeacherError, match=r"musicnn: clips of 1.00 s are too short for it; give clip_s=3 or more"):
         teacher.targets(torch.zeros(1, 24_000))
+
+
+@pytest.mark.parametrize("kind", [MusicnnTeacher, MusicnnFramesTeacher])
+def test_a_clip_has_the_same_targets_at_any_level(kind: Any, package: Path) -> None:
+    """As a student that normalises its input cannot know it; within the rounding of mel power to float16."""
+    wave_1N = torch.from_numpy(music(3.0, seed=4))[None]
+    for scale in (0.01, 0.3, 3.0):
+        wanted, got = (kind.installed(package).targets(each_1N) for each_1N in (wave_1N, scale * wave_1N))
+        assert rms(values_of(got) - values_of(wanted)) < 1e-3 * rms(values_of(wanted))
+    as_it_is = kind.installed(package, level_db=None)
+    louder, softer = (values_of(as_it_is.targets(scale * wave_1N)) for scale in (1.0, 0.3))
+    assert rms(louder - softer) > 0.03 * rms(louder)
+    assert values_of(kind.installed(package).targets(torch.zeros(1, 72_000))).isfinite().all()
+
+
+def values_of(targets: Targets) -> torch.Tensor:
+    values = targets.clips if targets.frames is None else targets.frames
+    assert values is not None
+    return values
+
+
+def rms(values: torch.Tensor) -> float:
+    return float(values.square().mean().sqrt())
+
+
+@torch.no_grad()
+def test_frames_are_those_of_the_middle_layers_standardised() -> None:
+    tensors = random_tensors(1)
+    tagger = tagger_of(from_tensorflow({name: torch.from_numpy(array) for name, array in tensors.items()}))
+    mel_BTM = torch.rand(2, 200, 96, generator=torch.Generator().manual_seed(0)) * 4
+    sums = [sum_BCT for _, sum_BCT in tagger.middle_layers(tagger.front(mel_BTM))]
+    given = [sums[0], sums[1] - sums[0], sums[2] - sums[1]]
+    frames_BTF = tagger.middle_frames(mel_BTM)
+    assert frames_BTF.shape == (2, 200, 192)
+    for i, (values_BTC, given_BCT) in enumerate(zip(frames_BTF.split(64, 2), given, strict=True)):
+        scope = f"batch_normalization_{6 + i}"
+        gamma, beta = (torch.from_numpy(tensors[f"{scope}/{part}"]) for part in ("gamma", "beta"))
+        torch.testing.assert_close(values_BTC * gamma + beta, given_BCT.transpose(1, 2), rtol=1e-4, atol=1e-4)
+
+
+def test_frames_move_with_the_music(package: Path) -> None:
+    """Six frames of the student are five of the taggers; at the ends, their longest filters reach into silence."""
+    teacher = MusicnnFramesTeacher.installed(package, level_db=None)
+    assert (teacher.n_bins, teacher.n_clip_values, teacher.rate_hz) == (384, 0, 75.0)
+    wave_1N = torch.from_numpy(music(6.5, seed=3))[None]
+    early, late = (teacher.targets(each_1N).frames for each_1N in (wave_1N, wave_1N[:, 6 * 320 :]))
+    assert early is not None and late is not None and early.shape == (1, (wave_1N.shape[1] - 400) // 320 + 1, 384)
+    late_TF = late[0, 150:300]
+    errors = {shift: rms(early[0, 150 + shift : 300 + shift] - late_TF) for shift in (5, 6, 7)}
+    assert 20 * errors[6] < min(errors[5], errors[7])
+
+
+def test_frames_of_a_row_do_not_depend_on_others_nor_on_autocast(package: Path) -> None:
+    teacher = load_teacher_of_frames(package)
+    wave_BN = torch.from_numpy(np.stack([music(1.0, seed=i) for i in range(2)]))
+    together = values_of(teacher.targets(wave_BN))
+    assert torch.equal(together[1], values_of(teacher.targets(wave_BN[1:]))[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(together, values_of(teacher.targets(wave_BN)))
+
+
+def load_teacher_of_frames(package: Path) -> MusicnnFramesTeacher:
+    """A saved and loaded one, of one tagger."""
+    made = MusicnnFramesTeacher.installed(package, taggers=("MSD",))
+    made.save(package / "saved")
+    loaded = load_teacher(str(package / "saved"))
+    assert isinstance(loaded, MusicnnFramesTeacher) and loaded.fingerprint == made.fingerprint
+    return loaded
 
 
 @pytest.mark.parametrize("file", [INDEX, DATA])
@@ -346,8 +423,7 @@ def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(mo
 @needs_musicnn
 def test_the_output_is_that_of_the_authors_code() -> None:
     """The golden file says with which software it was made."""
-    teacher = load_teacher("musicnn", RATE_HZ)
-    assert isinstance(teacher, MusicnnTeacher)
+    teacher = MusicnnTeacher.installed(sample_rate=RATE_HZ, level_db=None)
     for name, wave_1N in sounds().items():
         clips, tags = teacher.targets(wave_1N).clips, teacher.tags(wave_1N)
         assert clips is not None
