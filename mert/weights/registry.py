@@ -75,6 +75,11 @@ REGISTRY: dict[str, ModelInfo] = {
             note="comes with this package; trained on sampled and synthesised music; two teachers learned from labels",
         ),
         ModelInfo.of_config(
+            nano(), name="mert-nano-2", repo="mert-nano-2", licence="Apache-2.0", recommended_layer="layer05",
+            sha256="4a2b3e2c56731186c2ebcf07c7fa83770d4d413b78005f671e5f3a31351324bd",
+            note="comes with this package; mert-nano trained further, for instruments and keys; without heads so far",
+        ),
+        ModelInfo.of_config(
             nano_1(), name="mert-nano-1", repo="mert-nano-1", licence="Apache-2.0", recommended_layer="layer05",
             sha256="9f06134d8a984b01babb3486e4d306bdd56bd8c26c09f321da891108835fe5e3",
             note="comes with this package; the first one, trained on synthesised music only",
@@ -153,7 +158,7 @@ def list_models(
     `licence` and `family` are patterns, too; `max_params` is the largest number of parameters.
 
     >>> list_models("*V1*"), list_models(licence="apache*", max_params=10e6)
-    (['mert-v1-95m', 'mert-v1-330m'], ['mert-nano', 'mert-nano-1'])
+    (['mert-v1-95m', 'mert-v1-330m'], ['mert-nano', 'mert-nano-2', 'mert-nano-1'])
     """
     asked = {"name": pattern, "licence": licence, "family": family}
     return [
