@@ -317,7 +317,7 @@ def read_values(config: str) -> dict[str, Any]:
     try:
         values = plain_yaml((path / "recipe.yaml" if path.is_dir() else path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        known = ", ".join(["mert-nano", "mert-nano-2", "mert-nano-1", *NAMED])
+        known = ", ".join(["mert-nano", "mert-nano-1", *NAMED])
         raise UsageError(config, f"no recipe of this name or file ({error})", f"try {known}") from None
     if not isinstance(values, dict):
         raise UsageError(config, "holds no mapping", "write `key: value` lines")

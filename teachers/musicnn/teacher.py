@@ -79,7 +79,7 @@ class TaggerTeacher(Teacher):
         self.taggers = {name: tagger_of(beginning(self.weights, f"{name}.")) for name in self.settings["taggers"]}
 
     def _rows(self, wave_BN: Tensor) -> Iterator[Tensor]:
-        """The clips one by one [1, N], as the taggers are to hear them."""
+        """The clips one by one [1, N], at the level of all targets."""
         for wave_1N in check_wave(wave_BN, self.name).split(1):
             yield wave_1N if self.level_db is None else at_level(wave_1N, self.level_db)
 
@@ -127,8 +127,12 @@ class MusicnnTeacher(TaggerTeacher):
 
     @torch.no_grad()
     def tags(self, wave_BN: Tensor) -> dict[str, Tensor]:
-        """The probabilities [B, 50] of the tags of each tagger, in the order of its `TAG_NAMES`."""
-        clips = [self._of_clip(wave_1N, "probabilities") for wave_1N in self._rows(wave_BN)]
+        """The probabilities [B, 50] of the tags of each tagger, in the order of its `TAG_NAMES`.
+
+        They are the authors': clips keep their own level.
+        """
+        rows = check_wave(wave_BN, self.name).split(1)
+        clips = [self._of_clip(wave_1N, "probabilities") for wave_1N in rows]
         return {name: torch.stack([clip[name] for clip in clips]) for name in self.taggers}
 
     def _of_clip(self, wave_1N: Tensor, outputs: str) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from teachers.musicnn.teacher import (
     TAG_NAMES,
     MusicnnFramesTeacher,
     MusicnnTeacher,
+    at_level,
     log_mel,
     mel_bank,
     mel_spaced_hz,
@@ -292,7 +293,7 @@ def test_one_tagger_or_its_tags_are_what_both_give_of_it(package: Path) -> None:
     assert torch.equal(both[:, 200:], alone.targets(wave_1N).clips)
     tags = MusicnnTeacher.installed(package, taggers=("MSD",), outputs="tags")
     assert tags.n_clip_values == 50
-    assert torch.allclose(tags.targets(wave_1N).clips.sigmoid(), alone.tags(wave_1N)["MSD"])
+    assert torch.allclose(tags.targets(wave_1N).clips.sigmoid(), alone.tags(at_level(wave_1N, -20))["MSD"], atol=1e-5)
     assert len({teacher.fingerprint for teacher in (alone, tags, MusicnnTeacher.installed(package))}) == 3
 
 
@@ -424,8 +425,9 @@ def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(mo
 def test_the_output_is_that_of_the_authors_code() -> None:
     """The golden file says with which software it was made."""
     teacher = MusicnnTeacher.installed(sample_rate=RATE_HZ, level_db=None)
+    at_one_level = MusicnnTeacher.installed(sample_rate=RATE_HZ)  # its targets, not its tags
     for name, wave_1N in sounds().items():
-        clips, tags = teacher.targets(wave_1N).clips, teacher.tags(wave_1N)
+        clips, tags = teacher.targets(wave_1N).clips, at_one_level.tags(wave_1N)
         assert clips is not None
         for number, tagger in enumerate(("MTT", "MSD")):
             golden, norm = GOLDEN["sounds"][name][tagger], teacher.taggers[tagger].hidden_norm
