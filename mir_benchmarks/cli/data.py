@@ -60,12 +60,17 @@ def synth(
     sampled: Annotated[
         bool, typer.Option("--sampled", help="Sampled instruments and real scores: data=sampled.")
     ] = False,
+    data_options: Annotated[
+        list[str] | None, typer.Option("--data-option", "-O", help="key=value of the corpus, such as kinds=notes.")
+    ] = None,
 ) -> None:
     """Write the music of data=synth (or sampled) with its scores. Run it again to continue, or for more hours."""
+    from mert.train.recipe import parse_override
     from mir_benchmarks.synth.write import open_folder, write_hours
 
+    options = dict(map(parse_override, data_options or []))
     with usage_errors("bench synth"):
-        corpus = open_folder(out, hours, seed, seconds, rate_hz, purpose, audio_format, sampled)
+        corpus = open_folder(out, hours, seed, seconds, rate_hz, purpose, audio_format, sampled, options)
     lines, n_clips, n_rendered = console(), len(corpus), 0
     with progress(lines) as bar:
         clips = bar.add_task("clips", total=n_clips)
@@ -77,7 +82,7 @@ def synth(
 
         scores = write_hours(
             hours, out, seed, workers, seconds=seconds, rate_hz=rate_hz, purpose=purpose, suffix=audio_format,
-            sampled=sampled, on_progress=on_progress,
+            sampled=sampled, options=options, on_progress=on_progress,
         )  # fmt: skip
     lines.print(
         f"{n_clips} clips of {seconds:g} s ({n_clips * seconds / 3600:.4g} h) at {rate_hz} Hz: {n_rendered} written, "

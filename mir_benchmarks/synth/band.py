@@ -25,7 +25,8 @@ HANDS_S = 0.004  # how far off the grid the drums are, at most
 class Instrument:
     """A player: `shift` in semitones, `pan` from -1 to 1, `velocity` of the softest and the loudest note of 127.
 
-    `share` is the part of a note's length for which its key is held, `timing_s` the deviation of onsets.
+    `share` is the part of a note's length for which its key is held, `timing_s` the deviation of onsets. A note sounds
+    from the sample of the key `borrowed` semitones below it, played faster: another timbre at the same pitch.
     """
 
     bank: str
@@ -37,6 +38,7 @@ class Instrument:
     timing_s: float = 0.0
     cents: float = 0.0
     gain_db: float = 0.0
+    borrowed: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def strokes_of(score: Score, i_part: int, instrument: Instrument) -> list[Stroke
     for note in score.notes:
         if note.part != i_part:
             continue
-        key = into(note.midi + instrument.shift, low, high)
+        key = int(np.clip(into(note.midi + instrument.shift, low, high) - instrument.borrowed, 0, 127))
         late = float(np.clip(rng.normal(0, instrument.timing_s), -0.03, 0.03)) if instrument.timing_s else 0.0
         onset_s = max(0.0, note.onset_s + late)
         end_s = onset_s + max(SHORTEST_S, note.duration_s * instrument.share)
@@ -168,7 +170,7 @@ def played_part(score: Score, i_part: int, instrument: Instrument, rate_hz: int,
     """A part by a sampled instrument, at its level and place."""
     n = round(score.seconds * rate_hz)
     wave = play(instrument.bank, instrument.program, strokes_of(score, i_part, instrument), n, rate_hz,
-                cents=instrument.cents, mono=mono)  # fmt: skip
+                cents=instrument.cents + 100 * instrument.borrowed, mono=mono)  # fmt: skip
     wave = level(wave, score.parts[i_part].gain_db + instrument.gain_db)
     return wave if mono else wave * panning(instrument.pan)
 

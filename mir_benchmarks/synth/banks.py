@@ -27,7 +27,7 @@ FOLDERS = (Path("/usr/share/sounds/sf2"), Path("/usr/local/share/sounds/sf2"))
 FOLDER_VARIABLE = "MERT_SOUND_FONTS"
 BLOCK = 64  # frames that fluidsynth computes at once; strokes fall on their limits
 SAMPLES_UP_TO_HZ = 22_050  # sound fonts are sampled at 44.1 kHz
-BEND_CENTS, BEND_CENTRE = 200, 8192
+BEND_CENTS, BEND_CENTRE, BEND_MOST = 200, 8192, 16_383
 GAIN = 0.5
 PUBLIC_DOMAIN = "public domain"
 SETTINGS = {"synth.reverb.active": 0, "synth.chorus.active": 0, "synth.lock-memory": 0, "synth.polyphony": 128,
@@ -126,6 +126,7 @@ def fluidsynth() -> Any:
     library.fluid_synth_write_float.argtypes = [pointer, number, *[pointer, number, number] * 2]
     library.fluid_synth_add_sfont.argtypes = [pointer, pointer]
     library.fluid_synth_remove_sfont.argtypes = [pointer, pointer]
+    library.fluid_synth_pitch_wheel_sens.argtypes = [pointer, number, number]
     library.fluid_set_log_function.argtypes = [number, pointer, pointer]
     for level in (WARNING, WARNING + 1):  # about channels that nobody uses
         library.fluid_set_log_function(level, None, None)
@@ -172,10 +173,12 @@ class Player:
         events = self._events(strokes)
         wave_NC = np.zeros((-(-n // BLOCK) * BLOCK, 2), np.float32)
         channel, bank = (9, 128) if drums else (0, 0)
-        bend = BEND_CENTRE + round(cents / BEND_CENTS * BEND_CENTRE)
+        wheel_cents = max(BEND_CENTS, 100 * math.ceil(abs(cents) / 100))
+        bend = min(BEND_MOST, BEND_CENTRE + round(cents / wheel_cents * BEND_CENTRE))
         with self._lock, self._synth() as (synth, font):
             if self._library.fluid_synth_program_select(synth, channel, font, bank, program) != 0:
                 raise ValueError(f"the bank has no program {program}" + " of drums" * drums)
+            self._library._fl.fluid_synth_pitch_wheel_sens(synth, channel, wheel_cents // 100)
             self._library.fluid_synth_pitch_bend(synth, channel, bend)
             at = 0
             for block, velocity, key in [*events, (len(wave_NC), 0, 0)]:

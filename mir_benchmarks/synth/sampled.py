@@ -27,6 +27,7 @@ KINDS = {
     "synthetic": 0.16,  # a composed score that our own instruments play and our voices sing
 }  # fmt: skip
 LONG_NOTE_S = (0.4, 3.0)
+MOST_BORROWED = 12  # semitones
 SOLO_OF_TUNE = 0.7  # of the solos; the others are parts of polyphony
 BANK_ROLES = {"train": "train", "valid": "train", "test": "test"}
 LEAST = 0.3  # share of the clip for which a part must sound to be chosen
@@ -62,8 +63,9 @@ class SampledClip:
 class SampledCorpus:
     """`n_items` clips of `seconds` at `rate_hz`. Purposes "train", "valid" and "test" share no score.
 
-    "test" shares no sound font with the others, either. `groups` names the groups of real scores, with commas.
-    MertError if fluidsynth, a bank or music21 is missing.
+    "test" shares no sound font with the others, either. `groups` names the groups of real scores, with commas, and
+    `kinds` the kinds of clips, equally often (empty: all of KINDS). `borrowed` is the share of the instruments that
+    sound from samples of other keys. MertError if fluidsynth, a bank or music21 is missing.
     """
 
     seed: int = 0
@@ -72,6 +74,8 @@ class SampledCorpus:
     rate_hz: int = 24_000
     purpose: str = "train"
     groups: str = ",".join(GROUPS)
+    kinds: str = ""
+    borrowed: float = 0.0
 
     def __post_init__(self) -> None:
         if self.purpose not in BANK_ROLES:
@@ -80,6 +84,10 @@ class SampledCorpus:
             raise ValueError(
                 f"seed and n_items lie in [0, 2**32], rate_hz is at least 8000, seconds positive: got {self}"
             )
+        if unknown := set(self._kinds) - set(KINDS):
+            raise ValueError(f"kinds are {', '.join(KINDS)}, not {', '.join(sorted(unknown))}")
+        if not 0 <= self.borrowed <= 1:
+            raise ValueError(f"borrowed is a share from 0 to 1, not {self.borrowed}")
         require(*banks_of(BANK_ROLES[self.purpose]))
         pieces_of(self.purpose, True, self._groups)  # read scores now rather than in each worker
 
@@ -96,13 +104,26 @@ class SampledCorpus:
     def _groups(self) -> tuple[str, ...]:
         return tuple(self.groups.split(","))
 
+    @property
+    def _kinds(self) -> dict[str, float]:
+        """How often each kind is drawn."""
+        named = self.kinds.split(",") if self.kinds else []
+        return {kind: 1 / len(named) for kind in named} or KINDS
+
     def clip(self, index: int) -> SampledClip:
         """Clip `index` on paper."""
         if not 0 <= index < self.n_items:
             raise IndexError(f"clip {index} of {self.n_items}")
         seed = (PURPOSES[f"sampled {self.purpose}"], self.seed, int(index))
+        clip = self._drawn(seed)
+        if clip.band is None or not self.borrowed:
+            return clip
+        return dataclasses.replace(clip, band=borrowing(clip.band, self.borrowed, stream(seed, "borrowed")))
+
+    def _drawn(self, seed: Seed) -> SampledClip:
+        """The clip of a seed, each instrument with samples of its own."""
         rng = stream(seed, "plan", 1)
-        kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+        kind = str(rng.choice(list(self._kinds), p=list(self._kinds.values())))
         banks = banks_of(BANK_ROLES[self.purpose])
         if kind == "notes":
             score, program = single_notes(self._composed(seed, "alone", rng), self.seconds, rng)
@@ -177,6 +198,15 @@ def single_notes(score: Score, seconds: float, rng: np.random.Generator) -> tupl
         notes.append(Note(0, onset_s, duration_s, midi, float(rng.uniform(0, 1))))
     part = dataclasses.replace(score.parts[0], family="string", role="lead", stem="other", drive=0.0, technique="")
     return dataclasses.replace(score, parts=(part,), notes=tuple(notes), hits=(), chords=(), beats=()), program
+
+
+def borrowing(band: Band, share: float, rng: np.random.Generator) -> Band:
+    """The band, a share of its instruments with samples of keys up to MOST_BORROWED semitones away."""
+    instruments = []
+    for one in band.instruments:
+        borrowed = int(rng.integers(-MOST_BORROWED, MOST_BORROWED + 1)) if rng.random() < share else 0
+        instruments.append(one and dataclasses.replace(one, borrowed=borrowed))
+    return dataclasses.replace(band, instruments=tuple(instruments))
 
 
 def corpus(**options: int | float | str) -> SampledCorpus:

@@ -15,7 +15,7 @@ MAGIC = 0x4D455254
 PURPOSES = {"single": 0, "train": 1, "bench": 2, "instrument": 3, "kit": 4, "singer": 5,
             "sampled train": 6, "sampled valid": 7, "sampled test": 8}  # fmt: skip
 ASPECTS = ("plan", "harmony", "parts", "playing", "drums", "effects", "room", "hiss", "breath", "patch",
-           "band", "hands", "piece")  # fmt: skip
+           "band", "hands", "piece", "borrowed")  # fmt: skip
 
 
 def seed_of(seed: int | Sequence[int]) -> Seed:

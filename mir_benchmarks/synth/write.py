@@ -3,10 +3,13 @@
 import json
 import math
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from mert.errors import UsageError
 from mir_benchmarks.synth.corpus import SynthCorpus
@@ -29,12 +32,13 @@ def write_hours(
     purpose: str = "train",
     suffix: str = "flac",
     sampled: bool = False,
+    options: Mapping[str, Any] = MappingProxyType({}),
     on_progress: Callable[[bool], None] = lambda rendered: None,
 ) -> Path:
     """Write clips of `seconds` until there are `hours`; returns `folder`/scores.jsonl, a row per clip.
 
     The music is that of SynthCorpus or, with `sampled`, that of SampledCorpus, whose rows hold sources and licence;
-    the file is a manifest to prepare a corpus from.
+    `options` are others of the corpus. The file is a manifest to prepare a corpus from.
 
     A run that was cut short is resumed; one with other options in the same folder is refused, and so is a folder that
     holds anything else. `on_progress` is called per clip, with True if it was rendered and False if it was there.
@@ -42,7 +46,7 @@ def write_hours(
     if workers < 1:
         raise ValueError(f"give a positive number of workers, not {workers}")
     home = Path(folder)
-    corpus = open_folder(home, hours, seed, seconds, rate_hz, purpose, suffix, sampled)
+    corpus = open_folder(home, hours, seed, seconds, rate_hz, purpose, suffix, sampled, options)
     shards = range(0, len(corpus), SHARD)
     for rendered in run(corpus, home, suffix, shards, workers):
         on_progress(rendered)
@@ -59,6 +63,7 @@ def open_folder(
     purpose: str,
     suffix: str,
     sampled: bool = False,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Music:
     """The corpus that fills `hours`, its options recorded in `home`: more hours of it may follow, nothing else may.
 
@@ -69,10 +74,14 @@ def open_folder(
     if suffix not in FORMATS:
         raise ValueError(f"no format {suffix!r}: give one of {', '.join(FORMATS)}")
     n_clips = math.ceil(round(hours * 3600 / seconds, 6))  # 0.07 h are 252 clips of 1 s, not 253
-    corpus: Music = (SampledCorpus if sampled else SynthCorpus)(seed, n_clips, seconds, rate_hz, purpose)
-    options = {"seed": seed, "seconds": seconds, "rate_hz": rate_hz, "purpose": purpose, "suffix": suffix}
-    options |= {"music": "sampled"} if sampled else {}
-    if reason := claim(home / "synth.json", options, "music of this kind"):
+    kind = SampledCorpus if sampled else SynthCorpus
+    own = {"seed": seed, "seconds": seconds, "rate_hz": rate_hz, "purpose": purpose}
+    known = {each.name for each in fields(kind)} - {"n_items", *own}
+    if unknown := ", ".join(sorted(set(options) - known)):
+        raise ValueError(f"no option of this music is named {unknown}: give {', '.join(sorted(known)) or 'none'}")
+    corpus: Music = kind(n_items=n_clips, **own, **options)  # type: ignore[arg-type]
+    note = {**own, "suffix": suffix, **options} | ({"music": "sampled"} if sampled else {})
+    if reason := claim(home / "synth.json", note, "music of this kind"):
         raise UsageError(home, reason, "choose another folder")
     return corpus
 

@@ -46,7 +46,10 @@ def test_synth_leaves_folders_of_others_alone(tmp_path: Path) -> None:
     assert other.code == 2 and "choose another folder" in other.err
 
 
-@pytest.mark.parametrize("words", [["nan"], ["-1"], [HOURS, "--workers", "0"], [HOURS, "--format", "mp3"], []])
+@pytest.mark.parametrize(
+    "words",
+    [["nan"], ["-1"], [HOURS, "--workers", "0"], [HOURS, "--format", "mp3"], [HOURS, "-O", "kinds=notes"], []],
+)
 def test_synth_refuses_nonsense(words: list[str], tmp_path: Path) -> None:
     done = synth(*words, "-o", tmp_path / "out")
     assert done.code == 2 and "Traceback" not in done.err and not (tmp_path / "out").exists()

@@ -269,6 +269,43 @@ def test_notes_of_a_solo_are_the_pitches_of_its_score(cached: Path) -> None:
 
 
 @with_sounds
+@pytest.mark.parametrize("borrowed", [-12, -5, 12])
+def test_borrowed_samples_change_the_timbre_and_not_the_notes(cached: Path, borrowed: int) -> None:
+    """The note of a clarinet from another key's sample peaks where its own does, with other overtones."""
+    score = Score((8, 0, 0), 3.0, "pop", 0, "major", 60.0, (4, 4), 0.0, ("acoustic", 0),
+                  (Part("lead", "other", "reed", 0, 0.0),), (), (), (), (Note(0, 0.1, 2.8, 72, 0.8),), ())  # fmt: skip
+    own = hire(score, banks_of("train"), [71])
+    (clarinet,) = own.instruments
+    assert clarinet is not None
+    other = dataclasses.replace(own, instruments=(dataclasses.replace(clarinet, borrowed=borrowed),))
+    levels = [np.abs(np.fft.rfft(render_band(score, band, 16_000)["other"][16_000:32_000])) for band in (own, other)]
+    hz = 440 * 2 ** (3 / 12)
+    places = [round(hz * k) for k in range(1, 9)]  # the spectrum has a bin for each hertz
+    for level in levels:
+        near = level[round(hz * 0.97) : round(hz * 1.03)]
+        assert abs(1200 * np.log2((round(hz * 0.97) + np.argmax(near)) / hz)) < 30
+    overtones = [np.array([level[place - 12 : place + 13].max() for place in places]) for level in levels]
+    first, second = (20 * np.log10(level / level.sum()) for level in overtones)
+    assert np.abs(first - second).mean() > 3
+
+
+@with_sounds
+def test_kinds_and_borrowed_samples_are_options_of_the_corpus(cached: Path) -> None:
+    groups = ",".join(GROUPS)
+    plain = SampledCorpus(3, 40, 1.0, groups=groups, kinds="notes,solo")
+    assert {plain.clip(i).kind for i in range(40)} == {"notes", "solo"}
+    borrowing = SampledCorpus(3, 40, 1.0, groups=groups, kinds="notes,solo", borrowed=0.5)
+    players = [one for i in range(40) if (band := borrowing.clip(i).band) for one in band.instruments if one]
+    n_borrowed = sum(one.borrowed != 0 for one in players)
+    assert 0.2 < n_borrowed / len(players) < 0.8 and all(abs(one.borrowed) <= 12 for one in players)
+    for i in range(40):
+        assert borrowing.score(i) == plain.score(i), "only who plays is another"
+    for options, wrong in (({"kinds": "noise"}, "kinds are"), ({"borrowed": 1.5}, "a share")):
+        with pytest.raises(ValueError, match=wrong):
+            SampledCorpus(**options)  # type: ignore[arg-type]
+
+
+@with_sounds
 def test_files_and_their_manifest_are_what_prepare_reads(cached: Path, tmp_path: Path) -> None:
     manifest = write_hours(3 / 3600, tmp_path / "music", seconds=1.0, seed=2, sampled=True)
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
@@ -279,6 +316,10 @@ def test_files_and_their_manifest_are_what_prepare_reads(cached: Path, tmp_path:
     assert np.abs(music.read(1, 0, 24_000) - played_N).max() <= 2**-15
     with pytest.raises(UsageError, match="choose another folder"):
         write_hours(3 / 3600, tmp_path / "music", seconds=1.0, seed=2)
+    with pytest.raises(UsageError, match="choose another folder"):
+        write_hours(3 / 3600, tmp_path / "music", seconds=1.0, seed=2, sampled=True, options={"kinds": "notes"})
+    notes = write_hours(3 / 3600, tmp_path / "notes", seconds=1.0, sampled=True, options={"kinds": "notes"})
+    assert {json.loads(line)["kind"] for line in notes.read_text().splitlines()} == {"notes"}
 
 
 @with_sounds
