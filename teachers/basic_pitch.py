@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from teachers.base import (
-    FIELD,
     STRIDE,
     WITHOUT_DEPENDENCIES,
     Targets,
@@ -25,7 +24,7 @@ from teachers.base import (
     installed,
     require,
 )
-from teachers.spectral import interpolated, resampled
+from teachers.spectral import interpolated, places_of_frames, resampled
 
 RATE_HZ, HOP = 22_050, 256
 WINDOW_SAMPLES, WINDOW_FRAMES, OVERLAP = 43_844, 172, 30  # the network takes 2 s; the authors overlap 30 frames
@@ -81,8 +80,7 @@ class BasicPitchTeacher(Teacher):
     def targets(self, wave_BN: Tensor) -> Targets:
         """`frames` [B, (N - 400) // 320 + 1, F], on the device of the clips; rows are computed one by one."""
         wave_BN = check_wave(wave_BN, self.name)
-        n_frames = max(0, wave_BN.shape[1] - FIELD) // STRIDE + 1
-        place_T = (np.arange(n_frames) * STRIDE + FIELD / 2) / self.sample_rate * RATE_HZ / HOP
+        place_T = places_of_frames(wave_BN.shape[1], self.sample_rate, RATE_HZ, HOP)
         rows = (resampled(wave_1N, self.sample_rate, RATE_HZ)[0].cpu().numpy() for wave_1N in wave_BN.split(1))
         frames_BTF = np.stack([interpolated(self.posteriors(wave_N), place_T) for wave_N in rows])
         return Targets(None, torch.from_numpy(frames_BTF).to(wave_BN.device), self.rate_hz, self.fingerprint)

@@ -155,6 +155,16 @@ def resampled(wave_BN: Tensor, from_hz: int, to_hz: int) -> Tensor:
         return torch.fft.irfft(lines_BL * gain_L * (n_out / n_in), n=n_out)[:, :n_kept]
 
 
+def places_of_frames(n: int, sample_rate: int, rate_hz: int, hop: int) -> np.ndarray:
+    """Centres [T] of the student's frames of `n` samples, counted in frames of `hop` samples at `rate_hz`.
+
+    >>> places_of_frames(1040, 24_000, 16_000, 200)
+    array([0.66666667, 1.73333333, 2.8       ])
+    """
+    n_frames = max(0, n - FIELD) // STRIDE + 1
+    return (np.arange(n_frames) * STRIDE + FIELD / 2) / sample_rate * rate_hz / hop
+
+
 def interpolated(frames_JF: np.ndarray, place_T: np.ndarray) -> np.ndarray:
     """Frames [T, F] at places between the given ones, linearly; beyond the ends those at the ends.
 

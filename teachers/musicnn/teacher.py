@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from teachers.base import (
-    FIELD,
     STRIDE,
     WITHOUT_DEPENDENCIES,
     Targets,
@@ -29,7 +28,7 @@ from teachers.base import (
 )
 from teachers.musicnn.checkpoint import DATA, INDEX, read_checkpoint
 from teachers.musicnn.network import BANDS, EMBEDDING, MIDDLE, N_MIDDLE, TAGS, from_tensorflow, tagger_of
-from teachers.spectral import interpolated, resampled
+from teachers.spectral import interpolated, places_of_frames, resampled
 
 RATE_HZ, N_FFT, HOP = 16_000, 512, 256
 PATCH = 187  # frames: 3 s
@@ -180,8 +179,7 @@ class MusicnnFramesTeacher(TaggerTeacher):
     @torch.no_grad()
     def targets(self, wave_BN: Tensor) -> Targets:
         """`frames` [B, T, F]; rows are computed one by one, so that none affects the rounding of another."""
-        n_frames = max(0, wave_BN.shape[1] - FIELD) // STRIDE + 1
-        place_T = (np.arange(n_frames) * STRIDE + FIELD / 2) / self.sample_rate * RATE_HZ / HOP
+        place_T = places_of_frames(wave_BN.shape[1], self.sample_rate, RATE_HZ, HOP)
         with whole_float32(wave_BN.device), torch.autocast(wave_BN.device.type, enabled=False):
             rows = [interpolated(self._of_clip(wave_1N).cpu().numpy(), place_T) for wave_1N in self._rows(wave_BN)]
         frames_BTF = torch.from_numpy(np.stack(rows)).to(wave_BN.device)

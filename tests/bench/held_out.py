@@ -2,12 +2,14 @@
 
 Logistic regression on means over time: the family and the pitch of notes (fitted on one sound font, scored on another),
 the key of held-out pieces (mir_eval's weighted score), and which game a soundtrack is of (tracks that `games.py`, whose
-GAMES this is, does not give to training). MODEL is a name or folder, or log-mel, mfcc or chroma.
+GAMES this is, does not give to training). MODEL is a name or folder, or log-mel, mfcc or chroma. In brackets 95 %
+intervals over programs, pieces and tracks (those that are scored; the fit is one).
 Shapes: B clips, N samples, L layers, D width.
 """
 
 import sys
 from collections.abc import Callable, Iterator
+from operator import eq
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import mert
+from mir_benchmarks.statistics import Jackknife, keeping
 from mir_benchmarks.synth.banks import Stroke, play
 from mir_benchmarks.synth.programs import FAMILIES, UNPITCHED, range_of
 from mir_benchmarks.synth.sampled import SampledCorpus
@@ -38,17 +41,19 @@ class Clips(NamedTuple):
     waves_BN: np.ndarray
     labels_B: np.ndarray
     split_B: np.ndarray
+    group_B: np.ndarray
 
 
-def clips(rows: Iterator[tuple[np.ndarray, object, int]]) -> Clips:
+def clips(rows: Iterator[tuple[np.ndarray, object, int, str]]) -> Clips:
     """Clips at one peak, as 16 bits."""
-    waves, labels, splits = zip(*rows, strict=True)
+    waves, labels, splits, groups = zip(*rows, strict=True)
     peaks = [wave_N / max(np.abs(wave_N).max(), 1e-9) for wave_N in waves]
-    return Clips((np.stack(peaks) * 0.9 * 32_767).astype(np.int16), np.array(labels), np.array(splits))
+    waves_BN = (np.stack(peaks) * 0.9 * 32_767).astype(np.int16)
+    return Clips(waves_BN, np.array(labels), np.array(splits), np.array(groups))
 
 
-def notes() -> Iterator[tuple[np.ndarray, tuple[int, int], int]]:
-    """Notes of 3 s of all pitched programs: wave, (family, key), split by sound font."""
+def notes() -> Iterator[tuple[np.ndarray, tuple[int, int], int, str]]:
+    """Notes of 3 s of all pitched programs: wave, (family, key), split by sound font, program."""
     random = np.random.default_rng(5)
     for split, bank in ((FIT, "fluid"), (SCORE, "csound")):
         for number, family in enumerate(name for name in FAMILIES if name != "plucked"):
@@ -58,26 +63,26 @@ def notes() -> Iterator[tuple[np.ndarray, tuple[int, int], int]]:
                     stroke = Stroke(0.05, 2.2, int(key), int(random.integers(50, 120)))
                     wave_N = play(bank, program, [stroke], 3 * RATE_HZ, RATE_HZ)
                     if np.abs(wave_N).max() > 1e-4:
-                        yield wave_N, (number, int(key)), split
+                        yield wave_N, (number, int(key)), split, str(program)
 
 
-def keys() -> Iterator[tuple[np.ndarray, str, int]]:
-    """Clips of real pieces that were held out: wave, key, split by purpose."""
+def keys() -> Iterator[tuple[np.ndarray, str, int, str]]:
+    """Clips of real pieces that were held out: wave, key, split by purpose, piece."""
     for split, (purpose, wanted) in N_KEYS.items():
         corpus = SampledCorpus(seed=77, n_items=100_000, seconds=KEY_S, rate_hz=RATE_HZ, purpose=purpose)
         pieces = (i for i in range(1, len(corpus)) if corpus.clip(i).piece)
         for i, _ in zip(pieces, range(wanted), strict=False):
-            yield corpus.read(i), corpus.score(i).key, split
+            yield corpus.read(i), corpus.score(i).key, split, corpus.clip(i).piece
 
 
-def soundtracks(folder: Path) -> Iterator[tuple[np.ndarray, str, int]]:
-    """Clips of the tracks of games that are not for training: wave, game, split by track."""
+def soundtracks(folder: Path) -> Iterator[tuple[np.ndarray, str, int, str]]:
+    """Clips of the tracks of games that are not for training: wave, game, split by track, track."""
     for track in games.tracks(folder):
         if track.role != "train":
             for start_s in np.linspace(5, soundfile.info(track.path).duration - 12, PLACES):
                 wave_N = games.read(track.path, start_s, TRACK_S)[: TRACK_S * RATE_HZ]
                 if len(wave_N) == TRACK_S * RATE_HZ and np.abs(wave_N).max() > 1e-3:
-                    yield wave_N, track.game, FIT if track.role == "fit" else SCORE
+                    yield wave_N, track.game, FIT if track.role == "fit" else SCORE, str(track.path)
 
 
 def by_hand(name: str) -> Features:
@@ -129,10 +134,18 @@ def predicted(x_BD: np.ndarray, labels_B: np.ndarray, split_B: np.ndarray) -> tu
     return labels_B[score], model.predict(scaler.transform(x_BD[score]))
 
 
-def accuracy(x_BD: np.ndarray, labels_B: np.ndarray, split_B: np.ndarray) -> float:
-    """Percent of the clips to score that are right."""
-    wanted, found = predicted(x_BD, labels_B, split_B)
-    return 100 * float((wanted == found).mean())
+def cell(scores_B: np.ndarray, group_B: np.ndarray) -> str:
+    """The mean of scores from 0 to 1, in percent, with its interval."""
+    kept_BR = keeping(group_B)
+    means_R = scores_B @ kept_BR / kept_BR.sum(0)
+    low, high = Jackknife(means_R, len(np.unique(group_B))).interval((0.0, 1.0)) or (np.nan, np.nan)
+    return f"{100 * means_R[0]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def measured(x_BD: np.ndarray, of: Clips, labels_B: np.ndarray, score: Callable[[object, object], float]) -> str:
+    """The mean score of what is predicted from features."""
+    scores_B = np.array([score(*pair) for pair in zip(*predicted(x_BD, labels_B, of.split_B), strict=True)])
+    return cell(scores_B, of.group_B[of.split_B == SCORE])
 
 
 def main(folder: Path, *names: str) -> None:
@@ -144,11 +157,10 @@ def main(folder: Path, *names: str) -> None:
         features = of_model(m) if m else by_hand(name)
         note_BLD, key_BLD, track_BLD = (features(part.waves_BN) for part in (of_notes, of_keys, of_tracks))
         for i, layer in enumerate(m.layer_names if m else ("",)):
-            family, pitch = (accuracy(note_BLD[:, i], column, of_notes.split_B) for column in of_notes.labels_B.T)
-            pairs = zip(*predicted(key_BLD[:, i], of_keys.labels_B, of_keys.split_B), strict=True)
-            key = 100 * float(np.mean([mir_eval.key.weighted_score(wanted, found) for wanted, found in pairs]))
-            track = accuracy(track_BLD[:, i], of_tracks.labels_B, of_tracks.split_B)
-            print(f"| {name} {layer} | {family:.1f} | {pitch:.1f} | {key:.1f} | {track:.1f} |", flush=True)
+            family, pitch = (measured(note_BLD[:, i], of_notes, column, eq) for column in of_notes.labels_B.T)
+            key = measured(key_BLD[:, i], of_keys, of_keys.labels_B, mir_eval.key.weighted_score)
+            track = measured(track_BLD[:, i], of_tracks, of_tracks.labels_B, eq)
+            print(f"| {name} {layer} | {family} | {pitch} | {key} | {track} |", flush=True)
 
 
 if __name__ == "__main__":
