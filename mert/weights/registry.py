@@ -76,8 +76,8 @@ REGISTRY: dict[str, ModelInfo] = {
         ),
         ModelInfo.of_config(
             nano(), name="mert-nano-2", repo="mert-nano-2", licence="Apache-2.0", recommended_layer="layer05",
-            sha256="4a2b3e2c56731186c2ebcf07c7fa83770d4d413b78005f671e5f3a31351324bd",
-            note="comes with this package; mert-nano trained further, for instruments and keys; without heads so far",
+            sha256="3349263baaced73df9032d46b1fef9de9ed53d3178b5ef22478d1a6a050f2872",
+            note="comes with this package; mert-nano trained further, 100 h heard in all; without heads so far",
         ),
         ModelInfo.of_config(
             nano_1(), name="mert-nano-1", repo="mert-nano-1", licence="Apache-2.0", recommended_layer="layer05",
