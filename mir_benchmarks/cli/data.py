@@ -60,15 +60,16 @@ def synth(
     sampled: Annotated[
         bool, typer.Option("--sampled", help="Sampled instruments and real scores: data=sampled.")
     ] = False,
-    data_options: Annotated[
-        list[str] | None, typer.Option("--data-option", "-O", help="key=value of the corpus, such as kinds=notes.")
+    kinds: Annotated[str | None, typer.Option(help="Of sampled clips, with commas: notes,solo; default: all.")] = None,
+    borrowed: Annotated[
+        float | None, typer.Option(help="Share of sampled instruments with other timbres: samples of other keys.")
     ] = None,
 ) -> None:
     """Write the music of data=synth (or sampled) with its scores. Run it again to continue, or for more hours."""
-    from mert.train.recipe import parse_override
     from mir_benchmarks.synth.write import open_folder, write_hours
 
-    options = dict(map(parse_override, data_options or []))
+    given = {"kinds": kinds, "borrowed": borrowed}
+    options = {name: value for name, value in given.items() if value is not None}
     with usage_errors("bench synth"):
         corpus = open_folder(out, hours, seed, seconds, rate_hz, purpose, audio_format, sampled, options)
     lines, n_clips, n_rendered = console(), len(corpus), 0

@@ -78,7 +78,7 @@ def open_folder(
     own = {"seed": seed, "seconds": seconds, "rate_hz": rate_hz, "purpose": purpose}
     known = {each.name for each in fields(kind)} - {"n_items", *own}
     if unknown := ", ".join(sorted(set(options) - known)):
-        raise ValueError(f"no option of this music is named {unknown}: give {', '.join(sorted(known)) or 'none'}")
+        raise ValueError(f"{'sampled' if sampled else 'synthetic'} music has no option {unknown}")
     corpus: Music = kind(n_items=n_clips, **own, **options)  # type: ignore[arg-type]
     note = {**own, "suffix": suffix, **options} | ({"music": "sampled"} if sampled else {})
     if reason := claim(home / "synth.json", note, "music of this kind"):

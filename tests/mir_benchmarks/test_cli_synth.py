@@ -48,7 +48,7 @@ def test_synth_leaves_folders_of_others_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["nan"], ["-1"], [HOURS, "--workers", "0"], [HOURS, "--format", "mp3"], [HOURS, "-O", "kinds=notes"], []],
+    [["nan"], ["-1"], [HOURS, "--workers", "0"], [HOURS, "--format", "mp3"], [HOURS, "--kinds", "notes"], []],
 )
 def test_synth_refuses_nonsense(words: list[str], tmp_path: Path) -> None:
     done = synth(*words, "-o", tmp_path / "out")
