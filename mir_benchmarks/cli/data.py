@@ -60,16 +60,15 @@ def synth(
     sampled: Annotated[
         bool, typer.Option("--sampled", help="Sampled instruments and real scores: data=sampled.")
     ] = False,
-    kinds: Annotated[str | None, typer.Option(help="Of sampled clips, with commas: notes,solo; default: all.")] = None,
+    kinds: Annotated[str, typer.Option(help="Of sampled clips, with commas: notes,solo; default: all.")] = "",
     borrowed: Annotated[
-        float | None, typer.Option(help="Share of sampled instruments with other timbres: samples of other keys.")
-    ] = None,
+        float, typer.Option(help="Share of sampled instruments with other timbres: samples of other keys.")
+    ] = 0.0,
 ) -> None:
     """Write the music of data=synth (or sampled) with its scores. Run it again to continue, or for more hours."""
     from mir_benchmarks.synth.write import open_folder, write_hours
 
-    given = {"kinds": kinds, "borrowed": borrowed}
-    options = {name: value for name, value in given.items() if value is not None}
+    options = {name: value for name, value in (("kinds", kinds), ("borrowed", borrowed)) if value}
     with usage_errors("bench synth"):
         corpus = open_folder(out, hours, seed, seconds, rate_hz, purpose, audio_format, sampled, options)
     lines, n_clips, n_rendered = console(), len(corpus), 0

@@ -103,7 +103,7 @@ def strokes_of(score: Score, i_part: int, instrument: Instrument) -> list[Stroke
     for note in score.notes:
         if note.part != i_part:
             continue
-        key = int(np.clip(into(note.midi + instrument.shift, low, high) - instrument.borrowed, 0, 127))
+        key = into(note.midi + instrument.shift, low, high) - instrument.borrowed
         late = float(np.clip(rng.normal(0, instrument.timing_s), -0.03, 0.03)) if instrument.timing_s else 0.0
         onset_s = max(0.0, note.onset_s + late)
         end_s = onset_s + max(SHORTEST_S, note.duration_s * instrument.share)

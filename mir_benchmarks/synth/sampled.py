@@ -78,6 +78,9 @@ class SampledCorpus:
     borrowed: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("purpose", "groups", "kinds"):
+            if not isinstance(value := getattr(self, name), str):
+                raise TypeError(f"{name} is text, names with commas between them, not {value!r}")
         if self.purpose not in BANK_ROLES:
             raise ValueError(f"purpose is one of {', '.join(BANK_ROLES)}, not {self.purpose!r}")
         if not (0 <= self.seed < 2**32 and 0 < self.n_items <= 2**32 and self.rate_hz >= 8_000 and self.seconds > 0):
@@ -107,8 +110,8 @@ class SampledCorpus:
     @property
     def _kinds(self) -> dict[str, float]:
         """How often each kind is drawn."""
-        named = self.kinds.split(",") if self.kinds else []
-        return {kind: 1 / len(named) for kind in named} or KINDS
+        named = set(self.kinds.split(",")) if self.kinds else set()
+        return {kind: 1 / len(named) for kind in sorted(named)} or KINDS
 
     def clip(self, index: int) -> SampledClip:
         """Clip `index` on paper."""

@@ -2,7 +2,8 @@
 
 MODEL is a bundled name or a folder, FOLDER holds music like that on which the model was trained, and OUT is the folder
 of the weights. Those of the bundled models: 300 clips of `mert bench synth 8 --sampled --seconds 12 --seed 41` for
-`mert-nano`, and 300 of `mert bench synth 0.5 --seconds 5 --seed 41` for `mert-nano-1`.
+`mert-nano`, 300 of `mert bench synth 0.5 --seconds 5 --seed 41` for `mert-nano-1`, and 300 of the music that
+the card of `mert-nano-2` names.
 Shapes: L layers, D model width.
 """
 

@@ -6,8 +6,10 @@ Shapes: N samples.
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +23,7 @@ LAYERS = "layer01,layer02,layer05"
 BEATS_OF = 1_200  # clips: frames of more do not fit in memory
 TAGS_OF, STARTS_S, TAG_S = 1_400, (0, 6), 3
 LEAST, SILENCE = "0.15", 1e-3
+COMMON = 30  # pieces and tracks that a tag is given to, so that each split has some
 DECIDE = "decide nothing that matters by it"
 ON_MUSIC = (f"fitted on {HOURS} h of data=sampled in clips of {CLIP_S} s (seed {SEED}): sampled instruments, composed "
             "and real scores, no recordings; split by piece")  # fmt: skip
@@ -62,34 +65,61 @@ def write_table(path: Path, rows: list[dict[str, str]]) -> None:
         table.writerows(rows)
 
 
-def cut(music: Path, tracks: Path, out: Path) -> Mapping[str, str]:
-    """Clips of TAG_S of the music and of tracks of games in `out`/audio; returns the group of each."""
-    games.main(tracks, out)
-    groups = {Path(row["audio"]).name: row["source"] for row in read_rows(out / "clips.jsonl")}
+def cut(music: Path, tracks: Path, out: Path) -> None:
+    """Clips of TAG_S of the music and of tracks of games in `out`/audio, unless they are there."""
+    if out.exists():
+        return
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    games.main(tracks, part)
     for row in read_rows(music / "scores.jsonl")[:TAGS_OF]:
         for start_s in STARTS_S:
             start = start_s * games.RATE_HZ
             wave_N, _ = soundfile.read(music / row["path"], TAG_S * games.RATE_HZ, start, dtype="float32")
             if wave_N.std() > SILENCE:
-                name = f"{Path(row['path']).stem}-{start_s}.wav"
-                soundfile.write(out / "audio" / name, wave_N, games.RATE_HZ, subtype="PCM_16")
-                groups[name] = row["piece"] or row["path"]
-    return groups
+                soundfile.write(part / "audio" / name_of(row, start_s), wave_N, games.RATE_HZ, subtype="PCM_16")
+    part.rename(out)
+
+
+def name_of(row: Mapping[str, str], start_s: int) -> str:
+    """The file of a clip of the music."""
+    return f"{Path(row['path']).stem}-{start_s}.wav"
+
+
+def groups_of(music: Path, clips: Path) -> dict[str, str]:
+    """The piece, recording or track that each clip is of."""
+    of_music = {
+        name_of(row, start_s): row["piece"] or row["path"]
+        for row in read_rows(music / "scores.jsonl")
+        for start_s in STARTS_S
+    }
+    return of_music | {Path(row["audio"]).name: row["source"] for row in read_rows(clips / "clips.jsonl")}
+
+
+def common_tags(rows: list[dict[str, str]], groups: Mapping[str, str]) -> list[dict[str, str]]:
+    """The rows of a table of tags with the group of each clip, without the tags of fewer than COMMON groups."""
+    pairs = {(tag, groups[row["file"]]) for row in rows for tag in row["tags"].split(";")}
+    counts = Counter(tag for tag, _ in pairs)
+    rare = {column for column in rows[0] if column not in ("file", "tags") and counts[column] < COMMON}
+    return [
+        {column: value for column, value in row.items() if column not in rare}
+        | {"tags": ";".join(tag for tag in row["tags"].split(";") if tag not in rare), "group": groups[row["file"]]}
+        for row in rows
+    ]
 
 
 def label(out: Path, tracks: Path) -> None:
     """The tables of labels: of the scores, of beats in a part of them, and of tags, with their groups."""
-    labels, music = out / "labels", out / "music"
+    labels, music, clips = out / "labels", out / "music", out / "clips"
     run(labels, "bench", "labels", music / "scores.jsonl")
     beats = rows_of(labels / "beats.csv")
     few = set([*dict.fromkeys(row["file"] for row in beats)][:BEATS_OF])
     write_table(labels / "beats.csv", [row for row in beats if row["file"] in few])
-    if not (out / "tags").exists():
-        groups = cut(music, tracks, out / "clips")
-        run(out / "tags", "label", out / "clips" / "audio", "--least", LEAST)
-        for name in ("magnatagatune", "millionsong"):
-            rows = rows_of(out / "tags" / f"{name}.csv")
-            write_table(labels / f"{name}.csv", [{**row, "group": groups[Path(row["file"]).name]} for row in rows])
+    cut(music, tracks, clips)
+    run(out / "tags", "label", clips / "audio", "--least", LEAST)
+    groups = groups_of(music, clips)
+    for name in ("magnatagatune", "millionsong"):
+        write_table(labels / f"{name}.csv", common_tags(rows_of(out / "tags" / f"{name}.csv"), groups))
 
 
 def main(tracks: Path, model: str, out: Path) -> None:

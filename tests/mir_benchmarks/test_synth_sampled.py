@@ -300,9 +300,14 @@ def test_kinds_and_borrowed_samples_are_options_of_the_corpus(cached: Path) -> N
     assert 0.2 < n_borrowed / len(players) < 0.8 and all(abs(one.borrowed) <= 12 for one in players)
     for i in range(40):
         assert borrowing.score(i) == plain.score(i), "only who plays is another"
+    twice = SampledCorpus(3, 40, 1.0, groups=groups, kinds="solo,notes,solo")
+    assert [twice.clip(i).kind for i in range(40)] == [plain.clip(i).kind for i in range(40)]
     for options, wrong in (({"kinds": "noise"}, "kinds are"), ({"borrowed": 1.5}, "a share")):
         with pytest.raises(ValueError, match=wrong):
             SampledCorpus(**options)  # type: ignore[arg-type]
+    for name in ("kinds", "groups", "purpose"):  # a recipe may say data_options: {kinds: [notes]}
+        with pytest.raises(UsageError, match=f"{name} is text"):
+            open_corpus("sampled", 24_000, 24_000, {name: ["notes"]})
 
 
 @with_sounds
