@@ -71,13 +71,8 @@ REGISTRY: dict[str, ModelInfo] = {
     for model in (
         ModelInfo.of_config(
             nano(), name="mert-nano", repo="mert-nano", licence="Apache-2.0", recommended_layer="layer05",
-            sha256="5a136b84c324b2c2dfe06e3e15fa65b0eb8259984ab9b581dffcf3a8911f010f",
-            note="comes with this package; trained on sampled and synthesised music; two teachers learned from labels",
-        ),
-        ModelInfo.of_config(
-            nano(), name="mert-nano-2", repo="mert-nano-2", licence="Apache-2.0", recommended_layer="layer05",
             sha256="3349263baaced73df9032d46b1fef9de9ed53d3178b5ef22478d1a6a050f2872",
-            note="comes with this package; mert-nano trained further, 100 h heard in all; without heads so far",
+            note="comes with this package; trained on sampled and synthesised music; two teachers learned from labels",
         ),
         ModelInfo.of_config(
             nano_1(), name="mert-nano-1", repo="mert-nano-1", licence="Apache-2.0", recommended_layer="layer05",
@@ -158,7 +153,7 @@ def list_models(
     `licence` and `family` are patterns, too; `max_params` is the largest number of parameters.
 
     >>> list_models("*V1*"), list_models(licence="apache*", max_params=10e6)
-    (['mert-v1-95m', 'mert-v1-330m'], ['mert-nano', 'mert-nano-2', 'mert-nano-1'])
+    (['mert-v1-95m', 'mert-v1-330m'], ['mert-nano', 'mert-nano-1'])
     """
     asked = {"name": pattern, "licence": licence, "family": family}
     return [

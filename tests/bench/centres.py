@@ -1,9 +1,8 @@
 """Centres of a model over the recordings of a folder: `python centres.py MODEL FOLDER OUT` writes centres.safetensors.
 
 MODEL is a bundled name or a folder, FOLDER holds music like that on which the model was trained, and OUT is the folder
-of the weights. Those of the bundled models: 300 clips of `mert bench synth 8 --sampled --seconds 12 --seed 41` for
-`mert-nano`, 300 of `mert bench synth 0.5 --seconds 5 --seed 41` for `mert-nano-1`, and 300 of the music that
-the card of `mert-nano-2` names.
+of the weights. Those of the bundled models: 300 clips of `mert bench synth 4 --sampled --seconds 3 --seed 303
+--borrowed 0.4` for `mert-nano`, and 300 of `mert bench synth 0.5 --seconds 5 --seed 41` for `mert-nano-1`.
 Shapes: L layers, D model width.
 """
 

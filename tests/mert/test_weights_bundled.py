@@ -29,7 +29,7 @@ from mert.weights.registry import bundled, info
 from mir_benchmarks.synth.corpus import SynthCorpus
 
 NAME = "mert-nano"
-NAMES = (NAME, "mert-nano-1", "mert-nano-2")
+NAMES = (NAME, "mert-nano-1")
 
 
 @pytest.fixture(scope="module")

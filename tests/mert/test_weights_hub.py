@@ -496,10 +496,10 @@ def test_registry() -> None:
     assert len(record.revision) == 40 and len(record.sha256) == 64
     free = {name: model.licence for name, model in REGISTRY.items() if model.licence != "CC BY-NC 4.0"}
     speech = {name: "Apache-2.0" for name in ("hubert-base-ls960", "wav2vec2-base")}
-    own = {name: "Apache-2.0" for name in ("mert-nano", "mert-nano-1", "mert-nano-2")}
+    own = {name: "Apache-2.0" for name in ("mert-nano", "mert-nano-1")}
     assert free == own | {"musicfm-msd": "MIT", "musicfm-fma": "MIT"} | speech
     assert {name for name, model in REGISTRY.items() if model.recommended_layer} == {
-        "mert-nano", "mert-nano-1", "mert-nano-2", "musicfm-msd", "musicfm-fma"
+        "mert-nano", "mert-nano-1", "musicfm-msd", "musicfm-fma"
     }  # fmt: skip
     assert registry.list_models(family="mert-v2") == ["mert-v2-30s", "mert-v2-fullsong"]
     assert registry.info("m-a-p/MERT-v2-30s").frame_rate == 25.0
