@@ -90,19 +90,27 @@ def test_pieces_of_the_front_end_meet_without_a_seam(monkeypatch: pytest.MonkeyP
         assert worst(FastMert(model)(WAVE_BN, layers=[0]), [whole]) <= 1e-5
 
 
-def test_long_attention_goes_by_parts_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_in_bfloat16_goes_by_parts_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on CPUs with bfloat16 of their own; others compute the same products slowly."""
+    monkeypatch.setattr(kernels, "has_bfloat16", lambda device: True)
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, 4, 130, 16).unbind()
     q = q / 4
     for valid_BT in (None, torch.arange(130) < torch.tensor([[130], [77]])):
         mask = None if valid_BT is None else valid_BT[:, None, None]
         wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+        assert (kernels.attention(q, k, v, valid_BT) - wanted).abs().max() <= 1e-5
         for queries, scores in ((512, 5 << 19), (50, 9_000), (1, 1)):
             monkeypatch.setattr(kernels, "QUERIES_AT_ONCE", queries)
             monkeypatch.setattr(kernels, "SCORES_AT_ONCE", scores)
-            assert (kernels.attention(q, k, v, valid_BT) - wanted).abs().max() <= 1e-5
             short = kernels.attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), valid_BT)
             assert cosines([short], [wanted])[0] >= 0.9999
+    for queries, scores in ((50, 9_000), (1, 1)):
+        monkeypatch.setattr(kernels, "QUERIES_AT_ONCE", queries)
+        monkeypatch.setattr(kernels, "SCORES_AT_ONCE", scores)
+        parts_GTE = kernels.attended(*(part.flatten(0, 1) for part in (q, k, v)))
+        wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=1.0)
+        assert (parts_GTE.view_as(wanted) - wanted).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("config", shapes(), ids=range(5))
