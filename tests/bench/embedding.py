@@ -84,14 +84,21 @@ def matrix_rate(device: str) -> float:
     return 20 * 2 * rows * 768 * 3072 / spent
 
 
+def published(oracle: Hubert, device: str, attention: str) -> Any:
+    """Another instance of the published class, with the oracle's weights."""
+    import transformers
+
+    model = transformers.HubertModel._from_config(oracle.model.config, attn_implementation=attention).eval()
+    model.load_state_dict(oracle.model.state_dict())
+    return model.to(device)
+
+
 def tuned(oracle: Hubert, device: str) -> Callable[[torch.Tensor], object]:
     """The published class at its best: SDPA, the type that suits, weight norm folded, compiled, weights frozen."""
-    from copy import deepcopy
-
     import torch._inductor.config as inductor
 
     inductor.freezing = True
-    model = deepcopy(oracle.model)
+    model = published(oracle, device, "sdpa")  # copies would share the class that folding changes
     remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
     dtype = best_type(device)
     model = torch.compile(model.to(dtype), dynamic=False, mode="max-autotune" if device == "cuda" else None)
@@ -115,14 +122,10 @@ def methods(model: Mert, wave_BN: torch.Tensor, chosen: list[str], folder: Path)
     if "onnx" in chosen:
         made["onnx"] = onnx(model, wave_BN, folder)
     if any(name.startswith("class") for name in chosen):
-        import transformers
-
         oracle = Hubert(model, torch.float32)
         oracle.model.to(device)
         if "class eager" in chosen:
-            eager = transformers.HubertModel._from_config(oracle.model.config, attn_implementation="eager").eval()
-            eager.load_state_dict(oracle.model.state_dict())
-            eager.to(device)
+            eager = published(oracle, device, "eager")
             made["class eager"] = lambda: eager(wave_BN, output_hidden_states=True)
         if "class sdpa" in chosen:
             made["class sdpa"] = lambda: oracle.model(wave_BN, output_hidden_states=True)

@@ -1,4 +1,7 @@
-"""The GPU script, with tiny models on a CPU: every section runs, and what was measured is kept when it is cut."""
+"""The measurements that `make bench` and the GPU script make, on small models on a CPU: every method and section runs.
+
+What the GPU script measured is kept when it is cut.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ import pytest
 
 pytest.importorskip("yaml")
 pytestmark = pytest.mark.check
-SCRIPT = Path(__file__).parent / "bench" / "gpu.py"
+BENCH = Path(__file__).parent / "bench"
 
 
 def command(out: Path, *words: str) -> list[str]:
-    return [sys.executable, str(SCRIPT), "--tiny", "--device", "cpu", "--out", str(out), *words]
+    return [sys.executable, str(BENCH / "gpu.py"), "--tiny", "--device", "cpu", "--out", str(out), *words]
 
 
 def read(out: Path) -> dict[str, Any]:
@@ -63,3 +66,16 @@ def test_a_killed_run_leaves_a_file_of_what_was_measured(tmp_path: Path) -> None
             time.sleep(0.01)
         process.kill()
     assert read(out)["sections"]["matrix products"]["status"] == "done"
+
+
+def test_embedding_is_timed_by_every_method(tmp_path: Path) -> None:
+    """The published class folded and compiled, beside the same class as it is, which must not change by it."""
+    if pytest.importorskip("transformers").__version__ >= "5":
+        pytest.skip("the published class is that of transformers 4 of the full environment")
+    out = tmp_path / "embedding.json"
+    words = ("--models", "mert-nano", "--seconds", "1", "--batches", "1", "--forward-only", "--out", str(out))
+    done = subprocess.run([sys.executable, str(BENCH / "embedding.py"), *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = {row["method"]: row for row in read(out)["forward"]}
+    assert {"class eager", "class sdpa", "class tuned", "float32", "int8", "onnx"} <= set(rows)
+    assert all(row["seconds"] > 0 for row in rows.values())
