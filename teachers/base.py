@@ -92,6 +92,7 @@ class TargetSource(Protocol):
 
     def check_recordings(self, recordings: Iterable[tuple[str, int]]) -> None:
         """TeacherError if there are no targets for one of these recordings (name, samples); a teacher has all."""
+        return None
 
     def codebooks(self) -> list[Tensor]:
         """The codewords of each codebook, float32 [C, D]; empty if the teacher has none."""

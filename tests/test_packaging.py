@@ -44,3 +44,35 @@ def test_the_wheel_tells_its_users_to_install_from_the_index(built: Path, tmp_pa
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.stdout == 'pip install "mert-hub[plots]" pip install "mert-hub[{}]"\n', done.stderr
+
+
+USED = """
+import mert
+import torch
+from mert.train.engine import Engine
+from mert.train.corpus.base import Corpus
+from mert.train.parallel import World
+from mert.train.recipe import Recipe
+from teachers.basic_pitch import BasicPitchTeacher
+from teachers.cqt import CqtTeacher, TonalityTeacher
+from teachers.musicnn.teacher import MusicnnTeacher
+
+m = mert.load("mert-nano")
+pooled: "mert.Features" = m.embed("song.mp3", layers=["layer05"], pool="mean")
+rate_hz: float = m.frame_rate
+teachers = {"cqt": CqtTeacher(), "tonality": TonalityTeacher.at_rate()}
+musicnn, notes = MusicnnTeacher.installed(), BasicPitchTeacher.installed()
+
+def train(corpus: Corpus) -> Engine:
+    return Engine(Recipe(teachers=("cqt", "tonality")), corpus, teachers, World(0, 1, torch.device("cpu")))
+"""
+
+
+@pytest.mark.check
+def test_a_program_that_uses_the_packages_passes_a_type_checker(tmp_path: Path) -> None:
+    """Teachers can be made, and a dictionary of them trained with: mypy on the packages alone does not tell."""
+    pytest.importorskip("mypy")
+    (tmp_path / "used.py").write_text(USED)
+    command = [sys.executable, "-m", "mypy", "--strict", "--ignore-missing-imports", "used.py"]
+    done = subprocess.run(command, cwd=tmp_path, env={"MYPYPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

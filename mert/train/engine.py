@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ class Engine:
     """
 
     def __init__(
-        self, recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], world: World,
+        self, recipe: Recipe, corpus: Corpus, teachers: Mapping[str, TargetSource], world: World,
         start: Start | None = None,
     ) -> None:  # fmt: skip
         self.recipe = recipe = recipe.on(world.device)

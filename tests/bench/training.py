@@ -1,4 +1,4 @@
-"""Speed and memory of a training step of the 95M shape against a reference construction: `make bench`.
+"""Speed and memory of a training step against a reference construction: `make bench`, of the 95M shape.
 
 Four clips of 5 s, codes given to both sides, layer drop off so that every step does the same work. Both sides have the
 same weights, batch and masks, and run in turns in one process; ratios are of medians. Ours is what `mert pretrain` runs
@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -36,11 +36,10 @@ from measuring import interleaved, machine, named, write
 from rich.console import Console
 from rich.table import Table
 
-from mert.models.config import base_95m
-from mert.train import engine as engines
+from mert.models.config import base_95m, nano
 from mert.train.batches import Batches
 from mert.train.corpus.base import GeneratedCorpus
-from mert.train.engine import Engine
+from mert.train.engine import Engine, Update
 from mert.train.parallel import World
 from mert.train.recipe import Recipe
 from teachers.base import Targets, Teacher
@@ -48,6 +47,7 @@ from teachers.cqt import CqtTeacher
 
 CLIPS, SECONDS = 4, 5.0
 CPU = torch.device("cpu")
+SHAPES = {"95m": base_95m, "nano": nano}
 AT_LEAST = {"float32": 3.5, "bfloat16": 6.0}
 SIDES = {"ours": 1, "ours, all clips at once": 0, "reference": 0}
 Row = tuple[str, str, str, str]
@@ -83,9 +83,9 @@ class Clips:
         return self._waves[index]
 
 
-def engine_of(dtype: str, clips_at_once: int = 1) -> Engine:
+def engine_of(shape: str, dtype: str, clips_at_once: int = 1) -> Engine:
     recipe = Recipe(
-        model=replace(base_95m(), layer_drop=0.0), teachers=("given", "cqt"), batch_clips=CLIPS, group_clips=CLIPS,
+        model=replace(SHAPES[shape](), layer_drop=0.0), teachers=("given", "cqt"), batch_clips=CLIPS, group_clips=CLIPS,
         clips_at_once=clips_at_once, clip_s=SECONDS, extra_classes=4, validate_clips=0, dtype=dtype,
     )  # fmt: skip
     teachers = {"given": GivenCodes(), "cqt": CqtTeacher()}
@@ -126,9 +126,9 @@ def same_loss(engine: Engine, reference: Reference) -> tuple[float, float]:
     return ours, theirs
 
 
-def peaks_of(side: str, dtype: str) -> dict[str, float]:
+def peaks_of(side: str, shape: str, dtype: str) -> dict[str, float]:
     """Peak resident memory in MiB of this process once all is loaded, and after two steps of one side."""
-    engine = engine_of(dtype, SIDES[side])
+    engine = engine_of(shape, dtype, SIDES[side])
     work: Any = Reference(engine) if side == "reference" else engine
     if work is not engine:  # the reference shares nothing with ours but batches
         del engine.optimizer, engine.module, engine.objective
@@ -138,18 +138,18 @@ def peaks_of(side: str, dtype: str) -> dict[str, float]:
     return {"loaded_mib": loaded, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
-def peaks_apart(side: str, dtype: str) -> dict[str, float]:
+def peaks_apart(side: str, shape: str, dtype: str) -> dict[str, float]:
     """`peaks_of` in a process of its own. A child's ru_maxrss begins with its parent's, so this comes first of all."""
-    command = [sys.executable, __file__, "--peak-of", side, "--dtypes", dtype]
+    command = [sys.executable, __file__, "--peak-of", side, "--model", shape, "--dtypes", dtype]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @contextmanager
-def stopwatch(owner: Any, name: str, spent: dict[str, float], part: str) -> Iterator[None]:
-    """While this lasts, the time in one function or method is added to `spent[part]`."""
-    inner = getattr(owner, name)
-    held = name in vars(owner)
+def stopwatch(owner: Any, function: Callable[..., object], spent: dict[str, float], part: str) -> Iterator[None]:
+    """While this lasts, the time in the function or method of this name is added to `spent[part]`."""
+    name = function.__name__
+    inner, held = getattr(owner, name), name in vars(owner)
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
@@ -170,13 +170,13 @@ def shares(engine: Engine, number: int) -> dict[str, float]:
     spent: dict[str, float] = {}
     start = time.perf_counter()
     with (
-        stopwatch(engine.batches, "next_group", spent, "batch"),
-        stopwatch(engine.batches, "n_masked", spent, "masks counted"),
-        stopwatch(engine.batches.teachers["cqt"], "targets", spent, "CQT"),
-        stopwatch(engines.Update, "loss", spent, "forward"),
-        stopwatch(torch.Tensor, "backward", spent, "backward"),
-        stopwatch(torch.nn.utils, "clip_grad_norm_", spent, "clipping"),
-        stopwatch(engine.optimizer, "step", spent, "AdamW"),
+        stopwatch(engine.batches, Batches.next_group, spent, "batch"),
+        stopwatch(engine.batches, Batches.counts, spent, "masks counted"),
+        stopwatch(engine.batches.teachers["cqt"], CqtTeacher.targets, spent, "CQT"),
+        stopwatch(Update, Update.loss, spent, "forward"),
+        stopwatch(torch.Tensor, torch.Tensor.backward, spent, "backward"),
+        stopwatch(torch.nn.utils, torch.nn.utils.clip_grad_norm_, spent, "clipping"),
+        stopwatch(engine.optimizer, torch.optim.AdamW.step, spent, "AdamW"),
     ):
         engine.step(number)
     whole = time.perf_counter() - start
@@ -184,9 +184,9 @@ def shares(engine: Engine, number: int) -> dict[str, float]:
     return spent | {"the rest": whole - sum(spent.values())}
 
 
-def time_steps(dtype: str, rounds: int) -> dict[str, Any]:
+def time_steps(shape: str, dtype: str, rounds: int) -> dict[str, Any]:
     """Seconds of each step of both sides, in turns, after one that does not count; and the parts of ours."""
-    engine = engine_of(dtype)
+    engine = engine_of(shape, dtype)
     reference = Reference(engine)
     result: dict[str, Any] = {"ours_s": [], "reference_s": [], "losses": None}
     if dtype == "float32":
@@ -246,22 +246,23 @@ def rows_of(dtype: str, results: dict[str, Any]) -> Iterator[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench_out/training.json"))
+    parser.add_argument("--model", choices=SHAPES, default="95m")
     parser.add_argument("--rounds", type=int, default=3, help="steps that count; medians are taken")
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     dtypes = arguments.dtypes.split(",")
     if arguments.peak_of:
-        print(json.dumps(peaks_of(arguments.peak_of, dtypes[0])))
+        print(json.dumps(peaks_of(arguments.peak_of, arguments.model, dtypes[0])))
         return
     facts = machine() | {"omp_wait_policy": os.environ["OMP_WAIT_POLICY"]}
     results: dict[str, Any] = {"machine": facts, "cqt": [], "steps": {}, "peaks": {}}
     for dtype in dtypes:
-        results["peaks"][dtype] = {side: peaks_apart(side, dtype) for side in SIDES}
+        results["peaks"][dtype] = {side: peaks_apart(side, arguments.model, dtype) for side in SIDES}
     results["cqt"] = time_cqt(max(5, arguments.rounds))
     for dtype in dtypes:
-        results["steps"][dtype] = time_steps(dtype, arguments.rounds)
-    table = Table("what", "measured", "", "wanted", title=f"training, {named(facts)}")
+        results["steps"][dtype] = time_steps(arguments.model, dtype, arguments.rounds)
+    table = Table("what", "measured", "", "wanted", title=f"training, {arguments.model}, {named(facts)}")
     for row in results["cqt"]:
         name = f"CQT of {row['clips']} x 5 s, {row['threads']} threads"
         shown = f"{1e3 * row['ours_s']:.0f} ms, nnAudio {1e3 * row['nnaudio_s']:.0f} ms, rms error {row['rms']:.0e}"

@@ -5,6 +5,7 @@ OUT holds the files that our engine writes, `checkpoints/` in fairseq2's format,
 
 import logging
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,8 @@ from teachers.base import TargetSource
 
 
 def pretrain(
-    recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], resume: bool = True, start: Start | None = None,
-    allow_changes: bool = False,
+    recipe: Recipe, corpus: Corpus, teachers: Mapping[str, TargetSource], resume: bool = True,
+    start: Start | None = None, allow_changes: bool = False,
 ) -> int:  # fmt: skip
     """Train to the last step, from the newest undamaged checkpoint; returns the last step done.
 
@@ -130,7 +131,7 @@ class MertRecipe(Fairseq2Recipe):
     """The recipe object that fairseq2 runs."""
 
     def __init__(
-        self, recipe: Recipe, corpus: Corpus, teachers: dict[str, TargetSource], resume: bool, start: Start | None,
+        self, recipe: Recipe, corpus: Corpus, teachers: Mapping[str, TargetSource], resume: bool, start: Start | None,
         allow_changes: bool,
     ) -> None:  # fmt: skip
         self.recipe, self.corpus, self.teachers, self.resume, self.start = recipe, corpus, teachers, resume, start
