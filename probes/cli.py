@@ -109,7 +109,7 @@ def predict(
 ) -> None:
     """Apply a head to recordings; any encoder but the one it was fitted on is an error.
 
-    Exit code 0: all well; 2: wrong usage; 3: some files failed or are damaged.
+    Exit code 0: all well; 1: an error that ends it; 2: wrong usage; 3: some files failed or are damaged.
     """
     from mert.cli.terminal import check_device, printable
     from mert.describe.head import SavedHead
@@ -201,7 +201,7 @@ def print_fit(fitted: SavedHead, out: Path) -> None:
     curve = LayerCurve.of(card.grid)
     for layer, lr, valid in zip(curve.layers, curve.lrs, curve.mean, strict=True):
         test = (f"{card.scores['test'][metric]:.1f}", str(n["test"])) if layer == card.layer else ()
-        layers.add_row(layer, f"{lr:g}", f"{valid:.1f}", *test)
+        layers.add_row(layer, f"{lr:g}", f"{round(valid, 1) + 0.0:.1f}", *test)
     lines.print(layers)
     seeds = counted(len(card.scores["seeds"]), "seed")
     lines.print(f"in points, means over {seeds}; kept: the head of seed {card.head['seed']}, in {out}")

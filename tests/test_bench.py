@@ -79,3 +79,20 @@ def test_embedding_is_timed_by_every_method(tmp_path: Path) -> None:
     rows = {row["method"]: row for row in read(out)["forward"]}
     assert {"class eager", "class sdpa", "class tuned", "float32", "int8", "onnx"} <= set(rows)
     assert all(row["seconds"] > 0 for row in rows.values())
+
+
+def test_the_parts_of_a_training_step_are_timed_and_the_reference_has_the_same_loss() -> None:
+    """At nano's size, as `training.py --model nano` begins; its whole grid takes minutes and 7 GB."""
+    pytest.importorskip("nnAudio", reason="the reference computes its CQT by nnAudio")
+    if pytest.importorskip("transformers").__version__ >= "5":
+        pytest.skip("the reference is built on transformers 4 of the full environment")
+    code = (
+        "import json; from training import Reference, engine_of, same_loss, shares; e = engine_of('nano', 'float32'); "
+        "r = Reference(e); print(json.dumps([same_loss(e, r), shares(e, 1)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=BENCH, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (ours, theirs), parts = json.loads(done.stdout.splitlines()[-1])
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    assert {"CQT", "forward", "backward", "clipping", "AdamW", "mask, mixing, batch"} < set(parts)
+    assert parts["the rest"] < 0.2 * sum(parts.values())

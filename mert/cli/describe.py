@@ -43,8 +43,8 @@ def describe(
 ) -> None:
     """Describe recordings by the heads of a model: tags, instruments, key, tempo, beats, if probable enough.
 
-    With -o, files that are up to date are kept, so the same command goes on after a stop. Exit code 0: all well; 2:
-    wrong usage; 3: some files failed or are damaged.
+    With -o, files that are up to date are kept, so the same command goes on after a stop. Exit code 0: all well; 1:
+    an error that ends it; 2: wrong usage; 3: some files failed or are damaged.
     """
     from mert.audio.find import listed
     from mert.collection.describing import DescribeOptions

@@ -45,7 +45,8 @@ def embed(
 ) -> None:
     """Write time-stamped features of recordings: one .npz per file, the input tree mirrored.
 
-    Exit code 0: all well; 2: wrong usage; 3: some files failed or are damaged (see report.jsonl).
+    Exit code 0: all well; 1: an error that ends it; 2: wrong usage; 3: some files failed or are damaged (see
+    report.jsonl).
     """
     from mert.audio.find import listed
     from mert.collection.executors import run

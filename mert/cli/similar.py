@@ -61,7 +61,8 @@ def similar(
     """Rank the recordings of a folder by their similarity to each QUERY; without one, only bring the index up to date.
 
     Vectors are kept in an index: the next call embeds only what is new or changed. A recording with the bytes of the
-    query is left out. Exit code 0: all well; 2: wrong usage; 3: some recordings failed or are damaged.
+    query is left out. Exit code 0: all well; 1: an error that ends it; 2: wrong usage; 3: some recordings failed or are
+    damaged.
     """
     names, where = _names(folder), _filters(folder, under, longer_than, shorter_than)
     where += _described(described, key, tempo, tag or [])
@@ -81,20 +82,19 @@ def similar(
     errors = [query.error for query in asked if query.error]
     if asked and len(errors) == len(asked):
         raise errors[0]
-    damaged = [query for query in asked if query.damaged and not query.error]
-    _say_of_damage(damaged, terminal.console(stderr=True))
-    n_damaged = len(damaged) + _update(held, embedder, settings, folder, names, path, errors, rebuild)
+    read = [query for query in asked if not query.error]
+    _say_of_damage([query for query in read if query.warnings], terminal.console(stderr=True))
+    n_damaged = _update(held, embedder, settings, folder, names, path, errors, rebuild)
     if not len(held):
         raise MertError(folder, f"none of its {len(names)} recordings can be read", "see the reasons above")
     if export:
         export_parquet(held, export)
-    found = {
-        query.name: held.query(query.vector, k, [query.stamp.sha256], where, not not_versions)
-        for query in asked if not query.error
-    }  # fmt: skip
+    found = {query.name: held.query(query.vector, k, [query.stamp.sha256], where, not not_versions) for query in read}
     _say_of_lengths(held, longer_than, shorter_than)
+    if where and found and not any(found.values()):
+        terminal.console(stderr=True).print(f"no recording of {folder} passes the filters", markup=False)
     (_print_json if as_json else _print_tables)(held, folder, found, errors)
-    raise typer.Exit(3 if errors or n_damaged else 0)
+    raise typer.Exit(3 if errors or n_damaged or any(query.damaged for query in read) else 0)
 
 
 def brought_up_to_date(folder: Path, embedder: mert.Embedder) -> mert.Index:
@@ -246,11 +246,11 @@ def _update(
     return n_damaged
 
 
-def _say_of_damage(damaged: Sequence[Extraction], console: Console) -> None:
-    """Print what is wrong with damaged recordings."""
-    for extraction in damaged:
+def _say_of_damage(extractions: Sequence[Extraction], console: Console) -> None:
+    """Print what is wrong with damaged or silent recordings."""
+    for extraction in extractions:
         about = f"{extraction.name}: {'; '.join(extraction.warnings)}"
-        console.print(f"damaged: {terminal.printable(about)}")
+        console.print(f"{'damaged' if extraction.damaged else 'warning'}: {terminal.printable(about)}")
 
 
 def _saver(

@@ -164,7 +164,8 @@ class Embedder:
         is seconds (default: the training context) or "whole"; `hop` is seconds between windows (default: a window);
         `dtype` is float32, bfloat16, float16, int8, or "auto": bfloat16 if the hardware supports it natively and the
         model tolerates it, otherwise float32. Values are float32 in any case. Raises AudioError for recordings that
-        cannot be used, OutputError for results over half of the free memory, TypeError for an array without `sr`.
+        cannot be used, OutputError for results over half of the free memory, TypeError for an array without `sr`; a
+        UserWarning names a damaged recording, of which sound is missing.
         CONTRIBUTING.md says what a window reads.
         """
         settings = self.settings(
@@ -173,7 +174,7 @@ class Embedder:
         recording = self._recording(source, sr)
         if pool is None:
             self._refuse_too_long(recording, settings)
-        return next(self.features(iter([recording]), settings))
+        return next(self.features(iter([recording]), settings, warn=True))
 
     def embed_many(
         self, items: Iterable[Source | tuple[Any, int]], *, layers: Layers = "all", pool: Pool = None,
@@ -184,12 +185,15 @@ class Embedder:
 
         The features of a recording do not depend on its neighbours: 1e-5 relative to the layer's rms, in float32. With
         `errors="skip"` a recording that cannot be used is left out with a UserWarning; otherwise it raises AudioError.
+        A damaged recording, of which sound is missing, is embedded as far as it goes, with a UserWarning.
         """
+        if errors not in ("raise", "skip"):
+            raise ValueError(f'errors is "raise" or "skip", not {errors!r}')
         if isinstance(items, str | bytes):
             raise TypeError("embed_many takes a list of recordings; for one there is embed")
         settings = self.settings(layers=layers, pool=pool, window=window, hop=hop, dtype=dtype, batch_size=batch_size)
         recordings = (self._recording(*i) if isinstance(i, tuple) else self._recording(i, None) for i in items)
-        return self.features(recordings, settings, skip=errors == "skip")
+        return self.features(recordings, settings, skip=errors == "skip", warn=True)
 
     def encode(
         self, items: Iterable[Source | Any], *, sr: int | None = None, layer: str | int = "recommended",
@@ -237,8 +241,13 @@ class Embedder:
             if isinstance(piece, Frames):
                 yield piece.span, piece.values_LTD
 
-    def features(self, recordings: Iterator[Recording], settings: Settings, skip: bool = False) -> Iterator[Features]:
-        """Features of each recording in turn, pooled where the settings say so; `skip` leaves out unusable ones."""
+    def features(
+        self, recordings: Iterator[Recording], settings: Settings, skip: bool = False, warn: bool = False
+    ) -> Iterator[Features]:
+        """Features of each recording in turn, pooled where the settings say so.
+
+        `skip` leaves out unusable ones with a UserWarning; `warn` gives one for each that is damaged.
+        """
         parts: list[np.ndarray] = []
         pooled = Pooling(settings.pool) if settings.pool else None
         limit = free_memory() / 2
@@ -253,12 +262,15 @@ class Embedder:
                 else:
                     parts.append(piece.values_LTD.copy())  # a view would keep its whole batch
                     refuse_too_large(sum(part.nbytes for part in parts), limit, recording)
-            elif pooled and settings.pool:
-                yield Features(pooled.result(), None, self.names(settings), self.meta(recording, settings))
-                pooled = Pooling(settings.pool)
             else:
-                yield self._wrapped(np.concatenate(parts, axis=1), 0, recording, settings)
-                parts = []
+                if warn and recording.damaged:
+                    warnings.warn(f"{recording.name} is damaged: {'; '.join(recording.warnings)}", stacklevel=2)
+                if pooled and settings.pool:
+                    yield Features(pooled.result(), None, self.names(settings), self.meta(recording, settings))
+                    pooled = Pooling(settings.pool)
+                else:
+                    yield self._wrapped(np.concatenate(parts, axis=1), 0, recording, settings)
+                    parts = []
 
     def _pieces(self, recordings: Iterator[R], settings: Settings, skip: bool = False) -> Iterator[Frames[R] | End[R]]:
         """The frames and ends of recordings; unless `skip`, the error of one is raised, and nothing more is read."""
@@ -321,6 +333,8 @@ class Embedder:
                 raise TypeError("sr= goes with an array; a file knows its own rate")
             return Recording(source)
         if sr is None:
+            if isinstance(source, list | tuple):
+                raise TypeError("embed takes one recording, such as a path; embed_many takes several, or (array, sr)")
             raise TypeError("an array needs its sample rate: embed(array, sr=44100)")
         return ArrayRecording(source, sr)
 
@@ -335,8 +349,10 @@ class Embedder:
                 choices = f"{', '.join(names)} (or 0 to {n - 1}, last, recommended)"
                 raise ValueError(f"no layer {layer!r}: this model has {choices}")
         numbers = tuple(known[layer] for layer in layers)
-        if not numbers or len(set(numbers)) < len(numbers):
-            raise ValueError(f"layers {list(layers)} are none, or hold one twice")
+        if not numbers:
+            raise ValueError(f'layers is empty: name some of {", ".join(names)}, or "all"')
+        if twice := sorted({names[i] for i in numbers if numbers.count(i) > 1}):
+            raise ValueError(f"layers {list(layers)} hold {twice[0]} twice: name it once")
         return numbers
 
     def _refuse_too_long(self, recording: Recording, settings: Settings) -> None:

@@ -89,7 +89,8 @@ class Windowing:
             raise ValueError(f'window is a number of seconds or "whole", not {window!r}')
         window_s = default_s if window is None else window
         if not (math.isfinite(window_s) and (frames := clock.n_frames(round(window_s * clock.rate_hz)))):
-            raise ValueError(f"a window of {window_s} s has no frame: give at least {clock.least} samples")
+            least = f"{clock.least / clock.rate_hz:g} s ({clock.least} samples)"
+            raise ValueError(f"a window of {window_s} s has no frame: give at least {least}")
         if clock.stride * (frames - 1) + clock.field < clock.least:
             raise ValueError(f"a window of {window_s} s is too short for this model: give twice as much")
         hop_frames = frames if hop is None else round(hop * clock.rate_hz / clock.stride) if math.isfinite(hop) else 0

@@ -56,6 +56,11 @@ def carry_heads(model: Any, folder: Path, sha256: str | None) -> None:
                 shutil.copyfile(source.parent / name, temporary)
 
 
+def head_cards(folder: Path) -> dict[str, dict[str, Any]]:
+    """The contents of head.json of each head in a model's folder, by the names of the heads."""
+    return {Path(name).parent.name: read_json(folder / name) for name in filter(_is_card, _names_in(folder))}
+
+
 def check_heads(folder: Path, sha256: str) -> None:
     """CheckpointError for a head in a model's folder that was not fitted on its weights, which have `sha256`."""
     for name in filter(_is_card, _names_in(folder)):

@@ -282,8 +282,11 @@ def _record(name: str) -> ModelInfo | None:
 
 def _info(config: NetworkConfig, folder: Path, name: str, repo: str) -> ModelInfo:
     card = read_card(folder)
-    licence, note = card.get("license") or UNKNOWN, card.get("note", "")
-    return ModelInfo.of_config(config, name=name, repo=repo, licence=licence, note=note)
+    licence, note, layer = card.get("license") or UNKNOWN, card.get("note", ""), card.get("recommended_layer")
+    if layer not in (None, *config.layer_names):
+        reason, remedy = f"recommended_layer {layer!r} is no layer", f"name one of {', '.join(config.layer_names)}"
+        raise CheckpointError(folder / "README.md", reason, remedy)
+    return ModelInfo.of_config(config, name=name, repo=repo, licence=licence, note=note, recommended_layer=layer)
 
 
 def _download(repo: str, filename: str, revision: str) -> Path | None:

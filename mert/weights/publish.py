@@ -15,7 +15,7 @@ from mert.weights.cards import model_card
 from mert.weights.centres import HasCentres, carry_centres
 from mert.weights.checkpoints import export_hubert, load_model, write_model
 from mert.weights.golden import write_golden
-from mert.weights.heads import carry_heads
+from mert.weights.heads import carry_heads, head_cards
 from mert.weights.licences import restrictions
 from mert.weights.registry import ModelInfo
 
@@ -59,14 +59,14 @@ def _module(embedder: Publishable) -> Any:
 
 
 def _describe(folder: Path, embedder: Publishable, licence: str | None = None) -> Path:
-    """Write what goes with the weights in a folder, as they were written: card, golden states, centres, heads."""
+    """Write what goes with the weights in a folder, as they were written: golden states, centres, heads, card."""
     model, checkpoint, _ = load_model(folder)
-    card = model_card(embedder.info, model.config, checkpoint.sha256, licence)
-    with write_whole(folder / "README.md") as temporary:
-        temporary.write_text(card, encoding="utf-8")
     write_golden(model, folder, checkpoint.sha256)
     carry_centres(embedder, folder, checkpoint.sha256)
     carry_heads(embedder, folder, checkpoint.sha256 if _equal(model, embedder.model) else None)
+    card = model_card(embedder.info, model.config, checkpoint.sha256, licence, head_cards(folder))
+    with write_whole(folder / "README.md") as temporary:
+        temporary.write_text(card, encoding="utf-8")
     return folder
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Layer = Annotated[str | None, typer.Option(help="Shown in the table; default: recommended, else last. JSON has all.")]
 InContext = Annotated[Context, typer.Option(help="Embed segments whole, or in training contexts as `mert embed` does.")]
 
-EXIT_CODES = "Exit code 0: all well; 2: wrong usage; 3: some recordings could not be read."
+EXIT_CODES = "Exit code 0: all well; 1: an error that ends it; 2: wrong usage; 3: some recordings could not be read."
 COMMANDS = {
     "robustness": "Change the sound (gain, offset, noise, MP3, speed) and measure how far embeddings move.",
     "triplets": "Count how often a segment is nearer to one of its own recording than to one of another.",

@@ -36,8 +36,9 @@ def match_features(table: LabelTable, folder: Path, partial: bool = False) -> tu
         raise table.error(f"{len(missing)} labelled files have no features in {folder}, {first} first",
                           "embed them, correct the names, or leave them out with --partial")  # fmt: skip
     if unlabelled and not partial:
-        raise LabelError(folder, f"{len(unlabelled)} features have no label in {table.source}, {unlabelled[0].name} "
-                         "first", "label them, or leave them out with --partial")  # fmt: skip
+        first = unlabelled[0].relative_to(folder).as_posix()
+        raise LabelError(folder, f"{len(unlabelled)} features have no label in {table.source}, {first} first",
+                         "label them, or leave them out with --partial")  # fmt: skip
     notes = [f"{len(missing)} labelled files without features are left out"] if missing else []
     notes += [f"{len(unlabelled)} features without a label are left out"] if unlabelled else []
     kept, classes = tuple(item for item in table.items if item.file in paths), table.classes

@@ -418,7 +418,7 @@ def test_all_layers_in_float32_agree_with_embed(house: House, embed: Embed, tmp_
     [
         (["--layers", "layer99"], "no layer 'layer99'"),
         (["--layers", "1,x"], "no layer 'x'"),
-        (["--layers", "1,1"], "hold one twice"),
+        (["--layers", "1,1"], "hold layer01 twice"),
         (["--layers", ""], "no layer ''"),
         (["--window", "soon"], 'window is a number of seconds or "whole"'),
         (["--window", "0"], "has no frame"),

@@ -475,6 +475,14 @@ def test_filters_of_the_command(similar: Callable[..., Run], folder: Path, tmp_p
     ):  # fmt: skip
         run = similar(query, folder, *options)
         assert run.code == 2 and reason in run.err
+    run = similar(query, folder, "--json", "--longer-than", 60)
+    assert run.code == 0 and paths(run) == [] and f"no recording of {folder} passes the filters" in run.err
+
+
+def test_a_silent_query_is_named(similar: Callable[..., Run], folder: Path, tmp_path: Path) -> None:
+    query = put(tmp_path / "quiet.wav", np.zeros(48_000, np.float32))
+    run = similar(query, folder)
+    assert run.code == 0 and f"warning: {query}: silent: the samples hold one constant value" in run.err, run
 
 
 def test_versions_are_named_and_left_out_on_request(similar: Callable[..., Run], folder: Path, tmp_path: Path) -> None:

@@ -189,11 +189,43 @@ def test_a_file_that_cannot_be_rewound_may_announce_any_length(tiny: Embedder) -
     bits = int.from_bytes(data[18:26], "big") | ((1 << 36) - 1)
     lie = data[:18] + bits.to_bytes(8, "big") + data[26:]
     wanted = tiny.embed(data).values
-    features = tiny.embed(lie)
+    with pytest.warns(UserWarning, match="is damaged: the header announces"):
+        features = tiny.embed(lie)
     np.testing.assert_array_equal(features.values, wanted)
     assert len(features.meta["warnings"]) == 1 and "announces" in features.meta["warnings"][0]
-    np.testing.assert_array_equal(tiny.embed(Pipe(lie)).values, wanted)
+    with pytest.warns(UserWarning, match="is damaged: the header announces"):
+        np.testing.assert_array_equal(tiny.embed(Pipe(lie)).values, wanted)
     gc.collect()
+
+
+def test_a_recording_of_which_sound_is_missing_is_warned_of_by_every_function(tiny: Embedder, tmp_path: Path) -> None:
+    """`encode` gives nothing but vectors: a warning is all that can say it there."""
+    whole, cut = flac(music(2.0)), tmp_path / "cut.flac"
+    (tmp_path / "whole.flac").write_bytes(whole)
+    cut.write_bytes(whole[: len(whole) // 2])
+    functions: tuple[Callable[[Path], object], ...] = (
+        tiny.embed, lambda path: list(tiny.embed_many([path], pool="mean")), lambda path: tiny.encode([path]),
+    )  # fmt: skip
+    for function in functions:
+        with pytest.warns(UserWarning, match=r"cut\.flac is damaged: .*1?\.\d+ s could be decoded"):
+            function(cut)
+        function(tmp_path / "whole.flac")
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda m: m.embed(["a.wav", "b.wav"]), "embed takes one recording, .* embed_many takes several"),
+    (lambda m: m.embed((np.zeros(9), 24_000)), "embed takes one recording, .* embed_many takes several"),
+    (lambda m: m.embed(np.zeros(9)), "an array needs its sample rate"),
+    (lambda m: m.embed("a.wav", layers=[]), "layers is empty: name some of embed, layer01"),
+    (lambda m: m.embed("a.wav", layers=[1, "layer01"]), "hold layer01 twice"),
+    (lambda m: m.embed("a.wav", window=0.001), r"give at least 0\.0166667 s \(400 samples\)"),
+    (lambda m: list(m.embed_many([], errors="ignore")), "errors is \"raise\" or \"skip\", not 'ignore'"),
+])  # fmt: skip
+def test_what_cannot_be_asked_for_names_what_can(
+    tiny: Embedder, call: Callable[[Embedder], object], message: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        call(tiny)
 
 
 def test_integers_are_the_floats_they_stand_for(tiny: Embedder) -> None:

@@ -55,6 +55,28 @@ def test_a_copy_describes_as_the_model_does(rounded: Path, tmp_path: Path, comma
         assert card["notes"] == [f"fitted on rounded (sha256 {before.sha256}), whose weights have the same values"]
 
 
+@pytest.mark.parametrize("command", ["convert", "export --to safetensors", "export --half", "export --to hubert"])
+def test_a_copy_of_mert_nano_has_its_recommended_layer_and_says_what_heads_are_under(
+    tmp_path: Path, command: str
+) -> None:
+    """Two heads are under another licence than the weights, and the layer decides which features a user gets."""
+    copy = tmp_path / "copy"
+    assert run_mert(*command.split(), "mert-nano", copy).code == 0
+    assert mert.load(copy, device="cpu").recommended_layer == mert.info("mert-nano").recommended_layer
+    rows = [line for line in (copy / "README.md").read_text().splitlines() if line.startswith("| `")]
+    under = {row.split("`")[1]: "under CC BY-SA 4.0" in row for row in rows}
+    heads = [path.name for path in sorted((copy / "heads").iterdir())]
+    assert under == {name: name in ("magnatagatune", "millionsong") for name in heads} and len(heads) == 6
+
+
+def test_a_card_that_recommends_no_layer_of_the_model_is_refused(tmp_path: Path) -> None:
+    folder = mert.save_pretrained(tiny_embedder(), tmp_path / "tiny")
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("\n---\n", "\nrecommended_layer: layer99\n---\n", 1))
+    with pytest.raises(CheckpointError, match=r"README\.md: recommended_layer 'layer99' is no layer; name one of em"):
+        mert.load(folder)
+
+
 def test_heads_of_weights_that_are_rounded_are_left_out_and_named(
     exact: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
