@@ -43,6 +43,9 @@ def describe(
 ) -> None:
     """Describe recordings by the heads of a model: tags, instruments, key, tempo, beats, if probable enough.
 
+    A head that is sure may be wrong on sound unlike what it was fitted on: the card of the model and head.json say what
+    that was. In those of mert-nano, magnatagatune and millionsong are two vocabularies of tags.
+
     With -o, files that are up to date are kept, so the same command goes on after a stop. Exit code 0: all well; 1:
     an error that ends it; 2: wrong usage; 3: some files failed or are damaged.
     """

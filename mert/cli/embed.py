@@ -98,7 +98,9 @@ def refuse_other_features(stage: EmbedStage, jobs: tuple[Job, ...]) -> None:
 
 
 def announce(stage: EmbedStage, jobs: tuple[Job, ...], seconds: float, exact: bool, passed_over: int) -> None:
-    """Print what a job will do, and the size of its output."""
+    """Print what a job will do, and the size of its output, unless `mert -q` asks for results only."""
+    if terminal.settings["quiet"]:
+        return
     lines, embedder, settings = terminal.console(), stage.embedder, stage.settings
     names, stored = embedder.names(settings), stage.options.save_dtype
     lines.print(
