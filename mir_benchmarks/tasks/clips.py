@@ -3,6 +3,7 @@
 Shapes: K clips, C outputs.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ class ClipTask(TaskProbe[Fit]):
         if songs := self.dataset.facts.get("songs"):
             source, self.splits = Songs(self.matrix, songs), by_song(self.splits, songs)
         self.probe = ClipProbe(source, **self.splits, config=self.config, device=options.device)
-        self.on_message(f"at most {self.probe.memory_bytes() / 2**20:.0f} MiB of features in memory")
+        self.on_message(f"at most {math.ceil(self.probe.memory_bytes() / 2**20)} MiB of features in memory")
 
     def fit(self, settings: Sequence[Setting]) -> Iterator[Fit]:
         return self.probe.fit(settings)

@@ -74,7 +74,7 @@ def run_task(
     dataset = limited(dataset, options.limit)
     probe = KINDS[task.kind](task, dataset, matrix, options, protocol, on_message)
     clips = probe.clips()
-    on_message(f"{len(clips)} recordings to extract with {encoder.facts.name}; features in {matrix.folder}")
+    on_message(f"{len(clips)} recordings: features by {encoder.facts.name} that {matrix.folder} lacks are extracted")
     with hinted(task):
         matrix.extract(clips, lambda extracted: on_clip(extracted, len(clips)))
     probe.prepare()
