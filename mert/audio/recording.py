@@ -29,6 +29,7 @@ MAX_CHANNELS = 64
 ARRAY_CHANNELS = 8  # of an array whose axes must be told apart: more is a batch of clips
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 1_536_000
 MAX_VALUE = 1e6  # float files may exceed 1, but not by this
+LOUD_RANGE = 200.0  # peak to peak: 40 dB above full scale, as of integers that were not scaled
 SILENT_RANGE = 1e-4  # peak to peak; a 16-bit step is 3e-5
 CANCELLED = 0.1  # of the power that the mean of unrelated channels has
 CANCELLING = "the channels cancel{}: their mean is almost silent; give one channel, or invert one"
@@ -161,6 +162,9 @@ class Recording:
         """What is wrong with the level of the samples, or nothing."""
         if self.silent:
             return "silent: the samples hold one constant value"
+        if self._levels.range > LOUD_RANGE:
+            peak = self._levels.range / 2
+            return f"samples reach about {peak:.0f}, and full scale is 1: divide samples of 16 bits by 32768"
         share = self._levels.cancelled
         return CANCELLING.format(f" in {share:.0%} of the sound" if share < 1 else "") if share > 0.5 else ""
 

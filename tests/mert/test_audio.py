@@ -323,6 +323,18 @@ def test_floats_a_little_beyond_full_scale_are_kept(write: Callable[..., Path]) 
     np.testing.assert_array_equal(got, 20 * WAVE)
 
 
+@pytest.mark.parametrize(("gain", "warnings"), [
+    (2.0**15, ["samples reach about 16384, and full scale is 1: divide samples of 16 bits by 32768"]), (60.0, []),
+])  # fmt: skip
+def test_integers_as_floats_are_warned_of_and_loud_floats_are_not(
+    gain: float, warnings: list[str], write: Callable[..., Path]
+) -> None:
+    """`int16.astype(float)` is a common slip; a mix in floats may exceed full scale by a lot."""
+    wave_N = gain * tone(440, RATE)
+    for recording in (Recording(write("loud.wav", wave_N, RATE, subtype="FLOAT")), ArrayRecording(wave_N, RATE)):
+        assert sum(map(len, recording.blocks(24_000))) and recording.warnings == warnings
+
+
 @pytest.mark.parametrize("level", [0.0, 0.25])
 def test_a_constant_is_flagged_as_silent_and_a_quiet_sound_is_not(level: float, write: Callable[..., Path]) -> None:
     _, recording = decoded(write("a.wav", np.full(5000, level), RATE))
