@@ -165,7 +165,7 @@ class Embedder:
         `dtype` is float32, bfloat16, float16, int8, or "auto": bfloat16 if the hardware supports it natively and the
         model tolerates it, otherwise float32. Values are float32 in any case. Raises AudioError for recordings that
         cannot be used, OutputError for results over half of the free memory, TypeError for an array without `sr`; a
-        UserWarning names a damaged recording, of which sound is missing.
+        UserWarning names a recording of which sound is missing, or whose level is wrong (`meta["warnings"]`).
         CONTRIBUTING.md says what a window reads.
         """
         settings = self.settings(
@@ -185,7 +185,7 @@ class Embedder:
 
         The features of a recording do not depend on its neighbours: 1e-5 relative to the layer's rms, in float32. With
         `errors="skip"` a recording that cannot be used is left out with a UserWarning; otherwise it raises AudioError.
-        A damaged recording, of which sound is missing, is embedded as far as it goes, with a UserWarning.
+        A damaged recording is embedded as far as it goes, with a UserWarning, as is one whose level is wrong.
         """
         if errors not in ("raise", "skip"):
             raise ValueError(f'errors is "raise" or "skip", not {errors!r}')
@@ -246,7 +246,7 @@ class Embedder:
     ) -> Iterator[Features]:
         """Features of each recording in turn, pooled where the settings say so.
 
-        `skip` leaves out unusable ones with a UserWarning; `warn` gives one for each that is damaged.
+        `skip` leaves out unusable ones with a UserWarning; `warn` gives one for each with something wrong.
         """
         parts: list[np.ndarray] = []
         pooled = Pooling(settings.pool) if settings.pool else None
@@ -263,8 +263,9 @@ class Embedder:
                     parts.append(piece.values_LTD.copy())  # a view would keep its whole batch
                     refuse_too_large(sum(part.nbytes for part in parts), limit, recording)
             else:
-                if warn and recording.damaged:
-                    warnings.warn(f"{recording.name} is damaged: {'; '.join(recording.warnings)}", stacklevel=2)
+                if warn and recording.warnings and (recording.damaged or not recording.silent):
+                    state = " is damaged" if recording.damaged else ""
+                    warnings.warn(f"{recording.name}{state}: {'; '.join(recording.warnings)}", stacklevel=2)
                 if pooled and settings.pool:
                     yield Features(pooled.result(), None, self.names(settings), self.meta(recording, settings))
                     pooled = Pooling(settings.pool)

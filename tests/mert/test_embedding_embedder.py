@@ -212,6 +212,14 @@ def test_a_recording_of_which_sound_is_missing_is_warned_of_by_every_function(ti
         function(tmp_path / "whole.flac")
 
 
+def test_a_wrong_level_is_warned_of(tiny: Embedder) -> None:
+    wave_N = music(1.0)
+    with pytest.warns(UserWarning, match="array: samples reach about .* divide samples of 16 bits by 32768"):
+        tiny.encode([wave_N * 32_768], sr=24_000)
+    with pytest.warns(UserWarning, match="array: .*cancel"):
+        tiny.embed(np.stack([wave_N, -wave_N]), sr=24_000)
+
+
 @pytest.mark.parametrize(("call", "message"), [
     (lambda m: m.embed(["a.wav", "b.wav"]), "embed takes one recording, .* embed_many takes several"),
     (lambda m: m.embed((np.zeros(9), 24_000)), "embed takes one recording, .* embed_many takes several"),
