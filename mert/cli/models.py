@@ -50,7 +50,7 @@ def info(name: Name, as_json: AsJson = False) -> None:
 
 
 def verify(name: Name) -> None:
-    """Check a model: checksum, every tensor, no NaN, the golden hidden states, and whose features its heads read."""
+    """Check a model: checksum, every tensor, no NaN, golden hidden states, and that its heads are whole and its own."""
     from mert.weights.hub import folder_of
 
     typer.echo(str(mert.verify(folder_of(name))))

@@ -19,15 +19,17 @@ TOLERANCE = 1e-5  # of the larger of 1 and a layer's rms
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """Result of `verify`: tensors, file hash, and the largest difference from the golden states (None without them)."""
+    """Result of `verify`: tensors, file hash, largest difference from the golden states (None without them), heads."""
 
     tensors: str
     sha256: str
     golden: float | None
+    heads: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         golden = "none" if self.golden is None else f"largest difference {self.golden:.1e}"
-        return f"{self.tensors}, sha256 {self.sha256[:12]}, golden: {golden}"
+        heads = f", heads: {', '.join(self.heads)}" if self.heads else ""
+        return f"{self.tensors}, sha256 {self.sha256[:12]}, golden: {golden}{heads}"
 
 
 def write_golden(model: Any, folder: Path, sha256: str) -> None:
@@ -39,16 +41,16 @@ def write_golden(model: Any, folder: Path, sha256: str) -> None:
 def verify(folder: str | Path) -> VerifyReport:
     """Check that weights load strictly, are finite, are those of the golden file, and give its states in float64.
 
-    Heads beside them must have been fitted on them.
+    Heads beside them must have been fitted on them, and be whole.
 
     Float32 would be a weaker check: trained weights amplify its rounding, which differs between processors.
     A folder without golden.safetensors passes with `golden` None. CheckpointError names what fails.
     """
     folder = Path(folder)
     model, checkpoint, report = load_model(folder)
-    check_heads(folder, checkpoint.sha256)
+    heads = check_heads(folder, checkpoint.sha256)
     if not (folder / GOLDEN).is_file():
-        return VerifyReport(report, checkpoint.sha256, None)
+        return VerifyReport(report, checkpoint.sha256, None, heads)
     with open_safetensors(folder / GOLDEN) as file:
         wave_N, wanted_LTD = file.read("wave"), file.read("states")
         sha256 = file.objects.get("sha256", "nothing on record")
@@ -67,7 +69,7 @@ def verify(folder: str | Path) -> VerifyReport:
         if not difference <= limit:
             reason = f"{layer} differs from its golden state by {difference:.2e}, more than {limit:.2e}"
             raise CheckpointError(folder, reason, "restore the published files, or report it with your versions")
-    return VerifyReport(report, checkpoint.sha256, max(differences))
+    return VerifyReport(report, checkpoint.sha256, max(differences), heads)
 
 
 def _states(model: Any, wave_N: Tensor) -> Tensor:

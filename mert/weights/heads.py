@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mert.errors import CheckpointError
-from mert.files import read_json, write_json, write_whole
+from mert.files import read_json, sha256_file, write_json, write_whole
 
 log = logging.getLogger("mert")
 
 HEADS = "heads"  # the folder beside weights whose heads describe recordings
 CARD, TENSORS = "head.json", "head.safetensors"
+AGAIN = "fit it again, or remove its folder"
 _FILE = re.compile(rf"{HEADS}/[^/.][^/]*/({re.escape(CARD)}|{re.escape(TENSORS)})")
 
 
@@ -61,13 +62,23 @@ def head_cards(folder: Path) -> dict[str, dict[str, Any]]:
     return {Path(name).parent.name: read_json(folder / name) for name in filter(_is_card, _names_in(folder))}
 
 
-def check_heads(folder: Path, sha256: str) -> None:
-    """CheckpointError for a head in a model's folder that was not fitted on its weights, which have `sha256`."""
-    for name in filter(_is_card, _names_in(folder)):
-        encoder = _encoder(read_json(folder / name))
+def check_heads(folder: Path, sha256: str) -> tuple[str, ...]:
+    """The names of the heads in a model's folder, whose weights have `sha256`.
+
+    CheckpointError for one that was not fitted on these weights, or whose own tensors are not those of its card.
+    """
+    cards = head_cards(folder)
+    for name, card in cards.items():
+        head, encoder = folder / HEADS / name, _encoder(card)
         if (other := encoder.get("sha256")) != sha256:
             reason = f"was fitted on {encoder.get('name')} (sha256 {other}), not on the weights beside it ({sha256})"
-            raise CheckpointError(folder / _head(name), reason, "fit it again, or remove its folder")
+            raise CheckpointError(head, reason, AGAIN)
+        if not (head / TENSORS).is_file():
+            raise CheckpointError(head, f"holds no {TENSORS}", AGAIN)
+        if (found := sha256_file(head / TENSORS)) != card.get("weights_sha256"):
+            reason = f"sha256 is {found}, {CARD} belongs to {card.get('weights_sha256')}"
+            raise CheckpointError(head / TENSORS, reason, AGAIN)
+    return tuple(cards)
 
 
 def remove_heads_of_others(folder: Path, sha256: str | None) -> None:

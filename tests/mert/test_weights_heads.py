@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,18 @@ def test_a_model_that_replaces_another_does_not_verify_with_its_heads(exact: Pat
     mert.save_pretrained(tiny_embedder(1), tmp_path)
     with pytest.raises(CheckpointError, match=r"heads/beats: was fitted on exact \(sha256 \w+\), not on the weights"):
         mert.verify(tmp_path)
+
+
+def test_verify_names_the_heads_and_finds_a_damaged_one(exact: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(exact, folder)
+    assert str(mert.verify(folder)).endswith(", heads: beats, key")
+    tensors = folder / "heads" / "key" / "head.safetensors"
+    data = bytearray(tensors.read_bytes())
+    data[-1] ^= 1
+    tensors.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"key.head\.safetensors: sha256 is \w+, head\.json belongs to \w+"):
+        mert.verify(folder)
+    tensors.unlink()
+    with pytest.raises(CheckpointError, match=r"heads.key: holds no head\.safetensors"):
+        mert.verify(folder)
