@@ -31,6 +31,7 @@ from probes.user_labels.splits import Split, counts, split
 from probes.user_labels.table import LabelTable
 
 MONITORS = {"classification": "accuracy", "multilabel": "roc_auc", "regression": "r2", "frames": "f_measure"}
+FEW = 50  # test recordings: the 95 % interval of an accuracy of 70 is 25 points wide
 END_S = 0.05  # the last event may come after the centre of the last frame
 
 
@@ -226,5 +227,15 @@ def card_of(
         scores={"metric": monitor, "unit": "points", **means, "seeds": seeds},
         tracking={"post": options.post, "tolerance_s": options.tolerance_s} if table.task == "frames" else None,
         split={"how": parts.how, "seed": parts.seed} | {part: list(files) for part, files in parts.files.items()},
-        counts=counts(table, parts), grid=grid, notes=list(table.notes), versions=library_versions(),
+        counts=counts(table, parts), grid=grid, notes=[*table.notes, *few(parts.n["test"])],
+        versions=library_versions(),
     )  # fmt: skip
+
+
+def few(n_test: int) -> list[str]:
+    """A note on a score of few recordings.
+
+    >>> few(8), few(400)
+    (['a score of so few test recordings (8) says little'], [])
+    """
+    return [f"a score of so few test recordings ({n_test}) says little"] if n_test < FEW else []
