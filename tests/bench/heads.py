@@ -37,7 +37,7 @@ HEADS = {  # name: words of `mert probe fit`, notes
                     "sampled and synthetic instruments only")),
     "voice": (("--head", "linear"), (ON_MUSIC, "voices were synthetic or sampled choirs: a recorded singer is new to "
               "it")),
-    "beats": (("--post", "dbn", "--lrs", "0.001", "--layers", "layer02"),  # in place of LAYERS, as a fit takes long
+    "beats": (("--post", "dbn", "--lrs", "0.001", "--layers", "layer02"),  # one layer, as a fit takes long
               (ON_MUSIC.replace("8 h", "4 h"), "beats of scores, by a dynamic Bayesian network at 55 to 215 BPM")),
     "magnatagatune": (("--lrs", "0.0001,0.0005"), (ON_BOTH, OPINION.format("MTT"))),
     "millionsong": (("--lrs", "0.0001,0.0005"), (ON_BOTH, OPINION.format("MSD"))),
@@ -134,8 +134,8 @@ def main(tracks: Path, model: str, out: Path) -> None:
     for name, (more, notes) in HEADS.items():
         features = out / ("features-of-tags" if ON_BOTH in notes else "features")
         table = out / "labels" / f"{name}.csv"
-        how = ("--seeds", "0", "--partial", "--layers", LAYERS, *more)
-        run(out / "heads" / name, "probe", "fit", features, table, *how)
+        layers = () if "--layers" in more else ("--layers", LAYERS)
+        run(out / "heads" / name, "probe", "fit", features, table, "--seeds", "0", "--partial", *layers, *more)
         path = out / "heads" / name / "head.json"
         head = json.loads(path.read_text(encoding="utf-8"))
         head["notes"] = [*dict.fromkeys([*notes, DECIDE, *head["notes"]])]
