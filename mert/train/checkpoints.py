@@ -64,16 +64,22 @@ class Checkpoints:
         return path
 
     def _remove_old(self, newest: Path) -> None:
-        """Remove older checkpoints, incomplete ones, and those of later steps.
-
-        Checkpoints of later steps are damaged, or belong to a run that was started anew: a resume must not take them.
-        """
+        """Remove older checkpoints, incomplete ones, and those of later steps, which are damaged."""
         kept = [path for path in self.complete() if path <= newest][-self.keep :]
         for old in set(self.folder.glob("step_*")) - set(kept):
             if old > newest:
                 log.warning("%s is removed: the run resumed from an earlier step", old)
             (old / MARKER).unlink(missing_ok=True)
             shutil.rmtree(old)
+
+    def remove_all(self) -> None:
+        """Remove every checkpoint, as a run that begins anew must not be continued or exported from older ones."""
+        if self.world.rank == 0:
+            for path in sorted(self.folder.glob("step_*")):
+                log.warning("%s is removed: the run begins anew", path)
+                (path / MARKER).unlink(missing_ok=True)
+                shutil.rmtree(path)
+        self.world.barrier()
 
     def complete(self) -> list[Path]:
         """Folders with a marker, oldest first."""

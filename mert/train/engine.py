@@ -172,7 +172,9 @@ class Engine:
         if self.world.device.type == "cuda":
             torch.cuda.set_device(self.world.device)  # each thread has its own
         with only_run(Path(self.recipe.out), self.world.rank):
-            done, changes = self._resume(allow_changes) if resume else (0, [])
+            if not resume:
+                self.checkpoints.remove_all()
+            done, changes = self._resume(allow_changes)
             return self._train(done, until or self.recipe.steps, changes)
 
     def _train(self, done: int, last: int, changes: Sequence[Change]) -> int:
@@ -269,7 +271,8 @@ class Engine:
         self.facts = continued(path, read_json(path / MARKER)["state"], self.facts)
         changes = changes_after(Path(self.recipe.out), step_of(path), self.recipe, allow_changes)
         step, state = self.checkpoints.load(path, self.module, self.optimizer)
-        self.guard = Guard(**state["guard"])
+        if all(change.key == "steps" for change in changes):  # after others the loss may be of another size
+            self.guard = Guard(**state["guard"])
         log.warning("going on after step %d from %s", step, path)
         for change in changes:
             log.warning("from now on %s", change)

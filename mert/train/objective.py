@@ -6,6 +6,7 @@ K codebooks, E embedding width, F bins, P numbers that describe a clip.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -168,6 +169,12 @@ class Weights:
     unmasked: float = 0.0
     feature_grad: float = 0.1  # share of the gradient that reaches the convolutions
     teachers: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        others = {f"teachers.{name}": weight for name, weight in self.teachers.items()}
+        for name, weight in (vars(self) | others).items():
+            if name != "teachers" and not 0 <= weight < math.inf:
+                raise ValueError(f"{name}={weight} is no weight: give 0 or more")
 
 
 class Pretrainer(nn.Module):

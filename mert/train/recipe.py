@@ -131,6 +131,7 @@ class Recipe:
                 (0 <= chance <= 1, f"augmentation.{name}", "give 0 to 1")
                 for name, chance in asdict(self.augmentation).items()
             ),
+            (self.seed < 2**63, "seed", f"give 0 to {2**63 - 1}"),
             (self.clip_norm > 0, "clip_norm", "give a number above 0"),
             (0 <= mixing.shortest <= mixing.longest, "mixing.shortest", f"give 0 to mixing.longest={mixing.longest}"),
             *((0 <= getattr(self, name) < math.inf, name, "give 0 or more") for name in ("lr", "weight_decay", "eps")),
@@ -141,7 +142,10 @@ class Recipe:
                 raise UsageError("recipe", f"{name}={shown.get(name, attrgetter(name)(self))}", remedy)
 
     def on(self, device: torch.device) -> "Recipe":
-        """The recipe as it runs on a device, with the `dtype` of that; a warning follows where it is emulated."""
+        """The recipe as it runs on a device, with the `dtype` of that; warnings say what is emulated, or has no effect."""
+        if self.mixing.apply_prob and (self.group_clips < 2 or self.mixing.longest > self.clip_samples):
+            reason = f"groups of {self.group_clips}, clips of {self.clip_samples} samples"
+            log.warning("no clips are mixed (%s): give group_clips=2 or more, and a mixing.longest that fits", reason)
         on_gpu = device.type == "cuda"
         native = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else has_bfloat16(device.type)
         if self.dtype == "bfloat16" and not native:
@@ -249,11 +253,11 @@ def read_recipe(
 ) -> Recipe:
     """A named recipe, that of a bundled model or of a folder, or a YAML file (with a `base`), changed by `key=value`.
 
-    Keys may be dotted (`mixing.apply_prob=0`); values are YAML, checked against the type of their field. Where `steps`
-    is given without `warmup_steps`, the warm-up is that of the base, but at most a tenth of the steps; so is that of a
-    file if it is no shorter than the `steps=` that override it. Likewise groups are no larger than a given batch.
-    `model_of` gives the configuration of the weights that `init` names. UsageError for unknown keys and values that do
-    not fit.
+    Keys may be dotted (`mixing.apply_prob=0`); values are YAML, checked against the type of their field; a teacher's
+    weight of null is left out. Where `steps` is given without `warmup_steps`, the warm-up is that of the base, but at
+    most a tenth of the steps; so is that of a file if it is no shorter than the `steps=` that override it. Likewise
+    groups are no larger than a given batch. `model_of` gives the configuration of the weights that `init` names.
+    UsageError for unknown keys and values that do not fit.
     """
     base, values = read_settings(config, overrides)
     recipe, prefix = NAMED[base](), f"{config}: "
@@ -388,7 +392,7 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         except ValueError:
             pass
     elif kind == dict[str, float] and isinstance(value, dict):
-        return {key: _typed(f"{name}.{key}", item, float) for key, item in value.items()}
+        return {key: _typed(f"{name}.{key}", item, float) for key, item in value.items() if item is not None}
     elif isinstance(value, origin) and (origin is bool or not isinstance(value, bool)):
         return value
     raise UsageError(f"{name}={value!r}", "has the wrong type", f"give {getattr(kind, '__name__', kind)}")

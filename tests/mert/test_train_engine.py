@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from threading import current_thread
 from typing import Any
@@ -122,6 +123,27 @@ def test_a_resume_takes_the_optimisers_settings_from_its_recipe(tmp_path: Path, 
     assert second._resume(allow_changes=True)[0] == 1
     (group,) = second.optimizer.param_groups
     assert (group["weight_decay"], group["eps"]) == (0.5, 1e-3)
+
+
+def test_a_run_begun_anew_is_never_continued_from_older_checkpoints(tmp_path: Path, recordings: Path) -> None:
+    config = str(recipe_file(tmp_path, recordings))
+    engine(read_recipe(config)).run(until=4)
+    anew = read_recipe(config, ["lr=1e-5"])
+    assert engine(anew).run(resume=False, until=1) == 1  # ends before its first checkpoint
+    assert engine(anew).checkpoints.newest() is None
+    third = engine(anew)
+    third.run(until=4)
+    whole = engine(replace(anew, out=str(tmp_path / "whole")))
+    whole.run(until=4)
+    assert same_bits(third, whole)
+
+
+def test_the_guard_begins_anew_where_the_loss_may_be_of_another_size(tmp_path: Path, recordings: Path) -> None:
+    config = str(recipe_file(tmp_path, recordings, steps=26, checkpoint_every=22, warmup_steps=2))
+    engine(read_recipe(config)).run(until=22)
+    heavier = engine(read_recipe(config, ["weights.teachers.cqt=100"]))
+    assert heavier.run(allow_changes=True) == 26
+    assert heavier.guard.seen == 4 and not any("skipped" in row for row in rows(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_a_change_of_steps_that_are_done_again_is_forgotten(tmp_path: Path, reco
     config = small_recipe(tmp_path, recordings, checkpoint_every=100)
     train(config, "checkpoint_every=2", until=2)
     train(config, "lr=1e-3", until=3, allow_changes=True)  # no checkpoint of it
-    assert train(config, until=4) == 4
+    assert train(config, until=5) == 5
     assert read_rows(tmp_path / "run" / CHANGES) == []
 
 
@@ -150,3 +150,14 @@ def test_every_start_is_recorded_without_secrets(
     assert all(
         "hf_abc" not in path.read_text() for path in (tmp_path / "run").iterdir() if path.suffix in (".yaml", ".jsonl")
     )
+
+
+def test_a_weight_of_a_teacher_that_was_left_out_stays_so(recordings: Path, tmp_path: Path) -> None:
+    """Its new value is null in the history, from which the run is resumed, exported and adapted."""
+    config = small_recipe(tmp_path, recordings)
+    train(config, "weights.teachers.random_projection=2", until=2)
+    train(config, until=4, allow_changes=True)
+    now, before = begun_recipe(tmp_path / "run"), begun_recipe(tmp_path / "run", 2)
+    assert now is not None and now.weights.teachers == {}
+    assert before is not None and before.weights.teachers == {"random_projection": 2.0}
+    assert train(config, until=5) == 5

@@ -36,6 +36,10 @@ from mert.train.run_folder import trained_config
         ("validate_clips=-1", "recipe: validate_clips=-1; give 0 or more"),
         ("lr=-1", "recipe: lr=-1.0; give 0 or more"),
         ("lr=nan", "recipe: lr=nan; give 0 or more"),
+        ("seed=99999999999999999999", "recipe: seed=99999999999999999999; give 0 to 9223372036854775807"),
+        ("weights.frames=-1", "nano: weights: frames=-1.0 is no weight: give 0 or more; change these values"),
+        ("weights.codes=nan", "nano: weights: codes=nan is no weight"),
+        ("weights.teachers.cqt=-1", "nano: weights: teachers.cqt=-1.0 is no weight"),
         ("clip_norm=0", "recipe: clip_norm=0.0; give a number above 0"),
         ("betas=0.9,1.5", r"recipe: betas=\(0.9, 1.5\); give two numbers from 0 to below 1"),
         ("mask_probability=1.5", "recipe: mask_probability=1.5; give 0 to 1"),
@@ -188,3 +192,13 @@ def test_bfloat16_that_a_cpu_would_emulate_is_a_warning(
             caplog.clear()
             assert replace(nano_recipe(), dtype=dtype).on(torch.device("cpu")).dtype == resolved
             assert ("is emulated on this CPU" in caplog.text) == (dtype == "bfloat16" and not native)
+
+
+def test_a_mixing_that_has_no_effect_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    for override in ("mixing.longest=24000", "mixing.apply_prob=0"):
+        read_recipe("nano", [override]).on(torch.device("cpu"))
+    assert not caplog.text
+    for override in ("mixing.longest=24001", "group_clips=1"):
+        caplog.clear()
+        read_recipe("nano", [override]).on(torch.device("cpu"))
+        assert "no clips are mixed" in caplog.text
