@@ -87,11 +87,11 @@ def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def lines_of(path: Path, errors: str = "strict") -> list[str]:
-    """Lines of a UTF-8 text file; they end with line feeds alone, as names may hold other separators of lines.
+    """Lines of a UTF-8 text file, with or without a mark; they end with line feeds alone, as names may hold others.
 
     `errors` is "replace" where a kill may have cut a character in two.
     """
-    return path.read_text(encoding="utf-8", errors=errors).replace("\r\n", "\n").split("\n")
+    return path.read_text(encoding="utf-8-sig", errors=errors).replace("\r\n", "\n").split("\n")
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mert.describe.head import WEIGHTED
 from mert.errors import MertError
 from probes.features.scaling import Standardizer
-from probes.features.stores import PooledStore, layer_number, layer_options
+from probes.features.stores import PooledStore, layer_number, layer_options, summed
 from probes.fit import Fit, FitData, Setting, Windows, fit, mean_over_clips
 from probes.metrics import METRICS
 
@@ -102,8 +103,8 @@ class ClipProbe:
     def memory_bytes(self) -> int:
         """Bytes in memory of the largest layer option."""
         n = sum(map(len, self._rows.values()))
-        width, layers = self.source.windows(np.zeros(1, int), 0).shape[-1], len(self.source.layers)
-        return n * width * max(4, 2 * (layers - 1) if layers > 2 else 0)
+        width, layers = self.source.windows(np.zeros(1, int), 0).shape[-1], self.source.layers
+        return n * width * max(4, 2 * len(layers[summed(layers)]) if WEIGHTED in layer_options(layers) else 0)
 
     def _best_ensemble(self, logits_RC: np.ndarray) -> tuple[str, float]:
         owners, metric = self._windows["valid"].owners.numpy(), METRICS[self.config.monitor]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mert.describe.head import WEIGHTED
 from mert.embedding.npz import read_npz, write_npz
 from mert.errors import MertError, OutputError, UsageError
 from mert.files import read_json, write_json
@@ -202,12 +203,13 @@ def layer_order(layers: Iterable[str]) -> list[str]:
 
 def layer_label(name: str) -> str:
     """A layer as the label of an axis: its number, 7 for layer07; other names as they are."""
-    return str(int(name.removeprefix("layer"))) if name.startswith("layer") else name
+    number = re.fullmatch(r"layer(\d+)", name)
+    return str(int(number[1])) if number else name
 
 
 def is_single(layer: str) -> bool:
     """Whether it is a single layer, not a weighted sum of several."""
-    return layer.startswith(("embed", "layer"))
+    return layer != WEIGHTED
 
 
 @dataclass(frozen=True)

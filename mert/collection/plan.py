@@ -107,7 +107,7 @@ def shard_of(jobs: tuple[Job, ...], shard: str) -> tuple[Job, ...]:
 def _listed(listing: Path) -> list[tuple[Path, Path]]:
     """Paths of a list file; outputs mirror them below their common folder."""
     try:
-        lines = listing.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        lines = listing.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         raise UsageError(listing, str(error.strerror).lower(), "give a text file with one path per line") from None
     paths = [Path(line) for line in lines if line.strip()]

@@ -22,8 +22,8 @@ class Prediction:
 
     >>> Prediction("a.wav", "classification", ("oboe",), {"flute": 0.2, "oboe": 0.8}).rows()
     [('a.wav', 'oboe', '0.8000')]
-    >>> Prediction("a.wav", "frames", times=(0.5, 1.0)).rows()
-    [('a.wav', '0.500'), ('a.wav', '1.000')]
+    >>> Prediction("a.wav", "frames", times=(0.5, 1.0)).rows(), Prediction("b.wav", "frames", times=()).rows()
+    ([('a.wav', '0.500'), ('a.wav', '1.000')], [('b.wav', '')])
     """
 
     source: str
@@ -36,9 +36,9 @@ class Prediction:
     damaged: bool = False
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Rows of a CSV file: one, or one per event."""
+        """Rows of a CSV file: one, or one per event; a recording without events has a row without a time."""
         if self.times is not None:
-            return [(self.source, f"{time:.3f}") for time in self.times]
+            return [(self.source, f"{time:.3f}") for time in self.times] or [(self.source, "")]
         scores = self.scores or {}
         if self.task == "regression":
             return [(self.source, *(f"{value:.6g}" for value in scores.values()))]

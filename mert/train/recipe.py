@@ -142,7 +142,7 @@ class Recipe:
                 raise UsageError("recipe", f"{name}={shown.get(name, attrgetter(name)(self))}", remedy)
 
     def on(self, device: torch.device) -> "Recipe":
-        """The recipe as it runs on a device, with the `dtype` of that; warnings say what is emulated, or has no effect."""
+        """The recipe as it runs on a device, with its `dtype`; warnings name what is emulated, or has no effect."""
         if self.mixing.apply_prob and (self.group_clips < 2 or self.mixing.longest > self.clip_samples):
             reason = f"groups of {self.group_clips}, clips of {self.clip_samples} samples"
             log.warning("no clips are mixed (%s): give group_clips=2 or more, and a mixing.longest that fits", reason)

@@ -44,10 +44,13 @@ def read(home: Path, task: str, kind: str) -> Dataset:
         for line, row in _rows(path):
             place = PurePosixPath(row["audio_path"])
             label = _label(row["label"], kind, classes, path, line)
-            item = Item(_id(place), _audio(home, place, path, line), split, label, str(row.get("artist", "")))
+            artist, song = row.get("artist"), row.get("ori_uid")  # null is not known, as a missing key is
+            item = Item(
+                _id(place), _audio(home, place, path, line), split, label, "" if artist is None else str(artist)
+            )
             items.append(item)
-            if "ori_uid" in row:
-                songs[item.id] = str(row["ori_uid"])
+            if song is not None:
+                songs[item.id] = str(song)
             if kind == "beats" and isinstance(row["label"], dict) and row["label"].get("downbeat"):
                 downbeats[item.id] = _times(row["label"]["downbeat"], path, line)
     if kind == "multilabel" and not classes:

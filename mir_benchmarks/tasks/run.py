@@ -67,7 +67,11 @@ def run_task(
     matrix = FeatureMatrix(Path(features or out / "features") / task.corpus, encoder, task.windows_under(protocol))
     limit = limits(task, options, synthetic_facts(corpus) is not None)
     if not overwrite:
-        refuse_other(out / f"{task.name}.json", model_of(encoder), recorded, limit, grid, options.hidden == 0)
+        head = {
+            "linear": options.hidden == 0,
+            "max_epochs": options.epochs(int(protocol.get("musdb_epochs", task.max_epochs))),
+        }
+        refuse_other(out / f"{task.name}.json", model_of(encoder), recorded, limit, grid, head)
     dataset = task.read(Path(home), protocol)
     expected = task.expected_counts(corpus, protocol)
     check_counts(task, dataset, {} if options.limit else expected, corpus)
@@ -102,7 +106,7 @@ def run_task(
 
 
 def refuse_other(
-    path: Path, model: dict[str, Any], protocol: dict[str, str], limit: str | None, grid: Grid, linear: bool
+    path: Path, model: dict[str, Any], protocol: dict[str, str], limit: str | None, grid: Grid, head: dict[str, Any]
 ) -> None:
     """UsageError where `path` is a result that was made otherwise, and would be lost."""
     if not path.exists():
@@ -111,7 +115,7 @@ def refuse_other(
     fits = {(row["layer"], row["lr"], row["seed"]) for row in there.grid}
     same = {
         "model": there.model == model, "protocol": protocol_of(there) == protocol, "limit": there.limit == limit,
-        "head": (there.head["kind"] == "linear") == linear,
+        "head": {"linear": there.head["kind"] == "linear", "max_epochs": there.head.get("max_epochs")} == head,
         "grid": fits == {(at.layer, at.lr, at.seed) for at in grid.settings()},
     }  # fmt: skip
     _refuse_unless(same, there, path)

@@ -27,6 +27,7 @@ class FeatureFiles(PooledStore, FrameStore):
         self.meta, self.layers, self.framewise = first.meta, first.layers, framewise
         self.pool = None if framewise else first.meta.get("pool") or "mean"
         rows, self._spans, self._times, n = [], {}, {}, 0
+        self.silent = {name for name, features in features_by_id.items() if features.meta.get("silent")}
         for name, features in features_by_id.items():
             check_meta(name, features)
             check_alike(name, features, first_name, first)
@@ -47,6 +48,12 @@ class FeatureFiles(PooledStore, FrameStore):
         loaded = ((name, path, Features.load(path)) for name, path in paths.items())
         return cls({name: features if framewise else pooled(str(path), features) for name, path, features in loaded},
                    framewise)  # fmt: skip
+
+    def means(self) -> tuple[list[str], np.ndarray]:
+        """Names of the recordings that are not silent, and their means over rows in the last layer, float64 [K, P]."""
+        names = [name for name in self._spans if name not in self.silent]
+        means = [self._values[slice(*self._spans[name]), -1].mean(axis=0, dtype=np.float64) for name in names]
+        return names, np.stack(means) if means else np.zeros((0, 0))
 
     def rows(self, ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         return rows_of_spans([self._spans[name] for name in ids])

@@ -11,7 +11,12 @@ import numpy as np
 from mert.describe.head import WEIGHTED
 
 Layer = int | slice  # one layer, or several to be summed with trained weights
-ALL = slice(1, None)  # layer01 and those above it: the published "all" leaves out the encoder's input
+INPUT = "embed"  # of an encoder: the published "all" leaves it out
+
+
+def summed(layers: Sequence[str]) -> slice:
+    """The layers of a weighted sum: all but the encoder's input, which comes first where there is one."""
+    return slice(1 if layers and layers[0] == INPUT else 0, None)
 
 
 def layer_options(layers: tuple[str, ...]) -> tuple[str, ...]:
@@ -20,7 +25,7 @@ def layer_options(layers: tuple[str, ...]) -> tuple[str, ...]:
     >>> layer_options(("log-mel",)), layer_options(("embed", "layer01", "layer02"))
     (('log-mel',), ('embed', 'layer01', 'layer02', 'all'))
     """
-    return (*layers, WEIGHTED) if len(layers) > 2 else layers
+    return (*layers, WEIGHTED) if len(layers[summed(layers)]) > 1 else layers
 
 
 def layer_number(layers: Sequence[str], option: str) -> Layer:
@@ -29,7 +34,7 @@ def layer_number(layers: Sequence[str], option: str) -> Layer:
     >>> layer_number(("embed", "layer01", "layer02"), "layer01"), layer_number(("embed", "layer01", "layer02"), "all")
     (1, slice(1, None, None))
     """
-    return ALL if option == WEIGHTED else layers.index(option)
+    return summed(layers) if option == WEIGHTED else layers.index(option)
 
 
 def rows_of_spans(spans: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:

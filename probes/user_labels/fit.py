@@ -27,6 +27,7 @@ from probes.metrics import METRICS, r2
 from probes.results import library_versions
 from probes.sweep import Evaluation, GridOptions, GridRow, Journal, evaluate
 from probes.user_labels.confidence import least_confidence, least_of_tags
+from probes.user_labels.copies import copies, keep_together
 from probes.user_labels.splits import Split, counts, split
 from probes.user_labels.table import LabelTable
 
@@ -53,6 +54,7 @@ def fit_head(
 
     `on_fit` is called per point of the grid, with the number of all points. The example of SavedHead fits a head.
     """
+    table = keep_together(table, copies(features))
     probe: Any = (FrameProbe if table.task == "frames" else RecordingProbe)(table, features, options)
     done = evaluate(probe, options.grid(features.layers), Journal(None, {}), on_fit)
     card = card_of(probe.table, features, probe.parts, options, done)

@@ -178,6 +178,26 @@ def test_columns_of_a_manifest_stay_with_the_recordings(
         open_at(manifest)
 
 
+def test_a_licence_is_kept_however_it_is_spelled_and_whatever_other_columns_hold(folder: Path, tmp_path: Path) -> None:
+    """The exported model is under it."""
+    from pyarrow import parquet
+
+    manifest = tmp_path / "list.jsonl"
+    paths = [str(folder / name) for name in ("a.wav", "b.flac", "e.flac")]
+    odd = [{"year": 1999, "n": 2**64, "more": {}}, {"year": "1999", "n": 1, "more": {}}, {"year": None}]
+    known = [{"license": "CC BY 4.0"}, {"license": None}, {"licence": "CC0"}]
+    lines = [{"path": path} | each | of for path, each, of in zip(paths, odd, known, strict=True)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    manifest.write_text(text, encoding="utf-8-sig")  # as Windows programs save it
+    done = run_mert("prepare", manifest, "-o", tmp_path / "store")
+    assert done.code == 0, done.err
+    assert open_at(tmp_path / "store").licences == open_at(manifest).licences == ("CC BY 4.0", "CC0")
+    table = parquet.read_table(tmp_path / "store/recordings.parquet").to_pylist()
+    assert [(row["year"], row["n"], row["license"]) for row in table] == [
+        ("1999", str(2**64), "CC BY 4.0"), ('"1999"', "1", None), (None, None, None)
+    ]  # fmt: skip
+
+
 def test_a_damaged_store_is_refused_by_the_name_of_its_file(copied: Path) -> None:
     shard = copied / "audio-00000.arrow"
     data = bytearray(shard.read_bytes())

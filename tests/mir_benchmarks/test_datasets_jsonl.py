@@ -52,6 +52,17 @@ def test_keys_keep_the_song_of_each_clip(tmp_path: Path) -> None:
     assert any(note.startswith("4 clips of 3 songs") for note in dataset.notes)
 
 
+def test_null_is_not_known_as_a_missing_key_is(tmp_path: Path) -> None:
+    """Such lines come from pandas: one artist or song called None would join all of them."""
+    names = {"train": ("a.wav", "b.wav"), "valid": ("c.wav", "d.wav"), "test": ("e.wav", "f.wav")}
+    keys = ("C major", "A minor")
+    for more in ({"artist": None, "ori_uid": None}, {}):
+        texts = {f"GS.{split}.jsonl": jsonl(*zip(paths, keys, strict=True), **more) for split, paths in names.items()}
+        dataset = exchange.read(plant(tmp_path / str(len(more)), texts), "giantsteps_key", "key")
+        assert {item.artist for item in dataset.items} == {""} and not dataset.facts["songs"]
+        assert not any("artist" in note or "songs" in note for note in dataset.notes)
+
+
 def test_tags_are_ours_where_ours_are_known(tmp_path: Path) -> None:
     for name in ("train", "val", "test"):
         rows = (f"data/MTT/mp3/0/{name}.mp3", ["noVocals", "guitar"]), (f"{name}2.mp3", [])

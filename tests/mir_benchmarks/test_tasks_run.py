@@ -520,7 +520,7 @@ def test_a_result_that_was_made_otherwise_is_replaced_only_if_asked(suite: Path,
     other.facts = replace(other.facts, sha256="2" * 64)
     for encoder, changes, said in (
         (other, {}, "model"), (Small(), {"seeds": (1,)}, "grid"), (Small(), {"limit": 5}, "limit"),
-        (Small(), {"hidden": 0}, "head"),
+        (Small(), {"hidden": 0}, "head"), (Small(), {"max_epochs": 1}, "head"),
         (Small(), {"protocol": {"features": "raw"}}, "protocol"), (other, {"lrs": (1e-2,)}, "model and grid"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=f"is the result of small, made with another {said}; give another -o"):

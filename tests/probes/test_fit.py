@@ -13,8 +13,10 @@ from mert.errors import MertError
 from probes import fit as sequence
 from probes.clip_probe import ENSEMBLES, ClipConfig, ClipProbe, Labelled
 from probes.features.scaling import Standardizer
+from probes.features.stores import layer_number, layer_options
 from probes.fit import EarlyStopping, FitData, Setting, Windows, batches, fit, mean_over_clips
 from probes.heads import HeadShape, HeadStack, StackAdam, forward, init
+from probes.results import is_single, layer_label
 from probes.sweep import Grid, GridRow, Journal, groups, select, sweep
 
 
@@ -46,6 +48,26 @@ def test_a_head_is_the_module_it_claims_to_be() -> None:
     with torch.no_grad():
         got = forward({name: value[None] for name, value in parameters.items()}, x[None])[0]
         assert torch.allclose(got, module(x), atol=1e-6)
+
+
+def test_a_weighted_sum_leaves_out_an_encoders_input_and_nothing_else() -> None:
+    for layers, summed in (
+        (("embed", "layer01", "layer02"), ("layer01", "layer02")),
+        (("low", "mid", "high"), ("low", "mid", "high")),
+        (("layer04", "layer05"), ("layer04", "layer05")),
+    ):
+        assert layer_options(layers) == (*layers, "all")
+        number = layer_number(layers, "all")
+        assert isinstance(number, slice) and layers[number] == summed
+    for alone in (("log-mel",), ("embed", "layer01")):
+        assert layer_options(alone) == alone
+
+
+def test_layers_of_any_name_are_drawn() -> None:
+    assert [layer_label(name) for name in ("embed", "layer07", "layer.0", "low", "all")] == [
+        "embed", "7", "layer.0", "low", "all"
+    ]  # fmt: skip
+    assert [is_single(name) for name in ("embed", "layer07", "layer.0", "low", "all")] == [True] * 4 + [False]
 
 
 def test_weighted_layers_are_a_softmax_sum() -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ import mert
 from mert import Features, MertError
 from mert.describe.head import HeadError, SavedHead
 from probes.features.files import FeatureFiles
+from probes.user_labels.copies import copies, keep_together
 from probes.user_labels.fit import FitOptions, fit_head
 from probes.user_labels.matching import match_features
 from probes.user_labels.splits import split
@@ -275,6 +277,44 @@ def test_heads_learn_the_probabilities_of_tags_and_are_scored_by_the_tags(write_
         assert prediction.labels == ("rare",)
         given[name] = (prediction.scores or {})["rare"]
     assert given["soft"] < 0.4 and given["hard"] > 0.9
+
+
+def test_copies_are_in_one_split() -> None:
+    """Labels are drawn by lot: with copies in train and test a head would remember them."""
+    random = np.random.default_rng(0)
+    values = {f"{i:03d}.wav": random.normal(size=64) for i in range(150)}
+    noise = {name: value + 1e-3 * random.normal(size=64) for name, value in values.items()}
+    all_of = {f"{album}/{name}": value for album, made in (("a", values), ("b", noise)) for name, value in made.items()}
+    lots = {name: random.choice(["flute", "oboe"]) for name in values}
+    features = vectors(all_of)
+    assert sorted(map(sorted, copies(features))) == [[f"a/{name}", f"b/{name}"] for name in sorted(values)]
+    labels = LabelTable.of("classification", {name: lots[name[2:]] for name in all_of})
+    card = fit_head(labels, features, FitOptions(lrs=(1e-2,), seeds=(0,))).card
+    part_of = {name: part for part in ("train", "valid", "test") for name in card.split[part]}
+    assert all(part_of[f"a/{name}"] == part_of[f"b/{name}"] for name in values)
+    assert card.scores["test"]["accuracy"] < 70
+    assert "copies are kept in one split (150, such as " in card.notes[0]
+    given = {"a": "train", "b": "test"}
+    items = (replace(item, split=given[item.file[0]] if i % 5 else "valid") for i, item in enumerate(labels.items))
+    noted = keep_together(replace(labels, items=tuple(items)), copies(features))
+    assert "copies of one recording are in two splits" in noted.notes[0]
+
+
+def test_copies_join_the_groups_of_a_table() -> None:
+    items = tuple(LabelledFile(name, "x", group=group) for name, group in zip("abcdef", "PPQQ  ", strict=True))
+    table = LabelTable("labels", "classification", ("x",), tuple(replace(i, group=i.group.strip()) for i in items))
+    group = {item.file: item.group for item in keep_together(table, [["b", "c"], ["c", "e"]]).items}
+    assert group["a"] == group["b"] == group["c"] == group["d"] == group["e"] != group["f"]
+
+
+def test_silent_recordings_are_no_copies_and_neither_are_constant_features() -> None:
+    values = {"a": np.zeros(8), "b": np.zeros(8), "c": np.arange(8.0)}
+    silent = {
+        name: Features(value[None].astype(np.float32), None, ("layer01",), META | {"silent": not value.any()})
+        for name, value in values.items()
+    }
+    assert copies(FeatureFiles(silent)) == []
+    assert copies(vectors({"a": np.ones(8), "b": np.ones(8)})) == []
 
 
 def test_values_come_back_in_their_own_unit() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from mert.errors import MertError
 
 FULL_SCALE = 32_768  # of 16 bits
+LICENCE = ("licence", "license")  # columns of a list of recordings
 
 
 class Corpus(Protocol):

@@ -17,7 +17,7 @@ import numpy as np
 from mert.audio.clips import Layout, layout_of, n_samples_at, read_clip
 from mert.errors import MertError, OutputError, need
 from mert.files import write_whole, writing
-from mert.train.corpus.base import CorpusError, fingerprint_of, from_16_bits, to_16_bits
+from mert.train.corpus.base import LICENCE, CorpusError, fingerprint_of, from_16_bits, to_16_bits
 from mert.train.corpus.sources import Listed
 
 log = logging.getLogger("mert")
@@ -89,9 +89,8 @@ class FileCorpus:
         self._listed = [listed for listed, _ in kept]
         self._layouts = Layouts.of([layout for _, layout in kept])
         self.lengths = np.array([n_samples_at(layout, rate_hz) for _, layout in kept], np.int64)
-        self.licences = tuple(
-            sorted({str(row.columns["licence"]) for row in self._listed if row.columns.get("licence")})
-        )
+        held = {str(row.columns[name]) for row in self._listed for name in LICENCE if row.columns.get(name)}
+        self.licences = tuple(sorted(held))
         self.fingerprint = fingerprint_of(rate_hz, [listed.name for listed in self._listed], self.lengths)
 
     def __len__(self) -> int:

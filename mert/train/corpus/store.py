@@ -18,7 +18,7 @@ import numpy as np
 
 from mert.errors import AudioError, CheckpointError, need
 from mert.files import read_json, write_json, write_whole
-from mert.train.corpus.base import CorpusError, fingerprint_of, from_16_bits
+from mert.train.corpus.base import LICENCE, CorpusError, fingerprint_of, from_16_bits
 
 log = logging.getLogger("mert")
 DESCRIPTION, TABLE = "store.json", "recordings.parquet"
@@ -94,16 +94,28 @@ def write_table(folder: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[
     """Finish a store, whose shards are written: the table of its recordings, then its description."""
     arrow, parquet = need("pyarrow", "train", "mert prepare"), need("pyarrow.parquet", "train", "mert prepare")
     names = list(OWN_COLUMNS) + sorted({name for row in rows for name in row} - set(OWN_COLUMNS))
-    try:
-        table = arrow.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
-    except arrow.ArrowException:  # a column of several types
-        others = [name for name in names if name not in OWN_COLUMNS]
-        plain = [{**row, **{name: json.dumps(row[name]) for name in others if name in row}} for row in rows]
-        table = arrow.Table.from_pylist([{name: row.get(name) for name in names} for row in plain])
+    table = arrow.table({name: column_of([row.get(name) for row in rows]) for name in names})
     with write_whole(folder / TABLE) as temporary:
         parquet.write_table(table, temporary)
     sizes = {path.name: path.stat().st_size for path in [folder / TABLE, *sorted(folder.glob("audio-*.arrow"))]}
     write_json(folder / DESCRIPTION, {"format": FORMAT, "version": VERSION, **about, "files": sizes})
+
+
+def column_of(values: Sequence[Any]) -> Any:
+    """A column of a table; values of several types, or that Arrow has no type for, become JSON, one by one."""
+    arrow = need("pyarrow", "train", "mert prepare")
+    try:
+        column = arrow.array(values)
+        if not _has_empty_struct(column.type):  # which Parquet cannot hold
+            return column
+    except (arrow.ArrowException, OverflowError, UnicodeEncodeError):
+        pass
+    return arrow.array([None if value is None else json.dumps(value) for value in values], arrow.string())
+
+
+def _has_empty_struct(kind: Any) -> bool:
+    parts = [kind.field(i).type for i in range(kind.num_fields)]
+    return str(kind) == "struct<>" or any(map(_has_empty_struct, parts))
 
 
 def is_store(folder: Path) -> bool:
@@ -135,10 +147,10 @@ class StoreCorpus:
             np.asarray(table[name], np.int64) for name in ("n_samples", "shard", "first_block")
         )
         self.licences: tuple[str, ...] = ()
-        if "licence" in table.column_names:
-            self.licences = tuple(
-                sorted({str(licence) for licence in table["licence"].unique().to_pylist() if licence})
-            )
+        for name in LICENCE:
+            if name in table.column_names:
+                held = {str(licence) for licence in table[name].to_pylist() if licence}
+                self.licences = tuple(sorted({*self.licences, *held}))
         self._readers: dict[int, Any] = {}
 
     @cached_property
