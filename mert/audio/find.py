@@ -80,7 +80,15 @@ def audio_under(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
                 passed_over[suffix or "no suffix"] += 1
             elif path.name.startswith("._"):  # a Mac's notes on the file without these two characters
                 passed_over["AppleDouble files"] += 1
-            elif path.is_fifo():  # opening it would wait for ever
+            elif _is_pipe(path):  # opening it would wait for ever
                 passed_over["pipes"] += 1
             else:
                 yield path
+
+
+def _is_pipe(path: Path) -> bool:
+    """Whether a path is a named pipe; one that cannot be looked at is tried later, when its error has a row."""
+    try:
+        return path.is_fifo()
+    except OSError:
+        return False

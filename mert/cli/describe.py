@@ -69,7 +69,7 @@ def describe(
 
     def on_start(stage: DescribeStage) -> None:
         if out and not overwrite:
-            refuse_another_model(stage, jobs)
+            refuse_other_files(stage, jobs)
         stage.on_audio = meter.add
 
     rows = run(jobs, options, executor, workers, on_start)
@@ -82,21 +82,22 @@ def describe(
     raise typer.Exit(3 if any(counts[what] for what in ("failed", "damaged", "unreported", "lost")) else 0)
 
 
-def refuse_another_model(stage: DescribeStage, jobs: Sequence[Job]) -> None:
-    """UsageError where the first output that is there is a description by another model."""
+def refuse_other_files(stage: DescribeStage, jobs: Sequence[Job]) -> None:
+    """UsageError where an output that is there is no description, or one by another model."""
     from mert.describe.description import MADE_BY
     from mert.files import read_json
 
+    remedy = "give another -o, or --overwrite to replace it"
     for job in jobs:
         try:
-            made_by = read_json(Path(job.output))[MADE_BY]
-            differs = made_by["weights_sha256"] != stage.made_by["weights_sha256"]
-        except (CheckpointError, KeyError, TypeError):  # none yet, or damaged
+            held = read_json(Path(job.output))
+        except CheckpointError:  # none yet, or damaged
             continue
-        if differs:
-            reason, remedy = "is a description by another model", "give another -o, or --overwrite to replace them"
-            raise UsageError(job.output, reason, remedy)
-        return
+        made_by = held.get(MADE_BY)
+        if not isinstance(made_by, dict):
+            raise UsageError(job.output, "is no description of mert describe", remedy)
+        if made_by.get("weights_sha256") != stage.made_by["weights_sha256"]:
+            raise UsageError(job.output, "is a description by another model", remedy)
 
 
 class Shown:

@@ -1,5 +1,7 @@
 """The command `mert`. Each sub-command imports what it needs when it runs, so that help is instant."""
 
+import codecs
+import io
 import logging
 import platform
 import sys
@@ -86,6 +88,7 @@ def options(
 
 def main() -> None:
     """Run `mert`. Exit code 2 is wrong usage, 1 any other error: one line on stderr, or the traceback of a bug."""
+    show_any_name()
     for known in ("torch.distributed is disabled", "TypedStorage is deprecated"):  # neither concerns the user
         warnings.filterwarnings("ignore", known)
     try:
@@ -113,6 +116,14 @@ def main() -> None:
         raise
     except Exception:
         raise_as_bug()
+
+
+def show_any_name() -> None:
+    """Let a name that the terminal or a pipe cannot show be escaped, where it would end a command."""
+    stream = sys.stdout
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        is_utf8 = codecs.lookup(stream.encoding).name == "utf-8"
+        stream.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
 
 
 def raise_as_bug() -> NoReturn:

@@ -12,6 +12,7 @@ import typer
 import mert
 from mert.cli.terminal import AsJson, Overwrite, console
 from mert.errors import UsageError
+from mert.weights.registry import local_path
 
 Name = Annotated[str, typer.Argument(help="A registered name, org/name on the hub, or a folder.")]
 Format = Literal["hubert", "safetensors", "fairseq2", "onnx"]
@@ -44,7 +45,7 @@ def models(
 
 def info(name: Name, as_json: AsJson = False) -> None:
     """Show the record of a registered model, or of a folder."""
-    record = mert.load(name, device="cpu").info if Path(name).exists() else mert.info(name)
+    record = mert.load(name, device="cpu").info if local_path(name) else mert.info(name)
     lines = (f"{key:18} {value}" for key, value in record.facts().items())
     typer.echo(json.dumps(asdict(record), indent=2) if as_json else "\n".join(lines))
 
@@ -110,8 +111,8 @@ def model_folder(source: str, folder: Path, overwrite: bool) -> Iterator[None]:
 
     if Path(source).resolve() in (folder.resolve(), *(folder.resolve() / name for name in FILES)):
         raise UsageError(folder, "holds the model that is read", "give another folder")
-    if not overwrite and any((folder / name).exists() for name in ("config.json", "model.safetensors", "model.onnx")):
-        raise UsageError(folder, "holds a model", "give another folder, or --overwrite to replace it")
+    if not overwrite and (there := [name for name in (*FILES, "README.md") if (folder / name).exists()]):
+        raise UsageError(folder, f"holds {there[0]}", "give another folder, or --overwrite to replace what is there")
     with replacing(folder):
         yield
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections import Counter
@@ -141,6 +142,9 @@ def _names(folder: Path) -> list[str]:
         raise UsageError(folder, "is not a folder", "give QUERY... FOLDER: the folder to rank comes last")
     passed_over: Counter[str] = Counter()
     names = [path.relative_to(folder).as_posix() for path in audio_under(folder, passed_over)]
+    if n := passed_over["unreadable folders"]:
+        reason = "what the index has of recordings in them is removed; check their permissions"
+        typer.echo(f"warning: {terminal.counted(n, 'folder')} below {folder} cannot be read: {reason}", err=True)
     if not names:
         raise UsageError(folder, f"no recordings among its {passed_over.total()} files", "give a folder of audio files")
     return names
@@ -152,10 +156,7 @@ def _filters(folder: Path, under: Path | None, longer_than: float | None, shorte
 
     where: list[Filter] = []
     if under is not None:
-        inside = next((path for path in (folder / under, under) if path.is_dir()), None)
-        if inside is None or not inside.resolve().is_relative_to(folder.resolve()):
-            raise UsageError(f"--under {under}", f"is no folder below {folder}", "name one")
-        where.append(filters.under(inside.resolve().relative_to(folder.resolve()).as_posix()))
+        where.append(filters.under(_below(folder, under)))
     lengths = (longer_than or 0.0, float("inf") if shorter_than is None else shorter_than)
     if not 0 <= lengths[0] <= lengths[1]:
         raise UsageError(
@@ -164,6 +165,15 @@ def _filters(folder: Path, under: Path | None, longer_than: float | None, shorte
     if longer_than is not None or shorter_than is not None:
         where.append(filters.within("seconds", *lengths))
     return where
+
+
+def _below(folder: Path, under: Path) -> str:
+    """The path of a folder below another, by the names on the way: links are followed in an index, too."""
+    for path in (folder / under, under, under.resolve()):
+        name = os.path.relpath(os.path.abspath(path), os.path.abspath(folder))
+        if path.is_dir() and not name.startswith(os.pardir):
+            return Path(name).as_posix()
+    raise UsageError(f"--under {under}", f"is no folder below {folder}", "name one")
 
 
 def _described(described: Path | None, key: str | None, tempo: str | None, tags: list[str]) -> list[Filter]:

@@ -23,7 +23,7 @@ from mert.embedding.features import Features, Pooling, Provenance, differences, 
 from mert.embedding.load import load
 from mert.embedding.npz import FrameWriter, fitting
 from mert.errors import AudioError, OutputError
-from mert.files import sha256_file, stamp, sweep
+from mert.files import sha256_file, stamp, sweep, write_whole
 
 Row = dict[str, Any]
 
@@ -95,8 +95,10 @@ class Report:
 
     def __init__(self, path: Path, append: bool, outputs: Set[str] = frozenset()) -> None:
         if not append:
-            kept = b"".join(line + b"\n" for line in _lines(path) if _stays(line, outputs))
-            path.write_bytes(kept)
+            coming = {os.path.abspath(output) for output in outputs}
+            kept = b"".join(line + b"\n" for line in _lines(path) if _stays(line, path.parent, coming))
+            with write_whole(path) as temporary:
+                temporary.write_bytes(kept)
         self._path = path
         self._file = open(path, "ab", 0)  # noqa: SIM115 - unbuffered appends do not mix with those of others
         self._outputs, self._waiting, self.error = set(), b"", ""
@@ -135,14 +137,23 @@ def _lines(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines() if path.exists() else []
 
 
-def _stays(line: bytes, outputs: Set[str]) -> bool:
-    """Whether a line of a report is of a file that no run has to do with: what it says is still so."""
+def _stays(line: bytes, home: Path, coming: Set[str]) -> bool:
+    """Whether a line of the report in `home` is of a file that the run has nothing to do with, and is still so."""
     try:
         row = json.loads(line)
-        is_there = os.path.exists(row["source" if row["status"] == "failed" else "output"])
-        return is_there and row["output"] not in outputs
+        if row["status"] == "failed":
+            return os.path.exists(row["source"]) and os.path.abspath(row["output"]) not in coming
+        output = _found(row["output"], home)
+        return output is not None and os.path.abspath(output) not in coming
     except (ValueError, KeyError, TypeError):
         return False
+
+
+def _found(output: str, home: Path) -> Path | None:
+    """An output that a report names, wherever the command was given, and wherever the folder was moved since."""
+    parts = Path(output).parts
+    places = (Path(output), *(home.joinpath(*parts[i:]) for i in range(1, len(parts))))
+    return next((place for place in places if place.exists()), None)
 
 
 class FileExtraction(Extraction):

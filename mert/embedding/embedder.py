@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mert.inference.runner import Runner
 
 VERSION = version("mert-hub")
+CGROUP = Path("/sys/fs/cgroup")  # of a container
 Layers = str | int | Sequence[str | int]
 
 
@@ -426,7 +427,8 @@ def free_memory() -> float:
     free = []
     with suppress(OSError, StopIteration), open("/proc/meminfo", encoding="ascii") as lines:
         free.append(next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")))
-    with suppress(OSError, ValueError):  # ValueError: "max", no limit
-        limit, used = (int(Path("/sys/fs/cgroup", f"memory.{name}").read_text()) for name in ("max", "current"))
-        free.append(float(limit - used))
+    with suppress(OSError, ValueError, KeyError):  # ValueError: "max", no limit
+        limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        facts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        free.append(float(limit - used + int(facts["inactive_file"])))  # what is cached of files gives way
     return min(free, default=4.0 * 2**30)

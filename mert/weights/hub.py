@@ -71,7 +71,7 @@ def load_weights(
     if folder := registry.bundled(name):
         network, info = _load_bundled(folder, registry.info(name), revision, with_torch)
     else:
-        network, info = (_load_local if Path(name).exists() else _load_hub)(name, revision, with_torch)
+        network, info = (_load_local if registry.local_path(name) else _load_hub)(name, revision, with_torch)
     log.info("%s: %s", name, network.report)
     if info.licence != UNKNOWN and info.name not in _licences_shown:
         _licences_shown.add(info.name)
@@ -93,8 +93,8 @@ def heads_folder(name_or_dir: str | Path, info: ModelInfo) -> Path | None:
 
 def _beside(name_or_dir: str | Path, info: ModelInfo, name: str) -> Path | None:
     """The file or folder of a name beside weights, local or in the cache; None where there is none."""
-    place = registry.bundled(str(name_or_dir)) or Path(name_or_dir)
-    if not place.exists():
+    place = registry.bundled(str(name_or_dir)) or registry.local_path(str(name_or_dir))
+    if place is None:
         cached = _cached(info.repo, "config.json", info.revision or constants.DEFAULT_REVISION)
         if not isinstance(cached, str):
             return None
@@ -153,8 +153,7 @@ def _trust(key: str, place: Path, about: Path, weights: Path, sha256: str | None
 def folder_of(name_or_dir: str | Path, revision: str | None = None) -> Path:
     """The folder of a model: bundled, a local path as it is, or the checked download with its golden states."""
     name = str(name_or_dir)
-    local = registry.bundled(name) or Path(name)
-    if local.exists():
+    if local := registry.bundled(name) or registry.local_path(name):
         return local
     place, record = _fetch_named(name, revision)
     if place.is_dir():

@@ -136,13 +136,30 @@ REGISTRY: dict[str, ModelInfo] = {
 
 
 def bundled(name: str) -> Path | None:
-    """The folder of a model that comes with this package; None for others, and if a local path has its name.
+    """The folder of a model that comes with this package; None for others, and if a local model has its name.
 
     >>> bundled("mert-v1-95m") is None
     True
     """
     folder = Path(__file__).parent / "bundled" / name.lower()
-    return folder if name.lower() in REGISTRY and folder.is_dir() and not Path(name).exists() else None
+    return folder if name.lower() in REGISTRY and folder.is_dir() and not local_path(name) else None
+
+
+def local_path(name: str) -> Path | None:
+    """The local file or folder that a model's name leads to, or None.
+
+    A folder that has a registered name and holds no model, such as features of that model, does not stand for it.
+    """
+    path = Path(name)
+    if not path.exists():
+        return None
+    is_ours = name.lower() in REGISTRY and path.is_dir()
+    return None if is_ours and not any(map(_is_of_a_model, path.iterdir())) else path
+
+
+def _is_of_a_model(path: Path) -> bool:
+    """Whether a file is one that only folders of models and of runs have."""
+    return path.name in ("config.json", "recipe.yaml") or path.suffix in (".safetensors", ".bin", ".pt", ".onnx")
 
 
 def list_models(

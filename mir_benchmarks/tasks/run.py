@@ -67,10 +67,8 @@ def run_task(
     matrix = FeatureMatrix(Path(features or out / "features") / task.corpus, encoder, task.windows_under(protocol))
     limit = limits(task, options, synthetic_facts(corpus) is not None)
     if not overwrite:
-        head = {
-            "linear": options.hidden == 0,
-            "max_epochs": options.epochs(int(protocol.get("musdb_epochs", task.max_epochs))),
-        }
+        epochs = options.epochs(int(protocol.get("musdb_epochs", task.max_epochs)))
+        head = {"linear": options.hidden == 0, "max_epochs": epochs}
         refuse_other(out / f"{task.name}.json", model_of(encoder), recorded, limit, grid, head)
     dataset = task.read(Path(home), protocol)
     expected = task.expected_counts(corpus, protocol)

@@ -534,8 +534,37 @@ def test_a_model_is_replaced_only_where_that_is_asked_for(house: House, tmp_path
     assert run_mert("export", house.model, tmp_path / "model").code == 0
     for command in ("export", "convert"):
         refused = run_mert(command, house.model, tmp_path / "model")
-        assert refused.code == 2 and "holds a model; give another folder, or --overwrite" in refused.err
+        assert refused.code == 2 and "holds config.json; give another folder, or --overwrite" in refused.err
         assert run_mert(command, house.model, tmp_path / "model", "--overwrite").code == 0
+
+
+def test_files_beside_no_model_are_not_replaced_unasked(house: House, tmp_path: Path) -> None:
+    """Such as the card in the clone of a repository."""
+    for name in ("README.md", "preprocessor_config.json"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        for command in ("export", "convert"):
+            refused = run_mert(command, house.model, folder)
+            assert refused.code == 2 and f"holds {name}; give another folder, or --overwrite" in refused.err
+        assert [path.name for path in folder.iterdir()] == [name] and (folder / name).read_text() == "mine"
+
+
+def test_a_report_keeps_lines_of_files_that_a_command_elsewhere_embedded(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("-m", house.model, *EXACT)
+    (tmp_path / "a").mkdir()
+    for name in ("1.wav", "2.wav"):
+        shutil.copyfile(house.corpus / "x.WAV", tmp_path / "a" / name)
+    monkeypatch.chdir(tmp_path / "a")
+    assert run_mert("embed", "1.wav", "-o", "out", *words).code == 0
+    monkeypatch.chdir("/")
+    assert run_mert("embed", tmp_path / "a/2.wav", "-o", tmp_path / "a/out", *words).code == 0
+    assert [Path(row["output"]).name for row in report(tmp_path / "a/out")] == ["1.wav.npz", "2.wav.npz"]
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert run_mert("embed", tmp_path / "b/2.wav", "-o", tmp_path / "b/out", *words).code == 0
+    assert [Path(row["output"]).name for row in report(tmp_path / "b/out")] == ["1.wav.npz", "2.wav.npz"]
 
 
 def test_a_disk_that_is_too_small_is_said_before_the_work(

@@ -229,3 +229,13 @@ def test_a_device_that_is_absent_is_an_error_of_ours() -> None:
     for device in ("gpu", "cuda:99"):
         with pytest.raises(UsageError, match=f"device {device}"):
             mert.load("mert-nano", device=device)
+
+
+def test_a_name_that_an_output_cannot_show_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding, shown in (("utf-8", b"caf\xe9"), ("ascii", b"caf\\udce9")):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, errors="strict"))
+        cli.show_any_name()
+        sys.stdout.write("caf\udce9")
+        sys.stdout.flush()
+        assert raw.getvalue() == shown

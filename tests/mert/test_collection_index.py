@@ -466,6 +466,10 @@ def test_filters_of_the_command(similar: Callable[..., Run], folder: Path, tmp_p
     below = {str(folder / "a" / name) for name in ("long.wav", "雨.wav", "two\nlines.wav")}
     for under in ("a", folder / "a"):
         assert set(paths(similar(query, folder, "--json", "--under", under))) == below
+    (folder / "linked").symlink_to(put(tmp_path / "elsewhere" / "c.wav", music(2.0, seed=22)).parent)
+    linked = similar(query, folder, "--json", "--under", "linked")
+    assert paths(linked) == [str(folder / "linked" / "c.wav")]  # by its name in the index
+    (folder / "linked").unlink()
     assert paths(similar(query, folder, "--json", "--longer-than", 5)) == [str(folder / "a/long.wav")]
     assert len(paths(similar(query, folder, "--json", "--shorter-than", 5))) == 6
     assert len(paths(similar(query, folder, "--json", "--shorter-than", 5, "--under", "a"))) == 2

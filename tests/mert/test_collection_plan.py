@@ -209,3 +209,21 @@ def test_shards_partition_the_jobs_exactly_and_evenly(n_jobs: int, n: int) -> No
 def test_what_is_no_shard_is_refused(shard: str) -> None:
     with pytest.raises(UsageError, match="give i/n"):
         shard_of((Job("a", "b"),), shard)
+
+
+def test_a_file_that_cannot_be_looked_at_stops_nothing(touch: Touch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a folder that may not be entered, or on a disk that is gone: the error gets a row when it is tried."""
+    folder = touch("in/a.wav", "in/locked/b.wav")
+
+    def refused(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_fifo", refused)
+    assert outputs(plan([folder], Path("out")), Path("out")) == ["a.wav.npz", "locked/b.wav.npz"]
+
+
+def test_a_list_may_begin_with_a_mark(touch: Touch, tmp_path: Path) -> None:
+    """Windows programs write one."""
+    song = touch("in/a.wav") / "a.wav"
+    (tmp_path / "list.txt").write_text(f"{song}\n", encoding="utf-8-sig")
+    assert [job.source for job in plan([], Path("out"), tmp_path / "list.txt").jobs] == [str(song)]

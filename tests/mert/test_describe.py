@@ -284,6 +284,18 @@ def test_descriptions_by_another_model_are_replaced_on_request_alone(model: Path
     assert "3 described, 0 kept" in run_mert(*command, "-m", other, "--overwrite").out
 
 
+def test_a_file_that_is_no_description_is_not_replaced_unasked(model: Path, music: Path, tmp_path: Path) -> None:
+    """Other programs keep notes in files of such names."""
+    notes = tmp_path / "out" / "b.wav.json"
+    notes.parent.mkdir()
+    notes.write_text('{"rating": 5}')
+    command = ("describe", music, "-m", model, "-d", "cpu", "-o", tmp_path / "out")
+    refused = run_mert(*command)
+    assert refused.code == 2 and "b.wav.json: is no description of mert describe; give another -o" in refused.err
+    assert [path.name for path in notes.parent.iterdir()] == ["b.wav.json"] and notes.read_text() == '{"rating": 5}'
+    assert "3 described, 0 kept" in run_mert(*command, "--overwrite").out
+
+
 def test_every_command_says_what_is_damaged(model: Path, music: Path, tmp_path: Path) -> None:
     """Exit code 3, and a line; a description that is kept keeps what was said."""
     songs, out = tmp_path / "songs", tmp_path / "out"

@@ -733,3 +733,13 @@ def test_mistakes_in_a_call_are_errors_at_once(tiny: Embedder) -> None:
         mert.random_model("nanoo")
     wave = torch.from_numpy(CLIPS[2]).requires_grad_()
     np.testing.assert_array_equal(tiny.embed(wave, sr=24_000).values, tiny.embed(CLIPS[2], sr=24_000).values)
+
+
+def test_what_a_container_caches_of_files_is_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"max": "1000000", "current": "990000", "stat": "anon 80000\ninactive_file 900000\nactive_file 10000"}
+    for name, text in facts.items():
+        (tmp_path / f"memory.{name}").write_text(f"{text}\n")
+    monkeypatch.setattr(mert.embedding.embedder, "CGROUP", tmp_path)
+    assert mert.embedding.embedder.free_memory() == 910_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert mert.embedding.embedder.free_memory() > 10_000_000

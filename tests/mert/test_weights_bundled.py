@@ -19,7 +19,7 @@ from harness.commands import mert_command, run_mert
 from harness.hub_server import Hub
 from harness.made_heads import made_head, save_heads
 from harness.oracle import states_of, worst
-from harness.sounds import all_close, music
+from harness.sounds import all_close, music, tiny_embedder
 
 import mert
 from mert.embedding.embedder import Embedder
@@ -50,6 +50,19 @@ def test_it_loads_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket, "socket", refused)
     assert mert.load(NAME, device="cpu").layer_names[-1] == "layer06"
+
+
+def test_a_folder_of_features_does_not_stand_for_the_model_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`mert embed ... -o mert-nano` makes one, also before its workers load the model."""
+    monkeypatch.chdir(tmp_path)
+    Path(NAME).mkdir()
+    (Path(NAME) / "a.wav.npz").write_bytes(b"features")
+    assert mert.load(NAME, device="cpu").info.sha256 == info(NAME).sha256
+    assert run_mert("verify", NAME).code == 0 and run_mert("info", NAME).code == 0
+    mert.save_pretrained(tiny_embedder(), NAME)
+    assert mert.load(NAME, device="cpu").info.sha256 != info(NAME).sha256  # a model there comes first
 
 
 @pytest.mark.parametrize("name", NAMES)
