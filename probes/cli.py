@@ -5,6 +5,7 @@ Each imports what it needs when it runs, because this module is loaded for `mert
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -173,8 +174,9 @@ def grid_of(lrs: str | None, seeds: str | None) -> dict[str, Any]:
     try:
         given: dict[str, Any] = {"lrs": tuple(map(float, lrs.split(",")))} if lrs else {}
         given |= {"seeds": tuple(map(int, seeds.split(",")))} if seeds else {}
-        if any(rate <= 0 for rate in given.get("lrs", ())) or any(seed < 0 for seed in given.get("seeds", ())):
-            raise ValueError("a rate is not positive, or a seed is negative")
+        is_good = all(0 < rate < math.inf for rate in given.get("lrs", ()))
+        if not is_good or any(seed < 0 for seed in given.get("seeds", ())):
+            raise ValueError("a rate is no number above 0, or a seed is negative")
         return given
     except ValueError as error:
         raise UsageError("--lrs, --seeds", str(error), "give numbers: --lrs 1e-3,1e-2 --seeds 0,1") from None

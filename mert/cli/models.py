@@ -82,6 +82,8 @@ def export(
     """Write a model for other software, or a finished run as a model (always in our format then)."""
     if check and to != "onnx":
         raise UsageError("--check", "goes with --to onnx", "check other formats with `mert verify`")
+    if half and to == "onnx":
+        raise UsageError("--half", "does not go with --to onnx", "leave it out: the graph runs in float32 and int8")
     with model_folder(name, out, overwrite):
         if to == "onnx":
             typer.echo(as_onnx(name, out, check))

@@ -115,7 +115,7 @@ class Features:
 
         KeyError names the layers held.
         """
-        if isinstance(name, int):
+        if not isinstance(name, str):
             name = self.layers[name] if -len(self.layers) <= name < 0 else f"layer{name:02}" if name else "embed"
         if name not in self.layers:
             raise KeyError(f"no layer {name!r} among {', '.join(self.layers)}")

@@ -4,6 +4,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,8 @@ def remove_heads_of_others(folder: Path, sha256: str | None) -> None:
         if _encoder(read_json(folder / name)).get("sha256") != sha256:
             log.warning("%s: removed, as it was fitted on the weights that were replaced", folder / _head(name))
             shutil.rmtree(folder / _head(name))
+    with suppress(OSError):  # other heads are in it, or it is not there
+        (folder / HEADS).rmdir()
 
 
 def _names_in(folder: Path) -> list[str]:

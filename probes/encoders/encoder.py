@@ -64,8 +64,13 @@ class EncoderFacts:
         return {name: value for name, value in facts.items() if name != "function" or value}
 
 
+def as_array(values: Any) -> np.ndarray:
+    """What an encoder gives as an array: a tensor of torch may be on a GPU, in bfloat16, or have gradients."""
+    return values.detach().cpu().float().numpy() if hasattr(values, "detach") else np.asarray(values)
+
+
 class Encoder:
-    """Facts and a callable wave_N -> float32 [L, T, D], at `facts.sample_rate`.
+    """Facts and a callable wave_N -> float32 [L, T, D], an array or a tensor of torch, at `facts.sample_rate`.
 
     >>> facts = EncoderFacts("energy", sample_rate=100, frame_rate=10.0, layer_names=("energy",), dim=1)
     >>> energy = Encoder(facts, lambda wave_N: (wave_N.reshape(1, -1, 10) ** 2).mean(-1, keepdims=True))
@@ -95,13 +100,13 @@ class Encoder:
 
     def frames(self, wave_N: np.ndarray, window_s: float | None = None) -> np.ndarray:
         """All frames [L, T, D] of a recording, on one uniform clock; `window_s` is the input of one pass."""
-        return self._function(wave_N)
+        return as_array(self._function(wave_N))
 
     def pooled(self, waves: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """One [L, P] per window."""
         for wave_N in waves:
             pooling = Pooling(self.facts.pool)
-            pooling.add(self._function(wave_N))
+            pooling.add(as_array(self._function(wave_N)))
             yield pooling.result()
 
     def times(self, n_frames: int) -> np.ndarray:

@@ -113,6 +113,16 @@ def test_a_model_that_replaces_another_does_not_verify_with_its_heads(exact: Pat
         mert.verify(tmp_path)
 
 
+def test_no_empty_folder_of_heads_is_left(exact: Path, tmp_path: Path) -> None:
+    """It would be taken for one with heads."""
+    folder = tmp_path / "copy"
+    shutil.copytree(exact, folder)
+    (folder / "heads" / "key" / "notes.txt").unlink()
+    other = mert.save_pretrained(tiny_embedder(1), tmp_path / "other")
+    assert run_mert("convert", other, folder, "--overwrite").code == 0
+    assert not (folder / "heads").exists() and mert.load(folder, device="cpu").heads_folder is None
+
+
 def test_verify_names_the_heads_and_finds_a_damaged_one(exact: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(exact, folder)

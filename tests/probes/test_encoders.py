@@ -266,3 +266,17 @@ def test_an_installed_package_adds_an_encoder_to_the_benchmark(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out" / "nsynth_pitch.json").read_text())
     assert result["model"]["name"] == "loudness"
+
+
+def test_an_encoder_may_give_tensors_of_torch() -> None:
+    """With gradients, and in a type that numpy does not have."""
+    facts = EncoderFacts("peaks", sample_rate=8_000, frame_rate=50, layer_names=("peaks",), dim=4)
+
+    def peaks(wave_N: np.ndarray) -> torch.Tensor:
+        wave = torch.tensor(wave_N, dtype=torch.float32, requires_grad=True)
+        return wave.reshape(1, -1, 4, 40).abs().amax(-1).bfloat16()
+
+    tensors, wave_N = Encoder(facts, peaks), np.linspace(-1, 1, 1600, dtype=np.float32)  # type: ignore[arg-type]
+    arrays = Encoder(facts, lambda wave_N: peaks(wave_N).detach().float().numpy())
+    np.testing.assert_array_equal(tensors.frames(wave_N), arrays.frames(wave_N))
+    np.testing.assert_array_equal(next(iter(tensors.pooled([wave_N]))), next(iter(arrays.pooled([wave_N]))))

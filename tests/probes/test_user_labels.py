@@ -619,7 +619,8 @@ def test_unknown_layers_and_rates_are_wrong_usage(
 ) -> None:
     fit = ("probe", "fit", house.features, write_labels(classes_csv()), "-o", tmp_path / "head")
     for options, wrong in (
-        (("--layers", "layer09"), "layer09"), (("--lrs", "fast"), "numbers"), (("--lrs", "1e-3,1e-3"), "once"),
+        (("--layers", "layer09"), "layer09"), (("--lrs", "fast"), "numbers"),
+        (("--lrs", "nan"), "no number above 0"), (("--lrs", "1e-3,1e-3"), "once"),
     ):  # fmt: skip
         run = run_mert(*fit, *options)
         assert run.code == 2 and wrong in run.err and not (tmp_path / "head").exists()
