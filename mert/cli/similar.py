@@ -171,7 +171,7 @@ def _below(folder: Path, under: Path) -> str:
     """The path of a folder below another, by the names on the way: links are followed in an index, too."""
     for path in (folder / under, under, under.resolve()):
         name = os.path.relpath(os.path.abspath(path), os.path.abspath(folder))
-        if path.is_dir() and not name.startswith(os.pardir):
+        if path.is_dir() and Path(name).parts[:1] != (os.pardir,):
             return Path(name).as_posix()
     raise UsageError(f"--under {under}", f"is no folder below {folder}", "name one")
 

@@ -23,7 +23,7 @@ from mert.embedding.features import Features, Pooling, Provenance, differences, 
 from mert.embedding.load import load
 from mert.embedding.npz import FrameWriter, fitting
 from mert.errors import AudioError, OutputError
-from mert.files import sha256_file, stamp, sweep, write_whole
+from mert.files import sha256_file, stamp, sweep
 
 Row = dict[str, Any]
 
@@ -97,8 +97,7 @@ class Report:
         if not append:
             coming = {os.path.abspath(output) for output in outputs}
             kept = b"".join(line + b"\n" for line in _lines(path) if _stays(line, path.parent, coming))
-            with write_whole(path) as temporary:
-                temporary.write_bytes(kept)
+            path.write_bytes(kept)  # in place: another command may be appending to it
         self._path = path
         self._file = open(path, "ab", 0)  # noqa: SIM115 - unbuffered appends do not mix with those of others
         self._outputs, self._waiting, self.error = set(), b"", ""
