@@ -82,9 +82,12 @@ def embed(
 
 
 def refuse_other_features(stage: EmbedStage, jobs: tuple[Job, ...]) -> None:
-    """UsageError where the first output that is there was made by another model, or in another way."""
+    """UsageError where an output that is there is of another program, or the first of ours was made in another way."""
     from mert.embedding.features import Features
+    from mert.embedding.npz import is_of_others
 
+    if other := next((job.output for job in jobs if is_of_others(job.output)), None):
+        raise UsageError(other, "holds no features of mert embed", "give another -o, or --overwrite to replace it")
     for job in jobs:
         try:
             meta = Features.load_meta(job.output)

@@ -12,7 +12,6 @@ import typer
 import mert
 from mert.cli.terminal import AsJson, Overwrite, console
 from mert.errors import UsageError
-from mert.weights.registry import local_path
 
 Name = Annotated[str, typer.Argument(help="A registered name, org/name on the hub, or a folder.")]
 Format = Literal["hubert", "safetensors", "fairseq2", "onnx"]
@@ -45,6 +44,8 @@ def models(
 
 def info(name: Name, as_json: AsJson = False) -> None:
     """Show the record of a registered model, or of a folder."""
+    from mert.weights.registry import local_path
+
     record = mert.load(name, device="cpu").info if local_path(name) else mert.info(name)
     lines = (f"{key:18} {value}" for key, value in record.facts().items())
     typer.echo(json.dumps(asdict(record), indent=2) if as_json else "\n".join(lines))

@@ -51,6 +51,15 @@ def read_npz(path: str | Path, required: tuple[str, ...], leave_out: tuple[str, 
     return arrays
 
 
+def is_of_others(path: str | Path) -> bool:
+    """Whether a file is an archive that no version of this package wrote; a damaged one is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "meta.npy" not in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 class FrameWriter:
     """Writes frames [L, T, D] to an `.npz` as they come: layers grow in temporary files, the final file by rename.
 

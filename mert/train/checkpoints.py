@@ -69,16 +69,14 @@ class Checkpoints:
         for old in set(self.folder.glob("step_*")) - set(kept):
             if old > newest:
                 log.warning("%s is removed: the run resumed from an earlier step", old)
-            (old / MARKER).unlink(missing_ok=True)
-            shutil.rmtree(old)
+            remove(old)
 
     def remove_all(self) -> None:
         """Remove every checkpoint, as a run that begins anew must not be continued or exported from older ones."""
         if self.world.rank == 0:
             for path in sorted(self.folder.glob("step_*")):
                 log.warning("%s is removed: the run begins anew", path)
-                (path / MARKER).unlink(missing_ok=True)
-                shutil.rmtree(path)
+                remove(path)
         self.world.barrier()
 
     def complete(self) -> list[Path]:
@@ -103,6 +101,12 @@ class Checkpoints:
         set_state_dict(module, optimizer, model_state_dict=weights, optim_state_dict=moments)
         marker = read_json(path / MARKER)
         return int(marker["step"]), dict(marker["state"])
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, its marker first: what a kill leaves of it is incomplete."""
+    (path / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(path)
 
 
 class Planner(dcp.DefaultLoadPlanner):

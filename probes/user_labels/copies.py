@@ -47,7 +47,7 @@ def keep_together(table: LabelTable, groups: list[list[str]]) -> LabelTable:
         torn = [group for group in groups if len({items[name].split for name in group}) > 1]
         if not torn:
             return table
-        pair = " and ".join(sorted(torn[0])[:2])
+        pair = " and ".join(sorted({items[name].split: name for name in torn[0]}.values())[:2])
         note = f"copies of one recording are in two splits, {pair} first (of {len(torn)}): scores are too high"
         return replace(table, notes=(*table.notes, note))
     owner: dict[str, str] = {}  # group or file: what it was joined to

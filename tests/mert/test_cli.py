@@ -550,6 +550,20 @@ def test_files_beside_no_model_are_not_replaced_unasked(house: House, tmp_path: 
         assert [path.name for path in folder.iterdir()] == [name] and (folder / name).read_text() == "mine"
 
 
+def test_arrays_of_others_are_not_replaced_unasked(house: House, tmp_path: Path) -> None:
+    """Other programs write features beside recordings, too."""
+    shutil.copyfile(house.corpus / "x.WAV", tmp_path / "x.WAV")
+    for write in (np.savez, np.savez_compressed):
+        write(tmp_path / "x.WAV.npz", mfcc=np.zeros(3))
+        before = (tmp_path / "x.WAV.npz").read_bytes()
+        command = ("embed", tmp_path, "-o", tmp_path, "-m", house.model, *EXACT)
+        for more in ((), ("--skip-existing",)):
+            refused = run_mert(*command, *more)
+            assert refused.code == 2 and "x.WAV.npz: holds no features of mert embed; give another -o" in refused.err
+            assert (tmp_path / "x.WAV.npz").read_bytes() == before
+    assert run_mert(*command, "--overwrite").code == 0 and Features.load(tmp_path / "x.WAV.npz").layers
+
+
 def test_a_report_keeps_lines_of_files_that_a_command_elsewhere_embedded(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
